@@ -1,0 +1,113 @@
+"""The core's closed-form weight, attached to PyTorch's autograd.
+
+The rule is an autograd function whose backward is the weight itself. When backward is itself differentiated
+(create_graph, torch.func), the weight is computed again from the inputs, so that second derivatives are those of the
+paper's formulas, stop-gradients included. A saved weight alone would make them silently wrong. There is no forward-mode
+rule (torch.compile refuses functions that have one): for a Hessian use jacrev(jacrev(f)), not torch.func.hessian.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gspo_core import Loss, Objective, Padded
+from gspo_core import policy_loss as core_policy_loss
+from gspo_core.objective import token_log_ratio, unit_advantage, unit_loss
+from gspo_core.types import Array
+
+
+def policy_loss(
+    objective: Objective,
+    logp: Tensor,
+    old_logp: Tensor | None,
+    advantage: Tensor,
+    layout: Padded,
+    *,
+    denominator: float | Tensor | None = None,
+    on_policy: bool = False,
+    allow_low_precision: bool = False,
+) -> Loss:
+    """`gspo_core.policy_loss`, with a `value` that is differentiable with respect to `logp`.
+
+    Formula, arguments, shapes and errors are those of the core. Gradients flow to `logp` only: old log-probs, advantages
+    and denominators are constants of the loss. Double backward, torch.func and torch.compile(fullgraph=True) are exact.
+
+    >>> import torch
+    >>> from gspo_core import GSPO, Padded
+    >>> logp = torch.tensor([[-1.0, -2.0], [-1.0, -3.0]], requires_grad=True)
+    >>> mask = torch.tensor([[True, True], [True, False]])
+    >>> policy_loss(GSPO, logp, logp.detach(), torch.tensor([1.0, -1.0]), Padded(mask)).value.backward()
+    >>> logp.grad.tolist()
+    [[-0.25, -0.25], [0.5, 0.0]]
+    """
+    old_logp, advantage = old_logp if old_logp is None else old_logp.detach(), advantage.detach()
+    denominator = denominator.detach() if isinstance(denominator, Tensor) else denominator
+    options = (objective, on_policy, allow_low_precision)
+    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, old_logp, advantage, layout.mask, denominator, options)  # type: ignore[no-untyped-call]
+    value, logp_grad, log_ratio, clipped, divisor = parts
+    return Loss(value, logp_grad, log_ratio, clipped, divisor, on_policy)
+
+
+class _PolicyLoss(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        logp: Tensor,
+        old_logp: Tensor | None,
+        advantage: Tensor,
+        mask: Tensor,
+        denominator: float | Tensor | None,
+        options: tuple[Objective, bool, bool],
+    ) -> tuple[Tensor, ...]:
+        objective, on_policy, low = options
+        loss = core_policy_loss(
+            objective,
+            logp,
+            old_logp,
+            advantage,
+            Padded(mask),
+            denominator=denominator,
+            on_policy=on_policy,
+            allow_low_precision=low,
+        )
+        return loss.value, loss.logp_grad, loss.log_ratio, loss.clipped, loss.denominator
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logp, old_logp, advantage, mask, _, (objective, *_) = inputs
+        _, logp_grad, log_ratio, clipped, divisor = output
+        ctx.mark_non_differentiable(logp_grad, log_ratio, clipped, divisor)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(logp, old_logp, advantage, mask, divisor, logp_grad)
+        ctx.objective = objective
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        upstream = grads[0]
+        if upstream is None:
+            return (None,) * 6
+        logp, old_logp, advantage, mask, divisor, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            weight = _weight(ctx.objective, logp, old_logp, advantage, Padded(mask), divisor)
+        return (upstream * weight).to(logp.dtype), None, None, None, None, None
+
+
+def _weight(
+    objective: Objective, logp: Tensor, old_logp: Tensor | None, advantage: Tensor, layout: Padded, divisor: Tensor
+) -> Array:
+    """The weight as a differentiable function of logp.
+
+    The log ratio has the value of `log_ratio` and the derivative of `push_forward`: they differ for GSPO-token, where the
+    stop-gradients leave the identity.
+    """
+    logp = logp.to(divisor.dtype)
+    # On policy the old log-probs are the current ones, held constant: the ratio is 1, its derivative is not 0.
+    d = token_log_ratio(logp, logp.detach() if old_logp is None else old_logp.to(divisor.dtype), layout)
+    moves = objective.ratio.push_forward(d, layout)
+    log_ratio = objective.ratio.log_ratio(d, layout).detach() + (moves - moves.detach())
+    per_unit = unit_advantage(objective.ratio, advantage, layout, divisor)
+    return objective.ratio.pull_back(unit_loss(objective, log_ratio, per_unit, layout, divisor).slope, layout)

@@ -1,0 +1,112 @@
+"""The vocabulary: what the functions of the core take and return.
+
+Shapes: N sequences, G responses per group, T tokens. A *token array* has the shape of its layout ([N, T] when padded);
+a *unit* is what one importance ratio belongs to: a sequence ([N]) or a token (a token array). Log-probabilities and
+log ratios are in nats, lengths in tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+Array: TypeAlias = Any
+"""An array of any array-API library. The standard has no static type; shapes are checked at the door instead."""
+
+Namespace: TypeAlias = Any
+"""An array-API namespace (`xp`)."""
+
+
+class Loss(NamedTuple):
+    """A policy loss as a value and a weight; −objective, to be minimised."""
+
+    value: Array
+    """[] the loss: −Σ units weight · gain."""
+    logp_grad: Array
+    """Token array: ∂value/∂logp in closed form, exactly 0 in masked slots."""
+    log_ratio: Array
+    """Units: log importance ratio (log s_i for a sequence ratio), 0 for empty sequences and in masked slots; nats."""
+    clipped: Array
+    """Units, boolean: the advantage is not zero, yet the gradient is exactly zero."""
+    denominator: Array
+    """[] what the sum was divided by: the batch's own count, or the one that was given."""
+    on_policy: bool
+    """True if no old log-probs were given: every ratio is 1 by definition and clipping is inert."""
+
+
+class Gain(NamedTuple):
+    """What a surrogate gives back, elementwise."""
+
+    value: Array
+    """Contribution to the objective."""
+    slope: Array
+    """∂value/∂log ratio."""
+
+
+class Layout(Protocol):
+    """Where the policy's tokens stand. Masks go in once, here; afterwards nobody multiplies by a mask."""
+
+    @property
+    def xp(self) -> Namespace:
+        """The namespace of the layout's arrays."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a token array."""
+
+    @property
+    def num_sequences(self) -> int:
+        """N, empty sequences included."""
+
+    @property
+    def valid(self) -> Array:
+        """Token array, boolean: slots that hold a token of the policy."""
+
+    def lengths(self) -> Array:
+        """[N] |y_i| in tokens, integer."""
+
+    def select(self, x: Array) -> Array:
+        """The token array x with masked slots replaced by 0, whatever stood there."""
+
+    def sum(self, x: Array) -> Array:
+        """[N] sum of the token array x over each sequence's own tokens."""
+
+    def spread(self, x: Array) -> Array:
+        """The [N] array x at every token of its sequence, 0 in masked slots."""
+
+
+class Ratio(Protocol):
+    """How per-token log ratios d become the log ratio of a unit."""
+
+    @property
+    def per_token(self) -> bool:
+        """True if a unit is a token, False if it is a sequence."""
+
+    def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """Units: the log ratio, from the token array d = logp − old_logp (0 in masked slots)."""
+
+    def push_forward(self, d: Array, layout: Layout) -> Array:
+        """Units: how the log ratio moves when the log-probs move by d. Linear in d."""
+
+    def pull_back(self, g: Array, layout: Layout) -> Array:
+        """Token array: the transpose of `push_forward`, ⟨g, push_forward(d)⟩ = ⟨pull_back(g), d⟩."""
+
+
+class Surrogate(Protocol):
+    """What is maximised, for one unit: a function of its log ratio and its advantage."""
+
+    def __call__(self, xp: Namespace, log_ratio: Array, advantage: Array) -> Gain:
+        """(gain, ∂gain/∂log ratio), elementwise."""
+
+
+class Reduction(Protocol):
+    """How units are averaged."""
+
+    @property
+    def sums_tokens(self) -> bool:
+        """True if every token has the same weight, which needs a ratio whose units are tokens."""
+
+    def count(self, layout: Layout) -> Array:
+        """[] integer: this batch's own denominator."""
+
+    def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
+        """Units: non-negative weights, 0 for empty sequences and masked slots."""
