@@ -1,6 +1,6 @@
 """An objective is three choices; its loss is written once, here.
 
-    log ratio → (gain, slope) → reduce → pull back
+log ratio → (gain, slope) → reduce → pull back
 """
 
 from __future__ import annotations
@@ -180,9 +180,7 @@ def unit_advantage(ratio: Ratio, advantage: Array, layout: Layout, like: Array) 
     return xp.where(layout.lengths() > 0, advantage, 0.0)
 
 
-def _denominator(
-    xp: Namespace, objective: Objective, denominator: float | Array | None, layout: Layout, like: Array
-) -> Array:
+def _denominator(xp: Namespace, objective: Objective, denominator: float | Array | None, layout: Layout, like: Array) -> Array:
     if denominator is None:
         count = xp.astype(objective.count(layout), like.dtype)
         return xp.where(count > 0, count, 1.0)

@@ -85,9 +85,7 @@ def _logits(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: floa
 
 class _TokenLogp(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
             head = lm_head.float()
             logp = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)

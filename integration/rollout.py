@@ -1,0 +1,155 @@
+"""What training asks of a transformers causal LM: sample responses, and give their log-probs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from errors import TrainingFailure, UserError
+from gspo_torch import token_logp
+from prompts import Prompter, left_pad
+from tasks import CORRECT, Example, Task
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Responses:
+    """N sampled responses, in the order of their prompts. P prompt columns (left-padded), T response columns."""
+
+    prompt_ids: Tensor
+    """[N, P] token ids."""
+    prompt_mask: Tensor
+    """[N, P] 1 on prompt tokens."""
+    tokens: Tensor
+    """[N, T] token ids."""
+    mask: Tensor
+    """[N, T] boolean, True on the response's own tokens, its ending token included."""
+
+    def rows(self, index: Tensor) -> Responses:
+        """The chosen rows, with columns that are padding in all of them cut away."""
+        prompt_mask, mask = self.prompt_mask[index], self.mask[index]
+        first = int(prompt_mask.any(0).long().argmax())
+        last = max(1, int(mask.any(0).sum()))
+        return Responses(self.prompt_ids[index, first:], prompt_mask[:, first:], self.tokens[index, :last], mask[:, :last])
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws responses at a temperature, with the model's KV cache. A prompt is read once for all its responses."""
+
+    model: Any
+    prompter: Prompter
+    max_new_tokens: int
+    temperature: float
+    device: torch.device
+    stop_ids: Tensor
+
+    @torch.no_grad()
+    def draw(self, examples: list[Example], count: int, generator: torch.Generator | None) -> Responses:
+        """`count` responses to each example, [len(examples) · count] in all; greedy if there is no generator."""
+        pad_id = self.prompter.tokenizer.pad_token_id
+        prompt_ids, prompt_mask = left_pad([self.prompter.encode(e) for e in examples], pad_id, self.device)
+        out = self.model(
+            input_ids=prompt_ids,
+            attention_mask=prompt_mask,
+            position_ids=positions(prompt_mask),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(count)
+        prompt_ids, prompt_mask = prompt_ids.repeat_interleave(count, 0), prompt_mask.repeat_interleave(count, 0)
+        logits, attention = out.logits[:, -1].repeat_interleave(count, 0), prompt_mask
+        position = prompt_mask.sum(-1, keepdim=True)
+        done = torch.zeros(len(prompt_ids), dtype=torch.bool, device=self.device)
+        tokens, alive = [], []
+        for _ in range(self.max_new_tokens):
+            token = torch.where(done, pad_id, self._choose(logits, generator))
+            tokens.append(token)
+            alive.append(~done)
+            done = done | torch.isin(token, self.stop_ids)
+            if bool(done.all()) or len(tokens) == self.max_new_tokens:
+                break
+            attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
+            step = self.model(
+                input_ids=token[:, None], attention_mask=attention, position_ids=position, past_key_values=cache, use_cache=True
+            )
+            logits, position = step.logits[:, -1], position + 1
+        return Responses(prompt_ids, prompt_mask, torch.stack(tokens, 1), torch.stack(alive, 1))
+
+    def _choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        if not bool(torch.isfinite(logits).all()):
+            raise TrainingFailure(
+                "the model's logits are not finite any more; resume from an earlier checkpoint with a lower --lr"
+            )
+        if generator is None:
+            return logits.argmax(-1)
+        return torch.multinomial(torch.softmax(logits.float() / self.temperature, -1), 1, generator=generator)[:, 0]
+
+
+def positions(attention: Tensor) -> Tensor:
+    """[N, P] positions of left-padded prompts, counted from the first real token."""
+    return (attention.cumsum(-1) - 1).clamp(min=0)
+
+
+def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
+    """[N, T] log π(token) of the responses at the sampling temperature, float32; 0 in masked slots.
+
+    Only hidden states of response tokens meet the LM head.
+    """
+    ids = torch.cat([batch.prompt_ids, batch.tokens], 1)
+    attention = torch.cat([batch.prompt_mask, batch.mask.to(batch.prompt_mask.dtype)], 1)
+    body, head = model.get_decoder(), model.get_output_embeddings()
+    hidden = body(input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False).last_hidden_state
+    predicting = hidden[:, batch.prompt_ids.shape[1] - 1 : -1][batch.mask]
+    logp = token_logp(predicting, head.weight, batch.tokens[batch.mask], bias=head.bias, temperature=temperature)
+    return torch.zeros(batch.mask.shape, device=logp.device).masked_scatter(batch.mask, logp)
+
+
+@torch.no_grad()
+def require_plain_head(model: Any, sampler: Sampler, example: Example) -> None:
+    """UserError if the model does more to its logits than an LM head (soft-capping, scaling), which token_logp would miss."""
+    batch = sampler.draw([example], 1, None)
+    ours = response_logp(model, batch, 1.0)[:, 0]
+    logits = model(input_ids=batch.prompt_ids, attention_mask=batch.prompt_mask).logits[:, -1].float()
+    theirs = torch.log_softmax(logits, -1).gather(-1, batch.tokens[:, :1])[:, 0]
+    allowed = 1e-3 if next(model.parameters()).dtype == torch.float32 else 0.1
+    if not torch.allclose(ours, theirs, atol=allowed, rtol=0):
+        raise UserError(
+            f"--model: log-probs from hidden states and LM head differ from the model's own ({float(ours):.4f}, "
+            f"{float(theirs):.4f}): it transforms its logits (soft-capping or scaling), which is not supported yet"
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on held-out prompts."""
+
+    sampled: list[float]
+    """Per prompt, the share of sampled responses that are right."""
+    greedy: list[float]
+    """Per prompt, 1.0 if the greedy response is right."""
+    transcripts: list[dict[str, Any]]
+    """A few prompts with their responses and scores."""
+
+
+def evaluate(task: Task, sampler: Sampler, *, samples: int, seed: int, batch: int = 256) -> Evaluation:
+    """Sampled and greedy accuracy on the held-out prompts; its random numbers are its own."""
+    generator = torch.Generator(sampler.device).manual_seed(seed)
+    sampled: list[float] = []
+    greedy: list[float] = []
+    transcripts: list[dict[str, Any]] = []
+    step = max(1, batch // samples)
+    for start in range(0, len(task.held_out), step):
+        examples = task.held_out[start : start + step]
+        for count, chooser, into in ((samples, generator, sampled), (1, None, greedy)):
+            responses = sampler.draw(examples, count, chooser)
+            texts = sampler.prompter.decode(responses.tokens, responses.mask)
+            for index, example in enumerate(examples):
+                own = texts[index * count : (index + 1) * count]
+                scores = [task.score(example, text) for text in own]
+                into.append(sum(s >= CORRECT for s in scores) / count)
+                if len(transcripts) < 20 and chooser is not None:
+                    transcripts.append({"question": example.question, "answer": example.answer, "texts": own, "scores": scores})
+    return Evaluation(sampled, greedy, transcripts)
