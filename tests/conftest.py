@@ -1,0 +1,43 @@
+"""One thread, one table of libraries, reproducible draws.
+
+HYPOTHESIS_PROFILE=explore draws ten times as many examples, different ones each time.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from cases import CASES, Case
+from hypothesis import HealthCheck, settings
+from libraries import LIBRARIES, Library
+
+torch.set_num_threads(1)
+
+# The fixtures here are constants, so that hypothesis may reuse them between examples.
+_CALM = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+settings.register_profile("suite", deadline=None, max_examples=40, derandomize=True, suppress_health_check=_CALM)
+settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True, suppress_health_check=_CALM)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+@pytest.fixture(scope="session", params=LIBRARIES, ids=lambda library: library.name)
+def library(request: pytest.FixtureRequest) -> Library:
+    """Every array library the core must work on."""
+    found: Library = request.param
+    return found
+
+
+@pytest.fixture(scope="session", params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every preset, beside its oracle."""
+    found: Case = request.param
+    return found
+
+
+@pytest.fixture(scope="session", params=[case for case in CASES if case.per_token], ids=lambda case: case.name)
+def token_case(request: pytest.FixtureRequest) -> Case:
+    """The presets that take one advantage per token."""
+    found: Case = request.param
+    return found
