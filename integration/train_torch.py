@@ -14,7 +14,6 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,6 @@ import torch
 import tyro
 from config import Config
 from errors import TrainingFailure, UserError
-from gspo_core import Objective, Padded, group_advantages
 from gspo_torch import policy_loss
 from measure import Rollup
 from pretrained import load_pretrained
@@ -34,6 +32,8 @@ from small_model import load_small
 from tasks import CORRECT, Task, load_task, parse_args
 from torch import Tensor
 from tqdm import tqdm
+
+from gspo_core import Objective, Padded, group_advantages
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Trainer:
     shuffling: torch.Generator
     step: int = 0
     """Rollouts done."""
+    optimizer_steps: int = 0
+    """Steps taken, skipped ones not counted."""
     bad_steps: int = 0
     """Non-finite gradients in a row."""
 
@@ -60,6 +62,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "sampling": self.sampling.get_state(),
             "shuffling": self.shuffling.get_state(),
+            "optimizer_steps": self.optimizer_steps,
             "bad_steps": self.bad_steps,
         }
 
@@ -68,7 +71,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.sampling.set_state(state["sampling"])
         self.shuffling.set_state(state["shuffling"])
-        self.step, self.bad_steps = state["step"], state["bad_steps"]
+        self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]
 
     def save(self) -> None:
         """A checkpoint at the current step."""
@@ -116,15 +119,17 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     responses = trainer.sampler.draw(examples, config.group_size, trainer.sampling)
     texts = trainer.sampler.prompter.decode(responses.tokens, responses.mask)
     owners = [e for e in examples for _ in range(config.group_size)]
-    rewards = [task.score(example, text) for example, text in zip(owners, texts, strict=True)]
+    scores = [task.score(example, text) for example, text in zip(owners, texts, strict=True)]
+    correct = [float(score >= CORRECT) for score in scores]
+    rewards = correct if config.reward == "correct" else scores
     group_ids = [index // config.group_size for index in range(len(rewards))]
     advantages = torch.as_tensor(group_advantages(rewards, group_ids), dtype=torch.float32, device=responses.tokens.device)
 
     order = torch.randperm(len(rewards), generator=trainer.shuffling).chunk(config.mini_batches)
-    batches = [list(micro_batches(responses, advantages, rows, config.micro_batch_size)) for rows in order]
+    batches = [mini_batch(trainer, responses, advantages, rows) for rows in order]
     sampled = time.perf_counter()
     with torch.no_grad():  # the policy that all mini-batches of this rollout are measured against
-        old = [[response_logp(trainer.model, part, config.temperature) for part, _ in batch] for batch in batches]
+        old = [[response_logp(trainer.model, part, config.temperature) for part, _ in batch.parts] for batch in batches]
 
     rollup = Rollup()
     for batch, old_logps in zip(batches, old, strict=True):
@@ -132,7 +137,7 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     updated = time.perf_counter()
     return {
         "reward": sum(rewards) / len(rewards),
-        "accuracy": sum(r >= CORRECT for r in rewards) / len(rewards),
+        "accuracy": sum(correct) / len(correct),
         "response_length": float(responses.mask.sum()) / len(rewards),
         "no_advantage": float((advantages == 0).sum()) / len(rewards),
         "verifier_errors": task.verifier_errors,
@@ -142,34 +147,51 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def micro_batches(
-    responses: Responses, advantages: Tensor, rows: Tensor, size: int | None
-) -> Iterator[tuple[Responses, Tensor]]:
-    """The chosen rows in pieces of at most `size`."""
-    for piece in rows.split(size or len(rows)):  # type: ignore[no-untyped-call]
-        yield responses.rows(piece), advantages[piece]
+@dataclass(frozen=True)
+class MiniBatch:
+    """What one optimizer step is taken on."""
+
+    parts: list[tuple[Responses, Tensor]]
+    """Micro-batches of responses with their advantages, those without an advantage left out: their gradient is zero."""
+    denominator: Tensor
+    """[] the objective's count over all responses of the mini-batch, those left out included: the loss stays exact."""
+    units: int
+    """Ratios in the mini-batch, those left out included."""
 
 
-def update(trainer: Trainer, batch: list[tuple[Responses, Tensor]], old_logps: list[Tensor], rollup: Rollup) -> None:
+def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, rows: Tensor) -> MiniBatch:
+    """The chosen rows, in micro-batches."""
+    whole = Padded(responses.mask[rows])
+    live = rows[advantages[rows] != 0]
+    pieces = live.split(trainer.config.micro_batch_size or len(rows)) if len(live) else ()
+    units = int(whole.valid.sum()) if trainer.objective.ratio.per_token else len(rows)
+    parts = [(responses.rows(piece), advantages[piece]) for piece in pieces]
+    return MiniBatch(parts, trainer.objective.count(whole), units)
+
+
+def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Tensor], rollup: Rollup) -> None:
     """One optimizer step. Micro-batches add up exactly: they share the mini-batch's denominator."""
-    denominator = sum(trainer.objective.count(Padded(part.mask)) for part, _ in batch)
-    for (part, advantage), old_logp in zip(batch, old_logps, strict=True):
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for (part, advantage), old_logp in zip(batch.parts, old_logps, strict=True):
         layout = Padded(part.mask)
         logp = response_logp(trainer.model, part, trainer.config.temperature)
-        loss = policy_loss(trainer.objective, logp, old_logp, advantage, layout, denominator=denominator)
+        loss = policy_loss(trainer.objective, logp, old_logp, advantage, layout, denominator=batch.denominator)
         loss.value.backward()
         rollup.add_loss(loss, logp.detach(), old_logp, layout)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
     finite = bool(torch.isfinite(norm))
-    rollup.add_step(float(norm), skipped=not finite)
+    rollup.add_step(float(norm), units=batch.units, skipped=not finite)
     trainer.bad_steps = 0 if finite else trainer.bad_steps + 1
     if finite:
+        trainer.optimizer_steps += 1
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = trainer.config.lr * min(1.0, trainer.optimizer_steps / max(1, trainer.config.lr_warm_up))
         trainer.optimizer.step()
-    trainer.optimizer.zero_grad(set_to_none=True)
     if trainer.bad_steps >= trainer.config.max_bad_steps:
         raise TrainingFailure(
             f"{trainer.bad_steps} gradients in a row were not finite, in rollout {trainer.step + 1}: those steps were skipped "
-            f"and the weights are saved. Read the last lines of {trainer.folder.path / 'metrics.jsonl'}; lower --lr or use float32"
+            f"and the weights are saved. Read the last lines of {trainer.folder.path / 'metrics.jsonl'}; lower --lr"
         )
 
 
@@ -225,9 +247,7 @@ def prepare(config: Config) -> Trainer:
         trainer.restore(folder.load_state(checkpoint, model))
     folder.rewind(trainer.step if trainer.step else -1)
     size = sum(p.numel() for p in model.parameters())
-    print(
-        f"{config.model}: {size:,} parameters; {config.task}: {len(task.train)} training questions, {len(task.held_out)} held out"
-    )
+    print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
     print(f"run folder: {folder.path}", flush=True)
     return trainer
 

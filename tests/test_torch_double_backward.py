@@ -95,9 +95,10 @@ def test_hessian_vector_products_through_a_model(name: str) -> None:
     def model(parameters: Tensor) -> Tensor:
         return torch.where(batch.mask, batch.logp + 0.05 * torch.tanh(features @ parameters), 0.0)
 
-    ours, theirs = (
-        hessian_vector(lambda p, f=f(name, batch): f(model(p)), hidden, torch.ones_like(hidden)) for f in (loss_fn, formula_fn)
-    )
+    def through(loss: Callable[[Tensor], Tensor]) -> Tensor:
+        return hessian_vector(lambda parameters: loss(model(parameters)), hidden, torch.ones_like(hidden))
+
+    ours, theirs = through(loss_fn(name, batch)), through(formula_fn(name, batch))
     assert_close(ours, theirs)
 
 

@@ -1,0 +1,109 @@
+"""What a package exports is what it says it exports, documented, and the examples in its docstrings run."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import types
+from typing import Any
+
+import gspo_torch
+import pytest
+
+import gspo_core
+
+PACKAGES = [gspo_core, gspo_torch]
+MODULES = [
+    name
+    for package in PACKAGES
+    for name in [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + "."))]
+]
+WITH_EXAMPLES = {
+    "gspo_core.advantages",
+    "gspo_core.layouts",
+    "gspo_core.objective",
+    "gspo_core.surrogates",
+    "gspo_torch.logp",
+    "gspo_torch.policy",
+}
+by_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+
+
+def public(namespace: Any) -> set[str]:
+    """Names without an underscore that are not modules; `annotations` is the __future__ import."""
+    names = {name for name in vars(namespace) if not name.startswith("_") and name != "annotations"}
+    return {name for name in names if not isinstance(getattr(namespace, name), types.ModuleType)}
+
+
+def undocumented(module: Any) -> list[str]:
+    """Public functions, classes and methods that the module defines without a docstring."""
+    found = []
+    for name in public(module):
+        thing = getattr(module, name)
+        if getattr(thing, "__module__", None) != module.__name__ or not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        methods = [m for m in vars(thing).values() if inspect.isfunction(m)] if inspect.isclass(thing) else []
+        own = [
+            m
+            for m in methods
+            if (m.__module__ == module.__name__ and not m.__name__.startswith("_")) or m.__name__ == "__call__"
+        ]
+        # A dataclass or NamedTuple without a docstring gets its signature as one.
+        found += [x.__qualname__ for x in (thing, *own) if not x.__doc__ or x.__doc__.startswith(f"{x.__name__}(")]
+    return found
+
+
+@by_package
+def test_all_is_what_is_there(package: types.ModuleType) -> None:
+    assert set(package.__all__) == public(package)
+    assert len(package.__all__) == len(set(package.__all__))
+    assert list(package.__all__) == sorted(package.__all__, key=lambda name: (not name.isupper(), name[0].islower(), name))
+
+
+@by_package
+def test_the_package_says_what_it_is(package: types.ModuleType) -> None:
+    assert package.__doc__
+
+
+def test_the_promised_names_exist() -> None:
+    promised = "Padded Objective Loss policy_loss group_advantages GSPO GSPO_TOKEN GRPO Clip ZScore SequenceMean TokenMean"
+    assert set(promised.split()) <= set(gspo_core.__all__)
+    assert {"policy_loss", "token_logp"} <= set(gspo_torch.__all__)
+
+
+def test_same_name_same_arguments() -> None:
+    core, torch_ = (inspect.signature(p.policy_loss).parameters for p in PACKAGES)
+    assert list(core) == list(torch_)
+    assert [p.kind for p in core.values()] == [p.kind for p in torch_.values()]
+    assert [p.default for p in core.values()] == [p.default for p in torch_.values()]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_everything_public_has_a_docstring(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert undocumented(module) == []
+
+
+def test_a_missing_docstring_would_be_found() -> None:
+    module = types.ModuleType("bare")
+    exec("def naked(): pass\nclass Bare:\n    def method(self): pass\n", vars(module))
+    for thing in (module.naked, module.Bare):
+        thing.__module__ = "bare"
+    assert {"naked", "Bare"} <= set(undocumented(module))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_run(name: str) -> None:
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+    assert (result.attempted > 0) == (name in WITH_EXAMPLES), f"{name}: {result.attempted} examples"
+
+
+def test_a_wrong_example_would_be_found() -> None:
+    module = types.ModuleType("wrong", ">>> 1 + 1\n3\n")
+    runner = doctest.DocTestRunner(verbose=False)
+    (example,) = doctest.DocTestFinder().find(module, module=False)
+    assert runner.run(example, out=lambda _: None).failed == 1
