@@ -10,7 +10,7 @@ import torch
 from differentiable import OBJECTIVES, Inputs, assert_close, by_preset, inputs
 from torch import Tensor
 from torch._dynamo.exc import Unsupported
-from torch._dynamo.testing import CompileCounterWithBackend
+from torch._dynamo.utils import counters
 
 from gspo_core import Padded
 
@@ -28,6 +28,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
+    counters.clear()
     yield
     torch._dynamo.reset()
 
@@ -41,6 +42,11 @@ def step(name: str) -> Callable[..., Tensor]:
     return value
 
 
+def compilations() -> int:
+    """Graphs compiled since the test began."""
+    return int(counters["stats"]["unique_graphs"])
+
+
 def value_and_grad(f: Callable[..., Tensor], batch: Inputs) -> tuple[Tensor, Tensor]:
     """(value, derivative with respect to the scale)."""
     scale = torch.tensor(0.97, dtype=torch.float64, requires_grad=True)
@@ -51,16 +57,17 @@ def value_and_grad(f: Callable[..., Tensor], batch: Inputs) -> tuple[Tensor, Ten
 
 @by_preset
 def test_twenty_lengths_two_compilations_no_graph_break(name: str) -> None:
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(step(name), fullgraph=True, dynamic=True, backend=counter)
+    compiled = torch.compile(step(name), fullgraph=True, dynamic=True, backend="aot_eager")
     for width in LENGTHS:
         batch = inputs(seed=width, num=4 + width % 3, width=width)
         for ours, eager in zip(value_and_grad(compiled, batch), value_and_grad(step(name), batch), strict=True):
             assert_close(ours, eager)
-    assert 1 <= counter.frame_count <= 2
+    assert 1 <= compilations() <= 2
+    assert not counters["graph_break"]
 
 
-@by_preset
+# Compiling takes seconds: what does not depend on the ratio is tested once.
+@pytest.mark.parametrize("name", ["GSPO"])
 def test_on_policy_compiles_too(name: str) -> None:
     def value(scale: Tensor, logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
         return gspo_torch.policy_loss(OBJECTIVES[name], scale * logp, None, advantage, Padded(mask), on_policy=True).value
@@ -72,19 +79,18 @@ def test_on_policy_compiles_too(name: str) -> None:
         assert_close(ours, eager)
 
 
-@by_preset
+@pytest.mark.parametrize("name", ["GSPO"])
 def test_a_denominator_may_change_without_recompiling(name: str) -> None:
     def value(scale: Tensor, logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, total: Tensor) -> Tensor:
         return gspo_torch.policy_loss(OBJECTIVES[name], scale * logp, old, advantage, Padded(mask), denominator=total).value
 
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(value, fullgraph=True, dynamic=True, backend=counter)
+    compiled = torch.compile(value, fullgraph=True, dynamic=True, backend="aot_eager")
     batch = inputs()
     for total in (3, 7, 100):
         arguments = (*batch, torch.tensor(total))
         for ours, eager in zip(value_and_grad(compiled, arguments), value_and_grad(value, arguments), strict=True):  # type: ignore[arg-type]
             assert_close(ours, eager)
-    assert counter.frame_count == 1
+    assert compilations() == 1
 
 
 def test_the_graph_break_check_can_fail() -> None:
@@ -99,8 +105,7 @@ def test_the_graph_break_check_can_fail() -> None:
 
 def test_the_compilation_count_can_fail() -> None:
     """The guard: a length that is read as a number recompiles every time."""
-    counter = CompileCounterWithBackend("aot_eager")
-    compiled = torch.compile(lambda x: x * [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0][len(x)], backend=counter, dynamic=False)
+    compiled = torch.compile(lambda x: x * len(x), backend="aot_eager", dynamic=False)
     for width in range(2, 6):
         compiled(torch.ones(width))
-    assert counter.frame_count > 2
+    assert compilations() == 4
