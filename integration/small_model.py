@@ -24,7 +24,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+PAD, UNKNOWN, USER, ASSISTANT, END = "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"
+PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
 CHAT = (
     "{% for m in messages %}{{ '" + USER + "' if m.role == 'user' else '" + ASSISTANT + "' }}{{ m.content }}"
     "{% if m.role == 'assistant' %}" + END + "{% endif %}{% endfor %}{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
@@ -77,14 +78,16 @@ def load_small(
 
 def build_tokenizer(examples: list[Example]) -> Any:
     """Single characters, and a token for every word of the question's boilerplate (words that most questions share)."""
-    characters = sorted({c for e in examples for c in f"{e.question}{e.answer} \n"})
-    vocabulary = {token: index for index, token in enumerate([PAD, USER, ASSISTANT, END, *characters])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    characters = sorted({c for e in examples for c in f"{e.question}{e.answer}"} | set(PRINTABLE))
+    vocabulary = {token: index for index, token in enumerate([PAD, UNKNOWN, USER, ASSISTANT, END, *characters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
     tokenizer.decoder = decoders.Fuse()
     words = Counter(word for e in examples for word in {w.strip(".,:;?!()") for w in e.question.split()} if len(word) > 1)
     boilerplate = sorted(word for word, seen in words.items() if seen > 0.5 * len(examples))
     tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in boilerplate])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, clean_up_tokenization_spaces=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, eos_token=END, clean_up_tokenization_spaces=False
+    )
     fast.add_special_tokens({"additional_special_tokens": [USER, ASSISTANT]})
     fast.chat_template = CHAT
     return fast

@@ -77,7 +77,9 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
                 break
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--task-args: {name} does not take {' '.join(task_args) or 'its own defaults'}: {error}") from error
+    # Shuffled, since the rarer questions of a small space come late: both parts shall be alike.
     unique = list(examples.values())
+    random.Random(seed).shuffle(unique)
     if len(unique) < 2 * held_out_size:
         raise UserError(
             f"--task: {name} has only {len(unique)} distinct questions with these arguments; {held_out_size} held out would "

@@ -171,8 +171,8 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, rows:
 
 def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Tensor], rollup: Rollup) -> None:
     """One optimizer step. Micro-batches add up exactly: they share the mini-batch's denominator."""
-    for parameter in trainer.model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
+    for parameter in trainer.model.parameters():  # zeros, not None: without any gradient AdamW shall still step
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
     for (part, advantage), old_logp in zip(batch.parts, old_logps, strict=True):
         layout = Padded(part.mask)
         logp = response_logp(trainer.model, part, trainer.config.temperature)
@@ -238,7 +238,7 @@ def prepare(config: Config) -> Trainer:
     require_plain_head(model, sampler, task.train[0])
     trainer = Trainer(
         config, folder, task, model, config.build_objective(),
-        torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0), sampler,
+        torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,
         torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed),
     )  # fmt: skip
     if config.resume is None:
