@@ -51,10 +51,10 @@ class ZScore:
 
     def __call__(self, xp: Namespace, group: GroupView) -> Array:
         """[N] z-scores."""
-        varies = group.sum_of_squares > 0
+        constant = group.sum_of_squares == 0  # asked this way, a NaN reward shows as NaN instead of passing for "no signal"
         freedom = xp.where(group.size > self.ddof, group.size - self.ddof, 1.0)
-        std = xp.sqrt(xp.where(varies, group.sum_of_squares, 1.0) / freedom)
-        return xp.where(varies, group.deviation / (std + self.eps), 0.0)
+        std = xp.sqrt(xp.where(constant, 1.0, group.sum_of_squares) / freedom)
+        return xp.where(constant, 0.0, group.deviation / (std + self.eps))
 
 
 @dataclass(frozen=True)

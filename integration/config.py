@@ -71,7 +71,7 @@ class Config:
     """Of sampling, and of all log-probs."""
 
     train_size: int = 4000
-    """Training questions to generate (fewer if the task has fewer)."""
+    """Questions drawn to train on; a small task space repeats itself."""
     eval_prompts: int = 200
     """Held-out questions, never trained on."""
     eval_samples: int = 4

@@ -66,30 +66,40 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
         close = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise UserError(f"--task: reasoning-gym has no task {name!r}{hint}")
-    size = 3 * (train_size + held_out_size)
     try:
-        dataset = reasoning_gym.create_dataset(name, seed=seed, size=size, **parse_args("--task-args", task_args))
-        examples: dict[str, Example] = {}
-        for index in range(size):
-            entry = dataset[index]
-            examples.setdefault(entry["question"], Example(entry["question"].strip(), entry["answer"], entry))
-            if len(examples) == train_size + held_out_size:
-                break
+        dataset = reasoning_gym.create_dataset(
+            name, seed=seed, size=4 * (train_size + held_out_size), **parse_args("--task-args", task_args)
+        )
+        held_out, train = _split(dataset, train_size, held_out_size)
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"--task-args: {name} does not take {' '.join(task_args) or 'its own defaults'}: {error}") from error
-    # Shuffled, since the rarer questions of a small space come late: both parts shall be alike.
-    unique = list(examples.values())
-    random.Random(seed).shuffle(unique)
-    if len(unique) < 2 * held_out_size:
+    distinct = len({e.question for e in train})
+    if len(held_out) < held_out_size or distinct < held_out_size:
         raise UserError(
-            f"--task: {name} has only {len(unique)} distinct questions with these arguments; {held_out_size} held out would "
-            "leave too few to train on. Widen --task-args or lower --eval-prompts"
+            f"--task: {name} has only {len(held_out) + distinct} distinct questions with these arguments; {held_out_size} "
+            "held out would leave too few to train on. Widen --task-args or lower --eval-prompts"
         )
-    held_out, train = unique[:held_out_size], unique[held_out_size:]
     overlap = {e.question for e in held_out} & {e.question for e in train}
     if overlap:
         raise AssertionError(f"held-out questions among the training questions: {sorted(overlap)[:3]}")
     return Task(name, train, held_out, dataset)
+
+
+def _split(dataset: Any, train_size: int, held_out_size: int) -> tuple[list[Example], list[Example]]:
+    """The first distinct questions drawn are held out; later draws of other questions are for training, repeats included:
+    both parts come as the generator draws them."""
+    held_out: dict[str, Example] = {}
+    train: list[Example] = []
+    for index in range(len(dataset)):
+        entry = dataset[index]
+        example = Example(entry["question"].strip(), entry["answer"], entry)
+        if len(held_out) < held_out_size:
+            held_out.setdefault(example.question, example)
+        elif example.question not in held_out:
+            train.append(example)
+            if len(train) == train_size:
+                break
+    return list(held_out.values()), train
 
 
 def parse_args(option: str, pairs: Sequence[str]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 2**24
 """Logits held at a time: 64 MiB in float32."""
@@ -36,7 +35,7 @@ def token_logp(
         temperature: the sampling temperature.
 
     Returns: [...] float32, differentiable once with respect to hidden, lm_head and bias (gradients accumulate in float32
-    and come in the parameters' dtypes); a second derivative is refused with an error by autograd.
+    and come in the parameters' dtypes); a second derivative is refused with a RuntimeError.
 
     Raises: TypeError for a wrong dtype, ValueError for a wrong shape or temperature, each naming the argument.
 
@@ -53,12 +52,16 @@ def token_logp(
 
 
 def _check(hidden: Tensor, lm_head: Tensor, tokens: Tensor, bias: Tensor | None, temperature: float) -> None:
-    for name, x in (("hidden", hidden), ("lm_head", lm_head), ("bias", bias)):
-        if x is not None and not x.is_floating_point():
+    for name, x in (("hidden", hidden), ("lm_head", lm_head), ("tokens", tokens), ("bias", bias)):
+        if not isinstance(x, Tensor) and not (x is None and name == "bias"):
+            raise TypeError(f"{name}: expected a torch tensor, got {type(x).__module__}.{type(x).__name__}")
+        if name != "tokens" and x is not None and not x.is_floating_point():
             raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}")
     if tokens.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"tokens: expected int64 or int32 token ids, got {tokens.dtype}")
-    if lm_head.ndim != 2 or hidden.ndim < 1 or hidden.shape[-1] != lm_head.shape[1]:
+    if hidden.ndim < 1:
+        raise ValueError("hidden: expected shape [..., H], got []")
+    if lm_head.ndim != 2 or hidden.shape[-1] != lm_head.shape[1]:
         raise ValueError(
             f"lm_head: expected [V, H] with H = {hidden.shape[-1]} as in hidden {list(hidden.shape)}, got {list(lm_head.shape)}"
         )
@@ -99,25 +102,45 @@ class _TokenLogp(torch.autograd.Function):
         return logp
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, lm_head, bias, *_ = ctx.saved_tensors
+        with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
+            gradients = _TokenLogp._gradients(ctx, upstream)
+        if torch.is_grad_enabled():  # create_graph=True: fine as long as nobody differentiates these again
+            sources = [x for x in (upstream, hidden, lm_head, bias) if x is not None]
+            gradients = tuple(None if g is None else _NoSecondDerivative.apply(g, *sources) for g in gradients)  # type: ignore[no-untyped-call]
+        return *gradients, None, None
+
+    @staticmethod
+    def _gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, lm_head, bias, tokens, lse = ctx.saved_tensors
         want_hidden, want_head, want_bias = ctx.needs_input_grad[:3]
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = lm_head.float()
-            d_hidden = torch.empty_like(hidden) if want_hidden else None
-            d_head = torch.zeros_like(head) if want_head else None
-            d_bias = torch.zeros(len(head), device=head.device) if want_bias else None
-            for chunk in _chunks(len(tokens), len(head)):
-                # dlogits = upstream (onehot − softmax) / temperature, in the logits' own memory.
-                weight = upstream[chunk, None].float() / ctx.temperature
-                d_logits = _logits(hidden[chunk], head, bias, ctx.temperature).sub_(lse[chunk, None]).exp_().mul_(-weight)
-                d_logits.scatter_add_(-1, tokens[chunk, None].long(), weight)
-                if d_hidden is not None:
-                    d_hidden[chunk] = (d_logits @ head).to(hidden.dtype)
-                if d_head is not None:
-                    d_head.addmm_(d_logits.T, hidden[chunk].float())
-                if d_bias is not None:
-                    d_bias += d_logits.sum(0)
+        head = lm_head.float()
+        d_hidden = torch.empty_like(hidden) if want_hidden else None
+        d_head = torch.zeros_like(head) if want_head else None
+        d_bias = torch.zeros(len(head), device=head.device) if want_bias else None
+        for chunk in _chunks(len(tokens), len(head)):
+            # dlogits = upstream (onehot − softmax) / temperature, in the logits' own memory.
+            weight = upstream[chunk, None].float() / ctx.temperature
+            d_logits = _logits(hidden[chunk], head, bias, ctx.temperature).sub_(lse[chunk, None]).exp_().mul_(-weight)
+            d_logits.scatter_add_(-1, tokens[chunk, None].long(), weight)
+            if d_hidden is not None:
+                d_hidden[chunk] = (d_logits @ head).to(hidden.dtype)
+            if d_head is not None:
+                d_head.addmm_(d_logits.T, hidden[chunk].float())
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
         as_parameter = None if d_head is None else d_head.to(lm_head.dtype)
-        return d_hidden, as_parameter, None if d_bias is None or bias is None else d_bias.to(bias.dtype), None, None
+        return d_hidden, as_parameter, None if d_bias is None or bias is None else d_bias.to(bias.dtype)
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """The identity on a gradient, which refuses to be differentiated. Without it the term would silently be lost."""
+
+    @staticmethod
+    def forward(_ctx: Any, gradient: Tensor, *_sources: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(_ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("token_logp: its gradient cannot be differentiated again; take log_softmax of full logits instead")

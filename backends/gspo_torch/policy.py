@@ -43,10 +43,9 @@ def policy_loss(
     >>> logp.grad.tolist()
     [[-0.25, -0.25], [0.5, 0.0]]
     """
-    old_logp, advantage = old_logp if old_logp is None else old_logp.detach(), advantage.detach()
-    denominator = denominator.detach() if isinstance(denominator, Tensor) else denominator
+    constants = [x.detach() if isinstance(x, Tensor) else x for x in (old_logp, advantage, denominator)]
     options = (objective, on_policy, allow_low_precision)
-    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, old_logp, advantage, layout.mask, denominator, options)  # type: ignore[no-untyped-call]
+    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, layout.mask, options)  # type: ignore[no-untyped-call]
     value, logp_grad, log_ratio, clipped, divisor = parts
     return Loss(value, logp_grad, log_ratio, clipped, divisor, on_policy)
 
@@ -59,8 +58,8 @@ class _PolicyLoss(torch.autograd.Function):
         logp: Tensor,
         old_logp: Tensor | None,
         advantage: Tensor,
-        mask: Tensor,
         denominator: float | Tensor | None,
+        mask: Tensor,
         options: tuple[Objective, bool, bool],
     ) -> tuple[Tensor, ...]:
         objective, on_policy, low = options
@@ -78,7 +77,7 @@ class _PolicyLoss(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logp, old_logp, advantage, mask, _, (objective, *_) = inputs
+        logp, old_logp, advantage, _, mask, (objective, *_) = inputs
         _, logp_grad, log_ratio, clipped, divisor = output
         ctx.mark_non_differentiable(logp_grad, log_ratio, clipped, divisor)
         ctx.set_materialize_grads(False)
