@@ -101,8 +101,8 @@ class RunFolder:
         """The trainer's state of a checkpoint; UserError if it belongs to another model than the one given."""
         try:
             state: Row = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"--resume: {checkpoint} cannot be read: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a damaged pickle raises anything; all of it means the same
+            raise UserError(f"--resume: {checkpoint}/trainer.pt cannot be read: {type(error).__name__} {error}") from error
         if state["model"] != fingerprint(model):
             kinds = f"{state['model']}, not {fingerprint(model)}"
             raise UserError(f"--resume: {checkpoint} is a checkpoint of another model ({kinds})")
