@@ -29,6 +29,10 @@ class Objective:
     """How units are averaged: SequenceMean() or TokenMean()."""
 
     def __post_init__(self) -> None:
+        for name in ("ratio", "surrogate", "reduction"):
+            if isinstance(getattr(self, name), type):
+                kind = getattr(self, name).__name__
+                raise TypeError(f"{name}: expected a value, got the class {kind}; write {kind}(...)")
         if self.reduction.sums_tokens and not self.ratio.per_token:
             raise TypeError(
                 f"reduction: {self.reduction} weighs tokens, but {self.ratio} has one ratio per sequence and no token axis. "
@@ -98,6 +102,10 @@ def policy_loss(
     >>> float(loss.value), loss.logp_grad.tolist()
     (0.0, [[-0.25, -0.25], [0.5, 0.0]])
     """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
+    if not callable(getattr(layout, "spread", None)):
+        raise TypeError(f"layout: expected a layout such as Padded(mask), got {type(layout).__name__}")
     xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=advantage, mask=layout.valid)
     logp, old_logp = _log_probs(xp, logp, old_logp, layout, on_policy, allow_low_precision)
     d = token_log_ratio(logp, old_logp, layout)

@@ -45,6 +45,18 @@ def test_what_is_no_array_is_named(library: Library, case: Case, name: str, wron
         call(case.preset, library, **{name: wrong})
 
 
+def test_a_bare_mask_is_no_layout(library: Library, case: Case) -> None:
+    arguments = good(library)
+    mask = arguments.pop("mask")
+    with pytest.raises(TypeError, match=r"^layout: expected a layout such as Padded\(mask\), got "):
+        policy_loss(case.preset, layout=mask, **arguments)
+
+
+def test_a_name_is_no_objective(library: Library) -> None:
+    with pytest.raises(TypeError, match=r"^objective: expected an Objective such as GSPO, got str"):
+        call("gspo", library)
+
+
 @pytest.mark.parametrize("wrong", [[[True]], None, 1], ids=["list", "None", "number"])
 def test_a_mask_that_is_no_array_is_named(wrong: Any) -> None:
     with pytest.raises(TypeError, match=rf"^mask: expected an array, got {type(wrong).__name__}"):

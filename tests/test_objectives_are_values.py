@@ -73,6 +73,12 @@ def test_one_choice_can_be_replaced(library: Library) -> None:
     assert clipped == [True, False]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("ratio", Token), ("surrogate", Clip), ("reduction", SequenceMean)])
+def test_a_class_in_place_of_a_value_is_refused(name: str, kind: type) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}: expected a value, got the class {kind.__name__}; write {kind.__name__}\("):
+        replace(GRPO, **{name: kind})
+
+
 def test_a_sequence_ratio_has_no_mean_over_tokens() -> None:
     with pytest.raises(TypeError, match=r"^reduction: TokenMean\(\) .* Use SequenceMean\(\) .* or SequenceToken\(\)"):
         Objective(Sequence(), Clip(0.2, 0.2), TokenMean())

@@ -20,6 +20,12 @@ def test_errors_are_the_cores(name: str) -> None:
             gspo_torch.policy_loss(GSPO, **{**good, name: wrong}, layout=Padded(batch.mask))
 
 
+def test_a_bare_mask_is_no_layout() -> None:
+    batch = inputs()
+    with pytest.raises(TypeError, match=r"^layout: expected Padded\(mask\), got Tensor"):
+        gspo_torch.policy_loss(GSPO, batch.logp, batch.old, batch.advantage, batch.mask)
+
+
 @pytest.mark.parametrize("name", ["old_logp", "advantage"])
 def test_a_numpy_array_among_tensors_is_refused_by_name(name: str) -> None:
     batch = inputs()

@@ -43,6 +43,8 @@ def policy_loss(
     >>> logp.grad.tolist()
     [[-0.25, -0.25], [0.5, 0.0]]
     """
+    if not isinstance(layout, Padded):
+        raise TypeError(f"layout: expected Padded(mask), got {type(layout).__name__}")
     constants = [x.detach() if isinstance(x, Tensor) else x for x in (old_logp, advantage, denominator)]
     options = (objective, on_policy, allow_low_precision)
     parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, layout.mask, options)  # type: ignore[no-untyped-call]
