@@ -10,16 +10,16 @@ ARGS ?=
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns sums; about 8 minutes on 2 cores
+train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns sums; about 9 minutes on 2 cores
 	$(BIN)/python integration/train_torch.py --model smollm2 \
 	  --task chain_sum --task-args min_terms=2 max_terms=2 min_digits=1 max_digits=2 --prompt plain --max-new-tokens 10 \
-	  --lr 5e-6 --clip-low 0.03 --clip-high 0.04 --rollouts 30 --prompts-per-rollout 8 --group-size 8 \
+	  --lr 5e-6 --rollouts 30 --prompts-per-rollout 12 --group-size 8 \
 	  --eval-prompts 150 --eval-samples 4 --checkpoint-every 10 $(ARGS)
 
 train-small: .venv/.installed ## the same script on a 1 M Qwen3 made from a config, nothing downloaded; about 5 minutes on 2 cores
 	$(BIN)/python integration/train_torch.py --model small \
 	  --task spell_backward --task-args min_word_len=3 max_word_len=5 \
-	  --lr 4e-4 --rollouts 150 --prompts-per-rollout 16 --group-size 8 \
+	  --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
 	  --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50 $(ARGS)
 
 test: .venv/.installed ## all tests

@@ -15,8 +15,8 @@ from small_model import WarmUp
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective
 
 PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
-CLIP_RANGES = {"gspo": (0.02, 0.03), "gspo-token": (0.02, 0.03), "grpo": (0.2, 0.27)}
-"""For answers of about ten tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (README, "The clip range")."""
+CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}
+"""For answers of about five tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (README, "The clip range")."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Config:
     objective: Literal["gspo", "gspo-token", "grpo"] = "gspo"
     """gspo-token equals gspo here (one advantage per response); grpo is the token-level baseline."""
     clip_low: float | None = None
-    """Clip width below ratio 1; by default 0.02 for gspo, 0.2 for grpo."""
+    """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo."""
     clip_high: float | None = None
-    """Clip width above ratio 1; by default 0.03 for gspo, 0.27 for grpo."""
+    """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo."""
     lr: float = 1e-5
     """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
     lr_warm_up: int = 10
@@ -86,7 +86,7 @@ class Config:
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the model; log-probs and the loss are float32 in any case."""
+    """Of the forward passes; weights, log-probs and the loss are float32 in any case."""
     threads: int | None = None
     """CPU threads; default: all cores."""
     warm_up: WarmUp = field(default_factory=WarmUp)

@@ -19,12 +19,12 @@ SMOLLM2 = "smollm2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def load_pretrained(model: str, *, cache: Path, dtype: torch.dtype, device: torch.device) -> tuple[Any, Any]:
-    """(model in evaluation mode, tokenizer). UserError if either cannot be had."""
+def load_pretrained(model: str, *, cache: Path, device: torch.device) -> tuple[Any, Any]:
+    """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be had."""
     source = str(_smollm2(cache)) if model == SMOLLM2 else model
     tokenizer = load_tokenizer(source)
     try:
-        pair: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        pair: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         loaded, info = pair
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"--model: {source} does not load as a causal language model: {_first_line(error)}") from error
@@ -35,6 +35,13 @@ def load_pretrained(model: str, *, cache: Path, dtype: torch.dtype, device: torc
         tokenizer.pad_token = tokenizer.eos_token
     # Dropout off, also while training: old and new log-probs must be of the same function.
     return loaded.to(device).eval(), tokenizer
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Forward passes in `dtype`; the weights stay float32, where a step of 1e-6 is not rounded away."""
+    if dtype != torch.float32:
+        for module in (model, model.get_decoder()):
+            module.forward = torch.autocast(model.device.type, dtype)(module.forward)
 
 
 def load_tokenizer(source: str) -> Any:

@@ -56,7 +56,6 @@ def load_small(
     seed: int,
     max_new_tokens: int,
     device: torch.device,
-    dtype: torch.dtype,
 ) -> tuple[Any, Any]:
     """(model in evaluation mode, tokenizer), from the cache if this task, seed and warm-up were made before.
 
@@ -73,7 +72,7 @@ def load_small(
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         os.replace(temporary, folder)
-    return load_pretrained(str(folder), cache=cache, dtype=dtype, device=device)
+    return load_pretrained(str(folder), cache=cache, device=device)
 
 
 def build_tokenizer(examples: list[Example]) -> Any:

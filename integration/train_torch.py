@@ -11,7 +11,6 @@ What is not here: a separate inference engine (the trainer samples with its own 
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -22,60 +21,16 @@ import tyro
 from config import Config
 from errors import TrainingFailure, UserError
 from gspo_torch import policy_loss
+from interrupt import StopOnSignal
 from measure import Rollup
-from pretrained import load_pretrained
-from prompts import Prompter
 from report import summary, write_report
-from rollout import Responses, Sampler, evaluate, require_plain_head, response_logp
-from run_folder import RunFolder
-from small_model import load_small
-from tasks import CORRECT, Task, load_task, parse_args
+from rollout import Responses, evaluate, response_logp
+from tasks import CORRECT
 from torch import Tensor
 from tqdm import tqdm
+from trainer import Trainer, prepare
 
-from gspo_core import Objective, Padded, group_advantages
-
-
-@dataclass
-class Trainer:
-    """What a run holds in memory."""
-
-    config: Config
-    folder: RunFolder
-    task: Task
-    model: Any
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    sampler: Sampler
-    sampling: torch.Generator
-    shuffling: torch.Generator
-    step: int = 0
-    """Rollouts done."""
-    optimizer_steps: int = 0
-    """Steps taken, skipped ones not counted."""
-    bad_steps: int = 0
-    """Non-finite gradients in a row."""
-
-    def state(self) -> dict[str, Any]:
-        """All that a checkpoint needs beside the weights. The data's state is the step: prompts are a function of it."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "sampling": self.sampling.get_state(),
-            "shuffling": self.shuffling.get_state(),
-            "optimizer_steps": self.optimizer_steps,
-            "bad_steps": self.bad_steps,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.sampling.set_state(state["sampling"])
-        self.shuffling.set_state(state["shuffling"])
-        self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]
-
-    def save(self) -> None:
-        """A checkpoint at the current step."""
-        self.folder.save_checkpoint(self.step, self.model, self.sampler.prompter.tokenizer, self.state())
+from gspo_core import Padded, group_advantages
 
 
 def train(config: Config) -> int:
@@ -210,62 +165,6 @@ def evaluation(trainer: Trainer) -> None:
     trainer.folder.write_json(f"transcripts/{name}.json", result.transcripts)
 
 
-def prepare(config: Config) -> Trainer:
-    """Everything a run needs, new or resumed."""
-    folder = RunFolder(config.resume or config.new_run_dir(), keep_checkpoints=config.keep_checkpoints)
-    checkpoint = None
-    if config.resume is not None:
-        config = config.resumed_from(Config.from_json(folder.config()))
-        checkpoint = folder.checkpoints()[-1] if folder.checkpoints() else None
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    device, dtype = torch.device(config.device), getattr(torch, config.dtype)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this PyTorch sees no CUDA device")
-    task = load_task(
-        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
-    )
-    if config.model == "small" and checkpoint is None:
-        key = f"{config.task} {config.task_args} {config.train_size} {config.eval_prompts}"
-        model, tokenizer = load_small(
-            task, config.warm_up, key=key, cache=config.cache_dir, seed=config.seed,
-            max_new_tokens=config.max_new_tokens, device=device, dtype=dtype,
-        )  # fmt: skip
-    else:
-        model, tokenizer = load_pretrained(str(checkpoint or config.model), cache=config.cache_dir, dtype=dtype, device=device)
-    template_args = tuple(parse_args("--template-args", config.template_args).items())
-    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args)
-    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, prompter.stop_ids(device))
-    require_plain_head(model, sampler, task.train[0])
-    trainer = Trainer(
-        config, folder, task, model, config.build_objective(),
-        torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,
-        torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed),
-    )  # fmt: skip
-    if config.resume is None:
-        folder.create(config.to_json())
-    elif checkpoint is not None:
-        trainer.restore(folder.load_state(checkpoint, model))
-    folder.rewind(trainer.step if trainer.step else -1)
-    size = sum(p.numel() for p in model.parameters())
-    print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
-    print(f"run folder: {folder.path}", flush=True)
-    return trainer
-
-
-class StopOnSignal:
-    """Ctrl-C and SIGTERM finish the current rollout, save and stop; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, _frame: Any) -> None:
-        self.requested = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        print("\nfinishing this rollout, then saving; once more to stop at once", file=sys.stderr, flush=True)
-
-
 def main() -> int:
     """The command line."""
     try:
@@ -276,6 +175,9 @@ def main() -> int:
     except TrainingFailure as error:
         print(f"training stopped: {error}", file=sys.stderr)
         return 3
+    except KeyboardInterrupt:
+        print("interrupted at once; what was saved before is whole", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ import torch
 from config import Config
 from errors import TrainingFailure, UserError
 from measure import Rollup
+from pretrained import compute_in
 from prompts import Prompter
 from rollout import Responses, Sampler, evaluate, require_plain_head, response_logp
 from run_folder import RunFolder
 from small_model import WarmUp, build_model, build_tokenizer
 from tasks import Task, load_task
-from train_torch import MiniBatch, Trainer, mini_batch, one_rollout, update
+from train_torch import MiniBatch, mini_batch, one_rollout, update
+from trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -197,6 +199,21 @@ def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Train
     assert all(part["log_s_rms"] > 0 for part in row["by_mini_batch"][1:])
     assert row["clip_low"] + row["clip_high"] == pytest.approx(row["clip_fraction"])
     assert len(row["log_s"]) == 16
+
+
+def test_bfloat16_passes_leave_weights_gradients_and_log_probs_in_float32(trainer: Trainer) -> None:
+    batch = draw(trainer)
+    exact = response_logp(trainer.model, batch, 1.0).detach()
+    compute_in(trainer.model, torch.bfloat16)
+    require_plain_head(trainer.model, trainer.sampler, trainer.task.train[0])
+    assert trainer.sampler.draw(trainer.task.train[:2], 2, trainer.sampling).mask.any()
+    rounded = response_logp(trainer.model, batch, 1.0)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded.detach()), "nothing was computed in bfloat16"
+    # two layers of bfloat16 (2⁻⁸ a rounding) on logits of order one
+    assert torch.allclose(exact, rounded.detach(), atol=0.1, rtol=0)
+    rounded.sum().backward()
+    assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in trainer.model.parameters())
 
 
 def test_evaluation_does_not_touch_the_training_random_numbers(trainer: Trainer) -> None:
