@@ -7,48 +7,97 @@ A policy-gradient loss touches a model only through the log-probabilities of the
 returns the loss and ∂loss/∂logp in closed form, on any array-API library, and whoever owns the model finishes the
 chain rule: PyTorch's autograd (`gspo_torch`), JAX's, a fused LM head, or nobody at all.
 
-An objective is three choices:
+An objective is three choices, and a fourth where a method needs one:
 
     ratio       Token()          w_it = π(y_it)/π_old(y_it)
                 Sequence()       s_i  = (π(y_i)/π_old(y_i))^(1/|y_i|)
-                SequenceToken()  s_it = sg[s_i] · π(y_it)/sg[π(y_it)]
+                SequenceToken()  s_it = sg[s_i] · π(y_it)/sg[π(y_it)]      ·   Product()   ·   ProductToken()
     surrogate   Clip(low, high)  min(s A, clip(s, 1 − low, 1 + high) A)
-    reduction   SequenceMean()   ·   TokenMean()
+                Unclipped · DualClip · GateOnly · SoftGate · TruncatedWeight · ReciprocalWeight · GammaWeight
+    reduction   SequenceMean()   ·   TokenMean()   ·   FixedLength(length)
+    gate        TokenClip(low, high)   ·   Band(width, length_power)   ·   OffPolicyMask(delta)   ·   None
 
     GSPO       = Objective(Sequence(),      Clip(3e-4, 4e-4), SequenceMean())     arXiv 2507.18071
     GSPO_TOKEN = Objective(SequenceToken(), Clip(3e-4, 4e-4), SequenceMean())
     GRPO       = Objective(Token(),         Clip(0.2, 0.2),   SequenceMean())     arXiv 2402.03300
+
+and a dozen more in `presets`.
 """
 
 from .advantages import Centred, LeaveOneOut, ZScore, group_advantages
+from .gates import Band, OffPolicyMask, TokenClip
 from .layouts import Padded
 from .objective import Objective, policy_loss
-from .presets import GRPO, GSPO, GSPO_TOKEN
-from .ratios import Sequence, SequenceToken, Token
-from .reductions import SequenceMean, TokenMean
-from .surrogates import Clip
-from .types import Gain, Layout, Loss, Ratio, Reduction, Surrogate
+from .presets import (
+    ASPO,
+    BNPO,
+    CISPO,
+    DAPO,
+    DEEPSEEK_V3_2,
+    DR_GRPO,
+    FSPO,
+    GATE_ONLY_GSPO,
+    GMPO,
+    GRPO,
+    GSPO,
+    GSPO_TOKEN,
+    LUSPO,
+    SAPO,
+    VESPO,
+)
+from .ratios import Product, ProductToken, Sequence, SequenceToken, Token
+from .reductions import FixedLength, SequenceMean, TokenMean
+from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
+from .surrogates import Clip, DualClip, GateOnly, Unclipped
+from .types import Gain, Gate, Gated, Layout, Loss, Ratio, Reduction, Surrogate
 
 __all__ = [
+    "ASPO",
+    "BNPO",
+    "CISPO",
+    "DAPO",
+    "DEEPSEEK_V3_2",
+    "DR_GRPO",
+    "FSPO",
+    "GATE_ONLY_GSPO",
+    "GMPO",
     "GRPO",
     "GSPO",
     "GSPO_TOKEN",
+    "LUSPO",
+    "SAPO",
+    "VESPO",
+    "Band",
     "Centred",
     "Clip",
+    "DualClip",
+    "FixedLength",
     "Gain",
+    "GammaWeight",
+    "Gate",
+    "GateOnly",
+    "Gated",
     "Layout",
     "LeaveOneOut",
     "Loss",
     "Objective",
+    "OffPolicyMask",
     "Padded",
+    "Product",
+    "ProductToken",
     "Ratio",
+    "ReciprocalWeight",
     "Reduction",
     "Sequence",
     "SequenceMean",
     "SequenceToken",
+    "SoftGate",
     "Surrogate",
     "Token",
+    "TokenClip",
     "TokenMean",
+    "TruncatedWeight",
+    "Unclipped",
     "ZScore",
     "group_advantages",
     "policy_loss",

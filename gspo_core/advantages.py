@@ -3,86 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ._array import at_least_float32, is_integer, is_real, namespace, segment_sum, shape_of
+from .normalisers import BatchStd, GroupView, Normaliser, ZScore
 from .types import Array, Namespace
 
-
-class GroupView(NamedTuple):
-    """What a response knows of its group; all [N], gathered to the members."""
-
-    deviation: Array
-    """r_i − mean of the group; exactly 0 if all rewards of the group are equal."""
-    sum_of_squares: Array
-    """Σ_j deviation_j² over the group."""
-    size: Array
-    """G, the number of members."""
+_POPULATION = ZScore()
+_BATCH = BatchStd()
 
 
-class Normaliser(Protocol):
-    """How a deviation from the group's mean becomes an advantage."""
-
-    def __call__(self, xp: Namespace, group: GroupView) -> Array:
-        """[N] advantages."""
-
-
-@dataclass(frozen=True)
-class ZScore:
-    """A_i = (r_i − mean) / (std + eps), std² = Σ (r − mean)² / (G − ddof); 0 for a constant group.
-
-    The paper says only "std"; numpy's population value (ddof 0, eps 0) is the default here. TRL and verl use ddof 1 and
-    eps 1e-4 or 1e-6. Source: GSPO, arXiv 2507.18071, eq. 6.
-    """
-
-    ddof: int = 0
-    """0: population, 1: sample standard deviation."""
-    eps: float = 0.0
-    """Added to the standard deviation; the unit of the reward."""
-
-    def __post_init__(self) -> None:
-        if self.ddof not in (0, 1):
-            raise ValueError(f"ddof: expected 0 or 1, got {self.ddof}")
-        if not 0.0 <= self.eps < math.inf:
-            raise ValueError(f"eps: expected a finite number of at least 0, got {self.eps}")
-
-    def __call__(self, xp: Namespace, group: GroupView) -> Array:
-        """[N] z-scores."""
-        constant = group.sum_of_squares == 0  # asked this way, a NaN reward shows as NaN instead of passing for "no signal"
-        freedom = xp.where(group.size > self.ddof, group.size - self.ddof, 1.0)
-        std = xp.sqrt(xp.where(constant, 1.0, group.sum_of_squares) / freedom)
-        return xp.where(constant, 0.0, group.deviation / (std + self.eps))
-
-
-@dataclass(frozen=True)
-class Centred:
-    """A_i = r_i − mean. Source: Dr.GRPO, arXiv 2503.20783."""
-
-    def __call__(self, xp: Namespace, group: GroupView) -> Array:
-        """[N] deviations."""
-        return group.deviation
-
-
-@dataclass(frozen=True)
-class LeaveOneOut:
-    """A_i = r_i − mean of the others = G/(G − 1) · (r_i − mean); 0 for a singleton. Source: RLOO, arXiv 2402.14740."""
-
-    def __call__(self, xp: Namespace, group: GroupView) -> Array:
-        """[N] deviations from the mean of the others."""
-        others = xp.where(group.size > 1, group.size - 1.0, 1.0)
-        return group.deviation * (group.size / others)
-
-
-def group_advantages(rewards: Any, group_ids: Any, normaliser: Normaliser = ZScore()) -> Array:
+def group_advantages(rewards: Any, group_ids: Any, normaliser: Normaliser = _POPULATION, *, valid: Any = None) -> Array:
     """Advantages [N] of rewards [N] within groups: A_i = (r_i − mean_g) / std_g by default.
 
     Args:
         rewards: [N] real numbers; an array, or a list (then the result is a float64 NumPy array).
         group_ids: [N] integers, equal for the responses to one prompt. Any integers, in any order; groups may be ragged.
-        normaliser: ZScore(), Centred() or LeaveOneOut().
+        normaliser: ZScore() by default, or BatchStd(), Centred(), LeaveOneOut() or MaxRL().
+        valid: [N] booleans, False where a reward is not to be used, whatever it is: the others of its group are judged
+            as if it were absent, and its own advantage is 0. `valid=xp.isfinite(rewards)` isolates a verifier that
+            failed. None means all: then a reward that is no number shows as NaN in its group.
 
     Returns: [N] in float32, or float64 if the rewards are. A constant group and a group of one are exactly 0.
 
@@ -92,9 +35,84 @@ def group_advantages(rewards: Any, group_ids: Any, normaliser: Normaliser = ZSco
 
     >>> group_advantages([1.0, 0.0, 0.7, 0.7], [5, 5, 9, 9]).tolist()
     [1.0, -1.0, 0.0, 0.0]
+    >>> group_advantages([1.0, 0.0, float("nan")], [5, 5, 5], valid=[True, True, False]).tolist()
+    [1.0, -1.0, 0.0]
     """
+    xp, rewards, group_ids, valid = _checked(rewards, group_ids, valid)
+    return xp.where(valid, normaliser(xp, _group_view(xp, rewards, group_ids, valid)), 0.0)
+
+
+def decoupled_advantages(
+    rewards: Any,
+    group_ids: Any,
+    weights: Sequence[float] | None = None,
+    *,
+    normaliser: Normaliser = _POPULATION,
+    batch_scale: BatchStd | None = _BATCH,
+    valid: Any = None,
+) -> Array:
+    """Advantages [N] of K rewards per response, each normalised by itself: A_i = Σ_k w_k A_ik / std of the batch.
+
+    A_ik is the advantage of reward k within the group. Adding up the rewards first would give (0, 2) and (1, 1) the same
+    advantage, and let the reward of the widest spread decide alone.
+
+    Args:
+        rewards: [K, N], or a sequence of K arrays or lists [N].
+        group_ids: [N] integers, equal for the responses to one prompt.
+        weights: K finite numbers w_k; None means all 1.
+        normaliser: what makes A_ik of reward k; ZScore() by default.
+        batch_scale: what the sum is divided by, so that its size does not grow with K: the standard deviation of the
+            batch's sums, BatchStd() by default (their mean is 0, since every A_ik is centred in its group). None leaves
+            the sum as it is.
+        valid: [N] booleans, False for a response none of whose rewards is to be used; see `group_advantages`.
+
+    Returns: [N] in float32, or float64 if a reward is. A response of a group where every reward is constant is exactly 0.
+
+    Raises: TypeError for a wrong kind or dtype, ValueError for a wrong shape or weight, each naming the argument.
+
+    Source: GDPO, arXiv 2601.05242.
+
+    >>> right, short = [1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 1.0]
+    >>> decoupled_advantages([right, short], [0, 0, 0, 0], [1.0, 0.5], batch_scale=None).tolist()
+    [0.5, -1.5, 1.5, -0.5]
+    """
+    parts = _components(rewards)
+    factors = [1.0] * len(parts) if weights is None else [float(w) for w in weights]
+    if len(factors) != len(parts):
+        raise ValueError(f"weights: expected {len(parts)} numbers, one for each of the rewards, got {len(factors)}")
+    if not all(math.isfinite(w) for w in factors):
+        raise ValueError(f"weights: expected finite numbers, got {factors}")
+    total = factors[0] * group_advantages(parts[0], group_ids, normaliser, valid=valid)
+    for factor, part in zip(factors[1:], parts[1:], strict=True):
+        total = total + factor * group_advantages(part, group_ids, normaliser, valid=valid)
+    if batch_scale is None:
+        return total
+    xp, _, _, valid = _checked(parts[0], group_ids, valid)
+    return batch_scale.scaled(xp, total, total, valid)
+
+
+def _components(rewards: Any) -> list[Any]:
+    """The K rewards, one by one."""
+    if isinstance(rewards, (list, tuple)):
+        parts = list(rewards)
+    else:
+        namespace(rewards=rewards)
+        if len(shape_of(rewards)) != 2:
+            raise ValueError(f"rewards: expected shape [K, N] or a sequence of [N], got {list(shape_of(rewards))}")
+        parts = [rewards[k, :] for k in range(shape_of(rewards)[0])]
+    if not parts:
+        raise ValueError("rewards: expected at least one reward per response, got none")
+    return parts
+
+
+def _checked(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array, Array, Array]:
+    """(xp, rewards in at least float32, group ids, valid), or the error that names the argument."""
     rewards, group_ids = _from_list(rewards, np.float64), _from_list(group_ids, np.int64)
-    xp = namespace(rewards=rewards, group_ids=group_ids)
+    if valid is not None:
+        valid = _from_list(valid, np.bool_)
+        xp = namespace(rewards=rewards, group_ids=group_ids, valid=valid)
+    else:
+        xp = namespace(rewards=rewards, group_ids=group_ids)
     if not (is_real(xp, rewards) or is_integer(xp, rewards)):
         raise TypeError(f"rewards: expected real numbers, got dtype {rewards.dtype}")
     if not is_integer(xp, group_ids):
@@ -103,22 +121,32 @@ def group_advantages(rewards: Any, group_ids: Any, normaliser: Normaliser = ZSco
         raise ValueError(f"rewards: expected shape [N], got {list(shape_of(rewards))}")
     if shape_of(group_ids) != shape_of(rewards):
         raise ValueError(f"group_ids: expected shape {list(shape_of(rewards))} as rewards, got {list(shape_of(group_ids))}")
-    return normaliser(xp, _group_view(xp, at_least_float32(xp, rewards), group_ids))
+    if valid is None:
+        return xp, at_least_float32(xp, rewards), group_ids, xp.ones_like(group_ids, dtype=xp.bool)
+    if not xp.isdtype(valid.dtype, "bool"):
+        raise TypeError(f"valid: expected a boolean array such as isfinite(rewards), got dtype {valid.dtype}")
+    if shape_of(valid) != shape_of(rewards):
+        raise ValueError(f"valid: expected shape {list(shape_of(rewards))} as rewards, got {list(shape_of(valid))}")
+    return xp, at_least_float32(xp, rewards), group_ids, valid
 
 
 def _from_list(x: Any, dtype: Any) -> Any:
     return np.asarray(x, dtype=dtype) if isinstance(x, (list, tuple)) else x
 
 
-def _group_view(xp: Namespace, rewards: Array, group_ids: Array) -> GroupView:
-    """Deviations are taken from the group's first member before any mean, so that equal rewards give exact zeros."""
-    order = xp.argsort(group_ids, stable=True)
+def _group_view(xp: Namespace, rewards: Array, group_ids: Array, valid: Array) -> GroupView:
+    """Deviations are taken from the group's first valid member before any mean, so that equal rewards give exact zeros."""
+    rewards = xp.where(valid, rewards, 0.0)
+    valid_first = xp.argsort(xp.astype(~valid, xp.int8), stable=True)
+    order = xp.take(valid_first, xp.argsort(xp.take(group_ids, valid_first, axis=0), stable=True), axis=0)
     label = xp.searchsorted(xp.take(group_ids, order, axis=0), group_ids)
-    shifted = rewards - xp.take(xp.take(rewards, order, axis=0), label, axis=0)
+    first = xp.take(xp.take(rewards, order, axis=0), label, axis=0)
+    shifted = xp.where(valid, rewards - first, 0.0)
 
     def over_group(x: Array) -> Array:
         return xp.take(segment_sum(xp, x, label, shape_of(x)[0]), label, axis=0)
 
-    size = over_group(xp.ones_like(shifted))
-    deviation = shifted - over_group(shifted) / size
-    return GroupView(deviation, over_group(deviation * deviation), size)
+    size = over_group(xp.astype(valid, rewards.dtype))
+    moved = over_group(shifted) / xp.where(size > 0, size, 1.0)
+    deviation = xp.where(valid, shifted - moved, 0.0)
+    return GroupView(rewards, valid, first + moved, deviation, over_group(deviation * deviation), size)

@@ -1,6 +1,6 @@
 """An objective is three choices; its loss is written once, here.
 
-log ratio → (gain, slope) → reduce → pull back
+log ratio → (gate) → (gain, slope) → reduce → pull back
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ._array import at_least_float32, is_real, namespace, scalar, shape_of
-from .types import Array, Layout, Loss, Namespace, Ratio, Reduction, Surrogate
+from .types import Array, Gate, Gated, Layout, Loss, Namespace, Ratio, Reduction, Surrogate
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,19 @@ class Objective:
     """
 
     ratio: Ratio
-    """Which importance ratio a unit has: Token(), Sequence() or SequenceToken()."""
+    """Which importance ratio a unit has: Token(), Sequence(), SequenceToken() ..."""
     surrogate: Surrogate
-    """What is maximised for one unit: Clip(low, high)."""
+    """What is maximised for one unit: Clip(low, high), DualClip, GateOnly, SoftGate ..."""
     reduction: Reduction
-    """How units are averaged: SequenceMean() or TokenMean()."""
+    """How units are averaged: SequenceMean(), TokenMean() or FixedLength(length)."""
+    gate: Gate | None = None
+    """What the other three get to see: TokenClip(low, high), Band(width, length_power), OffPolicyMask(delta); None: all.
+
+    `Loss.log_ratio` is then the ratio that is left, and `Loss.clipped` counts what the gate silences.
+    """
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "surrogate", "reduction"):
+        for name in ("ratio", "surrogate", "reduction", "gate"):
             if isinstance(getattr(self, name), type):
                 kind = getattr(self, name).__name__
                 raise TypeError(f"{name}: expected a value, got the class {kind}; write {kind}(...)")
@@ -109,11 +114,30 @@ def policy_loss(
     xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=advantage, mask=layout.valid)
     logp, old_logp = _log_probs(xp, logp, old_logp, layout, on_policy, allow_low_precision)
     d = token_log_ratio(logp, old_logp, layout)
-    log_ratio = objective.ratio.log_ratio(d, layout)
     per_unit = unit_advantage(objective.ratio, advantage, layout, d)
     divisor = _denominator(xp, objective, denominator, layout, d)
-    value, slope, clipped = unit_loss(objective, log_ratio, per_unit, layout, divisor)
-    return Loss(value, objective.ratio.pull_back(slope, layout), log_ratio, clipped, divisor, on_policy)
+    seen = gated(objective, d, per_unit, layout)
+    log_ratio = objective.ratio.log_ratio(seen.d, layout)
+    value, slope, clipped = unit_loss(objective, log_ratio, seen.advantage, layout, divisor)
+    weight = objective.ratio.pull_back(slope, layout)
+    if objective.gate is not None:
+        weight = xp.where(seen.open, weight, 0.0)
+        clipped = clipped | _silenced(objective.ratio, per_unit, seen, layout)
+    return Loss(value, weight, log_ratio, clipped, divisor, on_policy)
+
+
+def gated(objective: Objective, d: Array, advantage: Array, layout: Layout) -> Gated:
+    """What the objective's gate lets through; everything if it has none. `advantage` is per unit."""
+    if objective.gate is None:
+        return Gated(d, advantage, layout.valid)
+    return objective.gate(d, advantage, layout, objective.ratio.per_token)
+
+
+def _silenced(ratio: Ratio, advantage: Array, seen: Gated, layout: Layout) -> Array:
+    """Units, boolean: advantage not zero, but the gate took it away or closed all of the unit's tokens."""
+    xp = layout.xp
+    shut = ~seen.open if ratio.per_token else layout.sum(xp.astype(seen.open, seen.d.dtype)) == 0
+    return (advantage != 0) & ((seen.advantage == 0) | shut)
 
 
 def token_log_ratio(logp: Array, old_logp: Array | None, layout: Layout) -> Array:

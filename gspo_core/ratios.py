@@ -9,16 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ._units import mean_over_tokens, safe_lengths
 from .types import Array, Layout
-
-
-def _mean_over_tokens(d: Array, layout: Layout) -> Array:
-    return layout.sum(d) / _safe_lengths(d, layout)
-
-
-def _safe_lengths(like: Array, layout: Layout) -> Array:
-    lengths = layout.xp.astype(layout.lengths(), like.dtype)
-    return layout.xp.where(lengths > 0, lengths, 1.0)
 
 
 @dataclass(frozen=True)
@@ -55,15 +47,15 @@ class Sequence:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """[N] log s_i, 0 for an empty sequence."""
-        return _mean_over_tokens(d, layout)
+        return mean_over_tokens(d, layout)
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """[N] the mean of d over each sequence."""
-        return _mean_over_tokens(d, layout)
+        return mean_over_tokens(d, layout)
 
     def pull_back(self, g: Array, layout: Layout) -> Array:
         """Token array: g_i/|y_i|."""
-        return layout.spread(g / _safe_lengths(g, layout))
+        return layout.spread(g / safe_lengths(g, layout))
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,58 @@ class SequenceToken:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """Token array: log s_i at every token of sequence i."""
-        return layout.spread(_mean_over_tokens(d, layout))
+        return layout.spread(mean_over_tokens(d, layout))
+
+    def push_forward(self, d: Array, layout: Layout) -> Array:
+        """Token array: d itself (what the stop-gradients leave)."""
+        return layout.select(d)
+
+    def pull_back(self, g: Array, layout: Layout) -> Array:
+        """Token array: g itself."""
+        return layout.select(g)
+
+
+@dataclass(frozen=True)
+class Product:
+    """log ρ_i = Σ_t d_it, the sequence's true importance ratio; pull-back g_i ↦ g_i on every token.
+
+    No length normalisation: log ρ spreads like √|y_i|, so it needs a gate or a surrogate that bounds it.
+    Source: FSPO, arXiv 2509.09177.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> Product().log_ratio(np.array([[0.25, 0.5], [1.0, 9.0]]), Padded(np.array([[True, True], [True, False]]))).tolist()
+    [0.75, 1.0]
+    """
+
+    per_token: ClassVar[bool] = False
+
+    def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """[N] log ρ_i, 0 for an empty sequence."""
+        return layout.sum(d)
+
+    def push_forward(self, d: Array, layout: Layout) -> Array:
+        """[N] the sum of d over each sequence."""
+        return layout.sum(d)
+
+    def pull_back(self, g: Array, layout: Layout) -> Array:
+        """Token array: g_i."""
+        return layout.spread(g)
+
+
+@dataclass(frozen=True)
+class ProductToken:
+    """log ρ_i at every token, but moving with its own token only: sg[ρ_i] · π(y_it)/sg[π(y_it)].
+
+    Pull-back g_it ↦ g_it. To Product what SequenceToken is to Sequence. Source: VESPO, arXiv 2602.10693, whose weight on
+    a token is a function of ρ_i.
+    """
+
+    per_token: ClassVar[bool] = True
+
+    def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """Token array: log ρ_i at every token of sequence i."""
+        return layout.spread(layout.sum(d))
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """Token array: d itself (what the stop-gradients leave)."""

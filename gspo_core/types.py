@@ -39,7 +39,18 @@ class Gain(NamedTuple):
     value: Array
     """Contribution to the objective."""
     slope: Array
-    """∂value/∂log ratio."""
+    """What the unit's log ratio is to be moved by: ∂value/∂log ratio if the surrogate is `exact`."""
+
+
+class Gated(NamedTuple):
+    """What a gate lets an objective see."""
+
+    d: Array
+    """Token array: log ratios as the ratio sees them."""
+    advantage: Array
+    """Units: advantages as the surrogate sees them."""
+    open: Array
+    """Token array, boolean: ∂(seen d)/∂(true d) is 1 where open, 0 where closed and in masked slots."""
 
 
 class Layout(Protocol):
@@ -91,11 +102,22 @@ class Ratio(Protocol):
         """Token array: the transpose of `push_forward`, ⟨g, push_forward(d)⟩ = ⟨pull_back(g), d⟩."""
 
 
+class Gate(Protocol):
+    """What of log ratios and advantages an objective sees, decided with whole responses in view, before the ratio."""
+
+    def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
+        """From the token array d, and advantages per token if `per_token`, else per sequence."""
+
+
 class Surrogate(Protocol):
     """What is maximised, for one unit: a function of its log ratio and its advantage."""
 
+    @property
+    def exact(self) -> bool:
+        """True if slope is the derivative of value; False if it is a weight held constant, as in REINFORCE."""
+
     def __call__(self, xp: Namespace, log_ratio: Array, advantage: Array) -> Gain:
-        """(gain, ∂gain/∂log ratio), elementwise."""
+        """(gain, slope), elementwise."""
 
 
 class Reduction(Protocol):

@@ -7,7 +7,7 @@ import pytest
 from libraries import Library
 
 from gspo_core import Centred, LeaveOneOut, ZScore, group_advantages
-from gspo_core.advantages import Normaliser
+from gspo_core.normalisers import Normaliser
 
 
 @pytest.mark.parametrize("reward", [np.nan, np.inf])

@@ -17,9 +17,9 @@ FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "dask")
 
 FLOORS = [
     {"types"},
-    {"_array"},
+    {"_array", "_units"},
     {"layouts"},
-    {"advantages", "ratios", "surrogates", "reductions"},
+    {"advantages", "gates", "ratios", "surrogates", "soft_surrogates", "reductions"},
     {"objective"},
     {"presets"},
     {"__init__"},

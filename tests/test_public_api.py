@@ -22,8 +22,12 @@ MODULES = [
 ]
 WITH_EXAMPLES = {
     "gspo_core.advantages",
+    "gspo_core.gates",
     "gspo_core.layouts",
     "gspo_core.objective",
+    "gspo_core.ratios",
+    "gspo_core.reductions",
+    "gspo_core.soft_surrogates",
     "gspo_core.surrogates",
     "gspo_torch.logp",
     "gspo_torch.policy",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gspo_core import Loss, Objective, Padded
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.objective import token_log_ratio, unit_advantage, unit_loss
+from gspo_core.objective import gated, token_log_ratio, unit_advantage, unit_loss
 from gspo_core.types import Array
 
 
@@ -92,7 +92,7 @@ class _PolicyLoss(torch.autograd.Function):
         if upstream is None:
             return (None,) * 6
         logp, old_logp, advantage, mask, divisor, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and ctx.objective.surrogate.exact:  # a weight held constant has no derivative
             weight = _weight(ctx.objective, logp, old_logp, advantage, Padded(mask), divisor)
         return (upstream * weight).to(logp.dtype), None, None, None, None, None
 
@@ -108,7 +108,8 @@ def _weight(
     logp = logp.to(divisor.dtype)
     # On policy the old log-probs are the current ones, held constant: the ratio is 1, its derivative is not 0.
     d = token_log_ratio(logp, logp.detach() if old_logp is None else old_logp.to(divisor.dtype), layout)
-    moves = objective.ratio.push_forward(d, layout)
-    log_ratio = objective.ratio.log_ratio(d, layout).detach() + (moves - moves.detach())
-    per_unit = unit_advantage(objective.ratio, advantage, layout, divisor)
-    return objective.ratio.pull_back(unit_loss(objective, log_ratio, per_unit, layout, divisor).slope, layout)
+    seen = gated(objective, d, unit_advantage(objective.ratio, advantage, layout, divisor), layout)
+    moves = objective.ratio.push_forward(seen.d, layout)
+    log_ratio = objective.ratio.log_ratio(seen.d, layout).detach() + (moves - moves.detach())
+    weight = objective.ratio.pull_back(unit_loss(objective, log_ratio, seen.advantage, layout, divisor).slope, layout)
+    return weight if objective.gate is None else torch.where(seen.open, weight, 0.0)

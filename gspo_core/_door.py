@@ -1,0 +1,51 @@
+"""What is checked at the door, by every function that takes log-probs and a layout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ._array import at_least_float32, is_real, namespace, scalar, shape_of
+from .types import Array, Layout, Namespace, Reduction
+
+
+def check_layout(layout: Any) -> None:
+    """TypeError unless it is a layout."""
+    if not callable(getattr(layout, "spread", None)):
+        raise TypeError(f"layout: expected a layout such as Padded(mask), got {type(layout).__name__}")
+
+
+def log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
+    """The named token arrays, checked, in one common dtype (float32, or float64 if one is); masked slots are 0."""
+    checked = [_log_prob(xp, name, x, layout, allow_low_precision) for name, x in named.items()]
+    if any(x.dtype == xp.float64 for x in checked):
+        checked = [xp.astype(x, xp.float64) for x in checked]
+    return [layout.select(x) for x in checked]
+
+
+def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_precision: bool) -> Array:
+    if shape_of(x) != layout.shape:
+        raise ValueError(f"{name}: expected the layout's shape {list(layout.shape)}, got {list(shape_of(x))}")
+    if not is_real(xp, x):
+        raise TypeError(f"{name}: expected real floating-point log-probs, got dtype {x.dtype}")
+    if x.dtype not in (xp.float32, xp.float64) and not allow_low_precision:
+        raise TypeError(
+            f"{name}: expected float32 or float64, got {x.dtype}, which has rounded away small differences. Compute "
+            "log-probs in float32, or pass allow_low_precision=True if you accept the rounding"
+        )
+    return at_least_float32(xp, x)
+
+
+def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | None, layout: Layout, like: Array) -> Array:
+    """[] what a sum is divided by: the denominator that was given, or the batch's own count (at least 1)."""
+    if denominator is None:
+        count = xp.astype(reduction.count(layout), like.dtype)
+        return xp.where(count > 0, count, 1.0)
+    if isinstance(denominator, (int, float)):
+        if not 0 < denominator < math.inf:
+            raise ValueError(f"denominator: expected a positive finite number, got {denominator}")
+        return scalar(xp, float(denominator), like)
+    namespace(denominator=denominator, logp=like)
+    if shape_of(denominator) != ():
+        raise ValueError(f"denominator: expected a number or a [] array, got shape {list(shape_of(denominator))}")
+    return xp.astype(denominator, like.dtype)

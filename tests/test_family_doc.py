@@ -1,0 +1,114 @@
+"""docs/family.md has one row per preset, its numbers are the preset's, and each row's formula of the weight is the weight."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from budgets import assert_within
+from cases import Batch, core_loss
+from family import PRESETS
+from libraries import NUMPY
+
+import gspo_core
+
+PAGE = (Path(__file__).parents[1] / "docs" / "family.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `([A-Z0-9_]+)`((?:[^|\\]|\\\|)*) \| (.*) \|$", flags=re.MULTILINE)
+ROWS = {
+    name: (numbers.strip(), [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)])
+    for name, numbers, rest in ROW.findall(PAGE)
+}
+
+
+def numbers_of(value: Any) -> list[float]:
+    """Every number in a preset, through nested dataclasses, in order."""
+    if dataclasses.is_dataclass(value):
+        return [n for field in dataclasses.fields(value) for n in numbers_of(getattr(value, field.name))]
+    return [float(value)] if isinstance(value, (int, float)) else []
+
+
+def test_every_preset_has_a_row_and_every_row_a_preset() -> None:
+    assert set(ROWS) == set(PRESETS)
+    assert len(ROW.findall(PAGE)) == len(PRESETS)
+    assert set(PRESETS) <= set(gspo_core.__all__)
+    assert len(PRESETS) == 15
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_is_complete(name: str) -> None:
+    numbers, cells = ROWS[name]
+    value, weight, when, source = cells
+    assert "A" in value
+    assert "A" in weight
+    assert len(when.split()) >= 2
+    assert re.search(r"arXiv \d{4}\.\d{5}|this package|TRL", source)
+    assert numbers
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_numbers_of_a_row_are_the_presets(name: str) -> None:
+    """Every number behind the name is in the preset, and the other way round (0.4 and √ = ½ aside, which are written once)."""
+    said = {abs(float(x)) for x in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", ROWS[name][0])}
+    implied = {"FSPO": {0.5}, "CISPO": {0.0}, "LUSPO": {1.0}}.get(name, set())
+    assert said | implied == set(numbers_of(PRESETS[name]))
+
+
+def names(d: np.ndarray, advantage: np.ndarray, name: str) -> dict[str, Any]:
+    """What the symbols of a weight's formula stand for, as [N, T] arrays; no padding."""
+    n, length = d.shape
+    w, a = np.exp(d), np.repeat(advantage[:, None], length, axis=1)
+    mean = np.repeat(d.mean(axis=1, keepdims=True), length, axis=1)
+    total = length * mean
+    low, high = {"GRPO": (0.2, 0.2), "DAPO": (0.2, 0.28), "LUSPO": (2e-3, 2.5e-3)}.get(
+        name, (3e-4, 4e-4) if "GSPO" in name else (0.2, 0.2)
+    )
+
+    def u(r: np.ndarray) -> np.ndarray:
+        return np.where(a > 0, r <= 1 + high, r >= 1 - low)
+
+    clipped = np.where(a > 0, np.minimum(d, 0.4), np.maximum(d, -0.4))
+    k, lam = np.where(a > 0, 2.0, 3.0), np.where(a > 0, 3.0, 2.0)
+    tau = np.where(a > 0, 1.0, 1.05)
+    bound = 0.03 * np.sqrt(length)
+    return {
+        "N": n, "L": length, "S": n * length, "A": a, "w": w, "s": np.exp(mean), "rho": np.exp(total), "u": u,
+        "g": np.exp(clipped.mean(axis=1, keepdims=True)), "token_open": clipped == d,
+        "within": np.where(a > 0, total <= bound, total >= -bound),
+        "phi": lambda r: r**k * np.exp(lam * (1 - r)), "tau": tau, "sech2": lambda z: 1 / np.cosh(z) ** 2,
+        "minimum": np.minimum, "M": ~((a < 0) & (-mean > 0.5)), "W": np.minimum(np.where(a > 0, 1 / w, w), 3.0),
+    }  # fmt: skip
+
+
+SPELLING = [
+    (r"\\\|y_i\\\|", "L"), (r"Σ\\\|y\\\|", "S"), (r"1\[token t not clipped\]", "token_open"),
+    (r"1\[\\\|log ρ_i\\\| within b_i on A's side\]", "within"), ("φ", "phi"), ("ρ_i", "rho"), ("sech²", "sech2"), ("τ", "tau"),
+    ("−", "-"), (r"min\(", "minimum("), (r"_it?\b", ""), (r"tau\(", "tau*("), (r"(?<=[\w)\]]) (?=[\w(])", " * "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_rows_weight_is_what_the_preset_gives(name: str) -> None:
+    """The cell itself is evaluated: Σ|y| is N·T here."""
+    rng = np.random.default_rng(3)
+    d = np.repeat(10.0 ** np.linspace(-4, 0.2, 8), 2)[:, None] * rng.uniform(0.5, 1.0, (16, 3)) * rng.choice([-1, 1], (16, 1))
+    advantage = np.tile([1.0, -1.0, -0.5, 0.5], 4)
+    formula = ROWS[name][1][1]
+    for written, python in SPELLING:
+        formula = re.sub(written, python, formula)
+    expected = eval(formula, {}, names(d, advantage, name))
+    batch = Batch(d, np.zeros_like(d), np.ones(d.shape, dtype=bool), advantage, np.zeros_like(d), 0.2, 0.2)
+    weight = -core_loss(NUMPY, PRESETS[name], batch).logp_grad
+    assert (weight != 0).any()
+    assert_within(weight, np.broadcast_to(expected, d.shape), 1e-11 * np.abs(weight) + 1e-18)
+
+
+def test_the_code_on_the_page_runs() -> None:
+    scope: dict[str, Any] = {**vars(gspo_core), "replace": dataclasses.replace}
+    snippets = re.findall(r"`(replace\([^`]*)`", PAGE)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        assert isinstance(eval(snippet, scope), gspo_core.Objective)

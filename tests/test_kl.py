@@ -1,0 +1,307 @@
+"""KL terms are the scalar formulas, their weight is the derivative of their value, and they are finite everywhere."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import oracle_kl as judge
+import pytest
+import torch
+from budgets import assert_close64, assert_same_bits, assert_within
+from cases import POISONS, Batch, batches
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from libraries import TORCH, Library
+
+from gspo_core import K1, K2, K3, KLPenalty, Packed, Padded, SequenceKL, SequenceMean, TokenKL, TokenMean, kl_penalty
+
+ESTIMATORS = [K1(), K2(), K3(), TokenKL(), SequenceKL()]
+by_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """Token log-probs of three policies, masked slots poisoned."""
+
+    logp: np.ndarray
+    ref: np.ndarray
+    old: np.ndarray
+    mask: np.ndarray
+
+    def poisoned(self, poison: float) -> Policies:
+        """Other rubbish in the masked slots."""
+        fill = (poison, -poison, poison)
+        arrays = (np.where(self.mask, x, f) for x, f in zip((self.logp, self.ref, self.old), fill, strict=True))
+        return Policies(*arrays, self.mask)
+
+
+def policies(batch: Batch, seed: int) -> Policies:
+    """The batch's two policies, and a reference some way off."""
+    rng = np.random.default_rng(seed)
+    clean = batch.clean()
+    ref = clean.logp + 10.0 ** rng.uniform(-4, 0.5) * rng.normal(size=batch.mask.shape)
+    return Policies(clean.logp, ref, clean.old_logp, batch.mask).poisoned(np.nan)
+
+
+def term(library: Library, estimator: Any, p: Policies, over_tokens: bool = False, dtype: type = np.float64) -> KLPenalty:
+    """The core's, on one library, as NumPy arrays."""
+    logp, ref, old = (library.array(x.astype(dtype)) for x in (p.logp, p.ref, p.old))
+    out = kl_penalty(
+        estimator,
+        logp,
+        ref,
+        Padded(library.array(p.mask)),
+        reduction=TokenMean() if over_tokens else SequenceMean(),
+        old_logp=old if estimator.off_policy else None,
+    )
+    return KLPenalty(*(library.numpy(x) for x in out))
+
+
+def reductions_of(estimator: Any) -> list[bool]:
+    """Mean over sequences, and over tokens where the units are tokens."""
+    return [False, True] if estimator.per_token else [False]
+
+
+def verdict(estimator: Any, p: Policies, over_tokens: bool) -> judge.Penalty:
+    """The oracle's."""
+    rows = (p.logp.tolist(), p.ref.tolist(), p.old.tolist(), p.mask.tolist())
+    return judge.penalty(type(estimator).__name__, *rows, over_tokens)
+
+
+def largest_units(p: Policies) -> float:
+    """The largest |X|, |D| or |X + D| of a sequence."""
+    sums = [np.abs(np.where(p.mask, a - b, 0.0)).sum(axis=1).max(initial=0.0) for a, b in ((p.ref, p.logp), (p.logp, p.old))]
+    return float(sum(sums))
+
+
+@by_estimator
+@given(batch=batches(edges=False), seed=st.integers(0, 2**16))
+def test_value_and_weight_are_the_scalar_ones(library: Library, estimator: Any, batch: Batch, seed: int) -> None:
+    """k3 is good to an eps of x, not of its own x²/2: 1e-15 · |x| per unit, times its ratio."""
+    p = policies(batch, seed)
+    assume(largest_units(p) < 40.0)
+    for over_tokens in reductions_of(estimator):
+        out, truth = term(library, estimator, p, over_tokens), verdict(estimator, p, over_tokens)
+        weight = np.reshape(truth.weight, p.mask.shape)
+        size = np.abs(weight).max(initial=0.0)
+        assert_within(out.value, truth.value, 1e-12 * truth.scale + 1e-14 * np.abs(weight).sum())
+        assert_within(out.logp_grad, weight, 1e-12 * size)
+
+
+@by_estimator
+@given(batch=batches(edges=False), seed=st.integers(0, 2**16))
+def test_float32_stays_in_its_budget(library: Library, estimator: Any, batch: Batch, seed: int) -> None:
+    """Differences of log-probs near 10 are exact or off by an eps of 10; nine of them and an exp of up to 10 follow."""
+    p = policies(batch, seed).poisoned(0.0)
+    p = Policies(*(x.astype(np.float32).astype(np.float64) for x in (p.logp, p.ref, p.old)), p.mask)
+    assume(largest_units(p) < 10.0)
+    out, truth = term(library, estimator, p, dtype=np.float32), verdict(estimator, p, False)
+    weight = np.reshape(truth.weight, p.mask.shape)
+    # Errors of X and D act on the value through its slope, e^D |X| and e^D (e^X − 1 − X), and on the slope through e^D.
+    growth = math.exp(largest_units(p))
+    budget = 64 * float(np.finfo(np.float32).eps) * (1.0 + largest_units(p)) ** 2 * growth
+    assert out.value.dtype == out.logp_grad.dtype == np.float32
+    assert_within(out.value, truth.value, budget)
+    assert_within(out.logp_grad, weight, budget)
+
+
+def test_hand_computed_numbers(library: Library) -> None:
+    """x = log 2 and d = log 3, one token of one."""
+    x, d, one = math.log(2), math.log(3), np.ones((1, 1), dtype=bool)
+    p = Policies(np.full((1, 1), -2.0), np.full((1, 1), -2.0 + x), np.full((1, 1), -2.0 - d), one)
+    expected = {
+        K1(): (-x, 1.0),
+        K2(): (x * x / 2, -x),
+        K3(): (1 - x, -1.0),
+        TokenKL(): (3 * (1 - x), -3 * x),
+        SequenceKL(): (3 * (1 - x), -3 * x),
+    }
+    for estimator, (value, slope) in expected.items():
+        out = term(library, estimator, p)
+        assert_close64(out.value, value)
+        assert_close64(out.logp_grad, [[slope]])
+
+
+def test_a_sequence_is_one_unit(library: Library) -> None:
+    """x = (log 2, log 2), d = (log 3, −log 3): X = log 4, ρ = 1; the other response is empty."""
+    x, d = np.log([[2.0, 2.0], [1.0, 1.0]]), np.log([[3.0, 1 / 3], [1.0, 1.0]])
+    p = Policies(-d * 0 - 1.0, x - 1.0, -1.0 - d, np.array([[True, True], [False, False]]))
+    out = term(library, SequenceKL(), p)
+    assert_close64(out.value, 3 - math.log(4))
+    assert_close64(out.logp_grad, [[-math.log(4)] * 2, [0, 0]])
+
+
+@by_estimator
+@given(batch=batches(), seed=st.integers(0, 2**16), poison=st.sampled_from(POISONS))
+def test_masked_slots_are_inert(library: Library, estimator: Any, batch: Batch, seed: int, poison: float) -> None:
+    p = policies(batch, seed)
+    for dtype in (np.float32, np.float64):
+        clean, dirty = (term(library, estimator, q, dtype=dtype) for q in (p.poisoned(0.0), p.poisoned(poison)))
+        for a, b in zip(clean, dirty, strict=True):
+            assert_same_bits(a, b)
+        assert not dirty.logp_grad[~p.mask].any()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2, 3)])
+@by_estimator
+def test_a_batch_without_tokens_has_no_divergence(library: Library, estimator: Any, shape: tuple[int, int]) -> None:
+    p = Policies(np.full(shape, np.nan), np.full(shape, np.inf), np.zeros(shape), np.zeros(shape, dtype=bool))
+    for over_tokens in reductions_of(estimator):
+        out = term(library, estimator, p, over_tokens)
+        assert_same_bits(out.value, np.zeros(()))
+        assert_same_bits(np.abs(out.logp_grad), np.zeros(shape))
+
+
+@by_estimator
+def test_equal_policies_have_no_divergence(library: Library, estimator: Any) -> None:
+    logp = np.log([[0.3, 0.6], [0.1, 0.9]])
+    out = term(library, estimator, Policies(logp, logp, logp, np.ones((2, 2), dtype=bool)))
+    assert out.value == 0
+    assert out.logp_grad.any() == (estimator == K1())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@by_estimator
+def test_gaps_of_a_million_are_finite(library: Library, estimator: Any, dtype: type) -> None:
+    """Every pair of x and d; on their own for each estimator, and in one sequence."""
+    sizes = [1e6, 1e3, 89.0, 51.0, 49.0, 0.0, -49.0, -104.0, -1e6]
+    x, d = (np.array(a).ravel() for a in np.meshgrid(sizes, sizes))
+    logp = np.minimum(-1.0, d)
+    for shape in ((-1, 1), (1, -1)):
+        tokens = [a.reshape(shape) for a in (logp, logp + x, logp - d)]
+        p = Policies(*tokens, np.ones(tokens[0].shape, dtype=bool))
+        for over_tokens in reductions_of(estimator):
+            out = term(library, estimator, p, over_tokens, dtype)
+            assert np.isfinite(out.value)
+            assert np.isfinite(out.logp_grad).all()
+
+
+STEP = 2.0**-10
+
+
+@pytest.mark.parametrize("d", [-30.0, 0.0, 3.0, 49.0, 49.99, 50.01, 60.0, 1000.0])
+@pytest.mark.parametrize("x", [-1e3, -3.0, -1e-3, 0.5, 0.999, 1.001, 3.0, 30.0, 49.0, 60.0, 1000.0])
+def test_the_slope_is_the_derivative_of_the_value_across_the_guards(x: float, d: float) -> None:
+    """By central differences in log π, which moves x down and d up; the guards start at 50, the change of form at x = 1."""
+    for estimator in ESTIMATORS:
+
+        def at(steps: float, estimator: Any = estimator) -> float:
+            moved = np.array([x - steps * STEP]), np.array([d + steps * STEP])
+            return float(estimator(np, *moved).value[0])
+
+        slope = float(estimator(np, np.array([x]), np.array([d])).slope[0])
+        difference = (8 * (at(1) - at(-1)) - (at(2) - at(-2))) / (12 * STEP)
+        terms = max(abs(at(0)), math.exp(min(d + x, 50.0)) * (1 + abs(x)), abs(slope))
+        if not estimator.off_policy:
+            terms = max(abs(at(0)), abs(slope))
+        # h⁴/30 of the fifth derivative, and rounding over the step; π_ref/π_old is a constant that cancels.
+        assert abs(difference - slope) < 1e-9 * terms, estimator
+
+
+def test_k3_is_never_negative_and_precise_where_it_is_small() -> None:
+    """By expm1: exp(1e-9) − 1 − 1e-9 has no correct digit, 1e-9²/2."""
+    x = np.concatenate([-(10.0 ** np.arange(-12.0, 2)), 10.0 ** np.arange(-12.0, 1)])
+    for estimator, d in ((K3(), 0 * x), (TokenKL(), x), (SequenceKL(), -x)):
+        out = estimator(np, x, d)
+        assert (out.value >= 0).all()
+        exact = np.array([judge.estimate(type(estimator).__name__, a, b) for a, b in zip(x.tolist(), d.tolist(), strict=True)])
+        assert_within(out.slope, exact[:, 1], 1e-15 * np.abs(exact[:, 1]))
+        assert_within(out.value, exact[:, 0], 1e-15 * (np.abs(x) * np.exp(d) + exact[:, 0]))
+
+
+@by_estimator
+@given(batch=batches(edges=False), seed=st.integers(0, 2**16))
+def test_autograd_through_the_value_finds_the_weight(estimator: Any, batch: Batch, seed: int) -> None:
+    """PyTorch, with NaN in masked slots; also at second order, where the weight is differentiated once."""
+    p = policies(batch, seed)
+    assume(largest_units(p) < 20.0)
+    logp, ref, old = (torch.tensor(x) for x in (p.logp, p.ref, p.old))
+    logp.requires_grad_()
+    given_old = old if estimator.off_policy else None
+    out = kl_penalty(estimator, logp, ref, Padded(torch.tensor(p.mask)), reduction=SequenceMean(), old_logp=given_old)
+    (first,) = torch.autograd.grad(out.value, logp, create_graph=True)
+    weight = out.logp_grad.detach().numpy()
+    # k3 and its derivative cancel to -x, and each is as large as e^D (1 + |X| + e^X).
+    budget = 1e-13 * math.exp(largest_units(p)) * (1 + largest_units(p))
+    assert_within(first.detach().numpy(), weight, budget)
+    if estimator != K1():
+        direction = torch.tensor(np.random.default_rng(seed).normal(size=p.mask.shape))
+        second, once = (torch.autograd.grad((g * direction).sum(), logp, retain_graph=True)[0] for g in (first, out.logp_grad))
+        assert_within(second.numpy(), once.numpy(), 100 * budget)
+
+
+def test_without_a_constant_old_policy_autograd_sees_no_ratio() -> None:
+    """What the docstring warns of: on policy, TokenKL's value alone is k3's."""
+    logp = torch.tensor([[-1.0]], requires_grad=True)
+    for old, expected in ((logp.detach(), -1.0), (logp, 1.0 - math.e)):
+        out = kl_penalty(TokenKL(), logp, torch.zeros(1, 1), Padded(torch.tensor([[True]])), old_logp=old, **MEAN)
+        assert out.logp_grad.tolist() == [[-1.0]]
+        assert float(torch.autograd.grad(out.value, logp)[0]) == pytest.approx(expected)
+
+
+@by_estimator
+def test_packed_and_padded_agree(library: Library, estimator: Any) -> None:
+    rng = np.random.default_rng(0)
+    p = Policies(*(-rng.exponential(size=(3, 4)) for _ in range(3)), rng.random((3, 4)) < 0.6)
+    padded = term(library, estimator, p)
+    ids = np.where(p.mask, np.arange(3)[:, None], -1).ravel()
+    packed = kl_penalty(
+        estimator,
+        *(library.array(a.ravel()) for a in (p.logp, p.ref)),
+        Packed(library.array(ids), 3),
+        reduction=SequenceMean(),
+        old_logp=library.array(p.old.ravel()) if estimator.off_policy else None,
+    )
+    assert_close64(library.numpy(packed.value), padded.value)
+    assert_close64(library.numpy(packed.logp_grad), padded.logp_grad.ravel())
+
+
+@by_estimator
+def test_parts_add_up_under_one_denominator(library: Library, estimator: Any) -> None:
+    rng = np.random.default_rng(1)
+    p = Policies(*(-rng.exponential(size=(4, 3)) for _ in range(3)), rng.random((4, 3)) < 0.7)
+    whole, count = term(library, estimator, p), float(p.mask.any(axis=1).sum())
+    parts = []
+    for rows in ([0], [1, 2, 3]):
+        logp, ref, old = (library.array(a[rows]) for a in (p.logp, p.ref, p.old))
+        given_old = old if estimator.off_policy else None
+        layout = Padded(library.array(p.mask[rows]))
+        parts.append(kl_penalty(estimator, logp, ref, layout, reduction=SequenceMean(), old_logp=given_old, denominator=count))
+    assert_close64(sum(library.numpy(part.value) for part in parts), whole.value)
+    assert_close64(np.concatenate([library.numpy(part.logp_grad) for part in parts]), whole.logp_grad)
+
+
+def test_the_term_cannot_depend_on_the_objective() -> None:
+    """Nothing of it goes in: changing the level of the ratio leaves the KL term as it is."""
+    arguments = set(inspect.signature(kl_penalty).parameters)
+    assert not arguments & {"objective", "ratio", "advantage", "surrogate", "gate"}
+
+
+A, LAYOUT = np.zeros((2, 3)), Padded(np.ones((2, 3), dtype=bool))
+HALF, MEAN, TOKENS = A.astype(np.float16), {"reduction": SequenceMean()}, {"reduction": TokenMean()}
+GOOD = (K3(), A, A, LAYOUT)
+WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
+    (TypeError, r"^estimator: expected a value, got the class K3; write K3\(\)", (K3, A, A, LAYOUT), MEAN),
+    (TypeError, r"^reduction: expected a value, got the class TokenMean; write", GOOD, {"reduction": TokenMean}),
+    (TypeError, r"^reduction: TokenMean.* Use SequenceMean\(\), or TokenKL\(\)", (SequenceKL(), A, A, LAYOUT), TOKENS),
+    (ValueError, r"^old_logp: TokenKL\(.*pass its log-probs \(on policy: those of logp\)", (TokenKL(), A, A, LAYOUT), MEAN),
+    (ValueError, r"^old_logp: K3\(.*does not use it; leave it out", GOOD, {**MEAN, "old_logp": A}),
+    (TypeError, r"^layout: expected a layout such as Padded\(mask\), got ndarray", (K3(), A, A, A > 0), MEAN),
+    (TypeError, r"^ref_logp: expected an array, got float", (K3(), A, 0.0, LAYOUT), MEAN),
+    (ValueError, r"^ref_logp: expected the layout's shape \[2, 3\], got \[2, 1\]", (K3(), A, A[:, :1], LAYOUT), MEAN),
+    (TypeError, r"^logp: expected float32 or float64, got float16, .*allow_low_precision", (K3(), HALF, A, LAYOUT), MEAN),
+    (TypeError, r"^ref_logp: expected real floating-point log-probs, got dtype bool", (K3(), A, A > 0, LAYOUT), MEAN),
+    (ValueError, r"^denominator: expected a positive finite number, got 0", GOOD, {**MEAN, "denominator": 0}),
+    (ValueError, r"^denominator: expected a number or a \[\] array", GOOD, {**MEAN, "denominator": np.ones(2)}),
+    (TypeError, r"^expected arrays of one library, .*ref_logp is torch", (K3(), A, TORCH.array(A), LAYOUT), MEAN),
+]
+
+
+@pytest.mark.parametrize(("kind", "sentence", "arguments", "options"), WRONG, ids=[w[1][1:50] for w in WRONG])
+def test_wrong_arguments_are_named(kind: type[Exception], sentence: str, arguments: tuple[Any, ...], options: dict) -> None:
+    with pytest.raises(kind, match=sentence):
+        kl_penalty(*arguments, **options)
