@@ -21,12 +21,31 @@ An objective is three choices, and a fourth where a method needs one:
     GSPO_TOKEN = Objective(SequenceToken(), Clip(3e-4, 4e-4), SequenceMean())
     GRPO       = Objective(Token(),         Clip(0.2, 0.2),   SequenceMean())     arXiv 2402.03300
 
-and a dozen more in `presets`.
+and a dozen more in `presets`. Around it:
+
+    advantage   group_advantages, decoupled_advantages, turn_advantages      what a response, or a turn, is worth
+    sampler     sampler_weight(TIS, old_logp, sampler_logp, layout)          π_old/π_sampler, multiplies the advantage
+    KL          kl_penalty(TokenKL(), logp, ref_logp, layout, ...)           a term of its own, off by default
 """
 
-from .advantages import Centred, LeaveOneOut, ZScore, group_advantages
+from .advantages import decoupled_advantages, group_advantages
+from .bounds import Mask, Reject, Truncate
+from .correction import (
+    GEO_RS,
+    ICEPOP,
+    MIS,
+    TIS,
+    Correction,
+    GeometricWeight,
+    ProductWeight,
+    SamplerWeight,
+    TokenWeight,
+    sampler_weight,
+)
 from .gates import Band, OffPolicyMask, TokenClip
+from .kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceKL, TokenKL, kl_penalty
 from .layouts import Padded
+from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
 from .objective import Objective, policy_loss
 from .presets import (
     ASPO,
@@ -47,8 +66,10 @@ from .presets import (
 )
 from .ratios import Product, ProductToken, Sequence, SequenceToken, Token
 from .reductions import FixedLength, SequenceMean, TokenMean
+from .restricted import Restricted
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 from .surrogates import Clip, DualClip, GateOnly, Unclipped
+from .turns import reward_to_go, turn_advantages
 from .types import Gain, Gate, Gated, Layout, Loss, Ratio, Reduction, Surrogate
 
 __all__ = [
@@ -60,16 +81,25 @@ __all__ = [
     "DR_GRPO",
     "FSPO",
     "GATE_ONLY_GSPO",
+    "GEO_RS",
     "GMPO",
     "GRPO",
     "GSPO",
     "GSPO_TOKEN",
+    "ICEPOP",
+    "K1",
+    "K2",
+    "K3",
     "LUSPO",
+    "MIS",
     "SAPO",
+    "TIS",
     "VESPO",
     "Band",
+    "BatchStd",
     "Centred",
     "Clip",
+    "Correction",
     "DualClip",
     "FixedLength",
     "Gain",
@@ -77,28 +107,47 @@ __all__ = [
     "Gate",
     "GateOnly",
     "Gated",
+    "GeometricWeight",
+    "KLEstimator",
+    "KLPenalty",
     "Layout",
     "LeaveOneOut",
     "Loss",
+    "Mask",
+    "MaxRL",
+    "Normaliser",
     "Objective",
     "OffPolicyMask",
     "Padded",
     "Product",
     "ProductToken",
+    "ProductWeight",
     "Ratio",
     "ReciprocalWeight",
     "Reduction",
+    "Reject",
+    "Restricted",
+    "SamplerWeight",
     "Sequence",
+    "SequenceKL",
     "SequenceMean",
     "SequenceToken",
     "SoftGate",
     "Surrogate",
     "Token",
     "TokenClip",
+    "TokenKL",
     "TokenMean",
+    "TokenWeight",
+    "Truncate",
     "TruncatedWeight",
     "Unclipped",
     "ZScore",
+    "decoupled_advantages",
     "group_advantages",
+    "kl_penalty",
     "policy_loss",
+    "reward_to_go",
+    "sampler_weight",
+    "turn_advantages",
 ]

@@ -18,8 +18,9 @@ FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "dask")
 FLOORS = [
     {"types"},
     {"_array", "_units"},
-    {"layouts"},
-    {"advantages", "gates", "ratios", "surrogates", "soft_surrogates", "reductions"},
+    {"_door", "bounds", "layouts", "normalisers"},
+    {"restricted"},
+    {"advantages", "correction", "kl", "turns", "gates", "ratios", "surrogates", "soft_surrogates", "reductions"},
     {"objective"},
     {"presets"},
     {"__init__"},

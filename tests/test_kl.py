@@ -2,80 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import oracle_kl as judge
 import pytest
-import torch
 from budgets import assert_close64, assert_same_bits, assert_within
 from cases import POISONS, Batch, batches
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from libraries import TORCH, Library
+from kl_cases import ESTIMATORS, Policies, by_estimator, largest_units, policies, reductions_of, term
+from libraries import Library
 
-from gspo_core import K1, K2, K3, KLPenalty, Packed, Padded, SequenceKL, SequenceMean, TokenKL, TokenMean, kl_penalty
-
-ESTIMATORS = [K1(), K2(), K3(), TokenKL(), SequenceKL()]
-by_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
-
-
-@dataclass(frozen=True)
-class Policies:
-    """Token log-probs of three policies, masked slots poisoned."""
-
-    logp: np.ndarray
-    ref: np.ndarray
-    old: np.ndarray
-    mask: np.ndarray
-
-    def poisoned(self, poison: float) -> Policies:
-        """Other rubbish in the masked slots."""
-        fill = (poison, -poison, poison)
-        arrays = (np.where(self.mask, x, f) for x, f in zip((self.logp, self.ref, self.old), fill, strict=True))
-        return Policies(*arrays, self.mask)
-
-
-def policies(batch: Batch, seed: int) -> Policies:
-    """The batch's two policies, and a reference some way off."""
-    rng = np.random.default_rng(seed)
-    clean = batch.clean()
-    ref = clean.logp + 10.0 ** rng.uniform(-4, 0.5) * rng.normal(size=batch.mask.shape)
-    return Policies(clean.logp, ref, clean.old_logp, batch.mask).poisoned(np.nan)
-
-
-def term(library: Library, estimator: Any, p: Policies, over_tokens: bool = False, dtype: type = np.float64) -> KLPenalty:
-    """The core's, on one library, as NumPy arrays."""
-    logp, ref, old = (library.array(x.astype(dtype)) for x in (p.logp, p.ref, p.old))
-    out = kl_penalty(
-        estimator,
-        logp,
-        ref,
-        Padded(library.array(p.mask)),
-        reduction=TokenMean() if over_tokens else SequenceMean(),
-        old_logp=old if estimator.off_policy else None,
-    )
-    return KLPenalty(*(library.numpy(x) for x in out))
-
-
-def reductions_of(estimator: Any) -> list[bool]:
-    """Mean over sequences, and over tokens where the units are tokens."""
-    return [False, True] if estimator.per_token else [False]
+from gspo_core import K1, K2, K3, Packed, Padded, SequenceKL, SequenceMean, TokenKL, kl_penalty
 
 
 def verdict(estimator: Any, p: Policies, over_tokens: bool) -> judge.Penalty:
     """The oracle's."""
     rows = (p.logp.tolist(), p.ref.tolist(), p.old.tolist(), p.mask.tolist())
     return judge.penalty(type(estimator).__name__, *rows, over_tokens)
-
-
-def largest_units(p: Policies) -> float:
-    """The largest |X|, |D| or |X + D| of a sequence."""
-    sums = [np.abs(np.where(p.mask, a - b, 0.0)).sum(axis=1).max(initial=0.0) for a, b in ((p.ref, p.logp), (p.logp, p.old))]
-    return float(sum(sums))
 
 
 @by_estimator
@@ -214,36 +160,6 @@ def test_k3_is_never_negative_and_precise_where_it_is_small() -> None:
 
 
 @by_estimator
-@given(batch=batches(edges=False), seed=st.integers(0, 2**16))
-def test_autograd_through_the_value_finds_the_weight(estimator: Any, batch: Batch, seed: int) -> None:
-    """PyTorch, with NaN in masked slots; also at second order, where the weight is differentiated once."""
-    p = policies(batch, seed)
-    assume(largest_units(p) < 20.0)
-    logp, ref, old = (torch.tensor(x) for x in (p.logp, p.ref, p.old))
-    logp.requires_grad_()
-    given_old = old if estimator.off_policy else None
-    out = kl_penalty(estimator, logp, ref, Padded(torch.tensor(p.mask)), reduction=SequenceMean(), old_logp=given_old)
-    (first,) = torch.autograd.grad(out.value, logp, create_graph=True)
-    weight = out.logp_grad.detach().numpy()
-    # k3 and its derivative cancel to -x, and each is as large as e^D (1 + |X| + e^X).
-    budget = 1e-13 * math.exp(largest_units(p)) * (1 + largest_units(p))
-    assert_within(first.detach().numpy(), weight, budget)
-    if estimator != K1():
-        direction = torch.tensor(np.random.default_rng(seed).normal(size=p.mask.shape))
-        second, once = (torch.autograd.grad((g * direction).sum(), logp, retain_graph=True)[0] for g in (first, out.logp_grad))
-        assert_within(second.numpy(), once.numpy(), 100 * budget)
-
-
-def test_without_a_constant_old_policy_autograd_sees_no_ratio() -> None:
-    """What the docstring warns of: on policy, TokenKL's value alone is k3's."""
-    logp = torch.tensor([[-1.0]], requires_grad=True)
-    for old, expected in ((logp.detach(), -1.0), (logp, 1.0 - math.e)):
-        out = kl_penalty(TokenKL(), logp, torch.zeros(1, 1), Padded(torch.tensor([[True]])), old_logp=old, **MEAN)
-        assert out.logp_grad.tolist() == [[-1.0]]
-        assert float(torch.autograd.grad(out.value, logp)[0]) == pytest.approx(expected)
-
-
-@by_estimator
 def test_packed_and_padded_agree(library: Library, estimator: Any) -> None:
     rng = np.random.default_rng(0)
     p = Policies(*(-rng.exponential(size=(3, 4)) for _ in range(3)), rng.random((3, 4)) < 0.6)
@@ -273,35 +189,3 @@ def test_parts_add_up_under_one_denominator(library: Library, estimator: Any) ->
         parts.append(kl_penalty(estimator, logp, ref, layout, reduction=SequenceMean(), old_logp=given_old, denominator=count))
     assert_close64(sum(library.numpy(part.value) for part in parts), whole.value)
     assert_close64(np.concatenate([library.numpy(part.logp_grad) for part in parts]), whole.logp_grad)
-
-
-def test_the_term_cannot_depend_on_the_objective() -> None:
-    """Nothing of it goes in: changing the level of the ratio leaves the KL term as it is."""
-    arguments = set(inspect.signature(kl_penalty).parameters)
-    assert not arguments & {"objective", "ratio", "advantage", "surrogate", "gate"}
-
-
-A, LAYOUT = np.zeros((2, 3)), Padded(np.ones((2, 3), dtype=bool))
-HALF, MEAN, TOKENS = A.astype(np.float16), {"reduction": SequenceMean()}, {"reduction": TokenMean()}
-GOOD = (K3(), A, A, LAYOUT)
-WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
-    (TypeError, r"^estimator: expected a value, got the class K3; write K3\(\)", (K3, A, A, LAYOUT), MEAN),
-    (TypeError, r"^reduction: expected a value, got the class TokenMean; write", GOOD, {"reduction": TokenMean}),
-    (TypeError, r"^reduction: TokenMean.* Use SequenceMean\(\), or TokenKL\(\)", (SequenceKL(), A, A, LAYOUT), TOKENS),
-    (ValueError, r"^old_logp: TokenKL\(.*pass its log-probs \(on policy: those of logp\)", (TokenKL(), A, A, LAYOUT), MEAN),
-    (ValueError, r"^old_logp: K3\(.*does not use it; leave it out", GOOD, {**MEAN, "old_logp": A}),
-    (TypeError, r"^layout: expected a layout such as Padded\(mask\), got ndarray", (K3(), A, A, A > 0), MEAN),
-    (TypeError, r"^ref_logp: expected an array, got float", (K3(), A, 0.0, LAYOUT), MEAN),
-    (ValueError, r"^ref_logp: expected the layout's shape \[2, 3\], got \[2, 1\]", (K3(), A, A[:, :1], LAYOUT), MEAN),
-    (TypeError, r"^logp: expected float32 or float64, got float16, .*allow_low_precision", (K3(), HALF, A, LAYOUT), MEAN),
-    (TypeError, r"^ref_logp: expected real floating-point log-probs, got dtype bool", (K3(), A, A > 0, LAYOUT), MEAN),
-    (ValueError, r"^denominator: expected a positive finite number, got 0", GOOD, {**MEAN, "denominator": 0}),
-    (ValueError, r"^denominator: expected a number or a \[\] array", GOOD, {**MEAN, "denominator": np.ones(2)}),
-    (TypeError, r"^expected arrays of one library, .*ref_logp is torch", (K3(), A, TORCH.array(A), LAYOUT), MEAN),
-]
-
-
-@pytest.mark.parametrize(("kind", "sentence", "arguments", "options"), WRONG, ids=[w[1][1:50] for w in WRONG])
-def test_wrong_arguments_are_named(kind: type[Exception], sentence: str, arguments: tuple[Any, ...], options: dict) -> None:
-    with pytest.raises(kind, match=sentence):
-        kl_penalty(*arguments, **options)

@@ -22,13 +22,19 @@ MODULES = [
 ]
 WITH_EXAMPLES = {
     "gspo_core.advantages",
+    "gspo_core.bounds",
+    "gspo_core.correction",
     "gspo_core.gates",
+    "gspo_core.kl",
     "gspo_core.layouts",
+    "gspo_core.normalisers",
     "gspo_core.objective",
     "gspo_core.ratios",
     "gspo_core.reductions",
+    "gspo_core.restricted",
     "gspo_core.soft_surrogates",
     "gspo_core.surrogates",
+    "gspo_core.turns",
     "gspo_torch.logp",
     "gspo_torch.policy",
 }

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import gspo_torch
 import numpy as np
 import oracle_sampler as judge
 import pytest
-import torch
 from budgets import assert_close64, assert_same_bits, assert_within, float32_budget
 from cases import POISONS, Batch, batches
 from hypothesis import assume, given
@@ -18,23 +16,18 @@ from libraries import Library
 
 from gspo_core import (
     GEO_RS,
-    GRPO,
-    GSPO,
     ICEPOP,
     MIS,
     TIS,
     Correction,
     GeometricWeight,
     Mask,
-    Packed,
     Padded,
-    PerToken,
     ProductWeight,
     Reject,
     SamplerWeight,
     TokenWeight,
     Truncate,
-    policy_loss,
     sampler_weight,
 )
 
@@ -204,133 +197,3 @@ def test_what_is_no_number_is_truncated_to_itself_and_never_kept_by_a_band(libra
     assert np.isnan(weights(library, TIS, batch).weight).tolist() == [[True, False, False]]
     for action in (Mask(0.5, 2.0, drop=False), Reject(0.5, 2.0, drop=False)):
         assert weights(library, Correction(TokenWeight(), action), batch).weight.tolist() == [[0, 1, 0]]
-
-
-def rejecting_batch() -> Batch:
-    """Token weights (1, 3, 1), (1, 1), (9, 9): one token of the first response and all of the last are beyond 2."""
-    mask = np.array([[True, True, True], [True, True, False], [False, True, True]])
-    gaps = np.log([[1.0, 3.0, 1.0], [1.0, 1.0, 1.0], [1.0, 9.0, 9.0]])
-    return Batch(-gaps, np.zeros((3, 3)), mask, np.array([1.0, -1.0, 1.0]), np.ones((3, 3)), 0.2, 0.2)
-
-
-def test_what_is_rejected_counts_or_does_not_as_the_action_says(library: Library) -> None:
-    """|y_i|, the batch's own denominator and hence every weight, by hand; tokens first, then whole sequences."""
-    batch = rejecting_batch()
-    old, adv = library.array(batch.old_logp), library.array(batch.advantage)
-    expected = {
-        (TokenWeight(), False): ([3, 2, 2], [[-1 / 9, 0, -1 / 9], [1 / 6, 1 / 6, 0], [0, 0, 0]]),
-        (TokenWeight(), True): ([2, 2, 0], [[-1 / 4, 0, -1 / 4], [1 / 4, 1 / 4, 0], [0, 0, 0]]),
-        (GeometricWeight(), False): ([3, 2, 2], [[-(3 ** (1 / 3)) / 9] * 3, [1 / 6, 1 / 6, 0], [0, 0, 0]]),
-        (GeometricWeight(), True): ([3, 2, 0], [[-(3 ** (1 / 3)) / 6] * 3, [1 / 4, 1 / 4, 0], [0, 0, 0]]),
-    }
-    for (level, drop), (lengths, grads) in expected.items():
-        w = sampler_weight(
-            Correction(level, Mask(0.5, 2.0, drop=drop)),
-            old,
-            library.array(batch.logp),
-            Padded(library.array(batch.mask)),
-        )
-        assert library.numpy(w.layout.lengths()).tolist() == lengths
-        weighted = w.layout.spread(adv) * w.weight if level.per_token else adv * w.weight
-        loss = policy_loss(GRPO if level.per_token else GSPO, old, old, weighted, w.layout)
-        assert_close64(library.numpy(loss.logp_grad), grads)
-
-
-@pytest.mark.parametrize("action", [Truncate(2.0), Mask(0.5, 2.0, drop=True)], ids=repr)
-@by_level
-def test_packed_and_padded_agree(library: Library, level: Any, action: Any) -> None:
-    batch = rejecting_batch()
-    padded = weights(library, Correction(level, action), batch)
-    where = batch.mask.ravel()
-    ids = np.where(where, np.repeat(np.arange(3), 3), -1)
-    packed = sampler_weight(
-        Correction(level, action),
-        library.array(batch.old_logp.ravel()),
-        library.array(batch.logp.ravel()),
-        Packed(library.array(ids), 3),
-    )
-    assert_close64(library.numpy(packed.weight), padded.weight.ravel())
-    assert library.numpy(packed.kept).tolist() == padded.kept.ravel().tolist()
-    assert library.numpy(packed.layout.lengths()).tolist() == library.numpy(padded.layout.lengths()).tolist()
-    if level.per_token:
-        tokens = PerToken(packed.layout.spread(library.array(batch.advantage)) * packed.weight)
-        old = library.array(batch.old_logp.ravel())
-        loss = policy_loss(GRPO, old, old, tokens, packed.layout)
-        assert np.isfinite(library.numpy(loss.value))
-
-
-def test_truncation_leaves_the_layout_alone() -> None:
-    layout = Padded(np.ones((1, 2), dtype=bool))
-    assert sampler_weight(TIS, np.zeros((1, 2)), np.ones((1, 2)), layout).layout is layout
-
-
-def test_no_gradient_reaches_the_log_probs_it_is_made_of() -> None:
-    """PyTorch, through gspo_torch: the old and the sampler's log-probs are data."""
-    old, sampler, logp = (torch.full((2, 3), x, dtype=torch.float64, requires_grad=True) for x in (-1.0, -1.1, -1.05))
-    layout = Padded(torch.ones((2, 3), dtype=torch.bool))
-    w = sampler_weight(MIS, old, sampler, layout)
-    advantage = torch.tensor([1.0, -1.0], dtype=torch.float64) * w.weight
-    loss = gspo_torch.policy_loss(GSPO, logp, old, advantage, layout)
-    found = torch.autograd.grad(loss.value, (logp, old, sampler), allow_unused=True)
-    assert found[0] is not None
-    assert found[1:] == (None, None)
-
-
-@pytest.mark.parametrize("objective", [GSPO, GRPO], ids=["GSPO", "GRPO"])
-def test_a_layout_that_lost_tokens_goes_through_autograd(objective: Any) -> None:
-    """gspo_torch takes what the correction leaves, whatever the levels."""
-    batch = rejecting_batch()
-    old, sampler = torch.tensor(batch.old_logp), torch.tensor(batch.logp)
-    w = sampler_weight(Correction(TokenWeight(), Reject(0.5, 2.0, drop=True)), old, sampler, Padded(torch.tensor(batch.mask)))
-    logp = old.clone().requires_grad_()
-    loss = gspo_torch.policy_loss(objective, logp, old, torch.tensor(batch.advantage), w.layout)
-    loss.value.backward()
-    assert_close64(logp.grad.numpy(), [[-1 / 4, 0, -1 / 4], [1 / 4, 1 / 4, 0], [0, 0, 0]])
-
-
-GOOD = (np.zeros((2, 3)), np.zeros((2, 3)), Padded(np.ones((2, 3), dtype=bool)))
-WRONG: list[tuple[type[Exception], str, tuple[Any, ...]]] = [
-    (TypeError, r"^correction: expected a Correction such as TIS, got str", ("tis", *GOOD)),
-    (TypeError, r"^layout: expected a layout such as Padded\(mask\), got ndarray", (TIS, GOOD[0], GOOD[1], GOOD[0] > 1)),
-    (TypeError, r"^sampler_logp: expected an array, got list", (TIS, GOOD[0], [[0.0]], GOOD[2])),
-    (ValueError, r"^old_logp: expected the layout's shape \[2, 3\], got \[2\]", (TIS, np.zeros(2), GOOD[1], GOOD[2])),
-    (TypeError, r"^old_logp: expected real floating-point log-probs, got dtype int", (TIS, np.zeros((2, 3), int), *GOOD[1:])),
-    (
-        TypeError,
-        r"^sampler_logp: expected float32 or float64, got float16",
-        (TIS, GOOD[0], GOOD[1].astype(np.float16), GOOD[2]),
-    ),
-]
-
-
-@pytest.mark.parametrize(("kind", "sentence", "arguments"), WRONG, ids=[w[1][1:45] for w in WRONG])
-def test_wrong_arguments_are_named(kind: type[Exception], sentence: str, arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(kind, match=sentence):
-        sampler_weight(*arguments)
-
-
-def test_low_precision_can_be_accepted() -> None:
-    out = sampler_weight(TIS, GOOD[0].astype(np.float16), GOOD[1].astype(np.float32), GOOD[2], allow_low_precision=True)
-    assert out.weight.dtype == np.float32
-
-
-@pytest.mark.parametrize("make", [Mask, Reject, Truncate])
-def test_bounds_hold_one_and_do_something(make: Any) -> None:
-    """Beyond that, a weight would not be 1 for equal policies, or the option would have no effect."""
-    drop = {} if make is Truncate else {"drop": False}
-    with pytest.raises(ValueError, match=r"^low: expected a weight between 0 and 1, got 1.5"):
-        make(low=1.5, high=2.0, **drop)
-    with pytest.raises(ValueError, match=r"^low: expected a weight between 0 and 1, got nan"):
-        make(low=math.nan, high=2.0, **drop)
-    with pytest.raises(ValueError, match=r"^high: expected a weight of at least 1, got 0.5"):
-        make(low=0.0, high=0.5, **drop)
-    with pytest.raises(ValueError, match=r"^low, high: expected a bound on at least one side, got 0 and inf, which do nothing"):
-        make(low=0.0, high=math.inf, **drop)
-
-
-def test_a_correction_is_made_of_values() -> None:
-    with pytest.raises(TypeError, match=r"^level: expected a value, got the class TokenWeight; write TokenWeight\(...\)"):
-        Correction(TokenWeight, Truncate(2.0))
-    with pytest.raises(TypeError, match=r"^action: expected a value, got the class Mask; write Mask\(...\)"):
-        Correction(TokenWeight(), Mask)
-    assert len({TIS, MIS, ICEPOP, GEO_RS, Correction(TokenWeight(), Truncate(2.0))}) == 4
