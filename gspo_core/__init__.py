@@ -44,7 +44,7 @@ from .correction import (
 )
 from .gates import Band, OffPolicyMask, TokenClip
 from .kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceKL, TokenKL, kl_penalty
-from .layouts import Padded
+from .layouts import Packed, Padded, sharded
 from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
 from .objective import Objective, policy_loss
 from .presets import (
@@ -70,7 +70,7 @@ from .restricted import Restricted
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 from .surrogates import Clip, DualClip, GateOnly, Unclipped
 from .turns import reward_to_go, turn_advantages
-from .types import Gain, Gate, Gated, Layout, Loss, Ratio, Reduction, Surrogate
+from .types import Gain, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction, Surrogate
 
 __all__ = [
     "ASPO",
@@ -118,7 +118,9 @@ __all__ = [
     "Normaliser",
     "Objective",
     "OffPolicyMask",
+    "Packed",
     "Padded",
+    "PerToken",
     "Product",
     "ProductToken",
     "ProductWeight",
@@ -149,5 +151,6 @@ __all__ = [
     "policy_loss",
     "reward_to_go",
     "sampler_weight",
+    "sharded",
     "turn_advantages",
 ]

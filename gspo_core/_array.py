@@ -65,6 +65,11 @@ def scalar(xp: Namespace, value: float, like: Array) -> Array:
     return xp.full((), value, dtype=like.dtype, device=device(like))
 
 
+def arange_like(xp: Namespace, stop: int, like: Array) -> Array:
+    """0, 1, … stop − 1 with the dtype and device of `like`."""
+    return xp.arange(stop, dtype=like.dtype, device=device(like))
+
+
 def exp_finite(xp: Namespace, x: Array) -> tuple[Array, Array]:
     """(f, f′) of f(x) = eˣ for x ≤ 50 and e⁵⁰ (1 + x − 50) beyond.
 
@@ -84,5 +89,5 @@ def segment_sum(xp: Namespace, x: Array, segment_ids: Array, num_segments: int) 
         return xp.zeros(num_segments, dtype=x.dtype).at[ids].add(x)
     if is_numpy_namespace(xp):
         return xp.bincount(ids, weights=x, minlength=num_segments).astype(x.dtype)
-    segments = xp.arange(num_segments, dtype=ids.dtype, device=device(x))
-    return xp.sum(xp.where(segments[:, None] == ids[None, :], x[None, :], 0.0), axis=1)
+    mine = arange_like(xp, num_segments, ids)[:, None] == ids[None, :]
+    return xp.sum(xp.where(mine, x[None, :], xp.zeros_like(x)[None, :]), axis=1, dtype=x.dtype)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ._array import at_least_float32, is_real, namespace, scalar, shape_of
-from .types import Array, Gate, Gated, Layout, Loss, Namespace, Ratio, Reduction, Surrogate
+from .types import Array, Gate, Gated, Layout, Loss, Namespace, PerToken, Ratio, Reduction, Surrogate
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def policy_loss(
     objective: Objective,
     logp: Array,
     old_logp: Array | None,
-    advantage: Array,
+    advantage: Array | PerToken,
     layout: Layout,
     *,
     denominator: float | Array | None = None,
@@ -86,8 +86,10 @@ def policy_loss(
         objective: GSPO, GSPO_TOKEN, GRPO, or your own `Objective`.
         logp: token array, log π(y_t) of the sampled tokens under the current policy, at the sampling temperature; nats.
         old_logp: token array, the same under the policy that is being improved upon. None needs `on_policy=True`.
-        advantage: [N], one per sequence, or a token array, one per token (not for a `Sequence()` ratio). Any real dtype.
-        layout: where the policy's tokens stand, e.g. `Padded(mask)`. Masked slots of every input are inert.
+        advantage: [N], one per sequence; or one per token (not for a `Sequence()` ratio): [N, T] when padded, and in any
+            layout `PerToken(token array)`. Any real dtype.
+        layout: where the policy's tokens stand: `Padded(mask)`, `Packed(segment_ids, num_sequences)`, or
+            `sharded(layout, sum_over_shards)`. Masked slots of every input are inert.
         denominator: what to divide by, a positive number or a [] array. None means this batch's own count; for
             micro-batches and data parallelism pass the total of `objective.count(layout)`, then the parts sum exactly.
         on_policy: the samples come from the current policy: every ratio is exactly 1, clipping is inert.
@@ -111,7 +113,8 @@ def policy_loss(
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
     if not callable(getattr(layout, "spread", None)):
         raise TypeError(f"layout: expected a layout such as Padded(mask), got {type(layout).__name__}")
-    xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=advantage, mask=layout.valid)
+    adv = advantage.values if isinstance(advantage, PerToken) else advantage
+    xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, mask=layout.valid)
     logp, old_logp = _log_probs(xp, logp, old_logp, layout, on_policy, allow_low_precision)
     d = token_log_ratio(logp, old_logp, layout)
     per_unit = unit_advantage(objective.ratio, advantage, layout, d)
@@ -157,7 +160,10 @@ def unit_loss(objective: Objective, log_ratio: Array, advantage: Array, layout: 
     weights = objective.reduction.weights(layout, objective.ratio.per_token, denominator)
     clipped = (advantage != 0) & (slope == 0)
     # 0 − x and not −x: a zero stays +0.
-    return UnitLoss(xp.sum(0.0 - weights * gain), 0.0 - weights * slope, clipped)
+    losses = 0.0 - weights * gain
+    # Per sequence first: then the value is whole on every rank of a sharded layout.
+    value = xp.sum(layout.sum(losses) if objective.ratio.per_token else losses)
+    return UnitLoss(value, 0.0 - weights * slope, clipped)
 
 
 def _log_probs(
@@ -189,27 +195,38 @@ def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_prec
     return at_least_float32(xp, x)
 
 
-def unit_advantage(ratio: Ratio, advantage: Array, layout: Layout, like: Array) -> Array:
+def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, like: Array) -> Array:
     """Units: the advantages in the dtype of `like`, at every unit, 0 where there is no unit."""
     xp = layout.xp
-    per_sequence = (layout.num_sequences,)
-    shape = shape_of(advantage)
-    if not (is_real(xp, advantage) or xp.isdtype(advantage.dtype, "integral")):
-        raise TypeError(f"advantage: expected real numbers, got dtype {advantage.dtype}")
-    if shape not in (per_sequence, layout.shape):
+    values = advantage.values if isinstance(advantage, PerToken) else advantage
+    if not (is_real(xp, values) or xp.isdtype(values.dtype, "integral")):
+        raise TypeError(f"advantage: expected real numbers, got dtype {values.dtype}")
+    values = xp.astype(values, like.dtype)
+    if not _is_per_token(ratio, advantage, layout):
+        return layout.spread(values) if ratio.per_token else xp.where(layout.lengths() > 0, values, 0.0)
+    return layout.select(values)
+
+
+def _is_per_token(ratio: Ratio, advantage: Array | PerToken, layout: Layout) -> bool:
+    """What the advantage says it is, and what its shape must then be. One axis is never guessed to mean tokens."""
+    said = isinstance(advantage, PerToken)
+    shape = shape_of(advantage.values if isinstance(advantage, PerToken) else advantage)
+    per_sequence = [layout.num_sequences]
+    packed = len(layout.shape) == 1
+    if said and shape != layout.shape:
+        raise ValueError(f"advantage: PerToken expected the layout's shape {list(layout.shape)}, got {list(shape)}")
+    if not said and list(shape) != per_sequence and (packed or shape != layout.shape):
+        tokens = "PerToken(values)" if packed else f"{list(layout.shape)}"
         raise ValueError(
-            f"advantage: expected {list(per_sequence)} (one per sequence) or {list(layout.shape)} (one per token), "
-            f"got {list(shape)}"
+            f"advantage: expected {per_sequence} (one per sequence) or {tokens} (one per token), got {list(shape)}"
         )
-    advantage = xp.astype(advantage, like.dtype)
-    if ratio.per_token:
-        return layout.select(advantage) if shape == layout.shape else layout.spread(advantage)
-    if shape != per_sequence:
+    per_token = said or list(shape) != per_sequence
+    if per_token and not ratio.per_token:
         raise ValueError(
-            f"advantage: {ratio} has one ratio per sequence and needs {list(per_sequence)} advantages, got one per token "
+            f"advantage: {ratio} has one ratio per sequence and needs {per_sequence} advantages, got one per token "
             f"{list(shape)}. Use SequenceToken() (GSPO_TOKEN) for per-token advantages"
         )
-    return xp.where(layout.lengths() > 0, advantage, 0.0)
+    return per_token
 
 
 def _denominator(xp: Namespace, objective: Objective, denominator: float | Array | None, layout: Layout, like: Array) -> Array:

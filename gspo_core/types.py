@@ -7,6 +7,7 @@ log ratios are in nats, lengths in tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
@@ -31,6 +32,19 @@ class Loss(NamedTuple):
     """[] what the sum was divided by: the batch's own count, or the one that was given."""
     on_policy: bool
     """True if no old log-probs were given: every ratio is 1 by definition and clipping is inert."""
+
+
+@dataclass(frozen=True, eq=False)
+class PerToken:
+    """An advantage for every token, said so: in a packed layout [T] and [N] may have the same length, and nobody guesses.
+
+    >>> import numpy as np
+    >>> PerToken(np.array([0.5, -0.5])).values.tolist()
+    [0.5, -0.5]
+    """
+
+    values: Array
+    """Token array."""
 
 
 class Gain(NamedTuple):

@@ -80,21 +80,33 @@ def plots(folder: RunFolder) -> Figure:
     figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
     steps = [row["step"] for row in metrics]
     _reward(axes[0, 0], steps, metrics, evaluations)
-    axes[0, 1].plot(steps, [r["clip_low"] for r in metrics], color=RED, label="low (A < 0)")
-    axes[0, 1].plot(steps, [r["clip_high"] for r in metrics], color=BLUE, label="high (A > 0)")
-    axes[0, 1].plot(steps, [r["clip_fraction"] for r in metrics], color=GREY, lw=1, label="both")
+    for key, color, label in (
+        ("clip_fraction", GREY, "both"),
+        ("clip_low", RED, "low (A < 0)"),
+        ("clip_high", BLUE, "high (A > 0)"),
+    ):
+        _curve(axes[0, 1], steps, [r[key] for r in metrics], color, label)
     _label(axes[0, 1], "Clip fraction", "rollout", "share of units")
     _log_s(axes[0, 2], metrics, getattr(clip, "low", 0.0), getattr(clip, "high", 0.0))
-    axes[1, 0].plot(steps, [r["response_length"] for r in metrics], color=GREEN)
+    _curve(axes[1, 0], steps, [r["response_length"] for r in metrics], GREEN)
     _label(axes[1, 0], "Response length", "rollout", "tokens", legend=False)
-    axes[1, 1].plot(steps, [r["grad_norm"] if r["grad_norm"] is not None else float("nan") for r in metrics], color=GREY)
+    _curve(axes[1, 1], steps, [r["grad_norm"] if r["grad_norm"] is not None else float("nan") for r in metrics], BLUE)
     _label(axes[1, 1], "Gradient norm before clipping", "rollout", "norm", legend=False)
     _by_mini_batch(axes[1, 2], metrics)
     return figure
 
 
+def _curve(axes: Axes, steps: list[int], values: list[float], color: str, label: str | None = None) -> None:
+    """Every value, faint, and their running mean over a twentieth of the run."""
+    half = len(values) // 40
+    axes.plot(steps, values, color=color, lw=0.8, alpha=0.3 if half else 1.0, label=None if half else label)
+    if half:
+        windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+        axes.plot(steps, [sum(w) / len(w) for w in windows], color=color, lw=1.8, label=label)
+
+
 def _reward(axes: Axes, steps: list[int], metrics: list[Row], evaluations: list[Row]) -> None:
-    axes.plot(steps, [r["reward"] for r in metrics], color=GREY, lw=1, label="training reward")
+    _curve(axes, steps, [r["reward"] for r in metrics], GREY, "training reward")
     where = [r["step"] for r in evaluations]
     axes.plot(where, [r["sampled_accuracy"] for r in evaluations], "o-", color=BLUE, label="held-out, sampled")
     axes.plot(where, [r["greedy_accuracy"] for r in evaluations], "s--", color=GREEN, label="held-out, greedy")
@@ -109,7 +121,7 @@ def _log_s(axes: Axes, metrics: list[Row], low: float, high: float) -> None:
         axes.hist([min(max(v, -edge), edge) for v in values], bins=80, range=(-edge, edge), color=BLUE, alpha=0.8)
         axes.set_yscale("log")
     axes.axvspan(-low, high, color=GREEN, alpha=0.15, label=f"clip range −{low:g} … +{high:g}")
-    _label(axes, "log s of all responses (ends: beyond)", "log s, nats per token", "responses")
+    _label(axes, "log s of responses with A ≠ 0 (ends: beyond)", "log s, nats per token", "responses")
 
 
 def _by_mini_batch(axes: Axes, metrics: list[Row]) -> None:

@@ -35,6 +35,7 @@ WITH_EXAMPLES = {
     "gspo_core.soft_surrogates",
     "gspo_core.surrogates",
     "gspo_core.turns",
+    "gspo_core.types",
     "gspo_torch.logp",
     "gspo_torch.policy",
 }

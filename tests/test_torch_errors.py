@@ -22,7 +22,7 @@ def test_errors_are_the_cores(name: str) -> None:
 
 def test_a_bare_mask_is_no_layout() -> None:
     batch = inputs()
-    with pytest.raises(TypeError, match=r"^layout: expected Padded\(mask\), got Tensor"):
+    with pytest.raises(TypeError, match=r"^layout: expected a layout such as Padded\(mask\), got Tensor"):
         gspo_torch.policy_loss(GSPO, batch.logp, batch.old, batch.advantage, batch.mask)
 
 

@@ -8,12 +8,14 @@ rule (torch.compile refuses functions that have one): for a Hessian use jacrev(j
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gspo_core import Loss, Objective, Padded
+from gspo_core import Layout, Loss, Objective, PerToken
 from gspo_core import policy_loss as core_policy_loss
 from gspo_core.objective import gated, token_log_ratio, unit_advantage, unit_loss
 from gspo_core.types import Array
@@ -23,8 +25,8 @@ def policy_loss(
     objective: Objective,
     logp: Tensor,
     old_logp: Tensor | None,
-    advantage: Tensor,
-    layout: Padded,
+    advantage: Tensor | PerToken,
+    layout: Layout,
     *,
     denominator: float | Tensor | None = None,
     on_policy: bool = False,
@@ -43,13 +45,37 @@ def policy_loss(
     >>> logp.grad.tolist()
     [[-0.25, -0.25], [0.5, 0.0]]
     """
-    if not isinstance(layout, Padded):
-        raise TypeError(f"layout: expected Padded(mask), got {type(layout).__name__}")
-    constants = [x.detach() if isinstance(x, Tensor) else x for x in (old_logp, advantage, denominator)]
-    options = (objective, on_policy, allow_low_precision)
-    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, layout.mask, options)  # type: ignore[no-untyped-call]
+    constants = [x.detach() if isinstance(x, Tensor) else x for x in (old_logp, denominator)]
+    batch, tensors = _take_apart(advantage, layout)
+    options = (objective, batch, on_policy, allow_low_precision)
+    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, options, *tensors)  # type: ignore[no-untyped-call]
     value, logp_grad, log_ratio, clipped, divisor = parts
     return Loss(value, logp_grad, log_ratio, clipped, divisor, on_policy)
+
+
+class _Batch(NamedTuple):
+    """Advantage and layout with their tensors taken out: autograd, vmap and compile must see every tensor by itself."""
+
+    advantage: Any
+    layout: Any
+    fields: tuple[str, ...]
+    """Names of the layout's fields that are tensors."""
+
+    def rebuild(self, tensors: Sequence[Tensor]) -> tuple[Any, Any]:
+        """(advantage, layout) with the tensors put back."""
+        values, *of_layout = tensors
+        advantage = PerToken(values) if isinstance(self.advantage, PerToken) else values
+        fields = dict(zip(self.fields, of_layout, strict=True))
+        return advantage, dataclasses.replace(self.layout, **fields) if fields else self.layout
+
+
+def _take_apart(advantage: Tensor | PerToken, layout: Layout) -> tuple[_Batch, list[Any]]:
+    values = advantage.values if isinstance(advantage, PerToken) else advantage
+    names: list[str] = [field.name for field in dataclasses.fields(layout)] if dataclasses.is_dataclass(layout) else []
+    tensors = {name: getattr(layout, name) for name in names if isinstance(getattr(layout, name), Tensor)}
+    template = PerToken(None) if isinstance(advantage, PerToken) else None
+    constant = values.detach() if isinstance(values, Tensor) else values
+    return _Batch(template, layout, tuple(tensors)), [constant, *tensors.values()]
 
 
 class _PolicyLoss(torch.autograd.Function):
@@ -59,18 +85,18 @@ class _PolicyLoss(torch.autograd.Function):
     def forward(
         logp: Tensor,
         old_logp: Tensor | None,
-        advantage: Tensor,
         denominator: float | Tensor | None,
-        mask: Tensor,
-        options: tuple[Objective, bool, bool],
+        options: tuple[Objective, _Batch, bool, bool],
+        *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
-        objective, on_policy, low = options
+        objective, batch, on_policy, low = options
+        advantage, layout = batch.rebuild(tensors)
         loss = core_policy_loss(
             objective,
             logp,
             old_logp,
             advantage,
-            Padded(mask),
+            layout,
             denominator=denominator,
             on_policy=on_policy,
             allow_low_precision=low,
@@ -79,26 +105,28 @@ class _PolicyLoss(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logp, old_logp, advantage, _, mask, (objective, *_) = inputs
+        logp, old_logp, _, (objective, batch, *_), *tensors = inputs
         _, logp_grad, log_ratio, clipped, divisor = output
         ctx.mark_non_differentiable(logp_grad, log_ratio, clipped, divisor)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(logp, old_logp, advantage, mask, divisor, logp_grad)
-        ctx.objective = objective
+        ctx.save_for_backward(logp, old_logp, divisor, logp_grad, *tensors)
+        ctx.objective, ctx.batch = objective, batch
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         upstream = grads[0]
+        nothing = (None,) * (len(ctx.needs_input_grad) - 1)
         if upstream is None:
-            return (None,) * 6
-        logp, old_logp, advantage, mask, divisor, weight = ctx.saved_tensors
+            return None, *nothing
+        logp, old_logp, divisor, weight, *tensors = ctx.saved_tensors
         if torch.is_grad_enabled() and ctx.objective.surrogate.exact:  # a weight held constant has no derivative
-            weight = _weight(ctx.objective, logp, old_logp, advantage, Padded(mask), divisor)
-        return (upstream * weight).to(logp.dtype), None, None, None, None, None
+            advantage, layout = ctx.batch.rebuild(tensors)
+            weight = _weight(ctx.objective, logp, old_logp, advantage, layout, divisor)
+        return (upstream * weight).to(logp.dtype), *nothing
 
 
 def _weight(
-    objective: Objective, logp: Tensor, old_logp: Tensor | None, advantage: Tensor, layout: Padded, divisor: Tensor
+    objective: Objective, logp: Tensor, old_logp: Tensor | None, advantage: Any, layout: Layout, divisor: Tensor
 ) -> Array:
     """The weight as a differentiable function of logp.
 
