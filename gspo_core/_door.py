@@ -30,7 +30,7 @@ def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_prec
         raise TypeError(f"{name}: expected real floating-point log-probs, got dtype {x.dtype}")
     if x.dtype not in (xp.float32, xp.float64) and not allow_low_precision:
         raise TypeError(
-            f"{name}: expected float32 or float64, got {x.dtype}, which has rounded away small differences. Compute "
+            f"{name}: expected float32 or float64, got {x.dtype}, which cannot resolve a clip range of 3e-4. Compute "
             "log-probs in float32, or pass allow_low_precision=True if you accept the rounding"
         )
     return at_least_float32(xp, x)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ._array import arange_like, count_true, is_integer, namespace, segment_sum, shape_of
+from ._door import check_layout
 from .types import Array, Layout, Namespace
 
 
@@ -228,8 +229,9 @@ def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharde
 
     `layout` is this rank's part, with the same number of sequences on every rank. `sum_over_shards` takes an [N] array
     and returns its sum over ranks (an all-reduce, `lax.psum`); it needs no autodiff, since the weight is closed form.
-    GSPO exchanges N lengths, once per layout, and N sums of log ratios, once per loss; a ratio whose units are tokens
-    exchanges its N sums of gains instead. The loss value is whole on every rank, logp_grad is the rank's own part.
+    GSPO exchanges N lengths, once per layout, and N sums of log ratios, once per loss. A ratio whose units are tokens
+    exchanges its N sums of gains instead, and a gate that looks at whole sequences N sums more. The loss value is whole on
+    every rank, logp_grad is the rank's own part.
 
     Raises TypeError if `layout` is none, or `sum_over_shards` cannot be called.
 
@@ -238,8 +240,7 @@ def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharde
     >>> both.lengths().tolist()
     [4]
     """
-    if not callable(getattr(layout, "spread", None)):
-        raise TypeError(f"layout: expected a layout such as Padded(mask), got {type(layout).__name__}")
+    check_layout(layout)
     if not callable(sum_over_shards):
         raise TypeError(f"sum_over_shards: expected a function, got {type(sum_over_shards).__name__}")
     return Sharded(layout, sum_over_shards, sum_over_shards(layout.lengths()))

@@ -5,12 +5,12 @@ log ratio → (gate) → (gain, slope) → reduce → pull back
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ._array import at_least_float32, is_real, namespace, scalar, shape_of
-from .types import Array, Gate, Gated, Layout, Loss, Namespace, PerToken, Ratio, Reduction, Surrogate
+from ._array import is_real, namespace, shape_of
+from ._door import check_layout, divisor, log_probs
+from .types import Array, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction, Surrogate
 
 
 @dataclass(frozen=True)
@@ -111,22 +111,27 @@ def policy_loss(
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
-    if not callable(getattr(layout, "spread", None)):
-        raise TypeError(f"layout: expected a layout such as Padded(mask), got {type(layout).__name__}")
+    check_layout(layout)
+    if (old_logp is None) != on_policy:
+        raise ValueError(
+            "old_logp: pass the old policy's log-probs, or old_logp=None together with on_policy=True "
+            f"(got old_logp={'None' if old_logp is None else 'an array'}, on_policy={on_policy})"
+        )
     adv = advantage.values if isinstance(advantage, PerToken) else advantage
     xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, mask=layout.valid)
-    logp, old_logp = _log_probs(xp, logp, old_logp, layout, on_policy, allow_low_precision)
-    d = token_log_ratio(logp, old_logp, layout)
+    named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
+    selected = log_probs(xp, layout, allow_low_precision, **named)
+    d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]
     per_unit = unit_advantage(objective.ratio, advantage, layout, d)
-    divisor = _denominator(xp, objective, denominator, layout, d)
+    total = divisor(xp, objective.reduction, denominator, layout, d)
     seen = gated(objective, d, per_unit, layout)
     log_ratio = objective.ratio.log_ratio(seen.d, layout)
-    value, slope, clipped = unit_loss(objective, log_ratio, seen.advantage, layout, divisor)
+    value, slope, clipped = unit_loss(objective, log_ratio, seen.advantage, layout, total)
     weight = objective.ratio.pull_back(slope, layout)
     if objective.gate is not None:
         weight = xp.where(seen.open, weight, 0.0)
         clipped = clipped | _silenced(objective.ratio, per_unit, seen, layout)
-    return Loss(value, weight, log_ratio, clipped, divisor, on_policy)
+    return Loss(value, weight, log_ratio, clipped, total, on_policy)
 
 
 def gated(objective: Objective, d: Array, advantage: Array, layout: Layout) -> Gated:
@@ -143,10 +148,8 @@ def _silenced(ratio: Ratio, advantage: Array, seen: Gated, layout: Layout) -> Ar
     return (advantage != 0) & ((seen.advantage == 0) | shut)
 
 
-def token_log_ratio(logp: Array, old_logp: Array | None, layout: Layout) -> Array:
-    """Token array d = logp − old_logp, selected before subtracting; all 0 if there is no old policy."""
-    if old_logp is None:
-        return layout.xp.zeros_like(logp)
+def token_log_ratio(logp: Array, old_logp: Array, layout: Layout) -> Array:
+    """Token array d = logp − old_logp, selected before subtracting."""
     return layout.select(logp) - layout.select(old_logp)
 
 
@@ -164,35 +167,6 @@ def unit_loss(objective: Objective, log_ratio: Array, advantage: Array, layout: 
     # Per sequence first: then the value is whole on every rank of a sharded layout.
     value = xp.sum(layout.sum(losses) if objective.ratio.per_token else losses)
     return UnitLoss(value, 0.0 - weights * slope, clipped)
-
-
-def _log_probs(
-    xp: Namespace, logp: Array, old_logp: Array | None, layout: Layout, on_policy: bool, allow_low_precision: bool
-) -> tuple[Array, Array | None]:
-    if (old_logp is None) != on_policy:
-        raise ValueError(
-            "old_logp: pass the old policy's log-probs, or old_logp=None together with on_policy=True "
-            f"(got old_logp={'None' if old_logp is None else 'an array'}, on_policy={on_policy})"
-        )
-    checked = [_log_prob(xp, "logp", logp, layout, allow_low_precision)]
-    if old_logp is not None:
-        checked.append(_log_prob(xp, "old_logp", old_logp, layout, allow_low_precision))
-    wide = any(x.dtype == xp.float64 for x in checked)
-    checked = [xp.astype(x, xp.float64) if wide else x for x in checked]
-    return checked[0], checked[1] if old_logp is not None else None
-
-
-def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_precision: bool) -> Array:
-    if shape_of(x) != layout.shape:
-        raise ValueError(f"{name}: expected the layout's shape {list(layout.shape)}, got {list(shape_of(x))}")
-    if not is_real(xp, x):
-        raise TypeError(f"{name}: expected real floating-point log-probs, got dtype {x.dtype}")
-    if x.dtype not in (xp.float32, xp.float64) and not allow_low_precision:
-        raise TypeError(
-            f"{name}: expected float32 or float64, got {x.dtype}, which cannot resolve a clip range of 3e-4. Compute "
-            "log-probs in float32, or pass allow_low_precision=True if you accept the rounding"
-        )
-    return at_least_float32(xp, x)
 
 
 def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, like: Array) -> Array:
@@ -227,17 +201,3 @@ def _is_per_token(ratio: Ratio, advantage: Array | PerToken, layout: Layout) -> 
             f"{list(shape)}. Use SequenceToken() (GSPO_TOKEN) for per-token advantages"
         )
     return per_token
-
-
-def _denominator(xp: Namespace, objective: Objective, denominator: float | Array | None, layout: Layout, like: Array) -> Array:
-    if denominator is None:
-        count = xp.astype(objective.count(layout), like.dtype)
-        return xp.where(count > 0, count, 1.0)
-    if isinstance(denominator, (int, float)):
-        if not 0 < denominator < math.inf:
-            raise ValueError(f"denominator: expected a positive finite number, got {denominator}")
-        return scalar(xp, float(denominator), like)
-    namespace(denominator=denominator, logp=like)
-    if shape_of(denominator) != ():
-        raise ValueError(f"denominator: expected a number or a [] array, got shape {list(shape_of(denominator))}")
-    return xp.astype(denominator, like.dtype)

@@ -18,7 +18,8 @@ FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "dask")
 FLOORS = [
     {"types"},
     {"_array", "_units"},
-    {"_door", "bounds", "layouts", "normalisers"},
+    {"_door"},
+    {"bounds", "layouts", "normalisers"},
     {"restricted"},
     {"advantages", "correction", "kl", "turns", "gates", "ratios", "surrogates", "soft_surrogates", "reductions"},
     {"objective"},

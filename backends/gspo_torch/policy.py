@@ -119,7 +119,8 @@ class _PolicyLoss(torch.autograd.Function):
         if upstream is None:
             return None, *nothing
         logp, old_logp, divisor, weight, *tensors = ctx.saved_tensors
-        if torch.is_grad_enabled() and ctx.objective.surrogate.exact:  # a weight held constant has no derivative
+        # A weight that is held constant has no derivative.
+        if torch.is_grad_enabled() and getattr(ctx.objective.surrogate, "exact", True):
             advantage, layout = ctx.batch.rebuild(tensors)
             weight = _weight(ctx.objective, logp, old_logp, advantage, layout, divisor)
         return (upstream * weight).to(logp.dtype), *nothing
