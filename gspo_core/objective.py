@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ._array import is_real, namespace, shape_of
 from ._door import check_layout, divisor, log_probs
+from .layouts import measured
 from .types import Array, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction, Surrogate
 
 
@@ -119,6 +120,7 @@ def policy_loss(
         )
     adv = advantage.values if isinstance(advantage, PerToken) else advantage
     xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, mask=layout.valid)
+    layout = measured(layout)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     selected = log_probs(xp, layout, allow_low_precision, **named)
     d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]

@@ -1,6 +1,6 @@
 """Train a causal language model with GSPO (arXiv 2507.18071), end to end.
 
-    python integration/train_torch.py                                   SmolLM2-135M on sums, CPU
+    make train, make train-small                                        the README's two runs
     python integration/train_torch.py --model Qwen/Qwen3-0.6B --device cuda --template-args enable_thinking=False
     python integration/train_torch.py --resume runs/...                 go on after a kill or Ctrl-C
 
