@@ -46,11 +46,14 @@ def compute_in(model: Any, dtype: torch.dtype) -> None:
 
 def load_tokenizer(source: str) -> Any:
     """The tokenizer of a folder or hub id; UserError if there is none."""
+    hint = f"{source} exists but has no usable tokenizer" if Path(source).is_dir() else f"no tokenizer for {source}"
     try:
-        return AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        hint = f"{source} exists but has no usable tokenizer" if Path(source).is_dir() else f"no tokenizer for {source}"
         raise UserError(f"--model: {hint}: {_first_line(error)}") from error
+    if not tokenizer("1")["input_ids"]:  # without its files, the class is made all the same, with an empty vocabulary
+        raise UserError(f"--model: {hint}: its vocabulary is empty")
+    return tokenizer
 
 
 def _first_line(error: Exception) -> str:
