@@ -53,7 +53,7 @@ def loss_fn(name: str, batch: Inputs, **options: object) -> Callable[[Tensor], T
     objective: Objective = OBJECTIVES[name]
 
     def value(logp: Tensor) -> Tensor:
-        return gspo_torch.policy_loss(objective, logp, batch.old, batch.advantage, Padded(batch.mask), **options).value  # type: ignore[arg-type]
+        return gspo_torch.policy_loss(objective, logp, batch.old, batch.advantage, Padded(batch.mask), **options).value
 
     return value
 

@@ -198,7 +198,7 @@ def test_numbers_done_by_hand(
         (lambda: Band(0.1, 1.5), r"^length_power: expected a number in \[0, 1\], got 1.5"),
         (lambda: OffPolicyMask(math.nan), r"^delta: expected a finite width in nats of at least 0, got nan"),
         (lambda: FixedLength(0), r"^length: expected a whole number of at least 1, got 0"),
-        (lambda: FixedLength(2.5), r"^length: expected a whole number of at least 1, got 2.5"),  # type: ignore[arg-type]
+        (lambda: FixedLength(2.5), r"^length: expected a whole number of at least 1, got 2.5"),
     ],
 )
 def test_numbers_without_meaning_are_refused_by_name(make: Callable[[], Any], message: str) -> None:
@@ -208,7 +208,7 @@ def test_numbers_without_meaning_are_refused_by_name(make: Callable[[], Any], me
 
 def test_a_class_in_place_of_a_gate_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^gate: expected a value, got the class TokenClip; write TokenClip\("):
-        Objective(Sequence(), Unclipped(), SequenceMean(), TokenClip)  # type: ignore[arg-type]
+        Objective(Sequence(), Unclipped(), SequenceMean(), TokenClip)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.5])

@@ -54,7 +54,7 @@ def test_two_shards_are_the_whole(member: Member) -> None:
             calls = iter(range(100))
 
             def total(x: np.ndarray, rank: int = rank, calls: object = calls) -> np.ndarray:
-                step = next(calls)  # type: ignore[call-overload]
+                step = next(calls)
                 exchanged[rank][step:] = [x, *exchanged[rank][step + 1 :]]
                 return x + (exchanged[1 - rank][step] if step < len(exchanged[1 - rank]) else np.zeros_like(x))
 

@@ -74,8 +74,8 @@ def test_on_policy_compiles_too(name: str) -> None:
 
     compiled = torch.compile(value, fullgraph=True, dynamic=True, backend="aot_eager")
     batch = inputs()
-    without_old = Inputs(batch.logp, batch.advantage, batch.mask, None)[:3]  # type: ignore[arg-type]
-    for ours, eager in zip(value_and_grad(compiled, without_old), value_and_grad(value, without_old), strict=True):  # type: ignore[arg-type]
+    without_old = Inputs(batch.logp, batch.advantage, batch.mask, None)[:3]
+    for ours, eager in zip(value_and_grad(compiled, without_old), value_and_grad(value, without_old), strict=True):
         assert_close(ours, eager)
 
 
@@ -88,7 +88,7 @@ def test_a_denominator_may_change_without_recompiling(name: str) -> None:
     batch = inputs()
     for total in (3, 7, 100):
         arguments = (*batch, torch.tensor(total))
-        for ours, eager in zip(value_and_grad(compiled, arguments), value_and_grad(value, arguments), strict=True):  # type: ignore[arg-type]
+        for ours, eager in zip(value_and_grad(compiled, arguments), value_and_grad(value, arguments), strict=True):
             assert_close(ours, eager)
     assert compilations() == 1
 

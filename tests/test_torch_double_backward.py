@@ -151,6 +151,6 @@ def test_on_policy_curvature_is_that_of_ratio_one(name: str) -> None:
     batch = inputs()
     options = {"on_policy": True}
     direction = inputs(7).logp
-    ours = hessian_vector(loss_fn(name, batch._replace(old=None), **options), batch.logp, direction)  # type: ignore[arg-type]
+    ours = hessian_vector(loss_fn(name, batch._replace(old=None), **options), batch.logp, direction)
     assert_close(ours, hessian_vector(formula_fn(name, batch._replace(old=batch.logp)), batch.logp, direction))
     assert ours.any()

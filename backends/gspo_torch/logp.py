@@ -47,7 +47,7 @@ def token_logp(
     """
     _check(hidden, lm_head, tokens, bias, temperature)
     rows = hidden.reshape(-1, hidden.shape[-1])
-    flat: Tensor = _TokenLogp.apply(rows, lm_head, bias, tokens.reshape(-1), temperature)  # type: ignore[no-untyped-call]
+    flat: Tensor = _TokenLogp.apply(rows, lm_head, bias, tokens.reshape(-1), temperature)
     return flat.reshape(tokens.shape)
 
 
@@ -108,7 +108,7 @@ class _TokenLogp(torch.autograd.Function):
             gradients = _TokenLogp._gradients(ctx, upstream)
         if torch.is_grad_enabled():  # create_graph=True: fine as long as nobody differentiates these again
             sources = [x for x in (upstream, hidden, lm_head, bias) if x is not None]
-            gradients = tuple(None if g is None else _NoSecondDerivative.apply(g, *sources) for g in gradients)  # type: ignore[no-untyped-call]
+            gradients = tuple(None if g is None else _NoSecondDerivative.apply(g, *sources) for g in gradients)
         return *gradients, None, None
 
     @staticmethod

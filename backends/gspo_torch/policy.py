@@ -48,7 +48,7 @@ def policy_loss(
     constants = [x.detach() if isinstance(x, Tensor) else x for x in (old_logp, denominator)]
     batch, tensors = _take_apart(advantage, layout)
     options = (objective, batch, on_policy, allow_low_precision)
-    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, options, *tensors)  # type: ignore[no-untyped-call]
+    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, options, *tensors)
     value, logp_grad, log_ratio, clipped, divisor = parts
     return Loss(value, logp_grad, log_ratio, clipped, divisor, on_policy)
 
