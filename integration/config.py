@@ -18,6 +18,13 @@ PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
 CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}
 """For answers of about five tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (README, "The clip range")."""
 
+LEAST = {
+    **dict.fromkeys(("shots", "eval_every", "lr_warm_up"), 0),
+    **dict.fromkeys(("rollouts", "prompts_per_rollout", "mini_batches", "max_new_tokens", "train_size"), 1),
+    **dict.fromkeys(("eval_prompts", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
+}
+"""The smallest value an option may have."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -99,9 +106,11 @@ class Config:
     """Continue the run in this folder from its last checkpoint; its options are taken from there."""
 
     def __post_init__(self) -> None:
-        for name in ("rollouts", "prompts_per_rollout", "mini_batches", "max_new_tokens", "eval_prompts", "eval_samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(self, name)}")
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(self, name)}")
+        if self.prompt == "plain" and self.template_args:
+            raise UserError("--template-args: only --prompt chat has a template")
         if self.group_size < 2:
             raise UserError(f"--group-size: expected at least 2 (a group of one has no advantage), got {self.group_size}")
         if (self.prompts_per_rollout * self.group_size) % self.mini_batches:
@@ -111,8 +120,6 @@ class Config:
             raise UserError(f"--micro-batch-size: expected at least 1, got {self.micro_batch_size}")
         if not self.temperature > 0:
             raise UserError(f"--temperature: expected a positive number, got {self.temperature}")
-        if self.lr_warm_up < 0:
-            raise UserError(f"--lr-warm-up: expected at least 0, got {self.lr_warm_up}")
         if not 0 <= self.lr < 1:
             raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
         if self.model != "small" and self.warm_up != WarmUp():
@@ -151,7 +158,9 @@ class Config:
 
     def resumed_from(self, saved: Config) -> Config:
         """The saved options; of this command line only --rollouts and what does not touch the result may differ."""
-        free = {"resume", "run_dir", "threads", "rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir"}
+        if self.run_dir is not None:
+            raise UserError("--run-dir: a resumed run goes on in its own folder; leave the option away")
+        free = {"resume", "threads", "rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir"}
         changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f_default(f)}
         for name, value in changed.items():
             if name not in free and value != getattr(saved, name):
@@ -159,7 +168,7 @@ class Config:
                     f"--{name.replace('_', '-')}: the run to resume has {getattr(saved, name)}, not {value}; "
                     "leave the option away, or start a new run"
                 )
-        return dataclasses.replace(saved, **{k: v for k, v in changed.items() if k in free - {"run_dir", "cache_dir"}})
+        return dataclasses.replace(saved, **{k: v for k, v in changed.items() if k in free - {"cache_dir"}})
 
 
 def f_default(option: dataclasses.Field[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,29 @@ def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
     assert Config.from_json(folder.config()) == Config()
     with pytest.raises(UserError, match=r"config\.json is of another version"):
         Config.from_json({**config.to_json(), "renamed_option": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"checkpoint_every": 0}, "--checkpoint-every: expected at least 1, got 0"),
+        ({"keep_checkpoints": 0}, "--keep-checkpoints: expected at least 1, got 0"),
+        ({"train_size": 0}, "--train-size: expected at least 1, got 0"),
+        ({"eval_every": -1}, "--eval-every: expected at least 0, got -1"),
+        ({"shots": -1}, "--shots: expected at least 0, got -1"),
+        ({"prompt": "plain", "template_args": ("a=1",)}, "--template-args: only --prompt chat has a template"),
+    ],
+)
+def test_an_option_without_effect_or_sense_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        Config(**options)
+
+
+def test_a_resumed_run_stays_in_its_folder_and_keeps_its_options() -> None:
+    saved = Config(run_dir=Path("x"), lr=0.5, rollouts=7)
+    assert Config(resume=Path("x"), rollouts=9).resumed_from(saved) == replace(saved, resume=Path("x"), rollouts=9)
+    with pytest.raises(UserError, match=r"^--run-dir: a resumed run goes on in its own folder"):
+        Config(resume=Path("x"), run_dir=Path("y")).resumed_from(saved)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
