@@ -47,7 +47,7 @@ def naive(hidden: Tensor, lm_head: Tensor, tokens: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gspo_torch.logp.CHUNK_ELEMENTS", CHUNK_TOKENS * VOCABULARY)
+    monkeypatch.setattr("gspo_torch.two_pass.TILE", (CHUNK_TOKENS, VOCABULARY))
 
 
 def test_the_largest_tensor_is_one_chunk_of_logits_whatever_the_length() -> None:

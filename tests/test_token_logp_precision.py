@@ -91,7 +91,7 @@ def test_the_gradient_of_the_head_accumulates_in_float32(monkeypatch: pytest.Mon
     """A thousand chunks added up in bfloat16 would lose bits; in float32 the result is the truth, rounded once."""
     x = head(shape=(1000,)).to(torch.bfloat16)
     upstream = torch.ones(1000)
-    monkeypatch.setattr("gspo_torch.logp.CHUNK_ELEMENTS", 1)
+    monkeypatch.setattr("gspo_torch.two_pass.TILE", (1, 7))
     _, gradients = run(x, upstream, False)
     _, expected = truth(x, upstream)
     eps, eps32 = torch.finfo(torch.bfloat16).eps, torch.finfo(torch.float32).eps

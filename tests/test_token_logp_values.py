@@ -5,7 +5,7 @@ from __future__ import annotations
 import gspo_torch
 import pytest
 import torch
-from gspo_torch import logp as logp_module
+from gspo_torch import two_pass
 from heads import Head, head, naive_logp, truth
 from torch import Tensor
 
@@ -38,9 +38,9 @@ def assert_float32_of(actual: Tensor, expected: Tensor, terms: int) -> None:
 def test_values_and_gradients_for_any_chunk(
     monkeypatch: pytest.MonkeyPatch, bias: bool, temperature: float, chunk_tokens: int
 ) -> None:
-    """21 tokens in chunks of 1, 2 (a short last one), 5, exactly all, more than all; 16 · 16 products a log-prob."""
+    """21 tokens and 50 entries in tiles of 1 × 7 (short last ones) up to more than all; 16 · 16 products a log-prob."""
     x = head(bias=bias).to(torch.float32)
-    monkeypatch.setattr(logp_module, "CHUNK_ELEMENTS", chunk_tokens * len(x.lm_head))
+    monkeypatch.setattr(two_pass, "TILE", (chunk_tokens, 7 * chunk_tokens))
     upstream = upstream_for(x)
     logp, gradients = ours(x, upstream, temperature)
     expected_logp, expected_gradients = truth(x, upstream, temperature)
@@ -49,14 +49,6 @@ def test_values_and_gradients_for_any_chunk(
     assert_float32_of(logp, expected_logp, 16 * 16)
     for gradient, expected in zip(gradients, expected_gradients, strict=True):
         assert_float32_of(gradient, expected, 16 * 16)
-
-
-def test_a_vocabulary_larger_than_a_chunk_goes_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = head().to(torch.float32)
-    whole = ours(x, upstream_for(x))[0]
-    monkeypatch.setattr(logp_module, "CHUNK_ELEMENTS", 3)
-    assert logp_module._chunks(4, 50) == [slice(i, i + 1) for i in range(4)]
-    assert_float32_of(ours(x, upstream_for(x))[0], whole, 16)
 
 
 def test_hand_computed_numbers() -> None:

@@ -1,20 +1,29 @@
 """Log-probabilities of the sampled tokens from hidden states and the LM head, without the [T, V] logits.
 
-Tokens go through the head in chunks; backward computes each chunk's logits again. Memory beyond the gradients is one
-chunk × V in float32, whatever T is. Everything after the inputs is float32: rounding logits to bfloat16 moves log s by
-as much as GSPO's clip range.
+Tokens go through the head in tiles; backward computes each tile again. Everything after the inputs is float32: rounding
+logits to bfloat16 moves log s by as much as GSPO's clip range.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 2**24
-"""Logits held at a time: 64 MiB in float32."""
+from .blocks import Weights
+from .distributed import VocabularyShard
+from .head import Head, check_head, check_ids
+from .two_pass import Gradients, backward, forward
+
+
+class TokenScores(NamedTuple):
+    """What the policy says of each token."""
+
+    logp: Tensor
+    """[...] log π(token); nats, differentiable."""
+    entropy: Tensor
+    """[...] −Σ_v π_v log π_v; nats."""
 
 
 def token_logp(
@@ -24,8 +33,10 @@ def token_logp(
     *,
     bias: Tensor | None = None,
     temperature: float = 1.0,
+    soft_cap: float | None = None,
+    vocabulary: VocabularyShard | None = None,
 ) -> Tensor:
-    """log π(token) = z[token] − log Σ_v exp z[v] with z = (lm_head · hidden + bias) / temperature, in nats.
+    """log π(token) = z[token] − log Σ_v exp z[v] with z = cap(lm_head · hidden + bias) / temperature, in nats.
 
     Args:
         hidden: [..., H] final hidden states, at the positions that predict `tokens`; any real floating dtype.
@@ -33,11 +44,13 @@ def token_logp(
         tokens: [...] integer token ids in [0, V). Select the policy's tokens first: every one costs a row of logits.
         bias: [V] of the output embedding, if it has one.
         temperature: the sampling temperature.
+        soft_cap: the c of Gemma's c · tanh(z / c); None: the logits are not capped.
+        vocabulary: which rows `lm_head` holds, if the head is spread over ranks. All ranks of its group call together.
 
-    Returns: [...] float32, differentiable once with respect to hidden, lm_head and bias (gradients accumulate in float32
-    and come in the parameters' dtypes); a second derivative is refused with a RuntimeError.
+    Returns: [...] float32 (float64 for float64 inputs), differentiable once with respect to hidden, lm_head and bias;
+    gradients add up in float32 and come in the parameters' dtypes. A second derivative is refused with a RuntimeError.
 
-    Raises: TypeError for a wrong dtype, ValueError for a wrong shape or temperature, each naming the argument.
+    Raises: TypeError for a wrong dtype, ValueError for a wrong shape, temperature, cap or token id, naming the argument.
 
     >>> import torch
     >>> hidden, head = torch.zeros(2, 5, 8), torch.randn(10, 8)
@@ -45,93 +58,109 @@ def token_logp(
     >>> logp.shape, bool(torch.allclose(logp.exp(), torch.tensor(0.1)))
     (torch.Size([2, 5]), True)
     """
-    _check(hidden, lm_head, tokens, bias, temperature)
-    rows = hidden.reshape(-1, hidden.shape[-1])
-    flat: Tensor = _TokenLogp.apply(rows, lm_head, bias, tokens.reshape(-1), temperature)
-    return flat.reshape(tokens.shape)
+    head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
+    logp, _ = _score(hidden, head, tokens, entropy=False, entropy_gradient=False)
+    return logp
 
 
-def _check(hidden: Tensor, lm_head: Tensor, tokens: Tensor, bias: Tensor | None, temperature: float) -> None:
-    for name, x in (("hidden", hidden), ("lm_head", lm_head), ("tokens", tokens), ("bias", bias)):
-        if not isinstance(x, Tensor) and not (x is None and name == "bias"):
-            raise TypeError(f"{name}: expected a torch tensor, got {type(x).__module__}.{type(x).__name__}")
-        if name != "tokens" and x is not None and not x.is_floating_point():
-            raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}")
-    if tokens.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"tokens: expected int64 or int32 token ids, got {tokens.dtype}")
-    if hidden.ndim < 1:
-        raise ValueError("hidden: expected shape [..., H], got []")
-    if lm_head.ndim != 2 or hidden.shape[-1] != lm_head.shape[1]:
-        raise ValueError(
-            f"lm_head: expected [V, H] with H = {hidden.shape[-1]} as in hidden {list(hidden.shape)}, got {list(lm_head.shape)}"
-        )
-    if tokens.shape != hidden.shape[:-1]:
-        raise ValueError(f"tokens: expected {list(hidden.shape[:-1])}, hidden without its last axis, got {list(tokens.shape)}")
-    if bias is not None and bias.shape != lm_head.shape[:1]:
-        raise ValueError(f"bias: expected [V] = {list(lm_head.shape[:1])}, got {list(bias.shape)}")
-    if not 0.0 < temperature < math.inf:
-        raise ValueError(f"temperature: expected a positive finite number, got {temperature}")
+def token_scores(
+    hidden: Tensor,
+    lm_head: Tensor,
+    tokens: Tensor,
+    *,
+    entropy_gradient: bool = False,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+    vocabulary: VocabularyShard | None = None,
+) -> TokenScores:
+    """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass.
+
+    `entropy_gradient=True` makes the entropy differentiable; otherwise it is a number to look at, and costs no memory.
+
+    Arguments and errors: those of `token_logp`.
+
+    >>> import torch
+    >>> scores = token_scores(torch.zeros(1, 8), torch.randn(4, 8), torch.tensor([3]))
+    >>> bool(torch.allclose(scores.entropy, torch.tensor(4.0).log()))
+    True
+    """
+    head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
+    return TokenScores(*_score(hidden, head, tokens, entropy=True, entropy_gradient=entropy_gradient))
 
 
-def _chunks(num_tokens: int, vocabulary: int) -> list[slice]:
-    step = max(1, CHUNK_ELEMENTS // max(1, vocabulary))
-    return [slice(start, start + step) for start in range(0, num_tokens, step)]
+def _score(hidden: Tensor, head: Head, tokens: Tensor, *, entropy: bool, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
+    check_head(hidden, head, tokens)
+    flat = tokens.reshape(-1)
+    check_ids(flat, head)
+    rows = hidden.reshape(-1, hidden.shape[-1]).contiguous()
+    logp, uncertainty = _Scores.apply(rows, head.weight, head.bias, head, flat, entropy, entropy_gradient)
+    return logp.reshape(tokens.shape), uncertainty.reshape(tokens.shape if entropy else (0,))
 
 
-def _logits(hidden: Tensor, head: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    """[chunk, V] float32, freshly allocated: callers may write into it."""
-    logits = hidden.float() @ head.T
-    if bias is not None:
-        logits += bias.float()
-    return logits if temperature == 1.0 else logits.div_(temperature)
-
-
-class _TokenLogp(torch.autograd.Function):
+class _Scores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, tokens: Tensor, temperature: float) -> Tensor:
-        with torch.autocast(hidden.device.type, enabled=False):
-            head = lm_head.float()
-            logp = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
-            lse = torch.empty_like(logp)
-            for chunk in _chunks(len(tokens), len(head)):
-                logits = _logits(hidden[chunk], head, bias, temperature)
-                lse[chunk] = torch.logsumexp(logits, dim=-1)
-                logp[chunk] = logits.gather(-1, tokens[chunk, None].long())[:, 0] - lse[chunk]
-        ctx.save_for_backward(hidden, lm_head, bias, tokens, lse)
-        ctx.temperature = temperature
-        return logp
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, lm_head, bias, *_ = ctx.saved_tensors
-        with torch.no_grad(), torch.autocast(hidden.device.type, enabled=False):
-            gradients = _TokenLogp._gradients(ctx, upstream)
-        if torch.is_grad_enabled():  # create_graph=True: fine as long as nobody differentiates these again
-            sources = [x for x in (upstream, hidden, lm_head, bias) if x is not None]
-            gradients = tuple(None if g is None else _NoSecondDerivative.apply(g, *sources) for g in gradients)
-        return *gradients, None, None
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        head: Head,
+        tokens: Tensor,
+        entropy: bool,
+        entropy_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(rows.device.type, enabled=False):
+            scored = forward(head, rows, tokens, entropy)
+        uncertainty = scored.lse.new_zeros(0) if scored.entropy is None else scored.entropy
+        mean = scored.lse - uncertainty if entropy_gradient else None
+        ctx.save_for_backward(rows, weight, bias, tokens, scored.lse, mean)
+        ctx.options = head.temperature, head.soft_cap, head.shard
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(uncertainty)
+        return scored.logp, uncertainty
 
     @staticmethod
-    def _gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, lm_head, bias, tokens, lse = ctx.saved_tensors
-        want_hidden, want_head, want_bias = ctx.needs_input_grad[:3]
-        head = lm_head.float()
-        d_hidden = torch.empty_like(hidden) if want_hidden else None
-        d_head = torch.zeros_like(head) if want_head else None
-        d_bias = torch.zeros(len(head), device=head.device) if want_bias else None
-        for chunk in _chunks(len(tokens), len(head)):
-            # dlogits = upstream (onehot − softmax) / temperature, in the logits' own memory.
-            weight = upstream[chunk, None].float() / ctx.temperature
-            d_logits = _logits(hidden[chunk], head, bias, ctx.temperature).sub_(lse[chunk, None]).exp_().mul_(-weight)
-            d_logits.scatter_add_(-1, tokens[chunk, None].long(), weight)
-            if d_hidden is not None:
-                d_hidden[chunk] = (d_logits @ head).to(hidden.dtype)
-            if d_head is not None:
-                d_head.addmm_(d_logits.T, hidden[chunk].float())
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-        as_parameter = None if d_head is None else d_head.to(lm_head.dtype)
-        return d_hidden, as_parameter, None if d_bias is None or bias is None else d_bias.to(bias.dtype)
+    def backward(ctx: Any, c: Tensor, e: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, bias, tokens, lse, mean = ctx.saved_tensors
+        head = Head(weight, bias, *ctx.options)
+        weights = Weights(c.to(lse.dtype), lse, None if mean is None else e.to(lse.dtype), mean)
+        gradients = head_gradients(head, rows, tokens, weights, ctx.needs_input_grad[:3])
+        return *once(gradients, c, e, rows, weight, bias), None, None, None, None
+
+
+def head_gradients(
+    head: Head, rows: Tensor, tokens: Tensor, weights: Weights, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients for (rows, weight, bias), each in its parameter's dtype, by the two-pass scheme; dead rows left out."""
+    dead = weights.c == 0 if weights.e is None else (weights.c == 0) & (weights.e == 0)
+    live = torch.nonzero(~dead)[:, 0]
+    into = Gradients(
+        torch.empty(len(live), rows.shape[1], dtype=head.wide(rows), device=rows.device) if wanted[0] else None,
+        torch.empty_like(head.weight) if wanted[1] else None,
+        torch.empty_like(head.bias) if wanted[2] and head.bias is not None else None,
+    )
+    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+        if len(live) == len(rows):
+            backward(head, rows, tokens, weights, into)
+            return None if into.hidden is None else into.hidden.to(rows.dtype), into.weight, into.bias
+        backward(head, rows[live], tokens[live], weights.rows(live), into)
+        return spread(into.hidden, live, rows), into.weight, into.bias
+
+
+def spread(gradient: Tensor | None, live: Tensor, like: Tensor) -> Tensor | None:
+    """The gradient of some rows at their places, 0 elsewhere."""
+    if gradient is None:
+        return None
+    return torch.zeros_like(like).index_copy_(0, live, gradient.to(like.dtype))
+
+
+def once(gradients: tuple[Tensor | None, ...], *sources: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients, differentiable in name only: under create_graph=True a second derivative is then refused."""
+    if not torch.is_grad_enabled():
+        return gradients
+    graph = [x for x in sources if x is not None]
+    return tuple(None if g is None else _NoSecondDerivative.apply(g, *graph) for g in gradients)
 
 
 class _NoSecondDerivative(torch.autograd.Function):
@@ -143,4 +172,4 @@ class _NoSecondDerivative(torch.autograd.Function):
 
     @staticmethod
     def backward(_ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError("token_logp: its gradient cannot be differentiated again; take log_softmax of full logits instead")
+        raise RuntimeError("LM head: its gradient cannot be differentiated again; take log_softmax of full logits instead")

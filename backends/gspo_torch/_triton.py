@@ -1,0 +1,191 @@
+"""Two Triton kernels: scores without ever writing a logit, and tiles of ∂value/∂logits. `blocks` is their truth.
+
+Both are matrix products of bfloat16 or float16 operands into float32 accumulators whose epilogue does the rest in
+registers. No atomics, no locks: the same numbers in every run. Operands come through tensor descriptors (the copy engine on
+Hopper, plain loads before it); what lies beyond an edge reads as 0 and is not written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from .blocks import Scores, Weights
+from .head import Head
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+"""Triton's interpreter multiplies bfloat16 wrongly: there, operands are widened first."""
+SPLITS = 8
+"""Parts of the vocabulary that `scores` goes through side by side: programs for a GPU with more cores than row tiles."""
+GROUP = 8
+"""Row tiles that share a weight tile while it is in the cache."""
+
+
+def _shape(device: torch.device) -> tuple[int, int, int, int, int]:
+    """Rows, columns and depth of a tile, warps and stages: what fits into the device's shared memory."""
+    if device.type != "cuda":
+        return 16, 32, 16, 4, 1
+    shared = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
+    big = shared >= 160 * 1024
+    return (128, 256, 64, 8, 3) if big else (64, 128, 64, 4, 3)
+
+
+@triton.jit
+def _exp_tanh(x):
+    return 1.0 - 2.0 / (tl.exp(2.0 * x) + 1.0)
+
+
+@triton.jit
+def _product(a, b, acc, WIDE: tl.constexpr):
+    if WIDE:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32).T, acc, input_precision="ieee")
+    return tl.dot(a, b.T, acc)
+
+
+@triton.jit
+def _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS: tl.constexpr, CAP: tl.constexpr):
+    if BIAS:
+        acc += tl.load(bias + cols, mask=cols < vocabulary, other=0.0).to(tl.float32)[None, :]
+    if CAP:
+        acc = cap * _exp_tanh(acc / cap)
+    return acc * sharpness
+
+
+@triton.jit
+def _scores(
+    rows_in, weight, bias, tokens, best_out, total_out, picked_out, weighted_out,
+    num_rows, vocabulary, first, cap, sharpness,
+    TILES: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
+    BIAS: tl.constexpr, CAP: tl.constexpr, ENTROPY: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    row0 = tl.program_id(0) * ROWS
+    split = tl.program_id(1)
+    rows = row0 + tl.arange(0, ROWS)
+    token = tl.load(tokens + rows, mask=rows < num_rows, other=-1) - first
+    best = tl.full([ROWS], float("-inf"), tl.float32)
+    total = tl.zeros([ROWS], tl.float32)
+    picked = tl.zeros([ROWS], tl.float32)
+    weighted = tl.zeros([ROWS], tl.float32)
+    for j in tl.range(0, TILES, flatten=True):
+        col0 = (split * TILES + j) * COLS
+        acc = tl.zeros([ROWS, COLS], tl.float32)
+        for k in tl.range(0, H, DEPTH):
+            acc = _product(rows_in.load([row0, k]), weight.load([col0, k]), acc, WIDE)
+        cols = col0 + tl.arange(0, COLS)
+        z = _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS, CAP)
+        seen = (cols < vocabulary)[None, :]
+        highest = tl.maximum(best, tl.max(tl.where(seen, z, float("-inf")), 1))
+        # Before anything was seen, and in a tile beyond the vocabulary, there is nothing to scale.
+        scale = tl.where(best == float("-inf"), 0.0, tl.exp(best - highest))
+        shift = tl.where(highest == float("-inf"), 0.0, highest)
+        p = tl.where(seen, tl.exp(z - shift[:, None]), 0.0)
+        total = total * scale + tl.sum(p, 1)
+        if ENTROPY:
+            weighted = weighted * scale + tl.sum(tl.where(seen, p * z, 0.0), 1)
+        best = highest
+        picked += tl.sum(tl.where(seen & (cols[None, :] == token[:, None]), z, 0.0), 1)
+    out = split * num_rows + rows
+    tl.store(best_out + out, best, mask=rows < num_rows)
+    tl.store(total_out + out, total, mask=rows < num_rows)
+    tl.store(picked_out + out, picked, mask=rows < num_rows)
+    if ENTROPY:
+        tl.store(weighted_out + out, weighted, mask=rows < num_rows)
+
+
+@triton.jit
+def _dlogits(
+    rows_in, weight, tile, bias, tokens, c_in, lse_in, e_in, mean_in,
+    num_rows, vocabulary, first, cap, sharpness,
+    H: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, SHARED: tl.constexpr,
+    BIAS: tl.constexpr, CAP: tl.constexpr, ENTROPY: tl.constexpr, WIDE: tl.constexpr,
+):  # fmt: skip
+    # Row tiles in groups, so that programs at work at the same time share both operands.
+    program = tl.program_id(0)
+    row_tiles = tl.cdiv(num_rows, ROWS)
+    per_group = SHARED * (tl.num_programs(0) // row_tiles)
+    first_tile = (program // per_group) * SHARED
+    in_group = tl.minimum(row_tiles - first_tile, SHARED)
+    row0 = (first_tile + (program % per_group) % in_group) * ROWS
+    col0 = ((program % per_group) // in_group) * COLS
+    acc = tl.zeros([ROWS, COLS], tl.float32)
+    for k in tl.range(0, H, DEPTH):
+        acc = _product(rows_in.load([row0, k]), weight.load([col0, k]), acc, WIDE)
+    rows, cols = row0 + tl.arange(0, ROWS), col0 + tl.arange(0, COLS)
+    there = rows < num_rows
+    z = _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS, CAP)
+    token = tl.load(tokens + rows, mask=there, other=-1) - first
+    c = tl.load(c_in + rows, mask=there, other=0.0)[:, None]
+    p = tl.exp(z - tl.load(lse_in + rows, mask=there, other=0.0)[:, None])
+    grad = tl.where(cols[None, :] == token[:, None], c, 0.0) - c * p
+    if ENTROPY:
+        e = tl.load(e_in + rows, mask=there, other=0.0)[:, None]
+        grad -= e * p * (z - tl.load(mean_in + rows, mask=there, other=0.0)[:, None])
+    if CAP:
+        tanh = z / (cap * sharpness)
+        grad *= 1.0 - tanh * tanh
+    tile.store([row0, col0], (grad * sharpness).to(tile.dtype))
+
+
+def usable(head: Head, rows: Tensor) -> bool:
+    """Whether the kernels take these: float16 or bfloat16 on a GPU, rows and weights aligned for descriptors."""
+    weight = head.weight
+    return (
+        (rows.is_cuda or INTERPRETED)
+        and rows.dtype == weight.dtype
+        and rows.dtype in (torch.float16, torch.bfloat16)
+        and min(rows.shape) > 0
+        and len(weight) > 0
+        and all(x.stride(-1) == 1 and x.stride(0) * 2 % 16 == 0 and x.data_ptr() % 16 == 0 for x in (rows, weight))
+    )
+
+
+def scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
+    """Scores of all rows over the head's part of the vocabulary."""
+    height, width, depth, warps, stages = _shape(rows.device)
+    num_rows, vocabulary = len(rows), len(head.weight)
+    tiles = triton.cdiv(triton.cdiv(vocabulary, width), SPLITS)
+    splits = triton.cdiv(triton.cdiv(vocabulary, width), tiles)
+    best, total, picked, weighted = torch.empty(4, splits, num_rows, device=rows.device)
+    _scores[(triton.cdiv(num_rows, height), splits)](
+        TensorDescriptor.from_tensor(rows, [height, depth]), TensorDescriptor.from_tensor(head.weight, [width, depth]),
+        tokens if head.bias is None else head.bias, tokens, best, total, picked, weighted,
+        num_rows, vocabulary, head.first, *_scalars(head),
+        TILES=tiles, H=rows.shape[1], ROWS=height, COLS=width, DEPTH=depth, **_flags(head, entropy),
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    highest = best.amax(0)
+    scale = (best - highest).exp()
+    expected = (scale * weighted).sum(0) if entropy else None
+    return Scores(highest, (scale * total).sum(0), picked.sum(0), expected)
+
+
+def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:
+    """[n, block] ∂value/∂(weight · h) of a tile, in the parameters' dtype, in the buffer."""
+    height, width, depth, warps, stages = _shape(rows.device)
+    weight = head.weight[block]
+    num_rows, columns = len(rows), len(weight)
+    pitch = triton.cdiv(columns, 8) * 8  # descriptors want rows of whole 16 bytes
+    tile = buffer[: num_rows * pitch].view(num_rows, pitch)[:, :columns]
+    _dlogits[(triton.cdiv(num_rows, height) * triton.cdiv(columns, width),)](
+        TensorDescriptor.from_tensor(rows, [height, depth]), TensorDescriptor.from_tensor(weight, [width, depth]),
+        TensorDescriptor(tile, list(tile.shape), list(tile.stride()), [height, width]),
+        tokens if head.bias is None else head.bias[block], tokens, weights.c, weights.lse,
+        weights.c if weights.e is None else weights.e, weights.c if weights.mean is None else weights.mean,
+        num_rows, columns, head.first + block.start, *_scalars(head),
+        H=rows.shape[1], ROWS=height, COLS=width, DEPTH=depth, SHARED=GROUP, **_flags(head, weights.e is not None),
+        num_warps=warps, num_stages=stages,
+    )  # fmt: skip
+    return tile
+
+
+def _scalars(head: Head) -> tuple[float, float]:
+    return float(head.soft_cap or 1.0), 1.0 / head.temperature
+
+
+def _flags(head: Head, entropy: bool) -> dict[str, Any]:
+    return {"BIAS": head.bias is not None, "CAP": head.soft_cap is not None, "ENTROPY": entropy, "WIDE": INTERPRETED}

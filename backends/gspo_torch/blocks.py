@@ -1,0 +1,123 @@
+"""Tiles of logits in plain torch: the truth of the kernels, and what runs wherever they do not.
+
+A tile is [rows, block of the vocabulary] in float32 (float64 for float64 inputs), in one buffer that is used again.
+On a GPU with float16 or bfloat16 parameters the products come from the tensor cores with float32 results, and the tile of
+gradients is rounded to the parameters' type for the next product; on a CPU, whose low-precision products are slow, tiles
+stay float32.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .head import Head
+
+LOW = (torch.float16, torch.bfloat16)
+_MM_TO_FLOAT32 = "dtype" in torch.ops.aten.mm.overloads() and "dtype" in torch.ops.aten.addmm.overloads()
+
+
+class Scores(NamedTuple):
+    """Per row, over the part of the vocabulary that was seen."""
+
+    best: Tensor
+    """[n] max_v z_v, −∞ over nothing."""
+    total: Tensor
+    """[n] Σ_v exp(z_v − best)."""
+    picked: Tensor
+    """[n] z of the row's token, 0 if it was not seen."""
+    weighted: Tensor | None
+    """[n] Σ_v exp(z_v − best) z_v, for the entropy."""
+
+
+class Weights(NamedTuple):
+    """What the gradient of a row's logits is made of: dz_v = c (1[v = token] − p_v) − e p_v (z_v − mean)."""
+
+    c: Tensor
+    """[n] ∂value/∂logp."""
+    lse: Tensor
+    """[n] log Σ_v exp z_v over the whole vocabulary."""
+    e: Tensor | None
+    """[n] ∂value/∂entropy; None: 0."""
+    mean: Tensor | None
+    """[n] Σ_v p_v z_v = lse − entropy, where e is given."""
+
+    def rows(self, which: slice | Tensor) -> Weights:
+        """Some of the rows."""
+        return Weights(*(None if x is None else x[which] for x in self))  # type: ignore[arg-type]
+
+
+def matmul(a: Tensor, b: Tensor, out: Tensor, fresh: bool = True) -> None:
+    """out = a @ b, or out += a @ b if not fresh, accumulated in out's dtype: never rounded on the way."""
+    if a.is_cuda and a.dtype == b.dtype and a.dtype in LOW and out.dtype == torch.float32 and _MM_TO_FLOAT32:
+        if fresh:
+            torch.mm(a, b, out_dtype=torch.float32, out=out)
+        else:
+            torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
+        return
+    a, b = a.to(out.dtype), b.to(out.dtype)
+    if fresh:
+        torch.mm(a, b, out=out)
+    else:
+        torch.addmm(out, a, b, out=out)
+
+
+def logits(head: Head, rows: Tensor, block: slice, buffer: Tensor) -> Tensor:
+    """[n, block] the logits z of a tile, written into the buffer (and a view of it)."""
+    weight = head.weight[block]
+    tile = buffer[: len(rows) * len(weight)].view(len(rows), len(weight))
+    matmul(rows, weight.T, tile)
+    if head.bias is not None:
+        tile += head.bias[block].to(tile.dtype)
+    if head.soft_cap is not None:
+        tile.div_(head.soft_cap).tanh_().mul_(head.soft_cap)
+    return tile if head.temperature == 1.0 else tile.div_(head.temperature)
+
+
+def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scores:
+    """Scores of a tile whose first column is the token `first`. The tile is used up: exp(z − best) stands there after."""
+    here = (tokens >= first) & (tokens < first + tile.shape[1])
+    columns = torch.where(here, tokens - first, 0).long()
+    picked = torch.where(here, tile.gather(1, columns[:, None])[:, 0], 0.0)
+    best = tile.amax(1)
+    kept = tile.clone() if entropy else None
+    total = tile.sub_(best[:, None]).exp_().sum(1)
+    weighted = None if kept is None else kept.mul_(tile).sum(1)
+    return Scores(best, total, picked, weighted)
+
+
+def merge(a: Scores, b: Scores) -> Scores:
+    """Scores over two parts of the vocabulary together."""
+    best = torch.maximum(a.best, b.best)
+    # Where nothing was seen yet best is −∞ and its exponential weight 0.
+    scale_a, scale_b = (torch.where(x.best == -torch.inf, 0.0, (x.best - best).exp()) for x in (a, b))
+    weighted = None
+    if a.weighted is not None and b.weighted is not None:
+        weighted = scale_a * a.weighted + scale_b * b.weighted
+    return Scores(best, scale_a * a.total + scale_b * b.total, a.picked + b.picked, weighted)
+
+
+def nothing_seen(rows: Tensor, dtype: torch.dtype, entropy: bool) -> Scores:
+    """Scores over an empty vocabulary, the neutral element of `merge`."""
+    zeros = torch.zeros(len(rows), dtype=dtype, device=rows.device)
+    return Scores(torch.full_like(zeros, float("-inf")), zeros, zeros, zeros if entropy else None)
+
+
+def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:
+    """[n, block] ∂value/∂(weight · h) of a tile, in the buffer: through softmax, temperature and soft cap."""
+    tile = logits(head, rows, block, buffer)
+    slope = None if head.soft_cap is None else 1.0 - (tile * (head.temperature / head.soft_cap)).square()
+    factor = None
+    if weights.e is not None and weights.mean is not None:
+        factor = weights.c[:, None] + weights.e[:, None] * (tile - weights.mean[:, None])
+    tile.sub_(weights.lse[:, None]).exp_()
+    tile.mul_(-weights.c[:, None] if factor is None else -factor)
+    first = head.first + block.start
+    here = (tokens >= first) & (tokens < first + tile.shape[1])
+    columns = torch.where(here, tokens - first, 0).long()
+    tile.scatter_add_(1, columns[:, None], torch.where(here, weights.c, 0.0)[:, None])
+    if slope is not None:
+        tile.mul_(slope)
+    return tile if head.temperature == 1.0 else tile.div_(head.temperature)

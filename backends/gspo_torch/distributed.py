@@ -1,0 +1,71 @@
+"""What ranks exchange: 12 bytes per token for a vocabulary in parts, 8 per sequence for sequences in parts.
+
+Vocabulary parallel: each rank holds some rows of the LM head and all tokens. Its log-sum-exp needs the maximum over ranks,
+then the sums of exponentials and of picked logits; the gradient of the hidden states is summed, that of the head is local.
+Context parallel: each rank holds some tokens of a sequence and the whole head: `sharded(layout, sum_over(group))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VocabularyShard:
+    """This rank's rows start … start + len(lm_head) − 1 of a head with `total` rows, the rest being on `group`'s other ranks.
+
+    Ranks may hold unequal numbers of rows, or none. Hidden states and tokens are the same on every rank of the group, and
+    so are the results, but for the gradient of the rank's own rows.
+
+    Raises TypeError or ValueError for bounds that are no row numbers.
+
+    >>> VocabularyShard(start=0, total=151936, group=None).total
+    151936
+    """
+
+    start: int
+    """Token id of this rank's first row."""
+    total: int
+    """V, the rows of all ranks together."""
+    group: dist.ProcessGroup | None
+    """The ranks that share the head; None: the default group."""
+
+    def __post_init__(self) -> None:
+        for name in ("start", "total"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TypeError(f"{name}: expected a number of rows, got {value!r}")
+        if not 0 <= self.start <= self.total:
+            raise ValueError(f"start: expected a row in [0, {self.total}], got {self.start}")
+
+    def maximum(self, x: Tensor) -> Tensor:
+        """x, replaced by its maximum over the group."""
+        dist.all_reduce(x, dist.ReduceOp.MAX, group=self.group)
+        return x
+
+    def sum(self, x: Tensor) -> Tensor:
+        """x, replaced by its sum over the group."""
+        dist.all_reduce(x, dist.ReduceOp.SUM, group=self.group)
+        return x
+
+
+def sum_over(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tensor]:
+    """x ↦ its sum over the ranks of a group, as `gspo_core.sharded` wants it: sharded(Padded(mask), sum_over(group)).
+
+    None is the default group. The input is left as it is, and no gradient flows through (none is needed).
+
+    >>> callable(sum_over())
+    True
+    """
+
+    def all_sum(x: Tensor) -> Tensor:
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, dist.ReduceOp.SUM, group=group)
+        return total
+
+    return all_sum
