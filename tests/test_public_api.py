@@ -36,7 +36,11 @@ WITH_EXAMPLES = {
     "gspo_core.surrogates",
     "gspo_core.turns",
     "gspo_core.types",
+    "gspo_torch.aligned",
+    "gspo_torch.distributed",
+    "gspo_torch.linear",
     "gspo_torch.logp",
+    "gspo_torch.terms",
     "gspo_torch.policy",
 }
 by_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
