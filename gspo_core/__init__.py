@@ -12,9 +12,10 @@ An objective is three choices, and a fourth where a method needs one:
     ratio       Token()          w_it = π(y_it)/π_old(y_it)
                 Sequence()       s_i  = (π(y_i)/π_old(y_i))^(1/|y_i|)
                 SequenceToken()  s_it = sg[s_i] · π(y_it)/sg[π(y_it)]      ·   Product()   ·   ProductToken()
+                Segment()        s_ik, the same inside each turn of a dialogue     ·   SegmentToken()
     surrogate   Clip(low, high)  min(s A, clip(s, 1 − low, 1 + high) A)
                 Unclipped · DualClip · GateOnly · SoftGate · TruncatedWeight · ReciprocalWeight · GammaWeight
-    reduction   SequenceMean()   ·   TokenMean()   ·   FixedLength(length)
+    reduction   SequenceMean()   ·   TokenMean()   ·   FixedLength(length)   ·   TurnMean()
     gate        TokenClip(low, high)   ·   Band(width, length_power)   ·   OffPolicyMask(delta)   ·   None
 
     GSPO       = Objective(Sequence(),      Clip(3e-4, 4e-4), SequenceMean())     arXiv 2507.18071
@@ -42,6 +43,7 @@ from .correction import (
     TokenWeight,
     sampler_weight,
 )
+from .dialogue import Turns
 from .gates import Band, OffPolicyMask, TokenClip
 from .kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceKL, TokenKL, kl_penalty
 from .layouts import Packed, Padded, sharded
@@ -64,8 +66,8 @@ from .presets import (
     SAPO,
     VESPO,
 )
-from .ratios import Product, ProductToken, Sequence, SequenceToken, Token
-from .reductions import FixedLength, SequenceMean, TokenMean
+from .ratios import Product, ProductToken, Segment, SegmentToken, Sequence, SequenceToken, Token
+from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
 from .restricted import Restricted
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 from .surrogates import Clip, DualClip, GateOnly, Unclipped
@@ -130,6 +132,8 @@ __all__ = [
     "Reject",
     "Restricted",
     "SamplerWeight",
+    "Segment",
+    "SegmentToken",
     "Sequence",
     "SequenceKL",
     "SequenceMean",
@@ -143,6 +147,8 @@ __all__ = [
     "TokenWeight",
     "Truncate",
     "TruncatedWeight",
+    "TurnMean",
+    "Turns",
     "Unclipped",
     "ZScore",
     "decoupled_advantages",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ._array import arange_like, count_true, is_integer, namespace, segment_sum, shape_of
 from ._door import check_layout
-from .types import Array, Layout, Namespace
+from .types import Array, EachTurn, Layout, Namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +186,8 @@ class Sharded:
     """[N] of this rank ↦ [N] added up over ranks."""
     whole_lengths: Array
     """[N] |y_i| over all ranks, integer."""
+    turns: EachTurn | None = None
+    """The turns over all ranks, if the shard knows its own."""
 
     @property
     def xp(self) -> Namespace:
@@ -226,11 +228,21 @@ class Sharded:
 
 def measured(layout: Layout) -> Layout:
     """The same layout with its lengths counted once and for all: a shard that is the whole."""
-    return layout if isinstance(layout, Sharded) else Sharded(layout, _as_it_is, layout.lengths())
+    return layout if isinstance(layout, Sharded) else _over_shards(layout, _as_it_is)
 
 
 def _as_it_is(x: Array) -> Array:
     return x
+
+
+def _over_shards(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharded:
+    mine: EachTurn | None = getattr(layout, "turns", None)
+    turns = None
+    if mine is not None:
+        # Turns whose lengths are whole already: the sequences were sharded before they were told their turns.
+        each = mine.each if isinstance(mine.each, Sharded) else _over_shards(mine.each, sum_over_shards)
+        turns = EachTurn(each, mine.count)
+    return Sharded(layout, sum_over_shards, sum_over_shards(layout.lengths()), turns)
 
 
 def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharded:
@@ -239,8 +251,8 @@ def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharde
     `layout` is this rank's part, with the same number of sequences on every rank. `sum_over_shards` takes an [N] array
     and returns its sum over ranks (an all-reduce, `lax.psum`); it needs no autodiff, since the weight is closed form.
     GSPO exchanges N lengths, once per layout, and N sums of log ratios, once per loss. A ratio whose units are tokens
-    exchanges its N sums of gains instead, and a gate that looks at whole sequences N sums more. The loss value is whole on
-    every rank, logp_grad is the rank's own part.
+    exchanges its N sums of gains instead, and a gate that looks at whole sequences N sums more; with K turns (`Turns`) it is
+    N · K lengths and sums in addition. The loss value is whole on every rank, logp_grad is the rank's own part.
 
     Raises TypeError if `layout` is none, or `sum_over_shards` cannot be called.
 
@@ -252,4 +264,4 @@ def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharde
     check_layout(layout)
     if not callable(sum_over_shards):
         raise TypeError(f"sum_over_shards: expected a function, got {type(sum_over_shards).__name__}")
-    return Sharded(layout, sum_over_shards, sum_over_shards(layout.lengths()))
+    return _over_shards(layout, sum_over_shards)

@@ -6,10 +6,11 @@ log ratio → (gate) → (gain, slope) → reduce → pull back
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ._array import is_real, namespace, shape_of
 from ._door import check_layout, divisor, log_probs
+from ._units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
 from .layouts import measured
 from .types import Array, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction, Surrogate
 
@@ -19,15 +20,15 @@ class Objective:
     """J = Σ_units weight · gain(log ratio, advantage).  A value: hashable, comparable, static under jit.
 
     Swap one choice with `dataclasses.replace(GSPO, surrogate=Clip(0.02, 0.03))`. Raises TypeError if a sequence ratio is
-    given a mean over tokens, which would weight sequences by their length.
+    given a mean over tokens, which would weight sequences by their length, or a mean over turns, of which it knows none.
     """
 
     ratio: Ratio
-    """Which importance ratio a unit has: Token(), Sequence(), SequenceToken() ..."""
+    """Which importance ratio a unit has: Token(), Sequence(), SequenceToken(), Segment() ..."""
     surrogate: Surrogate
     """What is maximised for one unit: Clip(low, high), DualClip, GateOnly, SoftGate ..."""
     reduction: Reduction
-    """How units are averaged: SequenceMean(), TokenMean() or FixedLength(length)."""
+    """How units are averaged: SequenceMean(), TokenMean(), FixedLength(length) or TurnMean()."""
     gate: Gate | None = None
     """What the other three get to see: TokenClip(low, high), Band(width, length_power), OffPolicyMask(delta); None: all.
 
@@ -39,11 +40,7 @@ class Objective:
             if isinstance(getattr(self, name), type):
                 kind = getattr(self, name).__name__
                 raise TypeError(f"{name}: expected a value, got the class {kind}; write {kind}(...)")
-        if self.reduction.sums_tokens and not self.ratio.per_token:
-            raise TypeError(
-                f"reduction: {self.reduction} weighs tokens, but {self.ratio} has one ratio per sequence and no token axis. "
-                "Use SequenceMean() (the paper's GSPO), or SequenceToken() as the ratio if long sequences shall weigh more"
-            )
+        _check_pair(self.ratio, self.reduction)
 
     def count(self, layout: Layout) -> Array:
         """[] this batch's own denominator: add it up over micro-batches and ranks, and pass the sum as `denominator`.
@@ -54,6 +51,27 @@ class Objective:
         1
         """
         return self.reduction.count(layout)
+
+
+def _check_pair(ratio: Ratio, reduction: Reduction) -> None:
+    """TypeError if the reduction has no weights for the ratio's units."""
+    if ratio.per_token:
+        return
+    unit, means, token_form = "sequence", "SequenceMean() (the paper's GSPO)", "SequenceToken"
+    if has_turn_units(ratio):
+        unit, means, token_form = "turn", "SequenceMean() or TurnMean()", "SegmentToken"
+    if reduction.sums_tokens:
+        raise TypeError(
+            f"reduction: {reduction} weighs tokens, but {ratio} has one ratio per {unit} and no token axis. "
+            f"Use {means}, or {token_form}() as the ratio if long {unit}s shall weigh more"
+        )
+    if unit == "turn" and not callable(getattr(reduction, "turn_weights", None)):
+        raise TypeError(f"reduction: {reduction} has no turn_weights, which {ratio} needs. Use {means}")
+    if unit == "sequence" and getattr(reduction, "shares_turns", False):
+        raise TypeError(
+            f"reduction: {reduction} weighs turns, but {ratio} has one ratio per sequence. Use {means}, or Segment() as the "
+            "ratio for one per turn"
+        )
 
 
 class UnitLoss(NamedTuple):
@@ -88,9 +106,9 @@ def policy_loss(
         logp: token array, log π(y_t) of the sampled tokens under the current policy, at the sampling temperature; nats.
         old_logp: token array, the same under the policy that is being improved upon. None needs `on_policy=True`.
         advantage: [N], one per sequence; or one per token (not for a `Sequence()` ratio): [N, T] when padded, and in any
-            layout `PerToken(token array)`. Any real dtype.
-        layout: where the policy's tokens stand: `Padded(mask)`, `Packed(segment_ids, num_sequences)`, or
-            `sharded(layout, sum_over_shards)`. Masked slots of every input are inert.
+            layout `PerToken(token array)`; or, for `Segment()`, one per turn, [N, K]. Any real dtype.
+        layout: where the policy's tokens stand: `Padded(mask)`, `Packed(segment_ids, num_sequences)`,
+            `sharded(layout, sum_over_shards)`, with turns `Turns(layout, ...)`. Masked slots of every input are inert.
         denominator: what to divide by, a positive number or a [] array. None means this batch's own count; for
             micro-batches and data parallelism pass the total of `objective.count(layout)`, then the parts sum exactly.
         on_policy: the samples come from the current policy: every ratio is exactly 1, clipping is inert.
@@ -137,16 +155,29 @@ def policy_loss(
 
 
 def gated(objective: Objective, d: Array, advantage: Array, layout: Layout) -> Gated:
-    """What the objective's gate lets through; everything if it has none. `advantage` is per unit."""
+    """What the objective's gate lets through; everything if it has none. `advantage` is per unit.
+
+    Where ratios are turns', the gate sees turns as sequences.
+    """
     if objective.gate is None:
         return Gated(d, advantage, layout.valid)
-    return objective.gate(d, advantage, layout, objective.ratio.per_token)
+    if not is_per_turn(objective.ratio):
+        return objective.gate(d, advantage, layout, objective.ratio.per_token)
+    turns = turns_of(layout, objective.ratio)
+    if objective.ratio.per_token:
+        return objective.gate(d, advantage, turns.each, True)
+    seen = objective.gate(d, flat(advantage, layout), turns.each, False)
+    return seen._replace(advantage=layout.xp.reshape(seen.advantage, advantage.shape))
 
 
 def _silenced(ratio: Ratio, advantage: Array, seen: Gated, layout: Layout) -> Array:
     """Units, boolean: advantage not zero, but the gate took it away or closed all of the unit's tokens."""
     xp = layout.xp
-    shut = ~seen.open if ratio.per_token else layout.sum(xp.astype(seen.open, seen.d.dtype)) == 0
+    if ratio.per_token:
+        shut = ~seen.open
+    else:
+        moving = xp.astype(seen.open, seen.d.dtype)
+        shut = (sum_by_turn(moving, turns_of(layout, ratio)) if is_per_turn(ratio) else layout.sum(moving)) == 0
     return (advantage != 0) & ((seen.advantage == 0) | shut)
 
 
@@ -162,13 +193,24 @@ def unit_loss(objective: Objective, log_ratio: Array, advantage: Array, layout: 
     """
     xp = layout.xp
     gain, slope = objective.surrogate(xp, log_ratio, advantage)
-    weights = objective.reduction.weights(layout, objective.ratio.per_token, denominator)
+    weights = unit_weights(objective, layout, denominator)
     clipped = (advantage != 0) & (slope == 0)
     # 0 − x and not −x: a zero stays +0.
     losses = 0.0 - weights * gain
     # Per sequence first: then the value is whole on every rank of a sharded layout.
-    value = xp.sum(layout.sum(losses) if objective.ratio.per_token else losses)
-    return UnitLoss(value, 0.0 - weights * slope, clipped)
+    if objective.ratio.per_token:
+        losses = layout.sum(losses)
+    elif has_turn_units(objective.ratio):
+        losses = xp.sum(losses, axis=1)
+    return UnitLoss(xp.sum(losses), 0.0 - weights * slope, clipped)
+
+
+def unit_weights(objective: Objective, layout: Layout, denominator: Array) -> Array:
+    """Units: the reduction's weights, 0 where there is no unit."""
+    reduction: Any = objective.reduction
+    if has_turn_units(objective.ratio):
+        return reduction.turn_weights(layout, denominator)
+    return reduction.weights(layout, objective.ratio.per_token, denominator)
 
 
 def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, like: Array) -> Array:
@@ -178,9 +220,24 @@ def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, li
     if not (is_real(xp, values) or xp.isdtype(values.dtype, "integral")):
         raise TypeError(f"advantage: expected real numbers, got dtype {values.dtype}")
     values = xp.astype(values, like.dtype)
+    if has_turn_units(ratio):
+        return _turn_advantage(ratio, advantage, values, layout)
     if not _is_per_token(ratio, advantage, layout):
         return layout.spread(values) if ratio.per_token else xp.where(layout.lengths() > 0, values, 0.0)
     return layout.select(values)
+
+
+def _turn_advantage(ratio: Ratio, advantage: Array | PerToken, values: Array, layout: Layout) -> Array:
+    """[N, K] from [N, K], or from [N] for every turn of a sequence."""
+    turns = turns_of(layout, ratio)
+    shape, num = shape_of(values), layout.num_sequences
+    if isinstance(advantage, PerToken) or shape not in ((num,), (num, turns.count)):
+        raise ValueError(
+            f"advantage: {ratio} has one ratio per turn and needs [{num}, {turns.count}] advantages (one per turn) or [{num}] "
+            f"(one per sequence), got {'PerToken ' * isinstance(advantage, PerToken)}{list(shape)}. Use SegmentToken() for "
+            "per-token advantages"
+        )
+    return layout.xp.where(turn_lengths(turns) > 0, values if len(shape) == 2 else values[:, None], 0.0)
 
 
 def _is_per_token(ratio: Ratio, advantage: Array | PerToken, layout: Layout) -> bool:
@@ -195,6 +252,7 @@ def _is_per_token(ratio: Ratio, advantage: Array | PerToken, layout: Layout) -> 
         tokens = "PerToken(values)" if packed else f"{list(layout.shape)}"
         raise ValueError(
             f"advantage: expected {per_sequence} (one per sequence) or {tokens} (one per token), got {list(shape)}"
+            + (". One per turn becomes one per token with turn_advantages" if is_per_turn(ratio) else "")
         )
     per_token = said or list(shape) != per_sequence
     if per_token and not ratio.per_token:

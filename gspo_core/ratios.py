@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ._units import mean_over_tokens, safe_lengths
+from ._units import by_turn, flat, mean_over_tokens, safe_lengths, turns_of
 from .types import Array, Layout
 
 
@@ -121,6 +121,77 @@ class ProductToken:
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """Token array: log ρ_i at every token of sequence i."""
         return layout.spread(layout.sum(d))
+
+    def push_forward(self, d: Array, layout: Layout) -> Array:
+        """Token array: d itself (what the stop-gradients leave)."""
+        return layout.select(d)
+
+    def pull_back(self, g: Array, layout: Layout) -> Array:
+        """Token array: g itself."""
+        return layout.select(g)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """log s_ik = (1/|y_ik|) Σ_{t in turn k} d_it, one ratio per turn of a dialogue; pull-back g_ik ↦ g_ik/|y_ik|.
+
+    Units are [N, K]: each turn has its own ratio and is clipped on its own, with its own advantage ([N, K], or [N] for all
+    turns of a sequence). With one turn per sequence this is `Sequence`. The turns stand in the layout,
+    `Turns(layout, turn_ids, num_turns)`; with another one a TypeError says so. How turns are averaged within a sequence
+    is the reduction's word: `SequenceMean()` by their tokens, `TurnMean()` equally.
+
+    Source: the ratio of GSPO, arXiv 2507.18071, eq. 7, taken turn by turn, as "turn-level importance sampling" of Turn-PPO
+    (C. Li et al., arXiv 2511.20718) and ratio_type "segment" of ROLL's agentic pipeline.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, Turns
+    >>> dialogue = Turns(Padded(np.ones((1, 3), dtype=bool)), np.array([[0, 0, 1]]), 2)
+    >>> Segment().log_ratio(np.array([[0.25, 0.75, -1.0]]), dialogue).tolist()
+    [[0.5, -1.0]]
+    """
+
+    per_token: ClassVar[bool] = False
+    per_turn: ClassVar[bool] = True
+
+    def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """[N, K] log s_ik, 0 for an empty turn."""
+        turns = turns_of(layout, self)
+        return by_turn(mean_over_tokens(d, turns.each), turns)
+
+    def push_forward(self, d: Array, layout: Layout) -> Array:
+        """[N, K] the mean of d over each turn."""
+        return self.log_ratio(d, layout)
+
+    def pull_back(self, g: Array, layout: Layout) -> Array:
+        """Token array: g_ik/|y_ik|."""
+        each = turns_of(layout, self).each
+        return each.spread(flat(g, layout) / safe_lengths(g, each))
+
+
+@dataclass(frozen=True)
+class SegmentToken:
+    """log s_ik at every token of turn k, but moving with its own token only: sg[s_ik] · π(y_it)/sg[π(y_it)].
+
+    Pull-back g_it ↦ g_it. To `Segment` what `SequenceToken` is to `Sequence`: each token may have its own advantage, and if
+    they are equal within each turn, value and weights are those of Segment() under the same reduction, whichever it is. One
+    number per turn becomes one per token with `turn_advantages`. Needs a layout with turns, as Segment does.
+
+    Source: GSPO-token, arXiv 2507.18071, eq. 14 and 17, turn by turn.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, Turns
+    >>> dialogue = Turns(Padded(np.ones((1, 3), dtype=bool)), np.array([[0, 0, 1]]), 2)
+    >>> SegmentToken().log_ratio(np.array([[0.25, 0.75, -1.0]]), dialogue).tolist()
+    [[0.5, 0.5, -1.0]]
+    """
+
+    per_token: ClassVar[bool] = True
+    per_turn: ClassVar[bool] = True
+
+    def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """Token array: the log ratio of the token's turn."""
+        each = turns_of(layout, self).each
+        return each.spread(mean_over_tokens(d, each))
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """Token array: d itself (what the stop-gradients leave)."""

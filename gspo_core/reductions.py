@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ._array import count_true
-from ._units import safe_lengths
+from ._units import flat, safe_lengths, turn_lengths, turns_of
 from .types import Array, Layout
 
 
@@ -14,7 +14,8 @@ from .types import Array, Layout
 class SequenceMean:
     """Every non-empty sequence weighs the same: 1/denominator, shared equally by its tokens.
 
-    The denominator counts non-empty sequences. Source: GSPO, arXiv 2507.18071, eq. 5 (1/G Σ_i) and 13 (1/G Σ_i 1/|y_i| Σ_t).
+    A turn thus weighs what its tokens weigh; for turns that weigh the same see `TurnMean`. The denominator counts non-empty
+    sequences. Source: GSPO, arXiv 2507.18071, eq. 5 (1/G Σ_i) and 13 (1/G Σ_i 1/|y_i| Σ_t).
     """
 
     sums_tokens: ClassVar[bool] = False
@@ -31,6 +32,49 @@ class SequenceMean:
         if not per_token:
             return share
         return layout.spread(share / safe_lengths(denominator, layout))
+
+    def turn_weights(self, layout: Layout, denominator: Array) -> Array:
+        """[N, K] |y_ik|/(|y_i| · denominator)."""
+        lengths = layout.xp.astype(turn_lengths(turns_of(layout, self)), denominator.dtype)
+        return lengths / safe_lengths(denominator, layout)[:, None] / denominator
+
+
+@dataclass(frozen=True)
+class TurnMean:
+    """Every non-empty sequence weighs the same, shared equally by its non-empty turns, and by each turn's tokens.
+
+    1/(denominator · K_i) for each of the K_i turns of sequence i: a short turn weighs as much as a long one. The denominator
+    counts non-empty sequences. Needs a ratio per turn or per token, and a layout with turns. With one turn per sequence this
+    is SequenceMean.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, Turns
+    >>> dialogue = Turns(Padded(np.ones((1, 3), dtype=bool)), np.array([[0, 0, 1]]), 2)
+    >>> TurnMean().weights(dialogue, True, np.asarray(1.0)).tolist()
+    [[0.25, 0.25, 0.5]]
+    """
+
+    sums_tokens: ClassVar[bool] = False
+    shares_turns: ClassVar[bool] = True
+
+    def count(self, layout: Layout) -> Array:
+        """[] number of non-empty sequences, integer."""
+        return count_true(layout.xp, layout.lengths() > 0)
+
+    def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
+        """Token array: 1/(K_i · |y_ik| · denominator)."""
+        if not per_token:
+            raise ValueError("TurnMean: expected a ratio whose units are turns or tokens, got one whose units are sequences")
+        each = turns_of(layout, self).each
+        return each.spread(flat(self.turn_weights(layout, denominator), layout) / safe_lengths(denominator, each))
+
+    def turn_weights(self, layout: Layout, denominator: Array) -> Array:
+        """[N, K] 1/(K_i · denominator), 0 for an empty turn."""
+        xp = layout.xp
+        there = turn_lengths(turns_of(layout, self)) > 0
+        count = xp.astype(count_true(xp, there, axis=1), denominator.dtype)
+        share = 1.0 / (xp.where(count > 0, count, 1.0) * denominator)
+        return xp.where(there, share[:, None], 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,3 +130,7 @@ class FixedLength:
         if per_token:
             return layout.xp.where(layout.valid, 1.0 / denominator, 0.0)
         return layout.xp.astype(layout.lengths(), denominator.dtype) / denominator
+
+    def turn_weights(self, layout: Layout, denominator: Array) -> Array:
+        """[N, K] |y_ik|/denominator."""
+        return layout.xp.astype(turn_lengths(turns_of(layout, self)), denominator.dtype) / denominator

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ._array import namespace, shape_of
 from ._door import check_layout
-from .types import Array, Layout, Namespace
+from .types import Array, EachTurn, Layout, Namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,12 @@ class Restricted:
     def num_sequences(self) -> int:
         """N, of the whole layout."""
         return self.layout.num_sequences
+
+    @property
+    def turns(self) -> EachTurn | None:
+        """The turns without the tokens that are not kept, if the layout knows its turns."""
+        turns: EachTurn | None = getattr(self.layout, "turns", None)
+        return None if turns is None else EachTurn(Restricted(turns.each, self.kept), turns.count)
 
     @property
     def valid(self) -> Array:

@@ -1,8 +1,8 @@
 """The vocabulary: what the functions of the core take and return.
 
 Shapes: N sequences, G responses per group, T tokens. A *token array* has the shape of its layout ([N, T] when padded);
-a *unit* is what one importance ratio belongs to: a sequence ([N]) or a token (a token array). Log-probabilities and
-log ratios are in nats, lengths in tokens.
+a *unit* is what one importance ratio belongs to: a sequence ([N]), one of its K turns ([N, K]) or a token (a token array).
+Log-probabilities and log ratios are in nats, lengths in tokens.
 """
 
 from __future__ import annotations
@@ -99,12 +99,26 @@ class Layout(Protocol):
         """The [N] array x at every token of its sequence, 0 in masked slots."""
 
 
+@dataclass(frozen=True, eq=False)
+class EachTurn:
+    """A layout's turns, as sequences of their own: the attribute `turns` of a layout that knows them (`Turns`)."""
+
+    each: Layout
+    """The same slots in N · K sequences: turn k of sequence i is number i · K + k."""
+    count: int
+    """K, a Python number."""
+
+
 class Ratio(Protocol):
-    """How per-token log ratios d become the log ratio of a unit."""
+    """How per-token log ratios d become the log ratio of a unit.
+
+    A ratio that belongs to a turn also says `per_turn = True`. It is then given a layout that knows its turns, its units are
+    turns unless they are tokens, and a gate in front of it looks at turns where it would look at sequences.
+    """
 
     @property
     def per_token(self) -> bool:
-        """True if a unit is a token, False if it is a sequence."""
+        """True if a unit is a token, False if it is a sequence or a turn."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """Units: the log ratio, from the token array d = logp − old_logp (0 in masked slots)."""
@@ -135,7 +149,7 @@ class Surrogate(Protocol):
 
 
 class Reduction(Protocol):
-    """How units are averaged."""
+    """How units are averaged. One that can weigh turns also has `turn_weights(layout, denominator)`, [N, K]."""
 
     @property
     def sums_tokens(self) -> bool:

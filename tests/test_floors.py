@@ -21,6 +21,7 @@ FLOORS = [
     {"_door"},
     {"bounds", "layouts", "normalisers"},
     {"restricted"},
+    {"dialogue"},
     {"advantages", "correction", "kl", "turns", "gates", "ratios", "surrogates", "soft_surrogates", "reductions"},
     {"objective"},
     {"presets"},

@@ -24,6 +24,7 @@ WITH_EXAMPLES = {
     "gspo_core.advantages",
     "gspo_core.bounds",
     "gspo_core.correction",
+    "gspo_core.dialogue",
     "gspo_core.gates",
     "gspo_core.kl",
     "gspo_core.layouts",
