@@ -1,0 +1,260 @@
+"""Turn-level losses are the same in every layout that holds the same turns, and a wrong one is refused by name."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from budgets import REL64, assert_close64, assert_same_bits, assert_within
+from dialogues import REDUCTIONS, Dialogues, dialogues, loss_of
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from libraries import NUMPY, TORCH, Library
+from test_layouts_agree import Ranks
+
+from gspo_core import (
+    GSPO,
+    GSPO_TOKEN,
+    K3,
+    Clip,
+    Correction,
+    Loss,
+    Objective,
+    Packed,
+    Padded,
+    PerToken,
+    Reject,
+    Restricted,
+    Segment,
+    SegmentToken,
+    Sequence,
+    SequenceMean,
+    Token,
+    TokenMean,
+    TokenWeight,
+    TurnMean,
+    Turns,
+    kl_penalty,
+    policy_loss,
+    sampler_weight,
+    sharded,
+)
+
+FORMS = pytest.mark.parametrize("token_form", [False, True], ids=["Segment", "SegmentToken"])
+
+
+def numpy_loss(library: Library, objective: Objective, arrays: list[np.ndarray], advantage: Any, layout: Any) -> Loss:
+    """The loss on any layout, as NumPy arrays."""
+    loss = policy_loss(objective, *(library.array(x) for x in arrays), advantage, layout)
+    return Loss(*(library.numpy(x) for x in loss[:-1]), loss.on_policy)
+
+
+@FORMS
+@given(dialogue=dialogues(), name=st.sampled_from(sorted(REDUCTIONS)), seed=st.integers(0, 99))
+def test_packed_is_padded(library: Library, token_form: bool, dialogue: Dialogues, name: str, seed: int) -> None:
+    """Tokens in any order."""
+    assume(dialogue.distance_to_kinks() > 1e-9)
+    b, objective = dialogue.batch, dialogue.objective(name, token_form)
+    advantage = b.token_advantage if token_form else dialogue.turn_advantage
+    padded = loss_of(library, objective, b, advantage, dialogue.layout(library))
+    order = np.random.default_rng(seed).permutation(b.mask.size)
+    ids = np.where(b.mask, np.arange(len(b.mask))[:, None], -1).reshape(-1)[order]
+    packed = Packed(library.array(ids), len(b.mask))
+    layout = Turns(packed, library.array(dialogue.ids.reshape(-1)[order]), dialogue.num_turns)
+    given_advantage = library.array(advantage.reshape(-1)[order] if token_form else advantage)
+    arrays = [x.reshape(-1)[order] for x in (b.logp, b.old_logp)]
+    loss = numpy_loss(library, objective, arrays, PerToken(given_advantage) if token_form else given_advantage, layout)
+    size = np.max(np.abs(b.clean().logp - b.clean().old_logp), initial=0.0)
+    assert_close64(
+        loss.value, padded.value, dialogue.judged(name, advantage if token_form else dialogue.spread_advantage).scale
+    )
+    expected = padded.logp_grad.reshape(-1)[order]
+    assert_within(loss.logp_grad, expected, REL64 * np.abs(expected) * (1 + size))
+    if not token_form:
+        assert_within(loss.log_ratio, padded.log_ratio, REL64 * size)
+        assert loss.clipped.tolist() == padded.clipped.tolist()
+
+
+@FORMS
+@pytest.mark.parametrize("turns_outside", [True, False], ids=["Turns(sharded)", "sharded(Turns)"])
+@given(dialogue=dialogues(), name=st.sampled_from(sorted(REDUCTIONS)), cuts=st.lists(st.integers(0, 9), max_size=2))
+def test_the_parts_of_a_sharded_dialogue_are_the_whole(
+    turns_outside: bool, token_form: bool, dialogue: Dialogues, name: str, cuts: list[int]
+) -> None:
+    """A turn may be cut anywhere, whichever way round the layouts stand."""
+    assume(dialogue.distance_to_kinks() > 1e-9)
+    b, objective = dialogue.batch, dialogue.objective(name, token_form)
+    advantage = b.token_advantage if token_form else dialogue.turn_advantage
+    whole = loss_of(NUMPY, objective, b, advantage, dialogue.layout(NUMPY))
+    width = b.mask.shape[1]
+    bounds = [0, *sorted(min(cut, width) for cut in cuts), width]
+    columns = [slice(a, z) for a, z in itertools.pairwise(bounds)]
+    ranks = Ranks(len(columns))
+
+    def one_rank(rank: int) -> Loss:
+        mine, reduce = columns[rank], ranks.all_reduce(rank)
+        part, ids = Padded(b.mask[:, mine]), dialogue.ids[:, mine]
+        if turns_outside:
+            layout: Any = Turns(sharded(part, reduce), ids, dialogue.num_turns)
+        else:
+            layout = sharded(Turns(part, ids, dialogue.num_turns), reduce)
+        given_advantage = advantage[:, mine] if token_form else advantage
+        arrays = [x[:, mine] for x in (b.logp, b.old_logp)]
+        return numpy_loss(NUMPY, objective, arrays, PerToken(given_advantage) if token_form else given_advantage, layout)
+
+    size = np.max(np.abs(b.clean().logp - b.clean().old_logp), initial=0.0)
+    scale = dialogue.judged(name, advantage if token_form else dialogue.spread_advantage).scale
+    for rank, loss in enumerate(ranks.run(one_rank)):
+        expected = whole.logp_grad[:, columns[rank]]
+        assert_close64(loss.value, whole.value, scale)
+        assert_within(loss.logp_grad, expected, REL64 * np.abs(expected) * (1 + size))
+        assert loss.denominator == whole.denominator
+        if not token_form:
+            assert loss.clipped.tolist() == whole.clipped.tolist()
+
+
+def test_turns_are_exchanged_in_one_piece() -> None:
+    """N lengths and N · K of the turns once per layout, N · K log ratios per loss; whatever K is."""
+    ranks = Ranks(2)
+
+    def one_rank(rank: int) -> None:
+        layout = Turns(Padded(np.ones((3, 10), dtype=bool)), np.zeros((3, 10), dtype=int), 5)
+        objective = Objective(Segment(), Clip(0.2, 0.2), TurnMean())
+        policy_loss(objective, np.zeros((3, 10)), np.zeros((3, 10)), np.ones(3), sharded(layout, ranks.all_reduce(rank)))
+
+    ranks.run(one_rank)
+    assert sorted(ranks.exchanged) == [(3,), (15,), (15,)]
+
+
+@given(dialogue=dialogues(), seed=st.integers(0, 99))
+def test_a_dialogue_without_its_rejected_tokens_keeps_its_turns(library: Library, dialogue: Dialogues, seed: int) -> None:
+    """Restricted(Turns) and Turns(Restricted) are the turns of the mask that is left."""
+    b = dialogue.batch
+    kept = np.random.default_rng(seed).random(b.mask.shape) < 0.7
+    objective = dialogue.objective("TurnMean")
+    ids, k = library.array(dialogue.ids), library.array(kept)
+    expected = loss_of(
+        library, objective, b, dialogue.turn_advantage, Turns(Padded(library.array(b.mask & kept)), ids, dialogue.num_turns)
+    )
+    whole = Padded(library.array(b.mask))
+    for layout in (
+        Restricted(Turns(whole, ids, dialogue.num_turns), k),
+        Turns(Restricted(whole, k), ids, dialogue.num_turns),
+    ):
+        loss = loss_of(library, objective, b, dialogue.turn_advantage, layout)
+        for one, two in zip(loss[:-1], expected[:-1], strict=True):
+            assert_same_bits(one, two)
+
+
+def test_what_a_sampler_correction_drops_leaves_its_turn() -> None:
+    layout = Turns(Padded(np.ones((1, 4), dtype=bool)), np.array([[0, 0, 1, 1]]), 2)
+    old, sampler = np.zeros((1, 4)), np.array([[0.0, -9.0, 0.0, 0.0]])
+    w = sampler_weight(Correction(TokenWeight(), Reject(0.5, 2.0, drop=True)), old, sampler, layout)
+    loss = policy_loss(Objective(Segment(), Clip(0.2, 0.2), TurnMean()), old, old, np.array([[1.0, 1.0]]), w.layout)
+    assert loss.logp_grad.tolist() == [[-0.5, 0.0, -0.25, -0.25]]
+
+
+def test_whatever_has_no_word_about_turns_does_not_notice_them() -> None:
+    """Counts, sequence objectives and KL terms in a layout with turns are those without."""
+    rng = np.random.default_rng(0)
+    padded = Padded(rng.random((4, 6)) > 0.3)
+    layout = Turns(padded, rng.integers(0, 3, (4, 6)), 3)
+    logp, old, advantage = rng.normal(size=(4, 6)), rng.normal(size=(4, 6)), rng.normal(size=4)
+    for objective in (GSPO, GSPO_TOKEN):
+        for one, two in zip(*(policy_loss(objective, logp, old, advantage, x)[:-1] for x in (layout, padded)), strict=True):
+            assert_same_bits(one, two)
+    for one, two in zip(*(kl_penalty(K3(), logp, old, x, reduction=TokenMean())[:2] for x in (layout, padded)), strict=True):
+        assert_same_bits(one, two)
+    assert int(TurnMean().count(layout)) == int(SequenceMean().count(padded)) == 4
+
+
+class NoTurnWeights:
+    """A reduction of one's own that knows nothing of turns."""
+
+    sums_tokens = False
+
+    def __repr__(self) -> str:
+        return "NoTurnWeights()"
+
+
+MASK, IDS = np.ones((2, 3), dtype=bool), np.zeros((2, 3), dtype=int)
+ZEROS = np.zeros((2, 3))
+TURNS = Turns(Padded(MASK), IDS, 4)
+SEGMENT = Objective(Segment(), Clip(0.2, 0.2), TurnMean())
+TOKENS = Objective(SegmentToken(), Clip(0.2, 0.2), SequenceMean())
+
+
+def on(objective: Objective, advantage: Any, layout: Any = TURNS) -> Callable[[], Any]:
+    """A loss to be asked for."""
+    return lambda: policy_loss(objective, ZEROS, ZEROS, advantage, layout)
+
+
+WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
+    (TypeError, r"layout: expected a layout such as Padded\(mask\), got ndarray", lambda: Turns(MASK, IDS, 2)),
+    (TypeError, "turn_ids: expected an array, got list", lambda: Turns(Padded(MASK), [[0]], 2)),
+    (TypeError, "turn_ids: expected integers, got dtype float64", lambda: Turns(Padded(MASK), ZEROS, 2)),
+    (ValueError, r"turn_ids: expected the layout's shape \[2, 3\], got \[2\]", lambda: Turns(Padded(MASK), IDS[:, 0], 2)),
+    (TypeError, "expected arrays of one library, but turn_ids is torch", lambda: Turns(Padded(MASK), TORCH.array(IDS), 2)),
+    (ValueError, "num_turns: expected a whole number of at least 1, got 0", lambda: Turns(Padded(MASK), IDS, 0)),
+    (ValueError, r"num_turns: expected a whole number of at least 1, got 2\.0", lambda: Turns(Padded(MASK), IDS, 2.0)),
+    (ValueError, "num_turns: expected a whole number of at least 1, got True", lambda: Turns(Padded(MASK), IDS, True)),
+    (
+        TypeError,
+        r"layout: Segment\(\) needs a layout that knows its turns; wrap yours: Turns\(layout, turn_ids, num_turns\)",
+        on(SEGMENT, np.ones(2), Padded(MASK)),
+    ),
+    (TypeError, r"layout: SegmentToken\(\) needs a layout that .* Turns\(", on(TOKENS, np.ones(2), Padded(MASK))),
+    (
+        TypeError,
+        r"layout: TurnMean\(\) needs a layout that knows its turns",
+        on(Objective(Token(), Clip(0.2, 0.2), TurnMean()), np.ones(2), Padded(MASK)),
+    ),
+    (
+        TypeError,
+        r"layout: SegmentToken\(\) needs a layout",
+        on(Objective(SegmentToken(), Clip(0.2, 0.2), SequenceMean()), np.ones(2), sharded(Padded(MASK), lambda x: x)),
+    ),
+    (
+        ValueError,
+        r"advantage: Segment\(\) has one ratio per turn and needs \[2, 4\] advantages \(one per turn\) or \[2\] \(one per "
+        r"sequence\), got \[2, 3\]\. Use SegmentToken\(\)",
+        on(SEGMENT, ZEROS),
+    ),
+    (ValueError, r"advantage: Segment\(\) .*, got PerToken \[2, 3\]", on(SEGMENT, PerToken(ZEROS))),
+    (
+        ValueError,
+        r"advantage: expected \[2\] \(one per sequence\) or \[2, 3\] \(one per token\), got \[2, 4\]\. One per turn "
+        r"becomes one per token with turn_advantages",
+        on(TOKENS, np.ones((2, 4))),
+    ),
+    (
+        TypeError,
+        r"reduction: TokenMean\(\) weighs tokens, but Segment\(\) has one ratio per turn .* Use SequenceMean\(\) or "
+        r"TurnMean\(\), or SegmentToken\(\) as the ratio",
+        lambda: Objective(Segment(), Clip(0.2, 0.2), TokenMean()),
+    ),
+    (
+        TypeError,
+        r"reduction: TurnMean\(\) weighs turns, but Sequence\(\) has one ratio per sequence\. Use SequenceMean\(\) .*Segment\(",
+        lambda: Objective(Sequence(), Clip(0.2, 0.2), TurnMean()),
+    ),
+    (
+        TypeError,
+        r"reduction: NoTurnWeights\(\) has no turn_weights, which Segment\(\) needs\. Use SequenceMean\(\) or TurnMean\(\)",
+        lambda: Objective(Segment(), Clip(0.2, 0.2), NoTurnWeights()),
+    ),
+    (
+        ValueError,
+        "TurnMean: expected a ratio whose units are turns or tokens, got one whose units are sequences",
+        lambda: TurnMean().weights(TURNS, False, np.asarray(1.0)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "sentence", "make"), WRONG, ids=[w[1][:50] for w in WRONG])
+def test_wrong_turns_are_refused_by_name(kind: type[Exception], sentence: str, make: Callable[[], Any]) -> None:
+    with pytest.raises(kind, match=f"^{sentence}"):
+        make()
