@@ -26,6 +26,7 @@ and a dozen more in `presets`. Around it:
 
     advantage   group_advantages, decoupled_advantages, turn_advantages      what a response, or a turn, is worth
     sampler     sampler_weight(TIS, old_logp, sampler_logp, layout)          π_old/π_sampler, multiplies the advantage
+    routing     router_shift(old_router_logp, router_logp, layout, floor=...)   RSPO: a shift of the old log-probs
     KL          kl_penalty(TokenKL(), logp, ref_logp, layout, ...)           a term of its own, off by default
 """
 
@@ -69,6 +70,7 @@ from .presets import (
 from .ratios import Product, ProductToken, Segment, SegmentToken, Sequence, SequenceToken, Token
 from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
 from .restricted import Restricted
+from .router_shift import router_shift
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 from .surrogates import Clip, DualClip, GateOnly, Unclipped
 from .turns import reward_to_go, turn_advantages
@@ -156,6 +158,7 @@ __all__ = [
     "kl_penalty",
     "policy_loss",
     "reward_to_go",
+    "router_shift",
     "sampler_weight",
     "sharded",
     "turn_advantages",

@@ -106,6 +106,46 @@ def test_a_rows_weight_is_what_the_preset_gives(name: str) -> None:
     assert_within(weight, np.broadcast_to(expected, d.shape), 1e-11 * np.abs(weight) + 1e-18)
 
 
+BY_CONSTRUCTION = re.findall(r"^\| `(Objective\([^`]*)` \| (.*) \|$", PAGE, flags=re.MULTILINE)
+TURN_SPELLING = [
+    (r"\\\|y_ik\\\|", "Lk"), (r"\\\|y_i\\\|", "L"), (r"_i[kt]?\b", ""), (r"(?<=[\w)]) (?=[\w(])", " * "),
+]  # fmt: skip
+
+
+def test_there_are_three_objectives_by_construction() -> None:
+    assert len(BY_CONSTRUCTION) == 3
+    assert {("Token" in name, "TurnMean" in name) for name, _ in BY_CONSTRUCTION} == {(0, 1), (0, 0), (1, 0)}
+
+
+@pytest.mark.parametrize(("code", "rest"), BY_CONSTRUCTION, ids=[name for name, _ in BY_CONSTRUCTION])
+def test_a_constructed_objectives_weight_is_what_its_row_says(code: str, rest: str) -> None:
+    """Dialogues of two turns, of one and three tokens; the cell itself is evaluated, one row at a time."""
+    objective = eval(code, vars(gspo_core))
+    rng = np.random.default_rng(4)
+    d = (
+        10.0 ** np.linspace(-5, -2, 24).reshape(12, 2)[:, [0, 1, 1, 1]]
+        * rng.uniform(0.5, 1, (12, 4))
+        * rng.choice([-1, 1], (12, 1))
+    )
+    turn, per_turn = np.array([0, 1, 1, 1]), rng.normal(size=(12, 2))
+    log_s = np.stack([d[:, 0], d[:, 1:].mean(axis=1)], axis=1)[:, turn]
+    a = rng.normal(size=(12, 4)) if objective.ratio.per_token else per_turn[:, turn]
+    formula = re.split(r"(?<!\\)\|", rest)[1].strip()
+    for written, python in TURN_SPELLING:
+        formula = re.sub(written, python, formula)
+    scope = {
+        "A": a, "s": np.exp(log_s), "u": lambda s: np.where(a > 0, s <= 1 + 4e-4, s >= 1 - 3e-4), "N": 12, "K": 2, "L": 4,
+        "Lk": np.array([1, 3, 3, 3]),
+    }  # fmt: skip
+    expected = eval(formula, {}, scope)
+    layout = gspo_core.Turns(gspo_core.Padded(np.ones((12, 4), dtype=bool)), np.tile(turn, (12, 1)), 2)
+    given = a if objective.ratio.per_token else per_turn
+    weight = -gspo_core.policy_loss(objective, d, np.zeros((12, 4)), given, layout).logp_grad
+    assert (weight == 0).any()
+    assert (weight != 0).any()
+    assert_within(weight, expected, 1e-12 * np.abs(expected))
+
+
 def test_the_code_on_the_page_runs() -> None:
     scope: dict[str, Any] = {**vars(gspo_core), "replace": dataclasses.replace}
     snippets = re.findall(r"`(replace\([^`]*)`", PAGE)

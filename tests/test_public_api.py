@@ -33,6 +33,7 @@ WITH_EXAMPLES = {
     "gspo_core.ratios",
     "gspo_core.reductions",
     "gspo_core.restricted",
+    "gspo_core.router_shift",
     "gspo_core.soft_surrogates",
     "gspo_core.surrogates",
     "gspo_core.turns",
