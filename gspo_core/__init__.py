@@ -27,11 +27,14 @@ and a dozen more in `presets`. Around it:
     advantage   group_advantages, decoupled_advantages, turn_advantages      what a response, or a turn, is worth
     sampler     sampler_weight(TIS, old_logp, sampler_logp, layout)          π_old/π_sampler, multiplies the advantage
     routing     router_shift(old_router_logp, router_logp, layout, floor=...)   RSPO: a shift of the old log-probs
+    clip range  clip_range_for(0.15, pilot), clip_fraction_for(clip, pilot)   ε from a few rollouts, and back
+    engines     mismatch_report(logp, old_logp, sampler_logp, ...)            staleness and engine noise, told apart
     KL          kl_penalty(TokenKL(), logp, ref_logp, layout, ...)           a term of its own, off by default
 """
 
 from .advantages import decoupled_advantages, group_advantages
 from .bounds import Mask, Reject, Truncate
+from .clip_range import ClipFraction, DriftLaw, LengthBin, clip_fraction_for, clip_range_for, clip_table
 from .correction import (
     GEO_RS,
     ICEPOP,
@@ -45,11 +48,14 @@ from .correction import (
     sampler_weight,
 )
 from .dialogue import Turns
+from .drift import BySign, Drift, Tails, estimate_drift
 from .gates import Band, OffPolicyMask, TokenClip
 from .kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceKL, TokenKL, kl_penalty
 from .layouts import Packed, Padded, sharded
+from .mismatch import MismatchPart, MismatchReport, mismatch_report
 from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
 from .objective import Objective, policy_loss
+from .pilot import Pilot
 from .presets import (
     ASPO,
     BNPO,
@@ -101,9 +107,13 @@ __all__ = [
     "VESPO",
     "Band",
     "BatchStd",
+    "BySign",
     "Centred",
     "Clip",
+    "ClipFraction",
     "Correction",
+    "Drift",
+    "DriftLaw",
     "DualClip",
     "FixedLength",
     "Gain",
@@ -116,15 +126,19 @@ __all__ = [
     "KLPenalty",
     "Layout",
     "LeaveOneOut",
+    "LengthBin",
     "Loss",
     "Mask",
     "MaxRL",
+    "MismatchPart",
+    "MismatchReport",
     "Normaliser",
     "Objective",
     "OffPolicyMask",
     "Packed",
     "Padded",
     "PerToken",
+    "Pilot",
     "Product",
     "ProductToken",
     "ProductWeight",
@@ -142,6 +156,7 @@ __all__ = [
     "SequenceToken",
     "SoftGate",
     "Surrogate",
+    "Tails",
     "Token",
     "TokenClip",
     "TokenKL",
@@ -153,9 +168,14 @@ __all__ = [
     "Turns",
     "Unclipped",
     "ZScore",
+    "clip_fraction_for",
+    "clip_range_for",
+    "clip_table",
     "decoupled_advantages",
+    "estimate_drift",
     "group_advantages",
     "kl_penalty",
+    "mismatch_report",
     "policy_loss",
     "reward_to_go",
     "router_shift",

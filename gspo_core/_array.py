@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from array_api_compat import (
     array_namespace,
     device,
@@ -58,6 +59,16 @@ def at_least_float32(xp: Namespace, x: Array) -> Array:
 def count_true(xp: Namespace, mask: Array, axis: int | None = None) -> Array:
     """Number of True entries as the library's default integer (the standard has no sum of booleans)."""
     return xp.sum(xp.astype(mask, xp.int32), axis=axis)
+
+
+def to_numpy(x: Any) -> Any:
+    """A list or an array of any library, on any device, as a NumPy array on the host; gradients are left behind."""
+    if not is_array_api_obj(x):
+        return np.asarray(x)
+    xp: Any = array_namespace(x)
+    if is_torch_namespace(xp):
+        return x.detach().cpu().numpy()
+    return np.asarray(x) if is_numpy_namespace(xp) or is_jax_namespace(xp) else np.from_dlpack(x)
 
 
 def scalar(xp: Namespace, value: float, like: Array) -> Array:

@@ -21,6 +21,7 @@ CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0
 LEAST = {
     **dict.fromkeys(("shots", "eval_every", "lr_warm_up"), 0),
     **dict.fromkeys(("rollouts", "prompts_per_rollout", "mini_batches", "max_new_tokens", "train_size"), 1),
+    "pilot_rollouts": 1,
     **dict.fromkeys(("eval_prompts", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
 }
 """The smallest value an option may have."""
@@ -53,6 +54,10 @@ class Config:
     """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo."""
     clip_high: float | None = None
     """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo."""
+    clip_fraction: float | None = None
+    """Share of responses to clip: after a pilot with the default range, the range is set from what it measured."""
+    pilot_rollouts: int = 10
+    """Rollouts of that pilot."""
     lr: float = 1e-5
     """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
     lr_warm_up: int = 10
@@ -124,7 +129,24 @@ class Config:
             raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
         if self.model != "small" and self.warm_up != WarmUp():
             raise UserError("--warm-up: only --model small is warmed up")
+        self._check_pilot()
         self.build_objective()
+
+    def _check_pilot(self) -> None:
+        if self.clip_fraction is None:
+            if self.pilot_rollouts != f_default(Config.__dataclass_fields__["pilot_rollouts"]):
+                raise UserError("--pilot-rollouts: only --clip-fraction has a pilot")
+            return
+        if not 0 < self.clip_fraction < 1:
+            raise UserError(f"--clip-fraction: expected a share in (0, 1), got {self.clip_fraction}")
+        if self.clip_low is not None or self.clip_high is not None:
+            raise UserError("--clip-fraction: chooses the clip range from a pilot; leave --clip-low and --clip-high away")
+        if self.objective != "gspo":
+            raise UserError(f"--clip-fraction: predicts log s of whole responses, --objective gspo, not {self.objective}")
+        if self.mini_batches == 1 or self.lr == 0:
+            raise UserError("--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1 and nothing is ever clipped")
+        if self.pilot_rollouts >= self.rollouts and self.resume is None:
+            raise UserError(f"--pilot-rollouts: expected fewer than the {self.rollouts} rollouts, got {self.pilot_rollouts}")
 
     def build_objective(self) -> Objective:
         """The preset with this run's clip range."""

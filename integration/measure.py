@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gspo_core import Loss, Padded, Sequence
+from gspo_core import Loss, Padded, Pilot, Sequence
 from gspo_core.objective import token_log_ratio
 
 
@@ -18,19 +18,23 @@ class Rollup:
         self._low = self._high = self._units = 0
         self._loss = 0.0
         self._log_s: list[float] = []
+        self._lengths: list[int] = []
+        self._advantages: list[float] = []
         self._norms: list[float] = []
         self._skipped = 0
         self._by_step: list[dict[str, float]] = []
         self._fresh: list[float] = []
         self._fresh_clipped = 0
 
-    def add_loss(self, loss: Loss, logp: Tensor, old_logp: Tensor, layout: Padded) -> None:
+    def add_loss(self, loss: Loss, logp: Tensor, old_logp: Tensor, advantage: Tensor, layout: Padded) -> None:
         """A micro-batch of responses that have an advantage."""
         low = int((loss.clipped & (loss.log_ratio < 0)).sum())
         high = int((loss.clipped & (loss.log_ratio > 0)).sum())
         self._low, self._high, self._fresh_clipped = self._low + low, self._high + high, self._fresh_clipped + low + high
-        log_s = Sequence().log_ratio(token_log_ratio(logp, old_logp, layout), layout)[layout.lengths() > 0]
-        self._fresh += log_s.tolist()
+        there = layout.lengths() > 0
+        self._fresh += Sequence().log_ratio(token_log_ratio(logp, old_logp, layout), layout)[there].tolist()
+        self._lengths += layout.lengths()[there].tolist()
+        self._advantages += advantage[there].tolist()
         self._loss += float(loss.value.detach())
 
     def add_step(self, grad_norm: float, *, units: int, skipped: bool) -> None:
@@ -45,6 +49,12 @@ class Rollup:
         self._units += units
         self._norms.append(grad_norm)
         self._skipped += skipped
+
+    def pilot(self, lengths: Tensor, advantages: Tensor) -> Pilot:
+        """The rollout's responses, [N] lengths and advantages of all: those without an advantage have no log s, and stay."""
+        still = lengths[(advantages == 0) & (lengths > 0)].tolist()
+        zeros = [0.0] * len(still)
+        return Pilot(self._log_s + zeros, self._lengths + still, self._advantages + zeros)
 
     def row(self) -> dict[str, Any]:
         """The rollout as plain numbers; `log_s` lists every response that has an advantage, in nats per token."""

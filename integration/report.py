@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from run_folder import Row, RunFolder
 
+from gspo_core import Clip
+
 BLUE, RED, GREY, GREEN = "#2b6cb0", "#c53030", "#718096", "#2f855a"
 
 
@@ -62,6 +64,14 @@ def summary(folder: RunFolder) -> str:
             f"largest |log s| {max(r['max_abs_log_s'] for r in metrics):.4f}, "
             f"{sum(r['skipped_steps'] for r in metrics)} optimizer steps skipped."
         )
+    advised = [r for r in metrics if r.get("clip_range") is not None]
+    if advised:
+        predicted, measured = (sum(r[k] for r in advised) / len(advised) for k in ("predicted_clip_fraction", "clip_fraction"))
+        low, high = advised[0]["clip_range"]
+        lines.append(
+            f"Clip fraction predicted {predicted:.3f}, measured {measured:.3f} on average over the {len(advised)} rollouts "
+            f"after the pilot, with the range that it advised: {low:.4g} below, {high:.4g} above."
+        )
     return "\n".join(lines)
 
 
@@ -76,7 +86,7 @@ def gain_interval(before: list[float], after: list[float], *, draws: int = 4000)
 def plots(folder: RunFolder) -> Figure:
     """Reward and accuracy, clip fractions, log s against the band, response length, gradient norm, spread by mini-batch."""
     metrics, evaluations = folder.rows("metrics.jsonl"), folder.rows("evaluations.jsonl")
-    clip = Config.from_json(folder.config()).build_objective().surrogate
+    clip: Any = Config.from_json(folder.config()).build_objective().surrogate
     figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
     steps = [row["step"] for row in metrics]
     _reward(axes[0, 0], steps, metrics, evaluations)
@@ -86,8 +96,12 @@ def plots(folder: RunFolder) -> Figure:
         ("clip_high", BLUE, "high (A > 0)"),
     ):
         _curve(axes[0, 1], steps, [r[key] for r in metrics], color, label)
+    advised = [r for r in metrics if r.get("clip_range") is not None]
+    if advised:
+        _curve(axes[0, 1], [r["step"] for r in advised], [r["predicted_clip_fraction"] for r in advised], GREEN, "predicted")
+        clip = Clip(*advised[-1]["clip_range"])
     _label(axes[0, 1], "Clip fraction", "rollout", "share of units")
-    _log_s(axes[0, 2], metrics, getattr(clip, "low", 0.0), getattr(clip, "high", 0.0))
+    _log_s(axes[0, 2], advised or metrics, getattr(clip, "low", 0.0), getattr(clip, "high", 0.0))
     _curve(axes[1, 0], steps, [r["response_length"] for r in metrics], GREEN)
     _label(axes[1, 0], "Response length", "rollout", "tokens", legend=False)
     _curve(axes[1, 1], steps, [r["grad_norm"] if r["grad_norm"] is not None else float("nan") for r in metrics], BLUE)

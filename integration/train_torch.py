@@ -97,6 +97,7 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
         "no_advantage": float((advantages == 0).sum()) / len(rewards),
         "verifier_errors": task.verifier_errors,
         **rollup.row(),
+        **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
         "seconds_sampling": round(sampled - began, 3),
         "seconds_updating": round(updated - sampled, 3),
     }
@@ -133,7 +134,7 @@ def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Tensor], rollup: 
         logp = response_logp(trainer.model, part, trainer.config.temperature)
         loss = policy_loss(trainer.objective, logp, old_logp, advantage, layout, denominator=batch.denominator)
         loss.value.backward()
-        rollup.add_loss(loss, logp.detach(), old_logp, layout)
+        rollup.add_loss(loss, logp.detach(), old_logp, advantage, layout)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
     finite = bool(torch.isfinite(norm))
     rollup.add_step(float(norm), units=batch.units, skipped=not finite)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from clip_advice import ClipAdvice
 from config import Config
 from errors import UserError
 from pretrained import compute_in, load_pretrained
@@ -15,7 +17,7 @@ from run_folder import RunFolder
 from small_model import load_small
 from tasks import Task, load_task, parse_args
 
-from gspo_core import Objective
+from gspo_core import Objective, Pilot
 
 
 @dataclass
@@ -37,6 +39,21 @@ class Trainer:
     """Steps taken, skipped ones not counted."""
     bad_steps: int = 0
     """Non-finite gradients in a row."""
+    advice: ClipAdvice | None = None
+    """With --clip-fraction only."""
+
+    def advised(self, rollout: Pilot) -> dict[str, Any]:
+        """Let the pilot see a rollout, and go on with its range when it has one. Returns what belongs into the metrics."""
+        if self.advice is None:
+            return {}
+        row = self.advice.after_rollout(rollout)
+        self._take_advice()
+        return row
+
+    def _take_advice(self) -> None:
+        if self.advice is not None and self.advice.clip is not None and self.advice.clip != self.objective.surrogate:
+            self.objective = dataclasses.replace(self.objective, surrogate=self.advice.clip)
+            print(f"\nclip range from the pilot: {self.advice.clip.low:.4g}, {self.advice.clip.high:.4g}", flush=True)
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint needs beside the weights. The data's state is the step: prompts are a function of it."""
@@ -46,6 +63,7 @@ class Trainer:
             "shuffling": self.shuffling.get_state(),
             "optimizer_steps": self.optimizer_steps,
             "bad_steps": self.bad_steps,
+            **({} if self.advice is None else {"advice": self.advice.state()}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -54,6 +72,9 @@ class Trainer:
         self.sampling.set_state(state["sampling"])
         self.shuffling.set_state(state["shuffling"])
         self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]
+        if self.advice is not None:
+            self.advice.restore(state["advice"])
+            self._take_advice()
 
     def save(self) -> None:
         """A checkpoint at the current step."""
@@ -91,6 +112,7 @@ def prepare(config: Config) -> Trainer:
         config, folder, task, model, config.build_objective(),
         torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,
         torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed),
+        advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())

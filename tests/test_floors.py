@@ -34,8 +34,9 @@ FLOORS = [
         "soft_surrogates",
         "reductions",
     },
-    {"objective"},
-    {"presets"},
+    {"drift", "objective"},
+    {"mismatch", "pilot", "presets"},
+    {"clip_range"},
     {"__init__"},
 ]
 
