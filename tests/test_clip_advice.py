@@ -64,7 +64,9 @@ def test_advice_survives_its_state(seen: int) -> None:
 
 def test_a_fraction_out_of_reach_stops_the_run_with_a_sentence() -> None:
     advice = ClipAdvice(0.9, 1)
-    with pytest.raises(TrainingFailure, match=r"--clip-fraction: after the pilot's 1 rollouts: target: no clip range clips 0.9"):
+    with pytest.raises(
+        TrainingFailure, match=r"--clip-fraction: after the pilot's 1 rollouts: target: no clip range clips 0.9"
+    ):
         advice.after_rollout(rollout(0))
 
 
