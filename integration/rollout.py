@@ -105,7 +105,7 @@ def positions(attention: Tensor) -> Tensor:
 
 
 def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
-    """[N, T] log π(token) of the responses at the sampling temperature, float32; 0 in masked slots.
+    """[N, T] log π(token) of the responses at the sampling temperature, float32 (float64 if the model is); 0 in masked slots.
 
     Only hidden states of response tokens meet the LM head.
     """
@@ -115,7 +115,7 @@ def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
     hidden = body(input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False).last_hidden_state
     predicting = hidden[:, batch.prompt_ids.shape[1] - 1 : -1][batch.mask]
     logp = token_logp(predicting, head.weight, batch.tokens[batch.mask], bias=head.bias, temperature=temperature)
-    return torch.zeros(batch.mask.shape, device=logp.device).masked_scatter(batch.mask, logp)
+    return torch.zeros(batch.mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(batch.mask, logp)
 
 
 @torch.no_grad()
