@@ -21,9 +21,12 @@ from .head import Head
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 """Triton's interpreter multiplies bfloat16 wrongly: there, operands are widened first."""
 SPLITS = 8
-"""Parts of the vocabulary that `scores` goes through side by side: programs for a GPU with more cores than row tiles."""
-GROUP = 8
-"""Row tiles that share a weight tile while it is in the cache."""
+"""Parts of the vocabulary that `scores` goes through side by side."""
+SCORES_GROUP = 16
+"""Row tiles that are at work together: times SPLITS, about as many programs as a large GPU has cores, so that both the hidden
+states and the weights in use stay in its cache."""
+DLOGITS_GROUP = 8
+"""Row tiles that share the weights of a block."""
 
 
 def _shape(device: torch.device) -> tuple[int, int, int, int, int]:
@@ -41,6 +44,16 @@ def _exp_tanh(x):
 
 
 @triton.jit
+def _place(row_tiles, others, SHARED: tl.constexpr):
+    # Row tiles in groups: programs at work at the same time share both operands.
+    job = tl.program_id(0)
+    per_group = SHARED * others
+    first = (job // per_group) * SHARED
+    size = tl.minimum(row_tiles - first, SHARED)
+    return first + (job % per_group) % size, (job % per_group) // size
+
+
+@triton.jit
 def _product(a, b, acc, WIDE: tl.constexpr):
     if WIDE:
         return tl.dot(a.to(tl.float32), b.to(tl.float32).T, acc, input_precision="ieee")
@@ -48,25 +61,28 @@ def _product(a, b, acc, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS: tl.constexpr, CAP: tl.constexpr):
+def _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS: tl.constexpr, CAP: tl.constexpr, SHARP: tl.constexpr):
     if BIAS:
         acc += tl.load(bias + cols, mask=cols < vocabulary, other=0.0).to(tl.float32)[None, :]
     if CAP:
         acc = cap * _exp_tanh(acc / cap)
-    return acc * sharpness
+    if SHARP:
+        acc = acc * sharpness
+    return acc
 
 
 @triton.jit
 def _scores(
     rows_in, weight, bias, tokens, best_out, total_out, picked_out, weighted_out,
-    num_rows, vocabulary, first, cap, sharpness,
-    TILES: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr,
-    BIAS: tl.constexpr, CAP: tl.constexpr, ENTROPY: tl.constexpr, WIDE: tl.constexpr,
+    num_rows, vocabulary, first, splits, cap, sharpness,
+    TILES: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, SHARED: tl.constexpr,
+    BIAS: tl.constexpr, CAP: tl.constexpr, SHARP: tl.constexpr, ENTROPY: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    row0 = tl.program_id(0) * ROWS
-    split = tl.program_id(1)
+    row_tile, split = _place(tl.cdiv(num_rows, ROWS), splits, SHARED)
+    row0 = row_tile * ROWS
     rows = row0 + tl.arange(0, ROWS)
     token = tl.load(tokens + rows, mask=rows < num_rows, other=-1) - first
+    token = tl.where(token < vocabulary, token, -1)  # no column, not one beyond the edge
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     picked = tl.zeros([ROWS], tl.float32)
@@ -77,18 +93,18 @@ def _scores(
         for k in tl.range(0, H, DEPTH):
             acc = _product(rows_in.load([row0, k]), weight.load([col0, k]), acc, WIDE)
         cols = col0 + tl.arange(0, COLS)
-        z = _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS, CAP)
-        seen = (cols < vocabulary)[None, :]
-        highest = tl.maximum(best, tl.max(tl.where(seen, z, float("-inf")), 1))
+        z = _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS, CAP, SHARP)
+        z = tl.where((cols < vocabulary)[None, :], z, float("-inf"))
+        highest = tl.maximum(best, tl.max(z, 1))
         # Before anything was seen, and in a tile beyond the vocabulary, there is nothing to scale.
-        scale = tl.where(best == float("-inf"), 0.0, tl.exp(best - highest))
         shift = tl.where(highest == float("-inf"), 0.0, highest)
-        p = tl.where(seen, tl.exp(z - shift[:, None]), 0.0)
+        scale = tl.exp(best - shift)
+        best = highest
+        picked += tl.sum(tl.where(cols[None, :] == token[:, None], z, 0.0), 1)
+        p = tl.exp(z - shift[:, None])
         total = total * scale + tl.sum(p, 1)
         if ENTROPY:
-            weighted = weighted * scale + tl.sum(tl.where(seen, p * z, 0.0), 1)
-        best = highest
-        picked += tl.sum(tl.where(seen & (cols[None, :] == token[:, None]), z, 0.0), 1)
+            weighted = weighted * scale + tl.sum(p * tl.where(p > 0.0, z, 0.0), 1)
     out = split * num_rows + rows
     tl.store(best_out + out, best, mask=rows < num_rows)
     tl.store(total_out + out, total, mask=rows < num_rows)
@@ -102,22 +118,16 @@ def _dlogits(
     rows_in, weight, tile, bias, tokens, c_in, lse_in, e_in, mean_in,
     num_rows, vocabulary, first, cap, sharpness,
     H: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, SHARED: tl.constexpr,
-    BIAS: tl.constexpr, CAP: tl.constexpr, ENTROPY: tl.constexpr, WIDE: tl.constexpr,
+    BIAS: tl.constexpr, CAP: tl.constexpr, SHARP: tl.constexpr, ENTROPY: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
-    # Row tiles in groups, so that programs at work at the same time share both operands.
-    program = tl.program_id(0)
-    row_tiles = tl.cdiv(num_rows, ROWS)
-    per_group = SHARED * (tl.num_programs(0) // row_tiles)
-    first_tile = (program // per_group) * SHARED
-    in_group = tl.minimum(row_tiles - first_tile, SHARED)
-    row0 = (first_tile + (program % per_group) % in_group) * ROWS
-    col0 = ((program % per_group) // in_group) * COLS
+    row_tile, col_tile = _place(tl.cdiv(num_rows, ROWS), tl.cdiv(vocabulary, COLS), SHARED)
+    row0, col0 = row_tile * ROWS, col_tile * COLS
     acc = tl.zeros([ROWS, COLS], tl.float32)
     for k in tl.range(0, H, DEPTH):
         acc = _product(rows_in.load([row0, k]), weight.load([col0, k]), acc, WIDE)
     rows, cols = row0 + tl.arange(0, ROWS), col0 + tl.arange(0, COLS)
     there = rows < num_rows
-    z = _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS, CAP)
+    z = _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS, CAP, SHARP)
     token = tl.load(tokens + rows, mask=there, other=-1) - first
     c = tl.load(c_in + rows, mask=there, other=0.0)[:, None]
     p = tl.exp(z - tl.load(lse_in + rows, mask=there, other=0.0)[:, None])
@@ -128,7 +138,9 @@ def _dlogits(
     if CAP:
         tanh = z / (cap * sharpness)
         grad *= 1.0 - tanh * tanh
-    tile.store([row0, col0], (grad * sharpness).to(tile.dtype))
+    if SHARP:
+        grad *= sharpness
+    tile.store([row0, col0], grad.to(tile.dtype))
 
 
 def usable(head: Head, rows: Tensor) -> bool:
@@ -151,11 +163,11 @@ def scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
     tiles = triton.cdiv(triton.cdiv(vocabulary, width), SPLITS)
     splits = triton.cdiv(triton.cdiv(vocabulary, width), tiles)
     best, total, picked, weighted = torch.empty(4, splits, num_rows, device=rows.device)
-    _scores[(triton.cdiv(num_rows, height), splits)](
+    _scores[(triton.cdiv(num_rows, height) * splits,)](
         TensorDescriptor.from_tensor(rows, [height, depth]), TensorDescriptor.from_tensor(head.weight, [width, depth]),
         tokens if head.bias is None else head.bias, tokens, best, total, picked, weighted,
-        num_rows, vocabulary, head.first, *_scalars(head),
-        TILES=tiles, H=rows.shape[1], ROWS=height, COLS=width, DEPTH=depth, **_flags(head, entropy),
+        num_rows, vocabulary, head.first, splits, *_scalars(head),
+        TILES=tiles, H=rows.shape[1], ROWS=height, COLS=width, DEPTH=depth, SHARED=SCORES_GROUP, **_flags(head, entropy),
         num_warps=warps, num_stages=stages,
     )  # fmt: skip
     highest = best.amax(0)
@@ -171,13 +183,14 @@ def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Wei
     num_rows, columns = len(rows), len(weight)
     pitch = triton.cdiv(columns, 8) * 8  # descriptors want rows of whole 16 bytes
     tile = buffer[: num_rows * pitch].view(num_rows, pitch)[:, :columns]
-    _dlogits[(triton.cdiv(num_rows, height) * triton.cdiv(columns, width),)](
+    jobs = triton.cdiv(num_rows, height) * triton.cdiv(columns, width)
+    _dlogits[(jobs,)](
         TensorDescriptor.from_tensor(rows, [height, depth]), TensorDescriptor.from_tensor(weight, [width, depth]),
         TensorDescriptor(tile, list(tile.shape), list(tile.stride()), [height, width]),
         tokens if head.bias is None else head.bias[block], tokens, weights.c, weights.lse,
         weights.c if weights.e is None else weights.e, weights.c if weights.mean is None else weights.mean,
         num_rows, columns, head.first + block.start, *_scalars(head),
-        H=rows.shape[1], ROWS=height, COLS=width, DEPTH=depth, SHARED=GROUP, **_flags(head, weights.e is not None),
+        H=rows.shape[1], ROWS=height, COLS=width, DEPTH=depth, SHARED=DLOGITS_GROUP, **_flags(head, weights.e is not None),
         num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return tile
@@ -188,4 +201,10 @@ def _scalars(head: Head) -> tuple[float, float]:
 
 
 def _flags(head: Head, entropy: bool) -> dict[str, Any]:
-    return {"BIAS": head.bias is not None, "CAP": head.soft_cap is not None, "ENTROPY": entropy, "WIDE": INTERPRETED}
+    return {
+        "BIAS": head.bias is not None,
+        "CAP": head.soft_cap is not None,
+        "SHARP": head.temperature != 1.0,
+        "ENTROPY": entropy,
+        "WIDE": INTERPRETED,
+    }

@@ -24,8 +24,10 @@ TILE = (1024, 4096)
 """Rows and vocabulary of a tile on a CPU: 16 MiB of float32."""
 GPU_TILE = (4096, 4096)
 """On a GPU in plain torch: 64 MiB of float32, and half of it rounded for the next product."""
-FUSED_TILE = (16384, 4096)
-"""For the kernels: 128 MiB of bfloat16."""
+FUSED_ROWS, FUSED_ELEMENTS = 16384, 2**26
+"""For the kernels: 128 MiB of bfloat16, as broad as the rows leave room for: few launches, each large."""
+FUSED_SUMS = 2**24
+"""64 MiB of float32 for the block of the head's gradient that is being added up."""
 
 
 class Gradients(NamedTuple):
@@ -149,9 +151,11 @@ def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
 
 
 def _tile_shape(rows: Tensor, fused: bool) -> tuple[int, int]:
-    if fused:
-        return FUSED_TILE
-    return GPU_TILE if rows.is_cuda else TILE
+    if not fused:
+        return GPU_TILE if rows.is_cuda else TILE
+    tall = max(1, min(FUSED_ROWS, len(rows)))
+    broad = min(FUSED_ELEMENTS // tall, FUSED_SUMS // rows.shape[1])
+    return tall, max(256, broad // 256 * 256)
 
 
 def _unit(weights: Weights) -> Tensor:
