@@ -208,9 +208,10 @@ def _check_choices(estimator: KLEstimator, reduction: Reduction, old_logp: Array
     for name, choice in (("estimator", estimator), ("reduction", reduction)):
         if isinstance(choice, type):
             raise TypeError(f"{name}: expected a value, got the class {choice.__name__}; write {choice.__name__}()")
-    if reduction.sums_tokens and not estimator.per_token:
+    weighs = "tokens" if reduction.sums_tokens else "turns" if getattr(reduction, "shares_turns", False) else None
+    if weighs and not estimator.per_token:
         raise TypeError(
-            f"reduction: {reduction} weighs tokens, but {estimator} has one estimate per sequence. Use SequenceMean(), or "
+            f"reduction: {reduction} weighs {weighs}, but {estimator} has one estimate per sequence. Use SequenceMean(), or "
             "TokenKL() as the estimator"
         )
     if estimator.off_policy and old_logp is None:

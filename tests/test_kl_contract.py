@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from libraries import TORCH
 
-from gspo_core import K3, Padded, SequenceKL, SequenceMean, TokenKL, TokenMean, kl_penalty
+from gspo_core import K3, Padded, SequenceKL, SequenceMean, TokenKL, TokenMean, TurnMean, kl_penalty
 
 
 def test_the_term_cannot_depend_on_the_objective() -> None:
@@ -25,6 +25,12 @@ WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
     (TypeError, r"^estimator: expected a value, got the class K3; write K3\(\)", (K3, A, A, LAYOUT), MEAN),
     (TypeError, r"^reduction: expected a value, got the class TokenMean; write", GOOD, {"reduction": TokenMean}),
     (TypeError, r"^reduction: TokenMean.* Use SequenceMean\(\), or TokenKL\(\)", (SequenceKL(), A, A, LAYOUT), TOKENS),
+    (
+        TypeError,
+        r"^reduction: TurnMean\(\) weighs turns, but SequenceKL",
+        (SequenceKL(), A, A, LAYOUT),
+        {"reduction": TurnMean()},
+    ),
     (ValueError, r"^old_logp: TokenKL\(.*pass its log-probs \(on policy: those of logp\)", (TokenKL(), A, A, LAYOUT), MEAN),
     (ValueError, r"^old_logp: K3\(.*does not use it; leave it out", GOOD, {**MEAN, "old_logp": A}),
     (TypeError, r"^layout: expected a layout such as Padded\(mask\), got ndarray", (K3(), A, A, A > 0), MEAN),

@@ -127,6 +127,41 @@ def test_masks_and_turns_can_be_mapped_too(ratio: Any, inside: bool) -> None:
     assert (mapped[0] != mapped[1]).any()
 
 
+@FORMS
+@pytest.mark.parametrize("budget", [0, 2**20], ids=["two-pass", "aligned"])
+@pytest.mark.parametrize("name", ["padded", "sharded outside", "sharded inside", "restricted"])
+@pytest.mark.parametrize("width", [6, TURNS])
+def test_the_fused_head_takes_turns(ratio: Any, budget: int, name: str, width: int) -> None:
+    """As many slots as turns, too: [N, K] is never taken for [N, T]. A dialogue whose advantages are all 0 is left out."""
+    logp, old, advantage, mask, ids = (x[:, :width] for x in batch())
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(5, width, 4, generator=generator, dtype=torch.float64)
+    head = torch.randn(7, 4, generator=generator, dtype=torch.float64)
+    tokens = torch.randint(7, (5, width), generator=generator)
+    own = gspo_torch.token_logp(hidden, head, tokens)
+    old = torch.where(mask, own.double() + 0.05 * (old - logp), torch.nan).to(own.dtype)
+    advantage = advantage * torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0])[:, None]
+    layout: Any = {
+        "padded": lambda: Turns(Padded(mask), ids, TURNS),
+        "sharded outside": lambda: sharded(Turns(Padded(mask), ids, TURNS), lambda x: x),
+        "sharded inside": lambda: Turns(sharded(Padded(mask), lambda x: x), ids, TURNS),
+        "restricted": lambda: Restricted(Turns(Padded(torch.ones_like(mask)), ids, TURNS), mask),
+    }[name]()
+    given = PerToken(advantage) if ratio.per_token else advantage[:, :TURNS]
+    objective, gradients = Objective(ratio, Clip(LOW, HIGH), TurnMean()), []
+    for fused in (True, False):
+        h, w = hidden.clone().requires_grad_(), head.clone().requires_grad_()
+        if fused:
+            loss: Any = gspo_torch.linear_policy_loss(objective, h, w, tokens, old, given, layout, budget_bytes=budget)
+        else:
+            loss = gspo_torch.policy_loss(objective, gspo_torch.token_logp(h, w, tokens), old, given, layout)
+        loss.value.backward()
+        gradients.append((loss.value, h.grad, w.grad))
+    for one, two in zip(*gradients, strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-12)
+        assert one.abs().max() > 1e-3
+
+
 # Dynamo's own notices: it traces through array_api_compat's lru_cache, and torch deprecates parts of itself.
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gspo_core import KLEstimator, Layout, Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
+from gspo_core._units import has_turn_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,9 @@ class Terms:
         values = self.advantage.values if isinstance(self.advantage, PerToken) else self.advantage
         active: Tensor = layout.valid
         if not self.every_token:
-            if isinstance(self.advantage, PerToken) or values.ndim == 2:
+            if has_turn_units(self.objective.ratio) and values.ndim == 2:
+                active = active & (layout.spread((values != 0).any(dim=1).to(torch.float32)) > 0)
+            elif isinstance(self.advantage, PerToken) or values.ndim == 2:
                 moved = layout.select((values != 0).to(torch.float32))
                 active = active & (layout.spread(layout.sum(moved)) > 0)
             else:
