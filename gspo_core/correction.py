@@ -36,6 +36,11 @@ class TokenWeight:
 
     Needs an objective whose units are tokens (GSPO_TOKEN, GRPO). Source: F. Yao et al., 2025, "Your Efficient RL Framework
     Secretly Brings You Off-Policy RL Training".
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> TokenWeight().log_weight(np.array([[0.5, 9.0]]), Padded(np.array([[True, False]]))).tolist()
+    [[0.5, 0.0]]
     """
 
     per_token: ClassVar[bool] = True
@@ -50,6 +55,11 @@ class ProductWeight:
     """w_i = Π_t π_old(y_it) / π_sampler(y_it), a weight per sequence: the exact one, of a variance that grows with |y_i|.
 
     A one-sided gap of 3e-4 nats per token makes it 0.06 for 9000 tokens.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> ProductWeight().log_weight(np.array([[0.5, 0.25]]), Padded(np.array([[True, True]]))).tolist()
+    [0.75]
     """
 
     per_token: ClassVar[bool] = False
@@ -64,6 +74,11 @@ class GeometricWeight:
     """w_i = (Π_t π_old(y_it) / π_sampler(y_it))^(1/|y_i|), a weight per sequence: how far apart the engines are per token.
 
     As a weight it corrects only a |y_i|-th of the mismatch; as a filter it knows no length.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> GeometricWeight().log_weight(np.array([[0.5, 0.25]]), Padded(np.array([[True, True]]))).tolist()
+    [0.375]
     """
 
     per_token: ClassVar[bool] = False
@@ -78,6 +93,9 @@ class Correction:
     """A sampler correction is two choices: who has a weight, and what happens to extreme ones. A value: hashable.
 
     Raises TypeError if a choice is a class in place of a value.
+
+    >>> Correction(TokenWeight(), Truncate(2.0)) == TIS
+    True
     """
 
     level: Level
@@ -93,7 +111,14 @@ class Correction:
 
 
 class SamplerWeight(NamedTuple):
-    """A correction's weights. Units are tokens or sequences; empty sequences and masked slots are 0 and not kept."""
+    """A correction's weights. Units are tokens or sequences; empty sequences and masked slots are 0 and not kept.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> w = sampler_weight(MIS, np.zeros((2, 1)), np.array([[0.0], [-1.0]]), Padded(np.array([[True], [True]])))
+    >>> w.weight.tolist(), w.raw.round(3).tolist(), w.kept.tolist()
+    ([1.0, 0.0], [1.0, 2.718], [True, False])
+    """
 
     weight: Array
     """Units: what multiplies the advantage, at least 0; exactly 1 where sampler and old policy agree."""
@@ -155,13 +180,33 @@ def sampler_weight(
 
 
 TIS = Correction(TokenWeight(), Truncate(2.0))
-"""min(w_it, 2). Truncated importance sampling; F. Yao et al., 2025; C as in TRL (MiniRL, arXiv 2512.01374, has 5)."""
+"""min(w_it, 2). Truncated importance sampling; F. Yao et al., 2025; C as in TRL (MiniRL, arXiv 2512.01374, has 5).
+
+>>> import numpy as np
+>>> TIS.action(np, np.log(np.array([0.25, 1.0, 8.0]))).weight.tolist()
+[0.25, 1.0, 2.0]
+"""
 
 MIS = Correction(ProductWeight(), Mask(0.5, 2.0, drop=False))
-"""w_i where 0.5 ≤ w_i ≤ 2, else 0. Masked importance sampling; J. Liu et al., 2025, "When Speed Kills Stability"."""
+"""w_i where 0.5 ≤ w_i ≤ 2, else 0. Masked importance sampling; J. Liu et al., 2025, "When Speed Kills Stability".
+
+>>> import numpy as np
+>>> MIS.action(np, np.log(np.array([0.25, 1.0, 8.0]))).weight.tolist()
+[0.0, 1.0, 0.0]
+"""
 
 ICEPOP = Correction(TokenWeight(), Mask(0.5, 5.0, drop=False))
-"""w_it where 0.5 ≤ w_it ≤ 5, else 0, lengths unchanged. IcePop; Ring-1T, arXiv 2510.18855."""
+"""w_it where 0.5 ≤ w_it ≤ 5, else 0, lengths unchanged. IcePop; Ring-1T, arXiv 2510.18855.
+
+>>> import numpy as np
+>>> ICEPOP.action(np, np.log(np.array([0.25, 1.0, 4.0]))).weight.round(12).tolist()
+[0.0, 1.0, 4.0]
+"""
 
 GEO_RS = Correction(GeometricWeight(), Reject(0.999, 1.001, drop=True))
-"""The sequence is left out unless 0.999 ≤ w_i^(1/|y_i|) ≤ 1.001. Geometric rejection sampling; verl, "0.999_1.001"."""
+"""The sequence is left out unless 0.999 ≤ w_i^(1/|y_i|) ≤ 1.001. Geometric rejection sampling; verl, "0.999_1.001".
+
+>>> import numpy as np
+>>> GEO_RS.action(np, np.array([0.0005, -0.002])).kept.tolist()
+[True, False]
+"""

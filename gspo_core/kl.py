@@ -33,7 +33,14 @@ class Divergence(NamedTuple):
 
 
 class KLEstimator(Protocol):
-    """An estimate of the divergence from the reference, for one unit."""
+    """An estimate of the divergence from the reference, for one unit: a value and its slope.
+
+    >>> import numpy as np
+    >>> estimator: KLEstimator = K2()
+    >>> value, slope = estimator(np, np.array([1.0]), np.zeros(1))
+    >>> value.tolist(), slope.tolist()
+    ([0.5], [-1.0])
+    """
 
     @property
     def per_token(self) -> bool:
@@ -52,6 +59,10 @@ class K1:
     """−x: unbiased in value, of either sign; its gradient is 0 on average. To be looked at, not to be minimised.
 
     Source: J. Schulman, 2020, "Approximating KL Divergence" (joschu.net/blog/kl-approx.html).
+
+    >>> import numpy as np
+    >>> K1()(np, np.array([0.5, -0.5]), np.zeros(2)).value.tolist()
+    [-0.5, 0.5]
     """
 
     per_token: ClassVar[bool] = True
@@ -64,7 +75,12 @@ class K1:
 
 @dataclass(frozen=True)
 class K2:
-    """x²/2: biased in value; on policy its gradient is that of KL(π‖π_ref) of the next token. Source: as K1."""
+    """x²/2: biased in value; on policy its gradient is that of KL(π‖π_ref) of the next token. Source: as K1.
+
+    >>> import numpy as np
+    >>> K2()(np, np.array([0.5, -0.5]), np.zeros(2)).value.tolist()
+    [0.125, 0.125]
+    """
 
     per_token: ClassVar[bool] = True
     off_policy: ClassVar[bool] = False
@@ -79,6 +95,10 @@ class K3:
     """eˣ − 1 − x: unbiased in value on policy, never negative; its gradient is that of the other KL(π_ref‖π).
 
     Source: as K1; the penalty of GRPO, arXiv 2402.03300, eq. 4.
+
+    >>> import numpy as np
+    >>> K3()(np, np.array([0.5, -0.5]), np.zeros(2)).value.round(4).tolist()
+    [0.1487, 0.1065]
     """
 
     per_token: ClassVar[bool] = True
@@ -113,6 +133,10 @@ class TokenKL:
     Unbiased at every prefix, in value and gradient, for samples of π_old. That a token also decides which prefixes come
     after it is not in it; see `SequenceKL`. The ratio is always the token's own, whatever the objective's.
     Source: DeepSeek-V3.2, arXiv 2512.02556, eq. 7.
+
+    >>> import numpy as np
+    >>> TokenKL()(np, np.array([0.5]), np.log(np.array([2.0]))).slope.round(12).tolist()
+    [-1.0]
     """
 
     per_token: ClassVar[bool] = True
@@ -129,6 +153,13 @@ class SequenceKL:
 
     Its expectation over samples of π_old is KL(π‖π_ref) of whole responses, and that of its slope −ρ X on every token is
     the gradient ∇KL(π‖π_ref), exactly. The price is variance: ρ is the true sequence ratio, not its |y|-th root.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, SequenceMean
+    >>> ref, logp = np.array([[-1.0, -2.0]]), np.array([[-1.25, -2.25]])
+    >>> kl = kl_penalty(SequenceKL(), logp, ref, Padded(ref < 0), reduction=SequenceMean(), old_logp=logp)
+    >>> kl.logp_grad.tolist()  # −X on every token, X = 0.5
+    [[-0.5, -0.5]]
     """
 
     per_token: ClassVar[bool] = False
@@ -140,7 +171,14 @@ class SequenceKL:
 
 
 class KLPenalty(NamedTuple):
-    """A KL term as a value and a weight, to be minimised."""
+    """A KL term as a value and a weight, to be minimised: loss.value + β · kl.value, loss.logp_grad + β · kl.logp_grad.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, SequenceMean
+    >>> one = np.array([[-1.0]])
+    >>> kl_penalty(K2(), one, one - 0.5, Padded(one < 0), reduction=SequenceMean())
+    KLPenalty(value=np.float64(0.125), logp_grad=array([[0.5]]))
+    """
 
     value: Array
     """[] Σ units weight · estimate; nats."""

@@ -248,13 +248,18 @@ def _over_shards(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> S
 def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharded:
     """A layout whose sequences are spread over ranks: Σ_t and |y_i| are added up over them, nothing else is exchanged.
 
-    `layout` is this rank's part, with the same number of sequences on every rank. `sum_over_shards` takes an [N] array
-    and returns its sum over ranks (an all-reduce, `lax.psum`); it needs no autodiff, since the weight is closed form.
+    Args:
+        layout: this rank's part, with the same number of sequences on every rank.
+        sum_over_shards: takes an [N] array and returns its sum over ranks (an all-reduce, `lax.psum`); it needs no autodiff,
+            since the weight is closed form.
+
+    Returns: a layout with the rank's own token arrays and whole per-sequence arrays.
+
     GSPO exchanges N lengths, once per layout, and N sums of log ratios, once per loss. A ratio whose units are tokens
     exchanges its N sums of gains instead, and a gate that looks at whole sequences N sums more; with K turns (`Turns`) it is
     N · K lengths and sums in addition. The loss value is whole on every rank, logp_grad is the rank's own part.
 
-    Raises TypeError if `layout` is none, or `sum_over_shards` cannot be called.
+    Raises: TypeError if `layout` is none, or `sum_over_shards` cannot be called.
 
     >>> import numpy as np
     >>> both = sharded(Padded(np.array([[True, False]])), lambda x: x + 3)  # the other rank has three tokens

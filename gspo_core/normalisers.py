@@ -28,7 +28,15 @@ class GroupView(NamedTuple):
 
 
 class Normaliser(Protocol):
-    """How a deviation from the group's mean becomes an advantage."""
+    """How a deviation from the group's mean becomes an advantage: a function of what each response knows of its group.
+
+    >>> import numpy as np
+    >>> from gspo_core import group_advantages
+    >>> def sign(xp, group):
+    ...     return xp.sign(group.deviation)
+    >>> group_advantages([3.0, 1.0, 2.5], [0, 0, 0], sign).tolist()
+    [1.0, -1.0, 1.0]
+    """
 
     def __call__(self, xp: Namespace, group: GroupView) -> Array:
         """[N] advantages."""
@@ -46,7 +54,12 @@ class ZScore:
     """A_i = (r_i − mean) / (std + eps), std² = Σ (r − mean)² / (G − ddof); 0 for a constant group.
 
     The paper says only "std"; numpy's population value (ddof 0, eps 0) is the default here. TRL and verl use ddof 1 and
-    eps 1e-4 or 1e-6. Source: GSPO, arXiv 2507.18071, eq. 6.
+    eps 1e-4 or 1e-6. `ddof` other than 0 or 1 and a negative or infinite `eps` raise ValueError. Source: GSPO, arXiv
+    2507.18071, eq. 6.
+
+    >>> from gspo_core import group_advantages
+    >>> group_advantages([3.0, 1.0, 5.0, 5.0], [0, 0, 1, 1], ZScore()).tolist()
+    [1.0, -1.0, 0.0, 0.0]
     """
 
     ddof: int = 0
@@ -71,7 +84,8 @@ class BatchStd:
 
     An easy prompt, where nearly all responses are right, is not blown up. All of the batch must be in one call: in parts,
     every part has its own scale. 0 for a constant group, and everywhere if all rewards are equal. A NaN reward shows in
-    every group. Source: Lite PPO, arXiv 2508.08221 (mean of the group, std of the batch).
+    every group. `ddof` other than 0 or 1 and a negative or infinite `eps` raise ValueError. Source: Lite PPO, arXiv
+    2508.08221 (mean of the group, std of the batch).
 
     >>> from gspo_core import group_advantages
     >>> group_advantages([3.0, 1.0, 2.0, 2.0, 4.0, 0.0], [5, 5, 7, 7, 9, 9], BatchStd(ddof=1)).round(3).tolist()
@@ -105,7 +119,12 @@ class BatchStd:
 
 @dataclass(frozen=True)
 class Centred:
-    """A_i = r_i − mean. Source: Dr.GRPO, arXiv 2503.20783."""
+    """A_i = r_i − mean, in the unit of the reward. Source: Dr.GRPO, arXiv 2503.20783.
+
+    >>> from gspo_core import group_advantages
+    >>> group_advantages([3.0, 1.0, 2.0], [0, 0, 0], Centred()).tolist()
+    [1.0, -1.0, 0.0]
+    """
 
     def __call__(self, xp: Namespace, group: GroupView) -> Array:
         """[N] deviations."""
@@ -114,7 +133,12 @@ class Centred:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """A_i = r_i − mean of the others = G/(G − 1) · (r_i − mean); 0 for a singleton. Source: RLOO, arXiv 2402.14740."""
+    """A_i = r_i − mean of the others = G/(G − 1) · (r_i − mean); 0 for a singleton. Source: RLOO, arXiv 2402.14740.
+
+    >>> from gspo_core import group_advantages
+    >>> group_advantages([3.0, 1.0, 2.0], [0, 0, 0], LeaveOneOut()).tolist()
+    [1.5, -1.5, 0.0]
+    """
 
     def __call__(self, xp: Namespace, group: GroupView) -> Array:
         """[N] deviations from the mean of the others."""

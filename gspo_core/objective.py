@@ -21,6 +21,10 @@ class Objective:
 
     Swap one choice with `dataclasses.replace(GSPO, surrogate=Clip(0.02, 0.03))`. Raises TypeError if a sequence ratio is
     given a mean over tokens, which would weight sequences by their length, or a mean over turns, of which it knows none.
+
+    >>> from gspo_core import GSPO, Clip, Sequence, SequenceMean
+    >>> Objective(Sequence(), Clip(3e-4, 4e-4), SequenceMean()) == GSPO
+    True
     """
 
     ratio: Ratio

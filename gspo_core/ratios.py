@@ -18,6 +18,11 @@ class Token:
     """log w_it = d_it, one ratio per token; pull-back g ↦ g.
 
     Source: GRPO, arXiv 2402.03300, eq. 3 (PPO's ratio).
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> Token().log_ratio(np.array([[0.5, 9.0]]), Padded(np.array([[True, False]]))).tolist()
+    [[0.5, 0.0]]
     """
 
     per_token: ClassVar[bool] = True
@@ -41,6 +46,14 @@ class Sequence:
 
     There is no token axis to sum over, so a length-weighted mean cannot be written by accident.
     Source: GSPO, arXiv 2507.18071, eq. 7 and 10.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> layout = Padded(np.array([[True, True], [True, False]]))
+    >>> Sequence().log_ratio(np.array([[0.25, 0.75], [1.0, 9.0]]), layout).tolist()
+    [0.5, 1.0]
+    >>> Sequence().pull_back(np.array([1.0, 1.0]), layout).tolist()
+    [[0.5, 0.5], [1.0, 0.0]]
     """
 
     per_token: ClassVar[bool] = False
@@ -63,6 +76,14 @@ class SequenceToken:
     """log s_it = log s_i at every token, but moving with its own token only: s_it = sg[s_i] · π(y_it)/sg[π(y_it)].
 
     Pull-back g_it ↦ g_it, so that each token may have its own advantage. Source: GSPO, arXiv 2507.18071, eq. 14 and 17.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> layout = Padded(np.array([[True, True]]))
+    >>> SequenceToken().log_ratio(np.array([[0.25, 0.75]]), layout).tolist()
+    [[0.5, 0.5]]
+    >>> SequenceToken().pull_back(np.array([[1.0, 2.0]]), layout).tolist()
+    [[1.0, 2.0]]
     """
 
     per_token: ClassVar[bool] = True
@@ -114,6 +135,11 @@ class ProductToken:
 
     Pull-back g_it ↦ g_it. To Product what SequenceToken is to Sequence. Source: VESPO, arXiv 2602.10693, whose weight on
     a token is a function of ρ_i.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> ProductToken().log_ratio(np.array([[0.25, 0.5]]), Padded(np.array([[True, True]]))).tolist()
+    [[0.75, 0.75]]
     """
 
     per_token: ClassVar[bool] = True

@@ -16,6 +16,12 @@ class SequenceMean:
 
     A turn thus weighs what its tokens weigh; for turns that weigh the same see `TurnMean`. The denominator counts non-empty
     sequences. Source: GSPO, arXiv 2507.18071, eq. 5 (1/G Σ_i) and 13 (1/G Σ_i 1/|y_i| Σ_t).
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> layout = Padded(np.array([[True, True], [True, False], [False, False]]))
+    >>> int(SequenceMean().count(layout)), SequenceMean().weights(layout, True, np.asarray(2.0)).tolist()
+    (2, [[0.25, 0.25], [0.5, 0.0], [0.0, 0.0]])
     """
 
     sums_tokens: ClassVar[bool] = False
@@ -44,8 +50,8 @@ class TurnMean:
     """Every non-empty sequence weighs the same, shared equally by its non-empty turns, and by each turn's tokens.
 
     1/(denominator · K_i) for each of the K_i turns of sequence i: a short turn weighs as much as a long one. The denominator
-    counts non-empty sequences. Needs a ratio per turn or per token, and a layout with turns. With one turn per sequence this
-    is SequenceMean.
+    counts non-empty sequences. Needs a ratio per turn or per token (else `Objective` raises TypeError and `weights` ValueError)
+    and a layout with turns (else TypeError). With one turn per sequence this is SequenceMean.
 
     >>> import numpy as np
     >>> from gspo_core import Padded, Turns
@@ -81,7 +87,14 @@ class TurnMean:
 class TokenMean:
     """Every token weighs the same: 1/denominator. Long sequences weigh more.
 
-    The denominator counts tokens. Needs a ratio whose units are tokens. Source: DAPO, arXiv 2503.14476, eq. 8.
+    The denominator counts tokens. Needs a ratio whose units are tokens; with another, `Objective` raises TypeError and
+    `weights` ValueError. Source: DAPO, arXiv 2503.14476, eq. 8.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> layout = Padded(np.array([[True, True], [True, True]]))
+    >>> int(TokenMean().count(layout)), TokenMean().weights(layout, True, np.asarray(4.0)).tolist()
+    (4, [[0.25, 0.25], [0.25, 0.25]])
     """
 
     sums_tokens: ClassVar[bool] = True

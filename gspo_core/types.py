@@ -18,7 +18,15 @@ Namespace: TypeAlias = Any
 
 
 class Loss(NamedTuple):
-    """A policy loss as a value and a weight; −objective, to be minimised."""
+    """A policy loss as a value and a weight; −objective, to be minimised.
+
+    >>> import numpy as np
+    >>> from gspo_core import GSPO, Padded, policy_loss
+    >>> zeros = np.zeros((1, 2))
+    >>> loss = policy_loss(GSPO, zeros, zeros, np.array([1.0]), Padded(np.array([[True, True]])))
+    >>> float(loss.value), loss.logp_grad.tolist(), loss.clipped.tolist(), float(loss.denominator)
+    (-1.0, [[-0.5, -0.5]], [False], 1.0)
+    """
 
     value: Array
     """[] the loss: −Σ units weight · gain."""
@@ -48,7 +56,13 @@ class PerToken:
 
 
 class Gain(NamedTuple):
-    """What a surrogate gives back, elementwise."""
+    """What a surrogate gives back, elementwise.
+
+    >>> import numpy as np
+    >>> from gspo_core import Clip
+    >>> Clip(0.2, 0.2)(np, np.zeros(1), np.array([3.0]))
+    Gain(value=array([3.]), slope=array([3.]))
+    """
 
     value: Array
     """Contribution to the objective."""
@@ -57,7 +71,14 @@ class Gain(NamedTuple):
 
 
 class Gated(NamedTuple):
-    """What a gate lets an objective see."""
+    """What a gate lets an objective see.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, TokenClip
+    >>> seen = TokenClip(0.4, 0.4)(np.array([[0.1, 0.9]]), np.ones(1), Padded(np.array([[True, True]])), per_token=False)
+    >>> seen.d.tolist(), seen.open.tolist()
+    ([[0.1, 0.4]], [[True, False]])
+    """
 
     d: Array
     """Token array: log ratios as the ratio sees them."""
@@ -68,7 +89,14 @@ class Gated(NamedTuple):
 
 
 class Layout(Protocol):
-    """Where the policy's tokens stand. Masks go in once, here; afterwards nobody multiplies by a mask."""
+    """Where the policy's tokens stand. Masks go in once, here; afterwards nobody multiplies by a mask.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> layout: Layout = Padded(np.array([[True, True, False], [True, False, False]]))
+    >>> layout.sum(np.ones(layout.shape)).tolist(), layout.spread(np.array([3.0, 4.0])).tolist()
+    ([2.0, 1.0], [[3.0, 3.0, 0.0], [4.0, 0.0, 0.0]])
+    """
 
     @property
     def xp(self) -> Namespace:
@@ -114,6 +142,12 @@ class Ratio(Protocol):
 
     A ratio that belongs to a turn also says `per_turn = True`. It is then given a layout that knows its turns, its units are
     turns unless they are tokens, and a gate in front of it looks at turns where it would look at sequences.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, Sequence
+    >>> ratio: Ratio = Sequence()
+    >>> ratio.per_token, ratio.log_ratio(np.array([[0.5, 1.5]]), Padded(np.array([[True, True]]))).tolist()
+    (False, [1.0])
     """
 
     @property
@@ -131,14 +165,28 @@ class Ratio(Protocol):
 
 
 class Gate(Protocol):
-    """What of log ratios and advantages an objective sees, decided with whole responses in view, before the ratio."""
+    """What of log ratios and advantages an objective sees, decided with whole responses in view, before the ratio.
+
+    >>> import numpy as np
+    >>> from gspo_core import OffPolicyMask, Padded
+    >>> gate: Gate = OffPolicyMask(0.5)
+    >>> gate(np.array([[-0.9]]), np.array([-1.0]), Padded(np.array([[True]])), False).advantage.tolist()
+    [0.0]
+    """
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
         """From the token array d, and advantages per token if `per_token`, else per sequence."""
 
 
 class Surrogate(Protocol):
-    """What is maximised, for one unit: a function of its log ratio and its advantage."""
+    """What is maximised, for one unit: a function of its log ratio and its advantage.
+
+    >>> import numpy as np
+    >>> from gspo_core import Unclipped
+    >>> surrogate: Surrogate = Unclipped()
+    >>> surrogate.exact, surrogate(np, np.zeros(1), np.array([2.0])).slope.tolist()
+    (True, [2.0])
+    """
 
     @property
     def exact(self) -> bool:
@@ -149,7 +197,14 @@ class Surrogate(Protocol):
 
 
 class Reduction(Protocol):
-    """How units are averaged. One that can weigh turns also has `turn_weights(layout, denominator)`, [N, K]."""
+    """How units are averaged. One that can weigh turns also has `turn_weights(layout, denominator)`, [N, K].
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, TokenMean
+    >>> reduction: Reduction = TokenMean()
+    >>> reduction.sums_tokens, int(reduction.count(Padded(np.array([[True, True], [True, False]]))))
+    (True, 3)
+    """
 
     @property
     def sums_tokens(self) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
+import itertools
 import pkgutil
+import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import gspo_torch
@@ -121,6 +125,80 @@ def test_the_examples_run(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
     assert (result.attempted > 0) == (name in WITH_EXAMPLES), f"{name}: {result.attempted} examples"
+
+
+def attribute_docstrings(source: str) -> dict[str, str]:
+    """name ↦ the string that stands under its assignment: the documentation of a value, which help() cannot see."""
+    found = {}
+    body = ast.parse(source).body
+    for this, following in itertools.pairwise(body):
+        named = isinstance(this, ast.Assign) and isinstance(this.targets[0], ast.Name)
+        if named and isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            found[this.targets[0].id] = str(following.value.value)
+    return found
+
+
+def documentation(package: types.ModuleType, name: str) -> tuple[str, dict[str, Any]]:
+    """(docstring of a public name, what its examples may use): of the thing itself, never an inherited one."""
+    thing = getattr(package, name)
+    if inspect.isclass(thing) or inspect.isfunction(thing):
+        own = thing.__doc__ if inspect.isfunction(thing) else vars(thing).get("__doc__")
+        # A dataclass or NamedTuple without a docstring gets its signature as one.
+        text = "" if own is None or own.startswith(f"{name}(") else own
+        return text, vars(sys.modules[thing.__module__])
+    for module in (importlib.import_module(m) for m in MODULES if m.startswith(package.__name__ + ".")):
+        if name in (told := attribute_docstrings(inspect.getsource(module))):
+            return told[name], vars(module)
+    return "", {}
+
+
+def lacking(package: types.ModuleType, name: str) -> list[str]:
+    """What the documentation of a public name lacks."""
+    text, scope = documentation(package, name)
+    thing = getattr(package, name)
+    parts = [] if text else ["a docstring"]
+    parts += [] if ">>> " in text else ["an example"]
+    if inspect.isfunction(thing):
+        of_core = "those of the core" in text
+        parts += [part for part in ("Returns", "Raises") if part not in text and not of_core]
+        parts += [] if "Args:" in text or of_core or len(inspect.signature(thing).parameters) < 2 else ["Args:"]
+    elif inspect.isclass(thing) and "__post_init__" in vars(thing):
+        parts += [] if "Error" in text else ["its errors"]
+    test = doctest.DocTestParser().get_doctest(text, dict(scope), name, None, None)
+    return parts + ["a right example"] * bool(doctest.DocTestRunner(verbose=False).run(test, out=lambda _: None).failed)
+
+
+NAMES = [(package, name) for package in PACKAGES for name in package.__all__]
+
+
+@pytest.mark.parametrize(("package", "name"), NAMES, ids=[f"{package.__name__}.{name}" for package, name in NAMES])
+def test_a_public_name_is_documented_with_an_example_that_runs(package: types.ModuleType, name: str) -> None:
+    """Values too: what stands under a preset's assignment."""
+    assert lacking(package, name) == []
+
+
+BARE = '''
+def f(x, y):
+    """Adds.
+
+    >>> 1 + 1
+    3
+    """
+class C:
+    def __post_init__(self):
+        raise ValueError
+V = 1
+'''
+
+
+def test_what_documentation_lacks_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gspo_bare.py").write_text(BARE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("gspo_bare")
+    assert lacking(module, "f") == ["Returns", "Raises", "Args:", "a right example"]
+    assert lacking(module, "C") == ["a docstring", "an example", "its errors"]
+    assert lacking(module, "V") == ["a docstring", "an example"]
+    assert attribute_docstrings("A = 1\n'told'\nB = 2\nC = 3\n") == {"A": "told"}
 
 
 def test_a_wrong_example_would_be_found() -> None:

@@ -24,7 +24,16 @@ BUDGET_BYTES = 2**28
 
 
 class LinearLoss(NamedTuple):
-    """A loss on hidden states: the fields of `gspo_core.Loss`, and what else was computed on the way."""
+    """A loss on hidden states: the fields of `gspo_core.Loss`, and what else was computed on the way.
+
+    >>> import torch
+    >>> from gspo_core import GSPO, Padded
+    >>> hidden, tokens, mask = torch.zeros(1, 2, 8), torch.tensor([[3, 1]]), torch.tensor([[True, True]])
+    >>> batch = (tokens, None, torch.tensor([1.0]), Padded(mask))
+    >>> loss = linear_policy_loss(GSPO, hidden, torch.zeros(4, 8), *batch, on_policy=True, return_logp=True)
+    >>> loss.value.item(), loss.logp.exp().tolist(), loss.entropy
+    (-1.0, [[0.25, 0.25]], None)
+    """
 
     value: Tensor
     """[] policy loss + β KL − entropy bonus, differentiable with respect to hidden, lm_head and bias."""

@@ -18,7 +18,13 @@ from .two_pass import Gradients, backward, forward
 
 
 class TokenScores(NamedTuple):
-    """What the policy says of each token."""
+    """What the policy says of each token.
+
+    >>> import torch
+    >>> scores = token_scores(torch.zeros(1, 8), torch.zeros(4, 8), torch.tensor([3]))
+    >>> scores.logp.exp().item(), round(scores.entropy.exp().item(), 4)
+    (0.25, 4.0)
+    """
 
     logp: Tensor
     """[...] log π(token); nats, differentiable."""
@@ -78,7 +84,13 @@ def token_scores(
 
     `entropy_gradient=True` makes the entropy differentiable; otherwise it is a number to look at, and costs no memory.
 
-    Arguments and errors: those of `token_logp`.
+    Args:
+        hidden, lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`.
+        entropy_gradient: see above.
+
+    Returns: `TokenScores`, [...] each, in the dtype of `token_logp`.
+
+    Raises: what `token_logp` does.
 
     >>> import torch
     >>> scores = token_scores(torch.zeros(1, 8), torch.randn(4, 8), torch.tensor([3]))
