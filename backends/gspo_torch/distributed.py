@@ -59,7 +59,9 @@ def sum_over(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tenso
 
     None is the default group. The input is left as it is, and no gradient flows through (none is needed).
 
-    Returns: a function of one tensor. Called before `init_process_group`, it raises torch's ValueError.
+    Returns: a function of one tensor.
+
+    Raises: the function raises torch's ValueError if there is no process group yet.
 
     >>> callable(sum_over())
     True
