@@ -20,14 +20,24 @@ PAPER_RATIO = 4.0 / 3.0
 
 
 class DriftLaw(Protocol):
-    """Where log s lies: a `Drift`, two of them in a `BySign`, or a `Pilot`."""
+    """Where log s lies: a `Drift`, two of them in a `BySign`, or a `Pilot`.
+
+    >>> from gspo_core import Drift
+    >>> law: DriftLaw = Drift.of(2e-4)
+    >>> law.tails(-3e-4, 4e-4, np.array([8192])).high.round(3).tolist()
+    [0.003]
+    """
 
     def tails(self, low: float, high: float, lengths: np.ndarray) -> Tails:
         """P(log s > high | A > 0) and P(log s < low | A < 0) for responses of `lengths` [n]."""
 
 
 class ClipFraction(NamedTuple):
-    """Shares of all responses, those with A = 0 included."""
+    """Shares of all responses, those with A = 0 included.
+
+    >>> ClipFraction(low=0.125, high=0.25).total
+    0.375
+    """
 
     low: float
     """A < 0 and s < 1 − ε_low."""
@@ -42,7 +52,13 @@ class ClipFraction(NamedTuple):
 
 @dataclass(frozen=True)
 class LengthBin:
-    """A row of `clip_table`."""
+    """A row of `clip_table`.
+
+    >>> from gspo_core import Drift
+    >>> (row,) = clip_table(0.2, Drift.of(1e-3), [1, 100], [50])
+    >>> row.shortest, row.longest, row.share, round(row.common.total, 6)
+    (1, 99, 1.0, 0.2)
+    """
 
     shortest: int
     """Tokens."""
@@ -69,6 +85,8 @@ def clip_fraction_for(clip: Clip, law: DriftLaw, lengths: Any = None, advantage:
         lengths: [n] tokens of the responses to predict for, a list or an array; None: those of the pilot.
         advantage: [n] their advantages, of which only the sign matters. None: the pilot's; if lengths are given, or there
             is no pilot, half of the responses have A > 0 and half A < 0.
+
+    Returns: `ClipFraction`.
 
     Raises: ValueError if `law` is no pilot and no lengths are given, or for a wrong shape; TypeError for a wrong kind.
 
@@ -148,8 +166,15 @@ def clip_table(
 ) -> tuple[LengthBin, ...]:
     """What one range for all lengths does to each bin of lengths, and the range that each bin would want.
 
-    Bin j holds the lengths edges[j] ≤ |y| < edges[j + 1]; responses outside and empty bins are left out. Other arguments
-    and errors are those of `clip_range_for`; ValueError unless the edges ascend.
+    Bin j holds the lengths edges[j] ≤ |y| < edges[j + 1]; responses outside and empty bins are left out.
+
+    Args:
+        target, law, lengths, advantage, high_over_low: as for `clip_range_for`.
+        edges: of the bins; tokens, ascending.
+
+    Returns: a `LengthBin` for each bin that is not empty.
+
+    Raises: what `clip_range_for` does, and ValueError unless the edges ascend.
 
     >>> from gspo_core import Drift
     >>> for row in clip_table(0.2, Drift.of(1e-3), [1, 100, 10_000], [50, 5000]):

@@ -14,7 +14,11 @@ from .types import Array, Layout
 
 
 class Tails(NamedTuple):
-    """Probabilities of being clipped, for responses of given lengths: [n] each, NumPy."""
+    """Probabilities of being clipped, for responses of given lengths: [n] each, NumPy.
+
+    >>> Drift.of(2e-4).tails(-3e-4, 4e-4, np.array([100, 10_000])).low.round(3).tolist()
+    [0.48, 0.309]
+    """
 
     high: np.ndarray
     """P(log s > bound) of a response with A > 0."""
@@ -27,6 +31,9 @@ class Drift(NamedTuple):
 
     The sum of a response's token log ratios has a mean in proportion to |y| and, if the tokens move independently, a
     variance in proportion to |y|; s is its |y|-th root. So the spread of log s falls as 1/√|y| and its mean does not fall.
+
+    >>> Drift.of(2e-4, design_effect=3.0)
+    Drift(kappa=0.0002, mean=-0.0002, variance=0.0004, design_effect=3.0)
     """
 
     kappa: Array
@@ -61,7 +68,13 @@ class Drift(NamedTuple):
 
 
 class BySign(NamedTuple):
-    """One law for responses with A > 0 and one for those with A < 0: training moves them apart."""
+    """One law for responses with A > 0 and one for those with A < 0: training moves them apart.
+
+    >>> good, bad = Drift(1e-4, 1e-4, 2e-4, 1.0), Drift(1e-4, -1e-4, 2e-4, 1.0)
+    >>> low, high = BySign(good, bad).tails(-3e-4, 4e-4, np.array([1000]))[::-1]
+    >>> low.round(3).tolist(), high.round(3).tolist()
+    ([0.327], [0.251])
+    """
 
     good: Any
     """The law where A > 0: a `Drift`."""

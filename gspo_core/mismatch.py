@@ -18,7 +18,15 @@ SURE = 4.0
 
 
 class MismatchPart(NamedTuple):
-    """One factor of the ratio π/π_sampler. All are arrays on the device, without a number taken to the host."""
+    """One factor of the ratio π/π_sampler. All are arrays on the device, without a number taken to the host.
+
+    >>> import numpy as np
+    >>> from gspo_core import Clip, Padded
+    >>> old = np.full((2, 4), -1.0)
+    >>> report = mismatch_report(old + 0.01, old, old, np.ones(2), Padded(old < 0), Clip(3e-4, 4e-4))
+    >>> report.staleness.log_s.round(6).tolist(), report.noise.log_s.tolist()
+    ([0.01, 0.01], [0.0, 0.0])
+    """
 
     drift: Drift
     """Of its token log ratios d: `mean` is the bias per token (−k1), `kappa` their KL (k3), and the design effect; nats."""
@@ -33,7 +41,15 @@ class MismatchPart(NamedTuple):
 
 
 class MismatchReport(NamedTuple):
-    """log π/π_sampler = log π/π_old (staleness) + log π_old/π_sampler (noise), per token and per response."""
+    """log π/π_sampler = log π/π_old (staleness) + log π_old/π_sampler (noise), per token and per response.
+
+    >>> import numpy as np
+    >>> from gspo_core import Clip, Padded
+    >>> old = np.full((2, 4), -1.0)
+    >>> report = mismatch_report(old, old, old - 0.01, np.ones(2), Padded(old < 0), Clip(3e-4, 4e-4))
+    >>> float(report.clipped_by_old), float(report.clipped_by_sampler), round(float(report.noise_floor), 6)
+    (0.0, 1.0, 0.01)
+    """
 
     staleness: MismatchPart
     """d = logp − old_logp."""
