@@ -8,7 +8,10 @@ stay float32.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +20,12 @@ from .head import Head
 
 LOW = (torch.float16, torch.bfloat16)
 _MM_TO_FLOAT32 = "dtype" in torch.ops.aten.mm.overloads() and "dtype" in torch.ops.aten.addmm.overloads()
+
+
+@cache
+def fused(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+    """The function, compiled into few passes over its tile on a GPU with Triton; as it stands elsewhere."""
+    return torch.compile(function, dynamic=True) if device_type == "cuda" and find_spec("triton") else function
 
 
 class Scores(NamedTuple):
@@ -108,16 +117,22 @@ def nothing_seen(rows: Tensor, dtype: torch.dtype, entropy: bool) -> Scores:
 def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:
     """[n, block] ∂value/∂(weight · h) of a tile, in the buffer: through softmax, temperature and soft cap."""
     tile = logits(head, rows, block, buffer)
-    slope = None if head.soft_cap is None else 1.0 - (tile * (head.temperature / head.soft_cap)).square()
+    fused(to_gradient, tile.device.type)(tile, tokens, head.first + block.start, weights, head.temperature, head.soft_cap)
+    return tile
+
+
+def to_gradient(tile: Tensor, tokens: Tensor, first: int, weights: Weights, temperature: float, soft_cap: float | None) -> None:
+    """From a tile of logits z to its ∂value/∂(weight · h), in place."""
+    slope = None if soft_cap is None else 1.0 - (tile * (temperature / soft_cap)).square()
     factor = None
     if weights.e is not None and weights.mean is not None:
         factor = weights.c[:, None] + weights.e[:, None] * (tile - weights.mean[:, None])
     tile.sub_(weights.lse[:, None]).exp_()
     tile.mul_(-weights.c[:, None] if factor is None else -factor)
-    first = head.first + block.start
     here = (tokens >= first) & (tokens < first + tile.shape[1])
     columns = torch.where(here, tokens - first, 0).long()
     tile.scatter_add_(1, columns[:, None], torch.where(here, weights.c, 0.0)[:, None])
     if slope is not None:
         tile.mul_(slope)
-    return tile if head.temperature == 1.0 else tile.div_(head.temperature)
+    if temperature != 1.0:
+        tile.div_(temperature)

@@ -21,7 +21,7 @@ from .blocks import Weights
 from .distributed import VocabularyShard
 from .head import Head, check_ids
 from .logp import head_gradients, once, spread
-from .terms import Terms, Weighed
+from .terms import Terms, Weighed, is_sharded
 from .two_pass import Gradients
 
 LEAST_CHUNK = 64
@@ -64,7 +64,7 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
     # The door: every argument of the loss is checked before any work, on this rank's part alone.
     terms.weigh(base, base, _local(layout))
     everything = return_logp or (_local(layout) is not layout and isinstance(terms.advantage, PerToken))
-    places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if everything else terms.active_tokens(layout)
+    places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.active_tokens(layout)
     assert places is not None
     flat = tokens.reshape(-1)
     if len(places) == len(flat):
@@ -112,6 +112,7 @@ class LinearFunction(torch.autograd.Function):
             ctx.save_for_backward(hidden, lm_head, bias, job.mine(weighed.c), scored.lse, job.mine(weighed.e), mean)
         elif ctx.finished is not None:
             ctx.save_for_backward(hidden, lm_head, bias)
+        ctx.mark_non_differentiable(*(x for x in (logp, entropy) if x is not None))
         return weighed.value.clone(), weighed, logp, entropy
 
     @staticmethod

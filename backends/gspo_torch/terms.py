@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gspo_core import KLEstimator, Layout, Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
+from gspo_core.layouts import Sharded
 from gspo_core._units import has_turn_units
 
 
@@ -113,15 +114,24 @@ class Terms:
         )
 
     def active_tokens(self, layout: Layout) -> Tensor:
-        """Flat indices of the tokens that a forward pass is needed for: those of sequences with an advantage, or all."""
+        """Flat indices of the tokens that a forward pass is needed for: those of sequences with an advantage, or all.
+
+        In doubt a token is active: what a rank does not know of its other half, and what stands in masked slots.
+        """
+        per_token = isinstance(self.advantage, PerToken)
         values = self.advantage.values if isinstance(self.advantage, PerToken) else self.advantage
         active: Tensor = layout.valid
-        if not self.every_token:
-            if has_turn_units(self.objective.ratio) and values.ndim == 2:
-                active = active & (layout.spread((values != 0).any(dim=1).to(torch.float32)) > 0)
-            elif isinstance(self.advantage, PerToken) or values.ndim == 2:
-                moved = layout.select((values != 0).to(torch.float32))
-                active = active & (layout.spread(layout.sum(moved)) > 0)
-            else:
-                active = active & (layout.spread((values != 0).to(torch.float32)) > 0)
-        return torch.nonzero(active.reshape(-1))[:, 0]
+        if self.every_token or (is_sharded(layout) and (per_token or values.ndim > 1)):
+            return torch.nonzero(active.reshape(-1))[:, 0]
+        if per_token:
+            moved = layout.sum(layout.select((values != 0).to(torch.float32))) > 0
+        else:
+            moved = (values != 0).reshape(len(values), -1).any(1)
+        return torch.nonzero((active & (layout.spread(moved.to(torch.float32)) > 0)).reshape(-1))[:, 0]
+
+
+def is_sharded(layout: Layout) -> bool:
+    """Whether sequences are spread over ranks, whatever else the layout is wrapped in."""
+    while not isinstance(layout, Sharded) and hasattr(layout, "layout"):
+        layout = layout.layout
+    return isinstance(layout, Sharded)

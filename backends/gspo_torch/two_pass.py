@@ -140,7 +140,8 @@ def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
         for start in range(0, len(head.weight), broad):
             block = slice(start, min(start + broad, len(head.weight)))
             tile = blocks.logits(head, rows[part], block, buffer)
-            seen = blocks.merge(seen, blocks.tile_scores(tile, tokens[part], head.first + start, entropy))
+            found = blocks.fused(blocks.tile_scores, tile.device.type)(tile, tokens[part], head.first + start, entropy)
+            seen = blocks.merge(seen, found)
         parts.append(seen)
     if len(parts) == 1:
         return parts[0]
