@@ -6,22 +6,18 @@ returns; backward scales them and hands them over.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gspo_core import Layout, PerToken
-from gspo_core.layouts import Sharded
-
 from . import aligned, two_pass
 from .blocks import Weights
 from .distributed import VocabularyShard
 from .head import Head, check_ids
 from .logp import head_gradients, once, spread
-from .terms import Terms, Weighed, is_sharded
+from .terms import Terms, Weighed, local
 from .two_pass import Gradients
 
 LEAST_CHUNK = 64
@@ -62,8 +58,7 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
     if terms.old_logp is not None and tuple(terms.old_logp.shape) == tuple(layout.shape):
         base = layout.select(terms.old_logp).to(wide)
     # The door: every argument of the loss is checked before any work, on this rank's part alone.
-    terms.weigh(base, base, _local(layout))
-    everything = return_logp or (_local(layout) is not layout and isinstance(terms.advantage, PerToken))
+    terms.weigh(base, base, local(layout))
     places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.active_tokens(layout)
     assert places is not None
     flat = tokens.reshape(-1)
@@ -73,16 +68,6 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
         flat = flat[places]
     check_ids(flat, head)
     return Job(terms, (head.temperature, head.soft_cap, head.shard), flat, places, base, budget_bytes)
-
-
-def _local(layout: Any) -> Layout:
-    """This rank's part of the layout, however deep the shards stand; the layout itself if there are none."""
-    part: Layout = layout
-    if isinstance(layout, Sharded):
-        part = layout.local
-    elif (inner := getattr(layout, "layout", None)) is not None and _local(inner) is not inner:
-        part = dataclasses.replace(layout, layout=_local(inner))
-    return part
 
 
 class LinearFunction(torch.autograd.Function):
@@ -135,7 +120,7 @@ class LinearFunction(torch.autograd.Function):
 
 def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> int:
     """Rows of logits that the aligned scheme may hold; 0 where it does not apply."""
-    sharded = _local(job.terms.layout) is not job.terms.layout or head.shard is not None
+    sharded = local(job.terms.layout) is not job.terms.layout or head.shard is not None
     if rows.is_cuda or sharded or head.soft_cap is not None or job.terms.entropy_bonus is not None or not len(head.weight):
         return 0
     wide = head.wide(rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 from gspo_core import KLEstimator, Layout, Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
 from gspo_core.layouts import Sharded
-from gspo_core._units import has_turn_units
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +120,7 @@ class Terms:
         per_token = isinstance(self.advantage, PerToken)
         values = self.advantage.values if isinstance(self.advantage, PerToken) else self.advantage
         active: Tensor = layout.valid
-        if self.every_token or (is_sharded(layout) and (per_token or values.ndim > 1)):
+        if self.every_token or (local(layout) is not layout and (per_token or values.ndim > 1)):
             return torch.nonzero(active.reshape(-1))[:, 0]
         if per_token:
             moved = layout.sum(layout.select((values != 0).to(torch.float32))) > 0
@@ -130,8 +129,11 @@ class Terms:
         return torch.nonzero((active & (layout.spread(moved.to(torch.float32)) > 0)).reshape(-1))[:, 0]
 
 
-def is_sharded(layout: Layout) -> bool:
-    """Whether sequences are spread over ranks, whatever else the layout is wrapped in."""
-    while not isinstance(layout, Sharded) and hasattr(layout, "layout"):
-        layout = layout.layout
-    return isinstance(layout, Sharded)
+def local(layout: Any) -> Layout:
+    """This rank's part of the layout, however deep the shards stand; the layout itself if there are none."""
+    part: Layout = layout
+    if isinstance(layout, Sharded):
+        part = layout.local
+    elif (inner := getattr(layout, "layout", None)) is not None and local(inner) is not inner:
+        part = replace(layout, layout=local(inner))
+    return part
