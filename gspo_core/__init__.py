@@ -28,10 +28,12 @@ and a dozen more in `presets`. Around it:
     sampler     sampler_weight(TIS, old_logp, sampler_logp, layout)          π_old/π_sampler, multiplies the advantage
     routing     router_shift(old_router_logp, router_logp, layout, floor=...)   RSPO: a shift of the old log-probs
     clip range  clip_range_for(0.15, pilot), clip_fraction_for(clip, pilot)   ε from a few rollouts, and back
+    metrics     batch_metrics(...), sampler_metrics(...) → merge → summary    clipping, log s, divergences; on the device
     engines     mismatch_report(logp, old_logp, sampler_logp, ...)            staleness and engine noise, told apart
     KL          kl_penalty(TokenKL(), logp, ref_logp, layout, ...)           a term of its own, off by default
 """
 
+from ._ledger import Metrics, merge
 from .advantages import decoupled_advantages, group_advantages
 from .bounds import Mask, Reject, Truncate
 from .clip_range import ClipFraction, DriftLaw, LengthBin, clip_fraction_for, clip_range_for, clip_table
@@ -49,9 +51,11 @@ from .correction import (
 )
 from .dialogue import Turns
 from .drift import BySign, Drift, Tails, estimate_drift
+from .engine_gap import sampler_metrics
 from .gates import Band, OffPolicyMask, TokenClip
 from .kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceKL, TokenKL, kl_penalty
 from .layouts import Packed, Padded, sharded
+from .metrics import batch_metrics, group_metrics
 from .mismatch import MismatchPart, MismatchReport, mismatch_report
 from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
 from .objective import Objective, policy_loss
@@ -74,6 +78,7 @@ from .presets import (
     VESPO,
 )
 from .ratios import Product, ProductToken, Segment, SegmentToken, Sequence, SequenceToken, Token
+from .readings import ClipCell, clip_counts, clip_share, summary
 from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
 from .restricted import Restricted
 from .router_shift import router_shift
@@ -110,6 +115,7 @@ __all__ = [
     "BySign",
     "Centred",
     "Clip",
+    "ClipCell",
     "ClipFraction",
     "Correction",
     "Drift",
@@ -130,6 +136,7 @@ __all__ = [
     "Loss",
     "Mask",
     "MaxRL",
+    "Metrics",
     "MismatchPart",
     "MismatchReport",
     "Normaliser",
@@ -168,18 +175,25 @@ __all__ = [
     "Turns",
     "Unclipped",
     "ZScore",
+    "batch_metrics",
+    "clip_counts",
     "clip_fraction_for",
     "clip_range_for",
+    "clip_share",
     "clip_table",
     "decoupled_advantages",
     "estimate_drift",
     "group_advantages",
+    "group_metrics",
     "kl_penalty",
+    "merge",
     "mismatch_report",
     "policy_loss",
     "reward_to_go",
     "router_shift",
+    "sampler_metrics",
     "sampler_weight",
     "sharded",
+    "summary",
     "turn_advantages",
 ]

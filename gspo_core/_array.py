@@ -102,3 +102,8 @@ def segment_sum(xp: Namespace, x: Array, segment_ids: Array, num_segments: int) 
         return xp.bincount(ids, weights=x, minlength=num_segments).astype(x.dtype)
     mine = arange_like(xp, num_segments, ids)[:, None] == ids[None, :]
     return xp.sum(xp.where(mine, x[None, :], xp.zeros_like(x)[None, :]), axis=1, dtype=x.dtype)
+
+
+def detached(x: Array) -> Array:
+    """x as data: PyTorch is told not to record what is done with it."""
+    return x.detach() if callable(getattr(x, "detach", None)) else x

@@ -18,7 +18,8 @@ FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "dask")
 FLOORS = [
     {"types"},
     {"_array", "_units"},
-    {"_door"},
+    {"_door", "_sketch"},
+    {"_ledger"},
     {"bounds", "layouts", "normalisers"},
     {"restricted"},
     {"dialogue"},
@@ -34,9 +35,9 @@ FLOORS = [
         "soft_surrogates",
         "reductions",
     },
-    {"drift", "objective"},
+    {"_log_ratios", "drift", "objective"},
     {"mismatch", "pilot", "presets"},
-    {"clip_range"},
+    {"clip_range", "engine_gap", "metrics", "readings"},
     {"__init__"},
 ]
 

@@ -1,0 +1,295 @@
+"""Every metric is what nested scalar loops say, for every preset, layout and library, and says nothing about padding."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import oracle_metrics
+import pytest
+from budgets import REL64, assert_same_bits, assert_within
+from cases import POISONS, Batch, batches
+from family import MEMBERS, Member, by_member, largest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from libraries import NUMPY, Library
+from metric_cases import assert_numbers, measured, on_layout
+from test_layouts_agree import Ranks, pack, token_arrays
+
+from gspo_core import (
+    GRPO,
+    GSPO,
+    GSPO_TOKEN,
+    Clip,
+    Metrics,
+    Packed,
+    Padded,
+    PerToken,
+    batch_metrics,
+    clip_share,
+    clip_counts,
+    policy_loss,
+    sharded,
+    summary,
+)
+from gspo_core._sketch import RESOLUTION
+from gspo_core.metrics import _LOG_S_CAP
+
+
+def at_tokens(batch: Batch, advantage: np.ndarray) -> list[list[float]]:
+    """Advantages at every slot."""
+    if advantage.ndim == 2:
+        return advantage.tolist()
+    return np.repeat(advantage[:, None], batch.mask.shape[1], axis=1).tolist()
+
+
+def judged(member: Member, batch: Batch, advantage: np.ndarray) -> tuple[dict[str, float], float]:
+    """The oracle's numbers, and Σ |terms| of the loss."""
+    verdict = member.judged(batch, advantage)
+    rows = (batch.logp.tolist(), batch.old_logp.tolist(), at_tokens(batch, advantage), batch.mask.tolist())
+    per_token = member.objective.ratio.per_token
+    return oracle_metrics.batch(verdict, per_token, *rows), verdict.scale
+
+
+def vectors(metrics: Metrics, library: Library) -> list[np.ndarray]:
+    """As NumPy arrays."""
+    return [library.numpy(x) for x in metrics]
+
+
+@by_member
+@settings(max_examples=20)
+@given(batch=batches(edges=False), tokens=st.booleans())
+def test_every_number_is_the_oracles(member: Member, batch: Batch, tokens: bool) -> None:
+    advantage = member.advantage(batch, tokens)
+    assume(member.is_clear_of_kinks(batch, advantage, 1e-9))
+    metrics = measured(NUMPY, member.objective, batch, advantage)
+    numbers, loss_scale = judged(member, batch, advantage)
+    assert_numbers(summary(metrics), numbers, largest(batch), loss_scale)
+    table = {(int(math.log2(c.shortest)), c.sign): (c.sequences, c.clipped) for c in clip_counts(metrics)}
+    assert table == oracle_metrics.table(member.judged(batch, advantage), at_tokens(batch, advantage), batch.mask.tolist())
+
+
+@given(batch=batches(edges=False))
+def test_every_library_has_the_same_numbers(library: Library, batch: Batch) -> None:
+    for member in (m for m in MEMBERS if m.name in ("GSPO", "GSPO_TOKEN", "GRPO")):
+        assume(member.is_clear_of_kinks(batch, batch.advantage, 1e-9))
+        numbers, loss_scale = judged(member, batch, batch.advantage)
+        metrics = measured(library, member.objective, batch, batch.advantage)
+        assert_numbers(summary(metrics), numbers, largest(batch), loss_scale)
+
+
+@given(batch=batches(), poison=st.sampled_from(POISONS), dtype=st.sampled_from([np.float32, np.float64]))
+def test_poison_in_masked_slots_changes_no_bit(library: Library, batch: Batch, poison: float, dtype: type) -> None:
+    for objective, tokens in ((GSPO, False), (GRPO, True), (GSPO_TOKEN, True)):
+        found = []
+        for x in (batch.clean(), batch.poisoned(poison)):
+            arrays = [library.array(y.astype(dtype)) for y in (x.logp, x.old_logp, x.advantages(tokens))]
+            found.append(vectors(on_layout(objective, *arrays, Padded(library.array(x.mask))), library))
+        for a, b in zip(*found, strict=True):
+            assert_same_bits(a, b)
+            assert not np.isnan(a).any()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 0), (0, 4), (0, 0)])
+def test_a_batch_without_tokens_has_no_numbers_and_no_nan(library: Library, shape: tuple[int, int]) -> None:
+    zeros = np.zeros(shape)
+    nothing = Batch(zeros, zeros, np.zeros(shape, dtype=bool), np.zeros(shape[0]), zeros, 0.2, 0.2).poisoned(np.nan)
+    for objective in (GSPO, GRPO):
+        metrics = measured(library, objective, nothing, nothing.advantage)
+        counts, sums, minima, maxima = vectors(metrics, library)
+        assert not counts.any()
+        assert not sums.any()
+        assert (minima == np.inf).all()
+        assert (maxima == -np.inf).all()
+        assert summary(metrics) == {}
+        assert clip_counts(metrics) == ()
+        assert clip_share(metrics, 0.1, 0.1) == 0.0
+
+
+@given(batch=batches(edges=False), hole=st.sampled_from([-1, 1000]), seed=st.integers(0, 99))
+def test_packed_metrics_are_padded_metrics(batch: Batch, hole: int, seed: int) -> None:
+    ids, arrays = pack(batch, hole)
+    order = np.random.default_rng(seed).permutation(len(ids))
+    for member in (m for m in MEMBERS if m.name in ("GSPO", "GSPO_TOKEN", "GRPO")):
+        per_token = member.method.per_token
+        advantage = batch.advantages(per_token)
+        assume(member.is_clear_of_kinks(batch, advantage, 1e-9))
+        numbers, loss_scale = judged(member, batch, advantage)
+        given_ = PerToken(arrays[2][order]) if per_token else advantage
+        packed = on_layout(member.objective, arrays[0][order], arrays[1][order], given_, Packed(ids[order], len(batch.mask)))
+        assert_numbers(summary(packed), numbers, largest(batch), loss_scale)
+
+
+@pytest.mark.parametrize("member", [m for m in MEMBERS if m.name in ("GSPO", "GRPO", "GMPO")], ids=lambda m: m.name)
+@settings(max_examples=20)
+@given(batch=batches(edges=False), cuts=st.lists(st.integers(0, 9), min_size=1, max_size=2))
+def test_on_shards_every_rank_has_the_metrics_of_whole_sequences(member: Member, batch: Batch, cuts: list[int]) -> None:
+    """Sequences are not counted once per rank, and tokens not only where they stand."""
+    assume(member.is_clear_of_kinks(batch, batch.advantage, 1e-9))
+    numbers, loss_scale = judged(member, batch, batch.advantage)
+    width = batch.mask.shape[1]
+    bounds = [0, *sorted(min(cut, width) for cut in cuts), width]
+    columns = [slice(a, b) for a, b in itertools.pairwise(bounds)]
+    ranks = Ranks(len(columns))
+
+    def one_rank(rank: int) -> Metrics:
+        layout = sharded(Padded(batch.mask[:, columns[rank]]), ranks.all_reduce(rank))
+        logp, old, _ = (x[:, columns[rank]] for x in token_arrays(batch))
+        return on_layout(member.objective, logp, old, batch.advantage, layout)
+
+    for metrics in ranks.run(one_rank):
+        assert_numbers(summary(metrics), numbers, largest(batch), loss_scale)
+
+
+@given(batch=batches(max_tokens=3), q=st.sampled_from(["q01", "q05", "q25", "q50", "q75", "q95", "q99"]))
+def test_a_quantile_is_within_the_resolution_of_the_order_statistic(batch: Batch, q: str) -> None:
+    numbers = summary(measured(NUMPY, GSPO, batch, batch.advantage))
+    assume(numbers)
+    d = np.where(batch.mask, batch.clean().logp - batch.clean().old_logp, 0.0)
+    log_s = [float(x.sum() / n) for x, n in zip(d, batch.mask.sum(axis=1), strict=True) if n]
+    level = int(q[1:]) / 100
+    exact = oracle_metrics.order_statistic(log_s, level)
+    assert_within(numbers[f"log_s_{q}"], exact, (RESOLUTION + 1e-9) * abs(exact) + 2.0**-30)
+    if q in ("q50", "q95"):
+        exact = oracle_metrics.order_statistic([abs(x) for x in log_s], level)
+        assert_within(numbers[f"abs_log_s_{q}"], exact, (RESOLUTION + 1e-9) * exact + 2.0**-30)
+
+
+def test_the_resolution_is_less_than_five_percent() -> None:
+    assert 0.04 < RESOLUTION < 0.045
+
+
+@pytest.mark.parametrize("mean", [1e-3, -1e-3, 0.0, 3.0])
+def test_float32_does_not_lose_a_small_spread_around_a_large_mean(library: Library, mean: float) -> None:
+    """log s of 1e-3 ± 1e-6: Σ x² in float32 would be off by more than the whole variance."""
+    rng = np.random.default_rng(0)
+    spread = 1e-3 * abs(mean) if mean else 1e-6
+    log_s = (mean + spread * rng.normal(size=(400, 1))).astype(np.float32)
+    zero, layout = np.zeros_like(log_s), Padded(library.array(np.ones(log_s.shape, dtype=bool)))
+    arrays = [library.array(x) for x in (log_s, zero, np.ones(400, dtype=np.float32))]
+    numbers = summary(on_layout(GSPO, *arrays, layout))
+    exact = log_s.astype(np.float64)
+    # Inside a bin of 9 % the squares are at most (0.045 / 1e-3)² = 2000 times the variance: 2000 float32 roundings.
+    assert_within(numbers["log_s_std"], exact.std(), 2e-4 * exact.std())
+    assert_within(numbers["log_s_mean"], exact.mean(), 2e-6 * abs(mean) + 1e-9)
+    if mean == 1e-3:
+        x = log_s[:, 0]
+        naive = (
+            np.cumsum(x * x, dtype=np.float32)[-1] / np.float32(400)
+            - (np.cumsum(x, dtype=np.float32)[-1] / np.float32(400)) ** 2
+        )
+        assert abs(naive - exact.var()) > 0.05 * exact.var()
+
+
+def test_design_effect_is_one_for_independent_tokens_and_the_length_for_equal_ones() -> None:
+    rng, n, width = np.random.default_rng(1), 4000, 16
+    zero, layout, one = np.zeros((n, width)), Padded(np.ones((n, width), dtype=bool)), np.ones(n)
+    noise = -1e-3 + 0.02 * rng.normal(size=(n, width))
+    drift = np.repeat(0.02 * rng.normal(size=(n, 1)), width, axis=1)
+    independent, together = (summary(on_layout(GSPO, x, zero, one, layout))["design_effect"] for x in (noise, drift))
+    assert_within(independent, 1.0, 4 * math.sqrt(2 / n))  # four standard errors of a variance of n numbers
+    assert_within(together, float(width), 0.01 * width)
+    by_hand = width * noise.mean(axis=1).var(ddof=1) / noise.var(ddof=1)
+    assert_within(independent, by_hand, 1e-9)
+
+
+def test_by_hand() -> None:
+    """Three answers of 2, 1 and 0 tokens: log s is 0.3 and −0.1; clip range ±0.2 in the ratio."""
+    logp = np.array([[0.2, 0.4], [-0.1, 9.0], [9.0, 9.0]])
+    mask = np.array([[True, True], [True, False], [False, False]])
+    advantage, objective = np.array([2.0, -1.0, 5.0]), replace(GSPO, surrogate=Clip(0.2, 0.2))
+    metrics = on_layout(objective, logp, np.zeros((3, 2)), advantage, Padded(mask))
+    numbers = summary(metrics)
+    expected = {
+        "sequences": 2.0,
+        "tokens": 3.0,
+        "length_mean": 1.5,
+        "loss": (-1.2 * 2.0 + math.exp(-0.1)) / 2,
+        "gradient": math.exp(-0.1) / 2,
+        "advantage_mean": 0.5,
+        "advantage_abs_mean": 1.5,
+        "clip_active": 0.5,
+        "clip_high": 0.5,
+        "clip_low": 0.0,
+        "clip_active_tokens": 2 / 3,
+        "log_s_mean": 0.1,
+        "log_s_std": 0.2,
+        "log_s_min": -0.1,
+        "log_s_max": 0.3,
+        "kl_k1_per_token": -0.5 / 3,
+        "kl_k1_per_sequence": -0.25,
+        "kl_k3_per_token": (math.exp(0.2) + math.exp(0.4) + math.exp(-0.1) - 3 - 0.5) / 3,
+        "design_effect": (2 * (0.3 - 0.5 / 3) ** 2 + (0.1 + 0.5 / 3) ** 2) / ((0.04 + 0.16 + 0.01 - 0.25 / 3) / 2),
+    }
+    for name, value in expected.items():
+        assert_within(numbers[name], value, REL64)
+    assert [tuple(cell) for cell in clip_counts(metrics)] == [(1, 1, -1, 1, 0), (2, 3, 1, 1, 1)]
+
+
+def test_the_clip_share_of_the_range_in_use_is_the_clip_fraction() -> None:
+    """Within what one bin holds: the histogram of log s by sign predicts the clip fraction of any range."""
+    rng, n = np.random.default_rng(2), 20_000
+    log_s, advantage = rng.normal(-1e-4, 3e-4, size=(n, 1)), rng.normal(size=n)
+    layout, zero = Padded(np.ones((n, 1), dtype=bool)), np.zeros((n, 1))
+    pilot = on_layout(replace(GSPO, surrogate=Clip(0.5, 0.5)), log_s, zero, advantage, layout)
+    assert summary(pilot)["clip_active"] == 0.0
+    for low, high in ((3e-4, 4e-4), (1e-4, 2e-3), (0.0, 0.0)):
+        actual = summary(on_layout(replace(GSPO, surrogate=Clip(low, high)), log_s, zero, advantage, layout))["clip_active"]
+        assert_within(clip_share(pilot, low, high), actual, 0.005)
+    assert 0.1 < clip_share(pilot, 3e-4, 4e-4) < 0.3
+
+
+@pytest.mark.parametrize("x", [1e6, -1e6, 44.0])
+def test_any_finite_log_ratio_has_finite_metrics(library: Library, x: float) -> None:
+    arrays = [library.array(np.array(y, dtype=np.float32)) for y in ([[x]], [[0.0]], [-1.0])]
+    metrics = on_layout(GSPO, *arrays, Padded(library.array(np.array([[True]]))))
+    assert np.isfinite(vectors(metrics, library)[1]).all()
+    assert all(math.isfinite(value) for value in summary(metrics).values())
+    assert_within(summary(metrics)["log_s_mean"], x, 1e-6 * abs(x))  # float32
+
+
+def test_a_log_ratio_that_is_no_number_shows() -> None:
+    metrics = on_layout(GSPO, np.array([[np.nan], [0.1]]), np.zeros((2, 1)), np.ones(2), Padded(np.ones((2, 1), dtype=bool)))
+    assert math.isnan(summary(metrics)["log_s_mean"])
+    assert math.isnan(summary(metrics)["log_s_std"])
+
+
+def test_on_policy_batches_are_told_apart() -> None:
+    logp, layout, advantage = np.full((2, 3), -1.0), Padded(np.ones((2, 3), dtype=bool)), np.array([1.0, -1.0])
+    loss = policy_loss(GSPO, logp, None, advantage, layout, on_policy=True)
+    numbers = summary(batch_metrics(GSPO, loss, logp, None, advantage, layout))
+    assert (numbers["on_policy"], numbers["log_s_max"], numbers["ess"], numbers["kl_k3_per_token"]) == (1.0, 0.0, 1.0, 0.0)
+
+
+def test_the_cap_of_the_effective_sample_size_is_documented() -> None:
+    assert _LOG_S_CAP == 20.0
+    assert "beyond 20" in (summary.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"objective": "GSPO"}, TypeError, "objective"),
+        ({"loss": 1.0}, TypeError, "loss"),
+        ({"old_logp": None}, ValueError, "old_logp"),
+        ({"layout": Padded(np.ones((2, 4), dtype=bool))}, ValueError, "loss"),
+        ({"logp": np.zeros((2, 4))}, ValueError, "logp"),
+        ({"advantage": np.zeros(3)}, ValueError, "advantage"),
+        ({"layout": None}, TypeError, "layout"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(change: dict[str, object], error: type[Exception], message: str) -> None:
+    zero, layout = np.zeros((2, 3)), Padded(np.ones((2, 3), dtype=bool))
+    loss = policy_loss(GSPO, zero, zero, np.ones(2), layout)
+    arguments = {"objective": GSPO, "loss": loss, "logp": zero, "old_logp": zero, "advantage": np.ones(2), "layout": layout}
+    with pytest.raises(error, match=f"^{message}"):
+        batch_metrics(**(arguments | change))  # type: ignore[arg-type]
+
+
+def test_only_metrics_have_a_summary() -> None:
+    with pytest.raises(TypeError, match=r"^metrics"):
+        summary((1, 2, 3, 4))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^metrics"):
+        summary(Metrics(np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)))
