@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gspo_core import Layout, Objective, PerToken
+from gspo_core._door import check_layout
 
 from .distributed import VocabularyShard
 from .head import Head, check_head
@@ -110,6 +111,7 @@ def linear_policy_loss(
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
+    check_layout(layout)
     if tuple(tokens.shape) != tuple(layout.shape):
         raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
     if not isinstance(budget_bytes, int) or budget_bytes < 0:

@@ -55,7 +55,7 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
     layout = terms.layout
     wide = head.wide(hidden)
     base = torch.zeros(layout.shape, dtype=wide, device=hidden.device)
-    if terms.old_logp is not None and tuple(terms.old_logp.shape) == tuple(layout.shape):
+    if isinstance(terms.old_logp, Tensor) and tuple(terms.old_logp.shape) == tuple(layout.shape):
         base = layout.select(terms.old_logp).to(wide)
     # The door: every argument of the loss is checked before any work, on this rank's part alone.
     terms.weigh(base, base, local(layout))
@@ -155,7 +155,7 @@ def _aligned(
         logp[mine] = at
         weights = known if known is not None else job.mine(terms.weigh(job.whole(logp, job.base), None).c)
         assert weights is not None
-        return weights[mine]
+        return weights[mine].to(wide)
 
     lengths = [1] * len(inner) if known is not None else counts.tolist()
     aligned.run(head, inner, ids, aligned.chunks(lengths, capacity), weigh, into)

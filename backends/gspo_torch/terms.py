@@ -125,7 +125,7 @@ class Terms:
         if per_token:
             moved = layout.sum(layout.select((values != 0).to(torch.float32))) > 0
         else:
-            moved = (values != 0).reshape(len(values), -1).any(1)
+            moved = values != 0 if values.ndim == 1 else (values != 0).any(1)
         return torch.nonzero((active & (layout.spread(moved.to(torch.float32)) > 0)).reshape(-1))[:, 0]
 
 
