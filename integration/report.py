@@ -134,7 +134,7 @@ def _log_s(axes: Axes, metrics: list[Row], low: float, high: float) -> None:
     if values:
         axes.hist([min(max(v, -edge), edge) for v in values], bins=80, range=(-edge, edge), color=BLUE, alpha=0.8)
         axes.set_yscale("log")
-    axes.axvspan(-low, high, color=GREEN, alpha=0.15, label=f"clip range −{low:g} … +{high:g}")
+    axes.axvspan(-low, high, color=GREEN, alpha=0.15, label=f"clip range −{low:.3g} … +{high:.3g}")
     _label(axes, "log s of responses with A ≠ 0 (ends: beyond)", "log s, nats per token", "responses")
 
 

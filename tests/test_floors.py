@@ -13,7 +13,7 @@ import gspo_core
 
 ROOT = Path(gspo_core.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
-FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "dask")
+FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "dask", "matplotlib")
 
 FLOORS = [
     {"types"},

@@ -29,7 +29,11 @@ def test_the_quick_start_runs(name: str, code: str, capsys: pytest.CaptureFixtur
 
 def test_every_file_of_the_tree_is_there_and_every_module_is_named() -> None:
     tree = README.split("## What is where")[1]
-    modules = [p for folder in ("gspo_core", "backends/gspo_torch", "integration") for p in (ROOT / folder).glob("*.py")]
+    modules = [
+        p
+        for folder in ("gspo_core", "backends/gspo_torch", "backends/gspo_plots", "integration")
+        for p in (ROOT / folder).glob("*.py")
+    ]
     missing = [p.name for p in modules if p.name != "__init__.py" and p.name not in tree]
     assert not missing, f"not in the README's tree: {missing}"
     named = set(re.findall(r"\b(\w+\.py)\b", tree))

@@ -1,0 +1,150 @@
+"""What is clipped: log s against the clip range, by length, by mini-batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from gspo_core import BySign, Clip, Drift, Pilot
+
+from ._axes import BAD, BAND, FAINT, GOOD, INK, axes_or_new, label
+
+CLIP_LAWS = ((0.0, "|S| ≤ c", "#b7791f"), (0.5, "|S| ≤ c √|y|", "#6b46c1"), (1.0, "|S| ≤ c |y| (GSPO)", BAND))
+"""Power of |y| in the bound on S = log π(y)/π_old(y), its name and colour."""
+
+
+def log_s_histogram(
+    pilot: Pilot, clip: Clip, law: BySign | Drift | None = None, *, bins: int = 60, ax: Axes | None = None
+) -> Axes:
+    """log s of responses with A > 0 and with A < 0, the clip range, and what a normal law would have them be.
+
+    Responses that have not moved (log s = 0 exactly) are left out. The axis ends at three times the wider bound, or at the
+    largest |log s|; what lies beyond is counted in the end bins.
+
+    Args:
+        pilot: the responses.
+        clip: the clip range.
+        law: the normal law to compare with; each response is given its own length's.
+        bins: number of bins.
+        ax: where to draw; None: a new figure.
+
+    Returns: the axes. The first two lines are the counts (A > 0, A < 0), the next two, if there is a law, the expected ones.
+
+    Raises: ValueError if no response has moved.
+    """
+    moved = (pilot.log_s != 0) & (pilot.advantage != 0)
+    if not moved.any():
+        raise ValueError("pilot: no response has an advantage and has moved, there is nothing to draw")
+    ax = axes_or_new(ax)
+    bounds = math.log1p(-clip.low), math.log1p(clip.high)
+    edge = min(3 * max(-bounds[0], bounds[1]), 1.05 * float(np.abs(pilot.log_s[moved]).max()))
+    edges = np.linspace(-edge, edge, bins + 1)
+    centres = (edges[:-1] + edges[1:]) / 2
+    sides = ((1.0, GOOD, "A > 0"), (-1.0, BAD, "A < 0"))
+    most = 1
+    for sign, color, name in sides:
+        own = moved & (sign * pilot.advantage > 0)
+        counts, _ = np.histogram(np.clip(pilot.log_s[own], -edge, edge), edges)
+        most = max(most, int(counts.max()))
+        ax.step(centres, counts, where="mid", color=color, lw=1.6, label=f"{name} ({int(own.sum())})")
+    if law is not None:
+        both = BySign(law, law) if isinstance(law, Drift) else law
+        for (sign, color, name), side in zip(sides, both, strict=True):
+            expected = _expected(side, pilot.lengths[moved & (sign * pilot.advantage > 0)], edges)
+            ax.plot(centres, expected, color=color, lw=1.2, ls="--", label=f"{name}, normal")
+    ax.axvspan(*bounds, color=BAND, alpha=0.12, lw=0, label=f"clip range −{clip.low:.3g} … +{clip.high:.3g}")
+    ax.axvline(0.0, color=FAINT, lw=0.8)
+    ax.set_yscale("log")
+    ax.set_ylim(0.5, 3 * most)
+    return label(ax, "log s by sign of the advantage (end bins: and beyond)", "log s, nats per token", "responses")
+
+
+def _expected(law: Drift, lengths: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Expected counts per bin: the law's tails, differenced, for each response's length."""
+    above = np.array([law.tails(-math.inf, float(edge), lengths).high.sum() for edge in edges])
+    return np.asarray(above[:-1] - above[1:])
+
+
+def clip_fraction_by_length(pilot: Pilot, clip: Clip, edges: Sequence[int], *, ax: Axes | None = None) -> Axes:
+    """The clip fraction in bins of length under three laws of clipping that clip equally much in all.
+
+    With S = |y| log s: a fixed band |S| ≤ c, one in proportion to √|y| (FSPO), and one in proportion to |y|, which is GSPO's
+    clip of log s. The first two have the c, in the same proportion above and below, that clips as many of the pilot's
+    responses as `clip` does. Flat is fair to all lengths.
+
+    Args:
+        pilot: the responses.
+        clip: the clip range of GSPO.
+        edges: ascending; bin j holds edges[j] ≤ |y| < edges[j + 1]. Empty bins are left out.
+        ax: where to draw; None: a new figure.
+
+    Returns: the axes; its first three lines are the laws, from power 0 to power 1, over the bins' mean lengths.
+
+    Raises: ValueError if no response is in a bin.
+    """
+    inside = [(pilot.lengths >= a) & (pilot.lengths < b) for a, b in pairwise(edges)]
+    inside = [own for own in inside if own.any()]
+    if not inside:
+        raise ValueError(f"edges: none of the pilot's responses has a length in {list(edges)}")
+    ax = axes_or_new(ax)
+    lengths = [float(pilot.lengths[own].mean()) for own in inside]
+    total = _clipped(pilot, clip, 1.0).mean()
+    for power, name, color in CLIP_LAWS:
+        cut = _clipped(pilot, clip, power)
+        ax.plot(lengths, [float(cut[own].mean()) for own in inside], "o-", color=color, lw=1.6, ms=5, label=name)
+    ax.axhline(total, color=FAINT, lw=0.8, ls=":")
+    ax.annotate(
+        "all lengths", (0.98, total), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=INK, fontsize=8
+    )
+    if max(lengths) > 4 * min(lengths):
+        ax.set_xscale("log")
+    ax.set_ylim(bottom=0.0)
+    return label(ax, "Clip fraction by length, three laws of clipping", "response length |y|, tokens", "share of responses")
+
+
+def _clipped(pilot: Pilot, clip: Clip, power: float) -> np.ndarray:
+    """[n] whether |S| leaves a band in proportion to |y|^power that clips as many responses as `clip`."""
+    low, high = -math.log1p(-clip.low), math.log1p(clip.high)
+    # How far a response is out, in units of its own bound: beyond 1 it is clipped by GSPO.
+    signed = np.where(pilot.advantage > 0, pilot.log_s / high, np.where(pilot.advantage < 0, -pilot.log_s / low, -math.inf))
+    target = int((signed > 1.0).sum())
+    if power == 1.0:
+        return np.asarray(signed > 1.0)
+    scaled = signed * pilot.lengths ** (1.0 - power)
+    if target == 0:
+        return np.zeros(scaled.shape, dtype=bool)
+    return np.asarray(scaled >= np.sort(scaled)[::-1][target - 1])
+
+
+def clip_fraction_by_mini_batch(
+    fractions: np.ndarray, predicted: Sequence[float] | None = None, *, ax: Axes | None = None
+) -> Axes:
+    """The clip fraction of each mini-batch of a rollout: it grows with the distance from the policy that sampled.
+
+    Args:
+        fractions: [rollouts, mini-batches].
+        predicted: one number for each mini-batch, to compare with.
+        ax: where to draw; None: a new figure.
+
+    Returns: the axes; the first line is the mean over rollouts, the shade the middle half of the rollouts.
+
+    Raises: ValueError for a wrong shape.
+    """
+    values = np.asarray(fractions, dtype=np.float64)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"fractions: expected shape [rollouts, mini-batches], got {list(values.shape)}")
+    if predicted is not None and len(predicted) != values.shape[1]:
+        raise ValueError(f"predicted: expected {values.shape[1]} numbers, one for each mini-batch, got {len(predicted)}")
+    ax = axes_or_new(ax)
+    index = np.arange(1, values.shape[1] + 1)
+    ax.plot(index, values.mean(0), "o-", color=GOOD, lw=1.6, label=f"mean of {len(values)} rollouts")
+    ax.fill_between(index, *np.quantile(values, [0.25, 0.75], axis=0), color=GOOD, alpha=0.15, lw=0, label="middle half")
+    if predicted is not None:
+        ax.plot(index, predicted, "s--", color=BAND, lw=1.2, label="predicted")
+    ax.set_xticks(index)
+    ax.set_ylim(bottom=0.0)
+    return label(ax, "Clip fraction by mini-batch", "mini-batch of the rollout", "share of responses", legend="upper left")
