@@ -54,6 +54,8 @@ WITH_EXAMPLES = {
     "gspo_torch.aligned",
     "gspo_torch.distributed",
     "gspo_torch.linear",
+    "gspo_plots.clipping",
+    "gspo_plots.spread",
     "gspo_torch.logp",
     "gspo_torch.terms",
     "gspo_torch.policy",

@@ -35,6 +35,11 @@ def log_s_histogram(
     Returns: the axes. The first two lines are the counts (A > 0, A < 0), the next two, if there is a law, the expected ones.
 
     Raises: ValueError if no response has moved.
+
+    >>> pilot = Pilot([0.01, -0.05, 0.02, 0.0], [5, 4, 6, 5], [1.0, -1.0, 1.0, 0.0])
+    >>> ax = log_s_histogram(pilot, Clip(0.03, 0.04))
+    >>> [float(line.get_ydata().sum()) for line in ax.lines[:2]]  # responses with A > 0, and with A < 0
+    [2.0, 1.0]
     """
     moved = (pilot.log_s != 0) & (pilot.advantage != 0)
     if not moved.any():
@@ -85,6 +90,11 @@ def clip_fraction_by_length(pilot: Pilot, clip: Clip, edges: Sequence[int], *, a
     Returns: the axes; its first three lines are the laws, from power 0 to power 1, over the bins' mean lengths.
 
     Raises: ValueError if no response is in a bin.
+
+    >>> pilot = Pilot([0.06, 0.02, 0.03, 0.01], [4, 4, 64, 64], [1.0, 1.0, 1.0, 1.0])
+    >>> ax = clip_fraction_by_length(pilot, Clip(0.04, 0.04), [1, 16, 256])
+    >>> [list(map(float, line.get_ydata())) for line in ax.lines[:3]]  # short, long: fixed band, √|y|, |y|
+    [[0.0, 0.5], [0.0, 0.5], [0.5, 0.0]]
     """
     inside = [(pilot.lengths >= a) & (pilot.lengths < b) for a, b in pairwise(edges)]
     inside = [own for own in inside if own.any()]
@@ -133,6 +143,10 @@ def clip_fraction_by_mini_batch(
     Returns: the axes; the first line is the mean over rollouts, the shade the middle half of the rollouts.
 
     Raises: ValueError for a wrong shape.
+
+    >>> ax = clip_fraction_by_mini_batch(np.array([[0.0, 0.125], [0.0, 0.375]]))
+    >>> ax.lines[0].get_ydata().tolist()
+    [0.0, 0.25]
     """
     values = np.asarray(fractions, dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
