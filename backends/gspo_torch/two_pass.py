@@ -22,11 +22,11 @@ except ImportError:  # Triton is optional: plain torch then
 
 TILE = (1024, 4096)
 """Rows and vocabulary of a tile on a CPU: 16 MiB of float32."""
-GPU_TILE = (4096, 4096)
-"""On a GPU in plain torch: 64 MiB of float32, and half of it rounded for the next product."""
+GPU_TILE = (4096, 8192)
+"""On a GPU in plain torch, at most: 128 MiB of float32, and half of it rounded for the next product."""
 FUSED_ROWS, FUSED_ELEMENTS = 16384, 2**26
 """For the kernels: 128 MiB of bfloat16, as broad as the rows leave room for: few launches, each large."""
-FUSED_SUMS = 2**24
+GPU_SUMS = 2**24
 """64 MiB of float32 for the block of the head's gradient that is being added up."""
 
 
@@ -152,10 +152,11 @@ def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
 
 
 def _tile_shape(rows: Tensor, fused: bool) -> tuple[int, int]:
-    if not fused:
-        return GPU_TILE if rows.is_cuda else TILE
-    tall = max(1, min(FUSED_ROWS, len(rows)))
-    broad = min(FUSED_ELEMENTS // tall, FUSED_SUMS // rows.shape[1])
+    if not fused and not rows.is_cuda:
+        return TILE
+    tall, broad = GPU_TILE if not fused else (FUSED_ROWS, FUSED_ELEMENTS)
+    tall = max(1, min(tall, len(rows)))
+    broad = min(broad, FUSED_ELEMENTS // tall, GPU_SUMS // max(1, rows.shape[1]))
     return tall, max(256, broad // 256 * 256)
 
 
