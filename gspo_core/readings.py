@@ -50,7 +50,11 @@ def summary(metrics: Metrics) -> dict[str, float]:
 
 
 class ClipCell(NamedTuple):
-    """A row of the clip table."""
+    """A row of `clip_counts`.
+
+    >>> ClipCell(shortest=4, longest=7, sign=-1, sequences=10, clipped=2).clipped
+    2
+    """
 
     shortest: int
     """Tokens."""
