@@ -94,9 +94,15 @@ class Metrics(NamedTuple):
 
 
 def merge(a: Metrics, b: Metrics) -> Metrics:
-    """The metrics of two batches together: of the same library, dtype and device.
+    """The metrics of two batches together. Associative and commutative: exactly in counts and extremes, else within rounding.
 
-    Associative and commutative: exactly in counts and extremes, within rounding in sums.
+    Args:
+        a: of one batch, or merged.
+        b: of the same library, dtype and device.
+
+    Returns: `Metrics`, on the device.
+
+    Raises: TypeError if they are not of one library.
 
     >>> import numpy as np
     >>> from gspo_core import group_metrics, summary

@@ -15,7 +15,14 @@ _SIZES = ("q50", "q95")
 
 
 def summary(metrics: Metrics) -> dict[str, float]:
-    """Every number of `metrics` by name, as Python floats. What was not measured, or of what there was none, is left out.
+    """Every number of `metrics` by name, as Python floats.
+
+    Args:
+        metrics: of one batch, or merged.
+
+    Returns: the numbers below. What was not measured, or of what there was none, is left out.
+
+    Raises: TypeError if they are no `Metrics`, ValueError if their vectors have other shapes.
 
     Sizes: batches, sequences, tokens (empty sequences count nothing), length_mean, length_std, length_min, length_max;
         on_policy: share of batches without old log-probs.
@@ -68,7 +75,14 @@ class ClipCell(NamedTuple):
 
 
 def clip_counts(metrics: Metrics) -> tuple[ClipCell, ...]:
-    """Sequences by length (powers of two) and sign of the advantage, and how many are clipped; empty rows are left out.
+    """Sequences by length (powers of two) and sign of the advantage, and how many are clipped.
+
+    Args:
+        metrics: of one batch, or merged.
+
+    Returns: the rows that hold a sequence, by length and then by sign.
+
+    Raises: as `summary`.
 
     >>> import numpy as np
     >>> from gspo_core import GSPO, Padded, batch_metrics, policy_loss
@@ -93,6 +107,15 @@ def clip_share(metrics: Metrics, low: float, high: float) -> float:
 
     Sequences with A > 0 and log s > log(1 + high), or A < 0 and log s < log(1 − low); 0 if there are none. A bin that a
     bound cuts counts in proportion: bounds are resolved to 9 %.
+
+    Args:
+        metrics: of one batch, or merged.
+        low: width below 1, in [0, 1).
+        high: width above 1, at least 0.
+
+    Returns: a share of all sequences that are not empty.
+
+    Raises: ValueError for widths out of range; else as `summary`.
 
     >>> import numpy as np
     >>> from gspo_core import GSPO, Padded, batch_metrics, policy_loss
