@@ -5,14 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ._array import at_least_float32, is_real, namespace, scalar, shape_of
+from ._array import at_least_float32, is_integer, is_real, namespace, scalar, shape_of
+from ._checks import check_number
 from .types import Array, Layout, Namespace, Reduction
 
 
 def check_layout(layout: Any) -> None:
     """TypeError unless it is a layout."""
-    if not callable(getattr(layout, "spread", None)):
-        raise TypeError(f"layout: expected a layout such as Padded(mask), got {type(layout).__name__}")
+    if isinstance(layout, type) or not callable(getattr(layout, "spread", None)):
+        raise TypeError(f"layout: expected a layout such as Padded(mask), got {_kind(layout)}")
+
+
+def _kind(x: Any) -> str:
+    return f"the class {x.__name__}" if isinstance(x, type) else type(x).__name__
 
 
 def log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
@@ -42,10 +47,13 @@ def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | No
         count = xp.astype(reduction.count(layout), like.dtype)
         return xp.where(count > 0, count, 1.0)
     if isinstance(denominator, (int, float)):
+        check_number("denominator", denominator)
         if not 0 < denominator < math.inf:
             raise ValueError(f"denominator: expected a positive finite number, got {denominator}")
         return scalar(xp, float(denominator), like)
     namespace(denominator=denominator, logp=like)
     if shape_of(denominator) != ():
         raise ValueError(f"denominator: expected a number or a [] array, got shape {list(shape_of(denominator))}")
+    if not (is_real(xp, denominator) or is_integer(xp, denominator)):
+        raise TypeError(f"denominator: expected a real number, got dtype {denominator.dtype}")
     return xp.astype(denominator, like.dtype)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ._array import at_least_float32, is_integer, is_real, namespace, segment_sum, shape_of
+from ._checks import check_choice
 from .normalisers import BatchStd, GroupView, Normaliser, ZScore
 from .types import Array, Namespace
 
@@ -38,6 +39,7 @@ def group_advantages(rewards: Any, group_ids: Any, normaliser: Normaliser = _POP
     >>> group_advantages([1.0, 0.0, float("nan")], [5, 5, 5], valid=[True, True, False]).tolist()
     [1.0, -1.0, 0.0]
     """
+    check_choice("normaliser", normaliser, ("__call__",), "a normaliser such as ZScore()")
     xp, rewards, group_ids, valid = _checked(rewards, group_ids, valid)
     return xp.where(valid, normaliser(xp, _group_view(xp, rewards, group_ids, valid)), 0.0)
 
@@ -77,7 +79,9 @@ def decoupled_advantages(
     [0.5, -1.5, 1.5, -0.5]
     """
     parts = _components(rewards)
-    factors = [1.0] * len(parts) if weights is None else [float(w) for w in weights]
+    if batch_scale is not None:
+        check_choice("batch_scale", batch_scale, ("scaled",), "BatchStd() or None")
+    factors = [1.0] * len(parts) if weights is None else _numbers(weights)
     if len(factors) != len(parts):
         raise ValueError(f"weights: expected {len(parts)} numbers, one for each of the rewards, got {len(factors)}")
     if not all(math.isfinite(w) for w in factors):
@@ -107,9 +111,9 @@ def _components(rewards: Any) -> list[Any]:
 
 def _checked(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array, Array, Array]:
     """(xp, rewards in at least float32, group ids, valid), or the error that names the argument."""
-    rewards, group_ids = _from_list(rewards, np.float64), _from_list(group_ids, np.int64)
+    rewards, group_ids = _from_list("rewards", rewards, np.float64), _from_list("group_ids", group_ids, np.int64)
     if valid is not None:
-        valid = _from_list(valid, np.bool_)
+        valid = _from_list("valid", valid, np.bool_)
         xp = namespace(rewards=rewards, group_ids=group_ids, valid=valid)
     else:
         xp = namespace(rewards=rewards, group_ids=group_ids)
@@ -130,8 +134,24 @@ def _checked(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array
     return xp, at_least_float32(xp, rewards), group_ids, valid
 
 
-def _from_list(x: Any, dtype: Any) -> Any:
-    return np.asarray(x, dtype=dtype) if isinstance(x, (list, tuple)) else x
+def _numbers(weights: Any) -> list[float]:
+    try:
+        return [float(w) for w in weights]
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weights: expected a sequence of numbers, got {weights!r}") from error
+
+
+def _from_list(name: str, x: Any, dtype: Any) -> Any:
+    """An array as it is, a list as a NumPy array of `dtype` if that loses nothing."""
+    if not isinstance(x, (list, tuple)):
+        return x
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{name}: expected a list of numbers, got one that is ragged") from error
+    if array.size and not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise TypeError(f"{name}: expected a list of {np.dtype(dtype).name}, got {array.dtype.name} in it")
+    return array.astype(dtype)
 
 
 def _group_view(xp: Namespace, rewards: Array, group_ids: Array, valid: Array) -> GroupView:

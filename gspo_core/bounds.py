@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from ._array import exp_finite
+from ._checks import check_flag, check_number
 from .types import Array, Namespace
 
 
@@ -32,6 +33,8 @@ class Action(Protocol):
 
 def _log_bounds(low: float, high: float) -> tuple[float, float]:
     """(log low, log high) of a band that holds 1, so that equal policies have weight 1."""
+    check_number("low", low)
+    check_number("high", high)
     if not 0.0 <= low <= 1.0:
         raise ValueError(f"low: expected a weight between 0 and 1, got {low}")
     if not 1.0 <= high <= math.inf:
@@ -95,6 +98,7 @@ class Mask:
 
     def __post_init__(self) -> None:
         _log_bounds(self.low, self.high)
+        check_flag("drop", self.drop)
 
     def __call__(self, xp: Namespace, log_weight: Array) -> Verdict:
         """(weight, kept)."""
@@ -124,6 +128,7 @@ class Reject:
 
     def __post_init__(self) -> None:
         _log_bounds(self.low, self.high)
+        check_flag("drop", self.drop)
 
     def __call__(self, xp: Namespace, log_weight: Array) -> Verdict:
         """(1 or 0, kept)."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ._array import to_numpy
+from ._checks import check_number
 from .drift import Tails
 from .pilot import Pilot
 from .surrogates import Clip
@@ -124,6 +125,8 @@ def clip_range_for(
     >>> f"{clip.low:.1e} {clip.high:.1e}"
     '3.2e-04 4.2e-04'
     """
+    check_number("target", target)
+    check_number("high_over_low", high_over_low)
     if not 0.0 < target < 1.0:
         raise ValueError(f"target: expected a share in (0, 1), got {target}")
     if not 0.0 < high_over_low < math.inf:

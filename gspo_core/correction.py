@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from ._array import exp_finite, namespace
+from ._checks import check_choice
 from ._door import check_layout, log_probs
 from ._units import mean_over_tokens
 from .bounds import Action, Mask, Reject, Truncate
@@ -92,7 +93,7 @@ class GeometricWeight:
 class Correction:
     """A sampler correction is two choices: who has a weight, and what happens to extreme ones. A value: hashable.
 
-    Raises TypeError if a choice is a class in place of a value.
+    Raises TypeError if a choice is something else, or a class in place of a value.
 
     >>> Correction(TokenWeight(), Truncate(2.0)) == TIS
     True
@@ -104,10 +105,8 @@ class Correction:
     """Truncate(high), Mask(low, high, drop=...) or Reject(low, high, drop=...)."""
 
     def __post_init__(self) -> None:
-        for name in ("level", "action"):
-            if isinstance(getattr(self, name), type):
-                kind = getattr(self, name).__name__
-                raise TypeError(f"{name}: expected a value, got the class {kind}; write {kind}(...)")
+        check_choice("level", self.level, ("log_weight", "per_token"), "TokenWeight(), ProductWeight() or GeometricWeight()")
+        check_choice("action", self.action, ("drop", "__call__"), "Truncate(high), Mask(...) or Reject(...)")
 
 
 class SamplerWeight(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ._array import arange_like, is_integer, namespace, shape_of
+from ._checks import is_whole
 from ._door import check_layout
 from .layouts import Packed, Sharded, sharded
 from .restricted import Restricted
@@ -49,7 +50,7 @@ class Turns:
             raise TypeError(f"turn_ids: expected integers, got dtype {self.turn_ids.dtype}")
         if shape_of(self.turn_ids) != self.shape:
             raise ValueError(f"turn_ids: expected the layout's shape {list(self.shape)}, got {list(shape_of(self.turn_ids))}")
-        if not isinstance(self.num_turns, int) or isinstance(self.num_turns, bool) or self.num_turns < 1:
+        if not is_whole(self.num_turns, 1):
             raise ValueError(f"num_turns: expected a whole number of at least 1, got {self.num_turns!r}")
 
     @property

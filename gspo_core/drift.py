@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ._array import count_true, namespace
+from ._checks import check_number
 from ._door import check_layout, log_probs
 from .kl import K3
 from .types import Array, Layout
@@ -55,6 +56,7 @@ class Drift(NamedTuple):
         -0.0002
         """
         for name, value in (("kappa", kappa), ("design_effect", design_effect)):
+            check_number(name, value)
             if not 0.0 <= value < math.inf:
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
         return Drift(kappa, -kappa, 2.0 * kappa, design_effect)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ._checks import check_number
 from ._units import mean_over_tokens, safe_lengths
 from .types import Array, Gated, Layout
 
 
 def _width(name: str, value: float) -> None:
+    check_number(name, value)
     if not 0.0 <= value < math.inf:
         raise ValueError(f"{name}: expected a finite width in nats of at least 0, got {value}")
 
@@ -78,6 +80,7 @@ class Band:
 
     def __post_init__(self) -> None:
         _width("width", self.width)
+        check_number("length_power", self.length_power)
         if not 0.0 <= self.length_power <= 1.0:
             raise ValueError(f"length_power: expected a number in [0, 1], got {self.length_power}")
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from ._array import EXP_CAP, exp_finite, namespace
+from ._checks import check_choice
 from ._door import check_layout, divisor, log_probs
 from .types import Array, Layout, Namespace, Reduction
 
@@ -243,9 +244,8 @@ def kl_penalty(
 
 
 def _check_choices(estimator: KLEstimator, reduction: Reduction, old_logp: Array | None) -> None:
-    for name, choice in (("estimator", estimator), ("reduction", reduction)):
-        if isinstance(choice, type):
-            raise TypeError(f"{name}: expected a value, got the class {choice.__name__}; write {choice.__name__}()")
+    check_choice("estimator", estimator, ("off_policy", "per_token", "__call__"), "an estimator such as TokenKL() or K3()")
+    check_choice("reduction", reduction, ("weights", "sums_tokens"), "a reduction such as SequenceMean()")
     weighs = "tokens" if reduction.sums_tokens else "turns" if getattr(reduction, "shares_turns", False) else None
     if weighs and not estimator.per_token:
         raise TypeError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ._array import arange_like, count_true, is_integer, namespace, segment_sum, shape_of
+from ._checks import is_whole
 from ._door import check_layout
 from .types import Array, EachTurn, Layout, Namespace
 
@@ -95,8 +96,8 @@ class Packed:
             raise TypeError(f"segment_ids: expected integers, got dtype {self.segment_ids.dtype}")
         if len(self.shape) != 1:
             raise ValueError(f"segment_ids: expected shape [T], got {list(self.shape)}")
-        if not isinstance(self.num_sequences, int) or self.num_sequences < 0:
-            raise ValueError(f"num_sequences: expected a number of at least 0, got {self.num_sequences!r}")
+        if not is_whole(self.num_sequences, 0):
+            raise ValueError(f"num_sequences: expected a whole number of at least 0, got {self.num_sequences!r}")
 
     @staticmethod
     def from_cu_seqlens(cu_seqlens: Array, num_tokens: int, mask: Array | None = None) -> Packed:
@@ -118,6 +119,8 @@ class Packed:
             raise TypeError(f"cu_seqlens: expected integers, got dtype {cu_seqlens.dtype}")
         if len(shape_of(cu_seqlens)) != 1 or shape_of(cu_seqlens)[0] < 1:
             raise ValueError(f"cu_seqlens: expected shape [N + 1], got {list(shape_of(cu_seqlens))}")
+        if not is_whole(num_tokens, 0):
+            raise ValueError(f"num_tokens: expected a whole number of at least 0, got {num_tokens!r}")
         num_sequences = shape_of(cu_seqlens)[0] - 1
         slots = arange_like(xp, num_tokens, cu_seqlens)
         # How many segments end at or before a slot: the number of its own segment, empty ones skipped.
@@ -126,7 +129,7 @@ class Packed:
         if mask is not None:
             namespace(mask=mask, cu_seqlens=cu_seqlens)
             if not xp.isdtype(mask.dtype, "bool"):
-                raise TypeError(f"mask: expected a boolean array, got dtype {mask.dtype}")
+                raise TypeError(f"mask: expected a boolean array, got dtype {mask.dtype}; write mask > 0")
             if shape_of(mask) != (num_tokens,):
                 raise ValueError(f"mask: expected shape [{num_tokens}], got {list(shape_of(mask))}")
             valid = valid & mask

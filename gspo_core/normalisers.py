@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ._array import count_true
+from ._checks import check_number, is_whole
 from .types import Array, Namespace
 
 
@@ -43,8 +44,9 @@ class Normaliser(Protocol):
 
 
 def _check(ddof: int, eps: float) -> None:
-    if ddof not in (0, 1):
-        raise ValueError(f"ddof: expected 0 or 1, got {ddof}")
+    if not is_whole(ddof, 0) or ddof > 1:
+        raise ValueError(f"ddof: expected 0 or 1, got {ddof!r}")
+    check_number("eps", eps)
     if not 0.0 <= eps < math.inf:
         raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ._array import is_real, namespace, shape_of
+from ._checks import check_choice
 from ._door import check_layout, divisor, log_probs
 from ._units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
 from .layouts import measured
@@ -19,8 +20,9 @@ from .types import Array, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction,
 class Objective:
     """J = Σ_units weight · gain(log ratio, advantage).  A value: hashable, comparable, static under jit.
 
-    Swap one choice with `dataclasses.replace(GSPO, surrogate=Clip(0.02, 0.03))`. Raises TypeError if a sequence ratio is
-    given a mean over tokens, which would weight sequences by their length, or a mean over turns, of which it knows none.
+    Swap one choice with `dataclasses.replace(GSPO, surrogate=Clip(0.02, 0.03))`. Raises TypeError for a choice of another
+    kind, for a class in place of a value, and if a sequence ratio is given a mean over tokens, which would weight sequences
+    by their length, or a mean over turns, of which it knows none.
 
     >>> from gspo_core import GSPO, Clip, Sequence, SequenceMean
     >>> Objective(Sequence(), Clip(3e-4, 4e-4), SequenceMean()) == GSPO
@@ -40,10 +42,11 @@ class Objective:
     """
 
     def __post_init__(self) -> None:
-        for name in ("ratio", "surrogate", "reduction", "gate"):
-            if isinstance(getattr(self, name), type):
-                kind = getattr(self, name).__name__
-                raise TypeError(f"{name}: expected a value, got the class {kind}; write {kind}(...)")
+        check_choice("ratio", self.ratio, ("log_ratio", "per_token"), "a ratio such as Sequence()")
+        check_choice("surrogate", self.surrogate, ("__call__",), "a surrogate such as Clip(3e-4, 4e-4)")
+        check_choice("reduction", self.reduction, ("weights", "sums_tokens"), "a reduction such as SequenceMean()")
+        if self.gate is not None:
+            check_choice("gate", self.gate, ("__call__",), "a gate such as TokenClip(0.4, 0.4), or None")
         _check_pair(self.ratio, self.reduction)
 
     def count(self, layout: Layout) -> Array:
@@ -54,6 +57,7 @@ class Objective:
         >>> int(GSPO.count(Padded(np.array([[True, True], [False, False]]))))
         1
         """
+        check_layout(layout)
         return self.reduction.count(layout)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ._array import count_true
+from ._checks import is_whole
 from ._units import flat, safe_lengths, turn_lengths, turns_of
 from .types import Array, Layout
 
@@ -131,8 +132,8 @@ class FixedLength:
     """Tokens that every sequence counts for."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.length, int) or self.length < 1:
-            raise ValueError(f"length: expected a whole number of at least 1, got {self.length}")
+        if not is_whole(self.length, 1):
+            raise ValueError(f"length: expected a whole number of at least 1, got {self.length!r}")
 
     def count(self, layout: Layout) -> Array:
         """[] length times the number of non-empty sequences, integer."""

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ._array import EXP_CAP, exp_finite
+from ._checks import check_number
 from .types import Array, Gain, Namespace
 
 
 def _positive(name: str, value: float) -> None:
+    check_number(name, value)
     if not 0.0 < value < math.inf:
         raise ValueError(f"{name}: expected a positive finite number, got {value}")
 
@@ -81,6 +83,8 @@ class TruncatedWeight:
     """Smallest weight, a ratio; 0 is none."""
 
     def __post_init__(self) -> None:
+        check_number("cap", self.cap)
+        check_number("floor", self.floor)
         if not 1.0 <= self.cap < math.inf:
             raise ValueError(f"cap: expected a finite ratio of at least 1, got {self.cap}")
         if not 0.0 <= self.floor <= 1.0:
@@ -120,6 +124,8 @@ class ReciprocalWeight:
     """Largest weight."""
 
     def __post_init__(self) -> None:
+        for name in ("low", "high", "cap"):
+            check_number(name, getattr(self, name))
         if not 0.0 <= self.low < 1.0:
             raise ValueError(f"low: expected a clip width in [0, 1), got {self.low}")
         if not 0.0 <= self.high < math.inf:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ._array import exp_finite
+from ._checks import check_number
 from .types import Array, Gain, Namespace
 
 
 def _check_widths(low: float, high: float) -> None:
+    check_number("low", low)
+    check_number("high", high)
     if not 0.0 <= low < 1.0:
         raise ValueError(f"low: expected a clip width in [0, 1), got {low}")
     if not 0.0 <= high < math.inf:
@@ -46,8 +49,8 @@ class Clip:
 
     Beyond log s = 50 (only reachable for A < 0) s is continued linearly in log s, so that value and slope stay finite.
 
-    `low` in [0, 1), `high` ≥ 0 and finite, else ValueError. Source: PPO, arXiv 1707.06347, eq. 7; GSPO, arXiv
-    2507.18071, eq. 5, which uses two sides (section 5.1).
+    `low` in [0, 1), `high` ≥ 0 and finite, else ValueError; TypeError for what is no number. Source: PPO, arXiv 1707.06347,
+    eq. 7; GSPO, arXiv 2507.18071, eq. 5, which uses two sides (section 5.1).
 
     >>> import numpy as np
     >>> Clip(0.2, 0.3)(np, np.log(np.array([2.0, 2.0])), np.array([1.0, -1.0])).value.round(6).tolist()
@@ -100,6 +103,7 @@ class DualClip:
 
     def __post_init__(self) -> None:
         _check_widths(self.low, self.high)
+        check_number("cap", self.cap)
         if not 1.0 < self.cap < math.inf:
             raise ValueError(f"cap: expected a finite ratio above 1, got {self.cap}")
 

@@ -17,7 +17,7 @@ FRAMEWORKS = ("torch", "jax", "tensorflow", "cupy", "dask", "matplotlib")
 
 FLOORS = [
     {"types"},
-    {"_array", "_units"},
+    {"_array", "_checks", "_units"},
     {"_door", "_sketch"},
     {"_ledger"},
     {"bounds", "layouts", "normalisers"},

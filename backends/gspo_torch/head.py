@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gspo_core._checks import check_number
+
 from .distributed import VocabularyShard
 
 
@@ -54,9 +56,14 @@ def check_head(hidden: Tensor, head: Head, tokens: Tensor) -> None:
         raise TypeError(f"tokens: expected int64 or int32 token ids, got {tokens.dtype}")
     if hidden.ndim < 1:
         raise ValueError("hidden: expected shape [..., H], got []")
+    if head.shard is not None and not isinstance(head.shard, VocabularyShard):
+        raise TypeError(f"vocabulary: expected a VocabularyShard or None, got {type(head.shard).__name__}")
     _check_shapes(hidden, head, tokens)
+    check_number("temperature", head.temperature)
     if not 0.0 < head.temperature < math.inf:
         raise ValueError(f"temperature: expected a positive finite number, got {head.temperature}")
+    if head.soft_cap is not None:
+        check_number("soft_cap", head.soft_cap)
     if head.soft_cap is not None and not 0.0 < head.soft_cap < math.inf:
         raise ValueError(f"soft_cap: expected a positive finite number or None, got {head.soft_cap}")
 

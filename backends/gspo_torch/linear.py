@@ -109,6 +109,9 @@ def linear_policy_loss(
     >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
     (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
     """
+    check_layout(layout)
+    if kl is not None and not isinstance(kl, KLTerm):
+        raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
     check_layout(layout)

@@ -45,6 +45,8 @@ def policy_loss(
     >>> logp.grad.tolist()
     [[-0.25, -0.25], [0.5, 0.0]]
     """
+    if not isinstance(logp, Tensor) and hasattr(logp, "dtype"):  # the core would take it; what is no array it refuses itself
+        raise TypeError(f"logp: expected a torch tensor, got {type(logp).__module__}.{type(logp).__name__}")
     constants = [x.detach() if isinstance(x, Tensor) else x for x in (old_logp, denominator)]
     batch, tensors = _take_apart(advantage, layout)
     options = (objective, batch, on_policy, allow_low_precision)

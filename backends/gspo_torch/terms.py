@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gspo_core import KLEstimator, Layout, Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
+from gspo_core._checks import check_choice
 from gspo_core.layouts import Sharded
 
 
@@ -18,7 +19,8 @@ from gspo_core.layouts import Sharded
 class KLTerm:
     """β · KL, a term of its own that neither clipping nor advantages touch (see `gspo_core.kl_penalty`).
 
-    Raises ValueError for a coefficient that is not a positive finite number: leave the term out instead.
+    Raises TypeError for an estimator that is none, ValueError for a coefficient that is not a positive finite number: leave
+    the term out instead.
 
     >>> import torch
     >>> from gspo_core import K3
@@ -34,12 +36,13 @@ class KLTerm:
     """β."""
 
     def __post_init__(self) -> None:
+        check_choice("estimator", self.estimator, ("off_policy", "per_token", "__call__"), "an estimator such as K3()")
         check_coefficient("coefficient", self.coefficient)
 
 
 def check_coefficient(name: str, value: float) -> None:
     """ValueError unless positive and finite."""
-    if not (isinstance(value, (int, float)) and 0.0 < value < math.inf):
+    if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf):
         raise ValueError(f"{name}: expected a positive finite number, got {value!r}; leave it out for none")
 
 
