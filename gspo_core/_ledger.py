@@ -104,6 +104,13 @@ def merge(a: Metrics, b: Metrics) -> Metrics:
 
     Raises: TypeError if they are not of one library.
 
+    Args:
+        a, b: metrics of two batches, or of what batches were merged into.
+
+    Returns: `Metrics`.
+
+    Raises: TypeError for arrays of two libraries.
+
     >>> import numpy as np
     >>> from gspo_core import group_metrics, summary
     >>> mixed = group_metrics(np.array([1.0, -1.0]), np.array([3, 3]))

@@ -22,7 +22,7 @@ A, LAYOUT = np.zeros((2, 3)), Padded(np.ones((2, 3), dtype=bool))
 HALF, MEAN, TOKENS = A.astype(np.float16), {"reduction": SequenceMean()}, {"reduction": TokenMean()}
 GOOD = (K3(), A, A, LAYOUT)
 WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
-    (TypeError, r"^estimator: expected a value, got the class K3; write K3\(\)", (K3, A, A, LAYOUT), MEAN),
+    (TypeError, r"^estimator: expected a value, got the class K3; write K3\(\.\.\.\)", (K3, A, A, LAYOUT), MEAN),
     (TypeError, r"^reduction: expected a value, got the class TokenMean; write", GOOD, {"reduction": TokenMean}),
     (TypeError, r"^reduction: TokenMean.* Use SequenceMean\(\), or TokenKL\(\)", (SequenceKL(), A, A, LAYOUT), TOKENS),
     (

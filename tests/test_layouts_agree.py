@@ -166,7 +166,11 @@ def test_no_sequence_at_all_is_a_loss_of_zero(library: Library, case: Case) -> N
     [
         (TypeError, "segment_ids: expected integers, got dtype float64", lambda: Packed(np.zeros(3), 2)),
         (ValueError, r"segment_ids: expected shape \[T\], got \[2, 2\]", lambda: Packed(np.zeros((2, 2), dtype=int), 2)),
-        (ValueError, "num_sequences: expected a number of at least 0, got -1", lambda: Packed(np.zeros(3, dtype=int), -1)),
+        (
+            ValueError,
+            "num_sequences: expected a whole number of at least 0, got -1",
+            lambda: Packed(np.zeros(3, dtype=int), -1),
+        ),
         (ValueError, r"num_sequences: .* got 2\.0", lambda: Packed(np.zeros(3, dtype=int), 2.0)),
         (TypeError, "cu_seqlens: expected integers", lambda: Packed.from_cu_seqlens(np.zeros(3), 2)),
         (ValueError, r"cu_seqlens: expected shape \[N \+ 1\]", lambda: Packed.from_cu_seqlens(np.zeros(0, dtype=int), 2)),

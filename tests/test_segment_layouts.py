@@ -176,6 +176,9 @@ class NoTurnWeights:
 
     sums_tokens = False
 
+    def weights(self, *_: Any) -> None:
+        """For sequences alone."""
+
     def __repr__(self) -> str:
         return "NoTurnWeights()"
 
