@@ -49,9 +49,11 @@ from .correction import (
     TokenWeight,
     sampler_weight,
 )
+from .diagnose import diagnose
 from .dialogue import Turns
 from .drift import BySign, Drift, Tails, estimate_drift
 from .engine_gap import sampler_metrics
+from .findings import Finding, Kind, Thresholds
 from .gates import Band, OffPolicyMask, TokenClip
 from .kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceKL, TokenKL, kl_penalty
 from .layouts import Packed, Padded, sharded
@@ -121,6 +123,7 @@ __all__ = [
     "Drift",
     "DriftLaw",
     "DualClip",
+    "Finding",
     "FixedLength",
     "Gain",
     "GammaWeight",
@@ -130,6 +133,7 @@ __all__ = [
     "GeometricWeight",
     "KLEstimator",
     "KLPenalty",
+    "Kind",
     "Layout",
     "LeaveOneOut",
     "LengthBin",
@@ -164,6 +168,7 @@ __all__ = [
     "SoftGate",
     "Surrogate",
     "Tails",
+    "Thresholds",
     "Token",
     "TokenClip",
     "TokenKL",
@@ -182,6 +187,7 @@ __all__ = [
     "clip_share",
     "clip_table",
     "decoupled_advantages",
+    "diagnose",
     "estimate_drift",
     "group_advantages",
     "group_metrics",

@@ -10,10 +10,10 @@ from ._array import count_true, detached, is_integer, is_real, namespace, segmen
 from ._door import check_layout, log_probs
 from ._ledger import LENGTH_BINS, Entries, Metrics, ledger
 from ._log_ratios import highest, log_ratio_entries, lowest
-from ._units import mean_over_tokens
+from ._units import flat, has_turn_units, mean_over_tokens, turns_of
 from .layouts import measured
 from .objective import Objective, unit_advantage
-from .types import Array, Layout, Loss, Namespace, PerToken
+from .types import Array, Layout, Loss, Namespace, PerToken, Ratio
 
 _LOG_S_CAP = 20.0
 
@@ -60,13 +60,19 @@ def batch_metrics(
     selected = [detached(x) for x in log_probs(xp, layout, allow_low_precision, **named)]
     d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]
     units, ratio = detached(unit_advantage(objective.ratio, advantage, layout, d)), detached(loss.log_ratio)
-    if not objective.ratio.per_token:
-        units, ratio = layout.spread(units), layout.spread(ratio)
+    units, ratio = (_at_tokens(objective.ratio, x, layout) for x in (units, ratio))
     sign = _sign(xp, layout.sum(units))
     clipping, clipped = _clipping(xp, layout, units, ratio, detached(loss.logp_grad), mean_over_tokens(d, layout))
     entries = clipping | _batch(xp, objective, loss, layout, units) | _ratios(xp, d, layout)
     entries |= Entries({"table": _table(xp, layout.lengths(), sign, clipped)})
     return ledger(xp, entries | log_ratio_entries("log_s", d, layout, sign), d)
+
+
+def _at_tokens(ratio: Ratio, units: Array, layout: Layout) -> Array:
+    """Token array: each unit's number at its tokens, 0 in masked slots."""
+    if has_turn_units(ratio):
+        return turns_of(layout, ratio).each.spread(flat(units, layout))
+    return units if ratio.per_token else layout.spread(units)
 
 
 def _check_loss(loss: Loss, old_logp: Array | None, layout: Layout) -> None:

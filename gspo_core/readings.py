@@ -41,7 +41,8 @@ def summary(metrics: Metrics) -> dict[str, float]:
         For equal lengths it is |y| Var(log s) / Var(d): 1 for independent tokens, up to |y| if a sequence's move together.
     Divergence, estimates of KL(π_old ‖ π) from samples of π_old, nats: kl_k1_per_token = mean of −d, of either sign;
         kl_k3_per_token = mean of e^d − 1 − d ≥ 0; kl_k1_per_sequence, kl_k3_per_sequence: the same, summed over each sequence.
-    Sampler (where `sampler_metrics` were merged in), with x = old_logp − sampler_logp: sampler_raw_mean, sampler_raw_max,
+    Sampler (where `sampler_metrics` were merged in), with x = old_logp − sampler_logp: sampler_sequences, sampler_tokens
+        (before anything was rejected); sampler_raw_mean, sampler_raw_max,
         sampler_weight_mean, sampler_weight_max, over tokens or sequences, whichever have weights; sampler_truncated,
         sampler_rejected: shares of these; sampler_log_mean, …_std, …_rms, …_min, …_max, …_q01 … : of the mean of x over a
         sequence, as log_s; sampler_token_std, sampler_design_effect, sampler_kl_k1_per_token … of KL(sampler ‖ π_old);
@@ -221,7 +222,8 @@ def _sampler(book: _Book) -> dict[str, float]:
     units = book.number("sampler.units")
     if not units:
         return {}
-    found = {f"sampler_{name}_mean": book.total(f"sampler.{name}") / units for name in ("raw", "weight")}
+    found = {"sampler_sequences": book.number("sampler.sequences"), "sampler_tokens": book.number("sampler.tokens")}
+    found |= {f"sampler_{name}_mean": book.total(f"sampler.{name}") / units for name in ("raw", "weight")}
     found |= {f"sampler_{name}_max": float(book.maxima[f"sampler.{name}"][0]) for name in ("raw", "weight")}
     found |= {f"sampler_{name}": book.number(f"sampler.{name}") / units for name in ("truncated", "rejected")}
     mass = 1 + (book.total("sampler.k3") - book.total("sampler.k1")) / book.number("sampler.tokens")

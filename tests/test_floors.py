@@ -37,7 +37,8 @@ FLOORS = [
     },
     {"_log_ratios", "drift", "objective"},
     {"mismatch", "pilot", "presets"},
-    {"clip_range", "engine_gap", "metrics", "readings"},
+    {"clip_range", "engine_gap", "findings", "metrics", "readings"},
+    {"diagnose"},
     {"__init__"},
 ]
 

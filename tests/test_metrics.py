@@ -24,9 +24,14 @@ from gspo_core import (
     GSPO_TOKEN,
     Clip,
     Metrics,
+    Objective,
     Packed,
     Padded,
     PerToken,
+    Segment,
+    SequenceMean,
+    TurnMean,
+    Turns,
     batch_metrics,
     clip_counts,
     clip_share,
@@ -226,6 +231,18 @@ def test_by_hand() -> None:
     for name, value in expected.items():
         assert_within(numbers[name], value, REL64)
     assert [tuple(cell) for cell in clip_counts(metrics)] == [(1, 1, -1, 1, 0), (2, 3, 1, 1, 1)]
+
+
+@pytest.mark.parametrize("reduction", [SequenceMean(), TurnMean()])
+def test_a_turn_is_clipped_on_its_own(library: Library, reduction: SequenceMean | TurnMean) -> None:
+    """Two turns of 2 and 1 tokens: the first beyond the range, the second inside. Two of three tokens, no whole response."""
+    objective = Objective(Segment(), Clip(0.2, 0.2), reduction)
+    logp, old, advantage = (library.array(np.array(x)) for x in ([[0.5, 0.7, 9.0, 0.1]], [[0.0] * 4], [[1.0, 1.0]]))
+    mask, ids = np.array([[True, True, False, True]]), np.array([[0, 0, 0, 1]])
+    numbers = summary(on_layout(objective, logp, old, advantage, Turns(Padded(library.array(mask)), library.array(ids), 2)))
+    assert (numbers["clip_active"], numbers["zero_advantage"], numbers["sequences"]) == (0.0, 0.0, 1.0)
+    assert_within([numbers["clip_active_tokens"], numbers["clip_high_tokens"]], [2 / 3, 2 / 3], REL64)
+    assert_within(numbers["log_s_mean"], 1.3 / 3, REL64)
 
 
 def test_the_clip_share_of_the_range_in_use_is_the_clip_fraction() -> None:

@@ -116,6 +116,8 @@ def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list)
     cut = isinstance(action, Truncate)
     every = [old[i][t] - sampler[i][t] for i, row in enumerate(mask) for t, there in enumerate(row) if there]
     return {
+        "sampler_sequences": float(sum(any(row) for row in mask)),
+        "sampler_tokens": float(sum(sum(row) for row in mask)),
         "sampler_raw_mean": oracle_metrics.mean(raw),
         "sampler_raw_max": max(raw),
         "sampler_weight_mean": oracle_metrics.mean(weights),
