@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clip_advice import ClipAdvice
 from errors import TrainingFailure
-from test_training_runs import TINY, rows, run
+from test_training_runs import ROOT, TINY, rows, run
 
 from gspo_core import Clip, Pilot, clip_fraction_for
 
@@ -68,6 +68,19 @@ def test_a_fraction_out_of_reach_stops_the_run_with_a_sentence() -> None:
         TrainingFailure, match=r"--clip-fraction: after the pilot's 1 rollouts: target: no clip range clips 0.9"
     ):
         advice.after_rollout(rollout(0))
+
+
+@pytest.mark.parametrize("name", ["clip-0", "clip-1"])
+def test_the_committed_runs_were_predicted_within_two_points(name: str) -> None:
+    """Over the whole run, and as docs/clip-range.md says for it and for its quarters, to a tenth of a point."""
+    lines = [json.loads(line) for line in (ROOT / "docs/results" / name / "metrics.jsonl").read_text().splitlines()]
+    after = [row for row in lines if row["predicted_clip_fraction"] is not None]
+    assert (len(lines), len(after)) == (400, 390)
+    page = (ROOT / "docs/clip-range.md").read_text(encoding="utf-8")
+    for part in (after, *np.array_split(np.array(after, dtype=object), 4)):
+        predicted, measured = (np.mean([row[k] for row in part]) for k in ("predicted_clip_fraction", "clip_fraction"))
+        assert f"| {100 * predicted:.1f} % | {100 * measured:.1f} % |" in page
+        assert abs(predicted - measured) < (0.02 if part is after else 0.035)
 
 
 @pytest.fixture(scope="module")

@@ -113,18 +113,19 @@ def test_the_variance_is_twice_the_divergence_for_small_steps(seed: int) -> None
 @pytest.mark.parametrize("length", [32, 512, 8192])
 @pytest.mark.parametrize("kappa", [2e-4, 2e-3])
 def test_predicted_tails_are_those_of_sampled_responses(length: int, kappa: float) -> None:
-    """D7: within 0.005 at three lengths; the tokens are drawn from π_old, not from a normal law."""
+    """D7: half of either sign, within 0.004 at 32 tokens and 0.001 beyond; drawn from π_old, not from a normal law."""
     old, d = policies(1.0)
     old, d = policies(math.sqrt(kappa / float(old @ (np.expm1(d) - d))))
-    n = 100_000
+    n = 400_000
     log_s = np.random.default_rng(2).multinomial(length, old, size=n) @ d / length
     law = Drift.of(float(old @ (np.expm1(d) - d)))
     spread = math.sqrt(2 * law.kappa / length)
+    allowed = (0.004 if length == 32 else 0.001) + 4 * 0.25 / math.sqrt(n)  # the law's, and four standard errors of counting
     for width in (0.5 * law.kappa, law.kappa, spread, 2 * spread):
         clip = Clip(-math.expm1(-width), math.expm1(width))
         predicted = clip_fraction_for(clip, law, [length])
-        assert predicted.high == pytest.approx(0.5 * (log_s > width).mean(), abs=0.0025 + 2 / math.sqrt(n))
-        assert predicted.low == pytest.approx(0.5 * (log_s < -width).mean(), abs=0.0025 + 2 / math.sqrt(n))
+        assert predicted.high == pytest.approx(0.5 * (log_s > width).mean(), abs=allowed)
+        assert predicted.low == pytest.approx(0.5 * (log_s < -width).mean(), abs=allowed)
 
 
 def test_the_spread_falls_with_the_length_and_the_drift_does_not() -> None:
