@@ -37,10 +37,12 @@ from gspo_core import (
     TokenWeight,
     TurnMean,
     Turns,
+    batch_metrics,
     kl_penalty,
     policy_loss,
     sampler_weight,
     sharded,
+    summary,
 )
 
 FORMS = pytest.mark.parametrize("token_form", [False, True], ids=["Segment", "SegmentToken"])
@@ -261,3 +263,17 @@ WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
 def test_wrong_turns_are_refused_by_name(kind: type[Exception], sentence: str, make: Callable[[], Any]) -> None:
     with pytest.raises(kind, match=f"^{sentence}"):
         make()
+
+
+def test_metrics_count_turn_level_clipping_at_the_turns_tokens() -> None:
+    """A dialogue of two turns, one clipped: half of its tokens, and not the sequence. With one turn, GSPO's numbers."""
+    logp, old = np.array([[0.5, 0.5, -0.01, -0.01]]), np.zeros((1, 4))
+    objective = Objective(Segment(), Clip(0.2, 0.2), TurnMean())
+    for ids, advantage, active, tokens in (([0, 0, 1, 1], [1.0, 1.0], 0.0, 0.5), ([0, 0, 0, 0], [1.0, np.nan], 1.0, 1.0)):
+        layout = Turns(Padded(old == 0), np.array([ids]), 2)
+        batch = (logp, old, np.array([advantage]), layout)
+        numbers = summary(batch_metrics(objective, policy_loss(objective, *batch), *batch))
+        assert (numbers["clip_active"], numbers["clip_active_tokens"]) == (active, tokens)
+    sequence = (logp, old, np.array([1.0]), layout.layout)
+    gspo = Objective(Sequence(), Clip(0.2, 0.2), SequenceMean())
+    assert numbers == summary(batch_metrics(gspo, policy_loss(gspo, *sequence), *sequence))
