@@ -228,6 +228,7 @@ READINGS: list[Row] = [
         lambda: g.Pilot.measure(ZEROS, ZEROS, np.ones(3), LAYOUT),
     ),
     Row(T, ("objective: expected an Objective such as GSPO", "got str"), metrics(objective="gspo")),
+    Row(T, ("objective: expected an Objective such as GSPO", "got str"), lambda: g.diagnose("gspo", None)),
     Row(T, ("loss: expected what policy_loss returns", "got float"), metrics(loss=0.0)),
     Row(
         V,
