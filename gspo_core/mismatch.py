@@ -211,5 +211,7 @@ def _mass_gap(xp: Namespace, d: Array, layout: Layout, there: Array) -> tuple[Ar
     gap = xp.sum(sums) / tokens
     count = xp.astype(count_true(xp, there), d.dtype)
     off = sums - lengths * gap
+    largest = xp.max(xp.where(there, xp.abs(off), 0.0)) if layout.num_sequences else xp.zeros_like(gap)
+    unit = xp.where(largest > 0, largest, 1.0)  # e^50 squared would overflow
     correction = xp.where(count > 1, count / xp.where(count > 1, count - 1.0, 1.0), 1.0)
-    return gap, xp.sqrt(xp.sum(off * off) * correction) / tokens
+    return gap, unit * xp.sqrt(xp.sum((off / unit) * (off / unit)) * correction) / tokens
