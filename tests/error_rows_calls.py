@@ -228,7 +228,11 @@ READINGS: list[Row] = [
         lambda: g.Pilot.measure(ZEROS, ZEROS, np.ones(3), LAYOUT),
     ),
     Row(T, ("objective: expected an Objective such as GSPO", "got str"), metrics(objective="gspo")),
-    Row(T, ("objective: expected an Objective such as GSPO", "got str"), lambda: g.diagnose("gspo", None)),
+    Row(
+        T,
+        ("objective: expected an Objective such as GSPO", "got str"),
+        lambda: g.diagnose(g.group_metrics(ONES, IDS[:, 0]), "gspo"),
+    ),
     Row(T, ("loss: expected what policy_loss returns", "got float"), metrics(loss=0.0)),
     Row(
         V,
