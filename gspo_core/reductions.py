@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ._array import count_true
 from ._checks import is_whole
-from ._units import flat, safe_lengths, turn_lengths, turns_of
+from ._units import flat, non_empty, safe_lengths, turn_lengths, turns_of
 from .types import Array, Layout
 
 
@@ -29,13 +29,12 @@ class SequenceMean:
 
     def count(self, layout: Layout) -> Array:
         """[] number of non-empty sequences, integer."""
-        return count_true(layout.xp, layout.lengths() > 0)
+        return count_true(layout.xp, non_empty(layout))
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] 1/denominator, or as a token array 1/(|y_i| · denominator)."""
         xp = layout.xp
-        lengths = xp.astype(layout.lengths(), denominator.dtype)
-        share = xp.where(lengths > 0, 1.0 / denominator, 0.0)
+        share = xp.where(non_empty(layout), 1.0 / denominator, 0.0)
         if not per_token:
             return share
         return layout.spread(share / safe_lengths(denominator, layout))
@@ -66,7 +65,7 @@ class TurnMean:
 
     def count(self, layout: Layout) -> Array:
         """[] number of non-empty sequences, integer."""
-        return count_true(layout.xp, layout.lengths() > 0)
+        return count_true(layout.xp, non_empty(layout))
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """Token array: 1/(K_i · |y_ik| · denominator)."""
@@ -137,7 +136,7 @@ class FixedLength:
 
     def count(self, layout: Layout) -> Array:
         """[] length times the number of non-empty sequences, integer."""
-        return count_true(layout.xp, layout.lengths() > 0) * self.length
+        return count_true(layout.xp, non_empty(layout)) * self.length
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] |y_i|/denominator, or as a token array 1/denominator."""

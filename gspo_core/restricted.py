@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ._array import namespace, shape_of
+from ._array import namespace, shape_of, where_true
 from ._door import check_layout
 from .types import Array, EachTurn, Layout, Namespace
 
@@ -72,11 +72,11 @@ class Restricted:
 
     def select(self, x: Array) -> Array:
         """The token array x with every other slot replaced by 0, whatever stood there."""
-        return self.xp.where(self.valid, x, 0.0)
+        return where_true(self.xp, self.valid, x)
 
     def sum(self, x: Array) -> Array:
         """[N] sums of the token array x over each sequence's kept tokens."""
-        return self.layout.sum(self.xp.where(self.kept, x, 0.0))
+        return self.layout.sum(where_true(self.xp, self.kept, x))
 
     def spread(self, x: Array) -> Array:
         """The [N] array x at every kept token of its sequence, 0 elsewhere."""

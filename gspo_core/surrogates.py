@@ -72,9 +72,8 @@ class Clip:
         above = (advantage > 0) & (log_ratio > math.log1p(self.high))
         below = (advantage < 0) & (log_ratio < math.log1p(-self.low))
         ratio, ratio_slope = exp_finite(xp, log_ratio)
-        value = xp.where(above, advantage * (1.0 + self.high), advantage * ratio)
-        value = xp.where(below, advantage * (1.0 - self.low), value)
-        return Gain(value, xp.where(above | below, 0.0, advantage * ratio_slope))
+        seen = xp.where(below, 1.0 - self.low, xp.where(above, 1.0 + self.high, ratio))
+        return Gain(advantage * seen, xp.where(above | below, 0.0, advantage * ratio_slope))
 
 
 @dataclass(frozen=True)

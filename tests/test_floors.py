@@ -21,7 +21,7 @@ FLOORS = [
     {"_door", "_sketch"},
     {"_ledger"},
     {"bounds", "layouts", "normalisers"},
-    {"restricted"},
+    {"restricted", "_measured"},
     {"dialogue"},
     {
         "advantages",

@@ -9,6 +9,7 @@ rule (torch.compile refuses functions that have one): for a Hessian use jacrev(j
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -146,6 +147,10 @@ class _PolicyLoss(torch.autograd.Function):
             advantage, layout = ctx.batch.rebuild(tensors)
             weight = _weight(ctx.objective, logp, old_logp, advantage, layout, divisor)
         return (upstream * weight).to(logp.dtype), *nothing
+
+
+# torch asks for the signature at every call; finding it out takes as long as ten small operations.
+_PolicyLoss.forward.__signature__ = inspect.signature(_PolicyLoss.forward)  # type: ignore[attr-defined]
 
 
 def _weight(
