@@ -83,8 +83,8 @@ class DualClip:
     Clip alone leaves the loss −A s unbounded as s grows. Here it is at most cap · |A|, and beyond s = cap the slope is 0;
     on the cap it is live. A > 0 is as in Clip.
 
-    `low` and `high` as in Clip, `cap` above 1 and finite, else ValueError. Source: D. Ye et al., arXiv 1912.09729, eq. 4,
-    with cap = 3.
+    `low` and `high` as in Clip, `cap` above 1 and finite, else ValueError. Source: D. Ye et al., arXiv 1912.09729, with
+    cap = 3.
 
     >>> import numpy as np
     >>> DualClip(0.2, 0.2, 3.0)(np, np.log(np.array([2.0, 9.0])), np.array([-1.0, -1.0])).value.round(6).tolist()

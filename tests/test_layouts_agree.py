@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -159,34 +157,6 @@ def test_no_sequence_at_all_is_a_loss_of_zero(library: Library, case: Case) -> N
         loss = policy_loss(case.preset, zeros, zeros, library.array(np.ones(layout.num_sequences)), layout)
         assert float(library.numpy(loss.value)) == 0.0
         assert (library.numpy(loss.logp_grad) == 0).all()
-
-
-@pytest.mark.parametrize(
-    ("kind", "sentence", "make"),
-    [
-        (TypeError, "segment_ids: expected integers, got dtype float64", lambda: Packed(np.zeros(3), 2)),
-        (ValueError, r"segment_ids: expected shape \[T\], got \[2, 2\]", lambda: Packed(np.zeros((2, 2), dtype=int), 2)),
-        (
-            ValueError,
-            "num_sequences: expected a whole number of at least 0, got -1",
-            lambda: Packed(np.zeros(3, dtype=int), -1),
-        ),
-        (ValueError, r"num_sequences: .* got 2\.0", lambda: Packed(np.zeros(3, dtype=int), 2.0)),
-        (TypeError, "cu_seqlens: expected integers", lambda: Packed.from_cu_seqlens(np.zeros(3), 2)),
-        (ValueError, r"cu_seqlens: expected shape \[N \+ 1\]", lambda: Packed.from_cu_seqlens(np.zeros(0, dtype=int), 2)),
-        (
-            ValueError,
-            r"mask: expected shape \[2\], got \[3\]",
-            lambda: Packed.from_cu_seqlens(np.array([0, 2]), 2, np.ones(3) > 0),
-        ),
-        (TypeError, "mask: expected a boolean", lambda: Packed.from_cu_seqlens(np.array([0, 2]), 2, np.ones(2))),
-        (TypeError, "layout: expected a layout such as", lambda: sharded(np.ones(2), lambda x: x)),
-        (TypeError, "sum_over_shards: expected a function", lambda: sharded(Padded(np.ones((1, 1)) > 0), 3)),
-    ],
-)
-def test_a_wrong_layout_is_refused_by_name(kind: type[Exception], sentence: str, make: Callable[[], Any]) -> None:
-    with pytest.raises(kind, match=f"^{sentence}"):
-        make()
 
 
 def test_wrong_advantages_for_a_packed_layout_are_refused(library: Library, token_case: Case) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -101,35 +100,3 @@ def test_packed_and_float32() -> None:
     shift = router_shift(scores, scores + np.float16(0.25), Packed(np.array([0, -1, 1]), 2), floor=FLOOR)
     assert shift.dtype == np.float32
     assert shift.tolist() == [-0.25, 0.0, -0.25]
-
-
-LAYOUT, SCORES = Padded(np.ones((1, 2), dtype=bool)), np.zeros((1, 2, 3, 2))
-WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
-    (TypeError, r"layout: expected a layout", lambda: router_shift(SCORES, SCORES, SCORES > 0, floor=0.5)),
-    (TypeError, "router_logp: expected an array, got list", lambda: router_shift(SCORES, [0.0], LAYOUT, floor=0.5)),
-    (
-        TypeError,
-        "old_router_logp: expected real floating-point log scores",
-        lambda: router_shift(SCORES > 0, SCORES, LAYOUT, floor=0.5),
-    ),
-    (
-        ValueError,
-        r"old_router_logp: expected the layout's shape and \[layers, experts per token\], \[1, 2, 'L', 'K'\] .* got \[1, 2\]",
-        lambda: router_shift(SCORES[..., 0, 0], SCORES, LAYOUT, floor=0.5),
-    ),
-    (ValueError, r"router_logp: .* got \[1, 2, 3, 0\]", lambda: router_shift(SCORES, SCORES[..., :0], LAYOUT, floor=0.5)),
-    (
-        ValueError,
-        r"router_logp: expected \[1, 2, 3, 2\] as old_router_logp",
-        lambda: router_shift(SCORES, SCORES[..., :1], LAYOUT, floor=0.5),
-    ),
-    (ValueError, "floor: expected a factor between 0 and 1, got 0", lambda: router_shift(SCORES, SCORES, LAYOUT, floor=0)),
-    (ValueError, "floor: expected a factor between 0 and 1, got 1", lambda: router_shift(SCORES, SCORES, LAYOUT, floor=1)),
-    (TypeError, "expected arrays of one library", lambda: router_shift(SCORES, TORCH.array(SCORES), LAYOUT, floor=0.5)),
-]
-
-
-@pytest.mark.parametrize(("kind", "sentence", "make"), WRONG, ids=[w[1][:45] for w in WRONG])
-def test_wrong_arguments_are_named(kind: type[Exception], sentence: str, make: Callable[[], Any]) -> None:
-    with pytest.raises(kind, match=f"^{sentence}"):
-        make()

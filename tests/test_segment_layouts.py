@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import re
 from typing import Any
 
 import numpy as np
@@ -173,96 +173,32 @@ def test_whatever_has_no_word_about_turns_does_not_notice_them() -> None:
     assert int(TurnMean().count(layout)) == int(SequenceMean().count(padded)) == 4
 
 
-class NoTurnWeights:
-    """A reduction of one's own that knows nothing of turns."""
-
-    sums_tokens = False
-
-    def weights(self, *_: Any) -> None:
-        """For sequences alone."""
-
-    def __repr__(self) -> str:
-        return "NoTurnWeights()"
+MASK, IDS, ZEROS = np.ones((2, 3), dtype=bool), np.zeros((2, 3), dtype=int), np.zeros((2, 3))
 
 
-MASK, IDS = np.ones((2, 3), dtype=bool), np.zeros((2, 3), dtype=int)
-ZEROS = np.zeros((2, 3))
-TURNS = Turns(Padded(MASK), IDS, 4)
-SEGMENT = Objective(Segment(), Clip(0.2, 0.2), TurnMean())
-TOKENS = Objective(SegmentToken(), Clip(0.2, 0.2), SequenceMean())
+@pytest.mark.parametrize(
+    ("objective", "who"),
+    [
+        (Objective(Segment(), Clip(0.2, 0.2), TurnMean()), "Segment()"),
+        (Objective(SegmentToken(), Clip(0.2, 0.2), SequenceMean()), "SegmentToken()"),
+        (Objective(Token(), Clip(0.2, 0.2), TurnMean()), "TurnMean()"),
+    ],
+    ids=["Segment", "SegmentToken", "TurnMean"],
+)
+@pytest.mark.parametrize("layout", [Padded(MASK), sharded(Padded(MASK), lambda x: x), Restricted(Padded(MASK), MASK)])
+def test_whoever_needs_turns_says_so(objective: Objective, who: str, layout: Any) -> None:
+    """By name, and with the fix, whatever the layout is wrapped in."""
+    with pytest.raises(TypeError, match=rf"^layout: {re.escape(who)} needs a layout that knows its turns; wrap yours: Turns\("):
+        policy_loss(objective, ZEROS, ZEROS, np.ones(2), layout)
 
 
-def on(objective: Objective, advantage: Any, layout: Any = TURNS) -> Callable[[], Any]:
-    """A loss to be asked for."""
-    return lambda: policy_loss(objective, ZEROS, ZEROS, advantage, layout)
-
-
-WRONG: list[tuple[type[Exception], str, Callable[[], Any]]] = [
-    (TypeError, r"layout: expected a layout such as Padded\(mask\), got ndarray", lambda: Turns(MASK, IDS, 2)),
-    (TypeError, "turn_ids: expected an array, got list", lambda: Turns(Padded(MASK), [[0]], 2)),
-    (TypeError, "turn_ids: expected integers, got dtype float64", lambda: Turns(Padded(MASK), ZEROS, 2)),
-    (ValueError, r"turn_ids: expected the layout's shape \[2, 3\], got \[2\]", lambda: Turns(Padded(MASK), IDS[:, 0], 2)),
-    (TypeError, "expected arrays of one library, but turn_ids is torch", lambda: Turns(Padded(MASK), TORCH.array(IDS), 2)),
-    (ValueError, "num_turns: expected a whole number of at least 1, got 0", lambda: Turns(Padded(MASK), IDS, 0)),
-    (ValueError, r"num_turns: expected a whole number of at least 1, got 2\.0", lambda: Turns(Padded(MASK), IDS, 2.0)),
-    (ValueError, "num_turns: expected a whole number of at least 1, got True", lambda: Turns(Padded(MASK), IDS, True)),
-    (
-        TypeError,
-        r"layout: Segment\(\) needs a layout that knows its turns; wrap yours: Turns\(layout, turn_ids, num_turns\)",
-        on(SEGMENT, np.ones(2), Padded(MASK)),
-    ),
-    (TypeError, r"layout: SegmentToken\(\) needs a layout that .* Turns\(", on(TOKENS, np.ones(2), Padded(MASK))),
-    (
-        TypeError,
-        r"layout: TurnMean\(\) needs a layout that knows its turns",
-        on(Objective(Token(), Clip(0.2, 0.2), TurnMean()), np.ones(2), Padded(MASK)),
-    ),
-    (
-        TypeError,
-        r"layout: SegmentToken\(\) needs a layout",
-        on(Objective(SegmentToken(), Clip(0.2, 0.2), SequenceMean()), np.ones(2), sharded(Padded(MASK), lambda x: x)),
-    ),
-    (
-        ValueError,
-        r"advantage: Segment\(\) has one ratio per turn and needs \[2, 4\] advantages \(one per turn\) or \[2\] \(one per "
-        r"sequence\), got \[2, 3\]\. Use SegmentToken\(\)",
-        on(SEGMENT, ZEROS),
-    ),
-    (ValueError, r"advantage: Segment\(\) .*, got PerToken \[2, 3\]", on(SEGMENT, PerToken(ZEROS))),
-    (
-        ValueError,
-        r"advantage: expected \[2\] \(one per sequence\) or \[2, 3\] \(one per token\), got \[2, 4\]\. One per turn "
-        r"becomes one per token with turn_advantages",
-        on(TOKENS, np.ones((2, 4))),
-    ),
-    (
-        TypeError,
-        r"reduction: TokenMean\(\) weighs tokens, but Segment\(\) has one ratio per turn .* Use SequenceMean\(\) or "
-        r"TurnMean\(\), or SegmentToken\(\) as the ratio",
-        lambda: Objective(Segment(), Clip(0.2, 0.2), TokenMean()),
-    ),
-    (
-        TypeError,
-        r"reduction: TurnMean\(\) weighs turns, but Sequence\(\) has one ratio per sequence\. Use SequenceMean\(\) .*Segment\(",
-        lambda: Objective(Sequence(), Clip(0.2, 0.2), TurnMean()),
-    ),
-    (
-        TypeError,
-        r"reduction: NoTurnWeights\(\) has no turn_weights, which Segment\(\) needs\. Use SequenceMean\(\) or TurnMean\(\)",
-        lambda: Objective(Segment(), Clip(0.2, 0.2), NoTurnWeights()),
-    ),
-    (
-        ValueError,
-        "TurnMean: expected a ratio whose units are turns or tokens, got one whose units are sequences",
-        lambda: TurnMean().weights(TURNS, False, np.asarray(1.0)),
-    ),
-]
-
-
-@pytest.mark.parametrize(("kind", "sentence", "make"), WRONG, ids=[w[1][:50] for w in WRONG])
-def test_wrong_turns_are_refused_by_name(kind: type[Exception], sentence: str, make: Callable[[], Any]) -> None:
-    with pytest.raises(kind, match=f"^{sentence}"):
-        make()
+def test_turns_are_checked_at_the_door() -> None:
+    with pytest.raises(TypeError, match=r"^expected arrays of one library, but turn_ids is torch"):
+        Turns(Padded(MASK), TORCH.array(IDS), 2)
+    with pytest.raises(ValueError, match=r"^advantage: Segment\(\) .*, got PerToken \[2, 3\]"):
+        policy_loss(
+            Objective(Segment(), Clip(0.2, 0.2), TurnMean()), ZEROS, ZEROS, PerToken(ZEROS), Turns(Padded(MASK), IDS, 4)
+        )
 
 
 def test_metrics_count_turn_level_clipping_at_the_turns_tokens() -> None:
