@@ -1,0 +1,3 @@
+"""The conformance kit."""
+
+from .checking import check

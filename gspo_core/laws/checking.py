@@ -1,0 +1,113 @@
+"""The front door: check a loss against the laws it claims."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ..objective import Objective
+from ..presets import GSPO
+from ._frameworks import NUMPY, installed
+from .batch import Batch
+from .catalogue import LAWS
+from .claim import Claim
+from .law import Law
+from .report import Report
+from .runner import EXAMPLES, run
+from .setting import Setting
+from .subject import Framework, Names, Subject, of_objective
+
+Loss = Callable[..., Any]
+"""(logp, old_logp, advantage, mask) ↦ scalar."""
+
+
+def subject_of(
+    loss: Objective | Loss | Subject, *, framework: Framework | None = None, names: Names | None = None, name: str | None = None
+) -> Subject:
+    """What the laws are asked of: an objective of ours, or a loss function of any framework.
+
+    Without `framework` it is found out by a trial call: NumPy first, then those that are installed.
+    """
+    if isinstance(loss, Subject):
+        return loss
+    if isinstance(loss, Objective):
+        return of_objective(loss, framework or NUMPY)
+    if not callable(loss):
+        raise TypeError(f"loss: expected an Objective or a function, got {type(loss).__name__}")
+    names = names or Names()
+    call = names.bound(loss)
+    title = name or _title(loss)
+    if framework is not None:
+        return _with_gradient(Subject(title, call, framework, names))
+    failures = []
+    for candidate in installed():
+        found = Subject(title, call, candidate, names)
+        try:
+            found(TRIAL)
+            return _with_gradient(found)
+        except Exception as error:  # whatever a wrong framework raises
+            failures.append(f"{candidate.name}: {type(error).__name__}: {error}")
+    raise TypeError("loss: cannot be called with (logp, old_logp, advantage, mask) arrays\n  " + "\n  ".join(failures))
+
+
+TRIAL = Batch.of([[0.0, 0.1], [0.2, 0.0]], [1.0, -1.0], [[1, 1], [1, 0]])
+
+
+def _title(loss: Loss) -> str:
+    inner = loss.func if isinstance(loss, functools.partial) else loss
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def _with_gradient(subject: Subject) -> Subject:
+    """Says whether the gradient is the loss's own; a JAX result without jit is NumPy's no longer."""
+    own = subject(TRIAL).noise == 0.0
+    return Subject(subject.name, subject.call, subject.framework, subject.names, subject.objective, own)
+
+
+def check(
+    loss: Objective | Loss | Subject,
+    like: Objective = GSPO,
+    seed: int = 0,
+    *,
+    claims: Iterable[Claim] = (),
+    without: Iterable[Claim] = (),
+    framework: Framework | None = None,
+    names: Names | None = None,
+    examples: int = EXAMPLES,
+    laws: Iterable[Law] = LAWS,
+) -> Report:
+    """Asks a loss every law that it claims.
+
+    Args:
+        loss: an `Objective`, or a function (logp, old_logp, advantage, mask) ↦ scalar in NumPy, PyTorch or JAX. NumPy
+            losses are differentiated by central differences, unless they return something with `.value` and `.logp_grad`.
+        like: the objective whose claims it shares, with its numbers: replace(GSPO, surrogate=Clip(0.2, 0.2)) for another
+            band.
+        seed: of the draws; equal seeds, equal report.
+        claims, without: more claims, and claims of `like` that it does not make.
+        framework: NUMPY, TORCH or JAX; None: found out.
+        names: how the loss is called, see `Names`.
+        examples: per law.
+        laws: which ones, by default all.
+
+    Returns: `Report` with `.ok` and `.broken`; print it.
+
+    Raises: TypeError if `loss` cannot be called.
+
+    >>> from gspo_core import GSPO, laws
+    >>> laws.check(GSPO, examples=5).ok
+    True
+    """
+    subject = subject_of(loss, framework=framework, names=names)
+    target = loss if isinstance(loss, Objective) and like is GSPO else like
+    setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
+    verdicts = tuple(run(law, subject, setting, seed, examples) for law in laws)
+    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts)
+
+
+def _name_of(objective: Objective) -> str:
+    from .. import presets  # noqa: PLC0415 - only for a name
+
+    named = {value: name for name, value in vars(presets).items() if isinstance(value, Objective)}
+    return named.get(objective, str(objective))

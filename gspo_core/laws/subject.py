@@ -1,0 +1,184 @@
+"""What is under test: an objective, or anybody's loss function, made to answer with a value and a gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..layouts import Padded
+from ..objective import Objective, policy_loss
+from .batch import Batch, Floats
+from .claim import Claim, implied
+
+
+class Outcome(NamedTuple):
+    """A loss on one batch."""
+
+    value: float
+    weight: Floats
+    """[N, T] ∂value/∂logp."""
+    eps: float
+    """Unit of rounding of what was returned (float32's at most)."""
+    noise: float
+    """What the weight may be off by because it was found by differences, in units of the value's scale."""
+
+
+Inputs = dict[str, Any]
+Call = Callable[[Inputs], Any]
+"""From named arrays to whatever the loss returns."""
+
+
+class Framework(Protocol):
+    """How a library differentiates."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+
+    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Floats | None]:
+        """(what was returned, ∂/∂logp by the library, or None if it has no autodiff)."""
+
+    def compiled(self, call: Call) -> Call | None:
+        """The same function compiled, or None."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a loss is called, where it is not called (logp, old_logp, advantage, mask) by position.
+
+    A name means that the argument is passed by that keyword. The last three are inputs that a loss need not have, and
+    are passed only if they are named here.
+    """
+
+    logp: str | None = None
+    old_logp: str | None = None
+    advantage: str | None = None
+    mask: str | None = None
+    denominator: str | None = None
+    """Takes the number to divide by: non-empty responses, or tokens."""
+    ref_logp: str | None = None
+    """Takes a reference policy's log-probs."""
+    sampler_logp: str | None = None
+    """Takes the sampler's log-probs."""
+    token_advantages: bool = False
+    """Wants advantages [N, T] always."""
+    float_mask: bool = False
+    """Wants the mask as 0.0 and 1.0."""
+
+    def bound(self, fn: Callable[..., Any]) -> Call:
+        """The function, called with named arrays."""
+
+        def call(inputs: Inputs) -> Any:
+            positional = [inputs[k] for k in ("logp", "old_logp", "advantage", "mask") if getattr(self, k) is None]
+            keyword = {getattr(self, k): x for k, x in inputs.items() if getattr(self, k) is not None}
+            return fn(*positional, **keyword)
+
+        return call
+
+    def inputs(self, batch: Batch, dtype: Any) -> Inputs:
+        """The batch's arrays, in a dtype."""
+        advantage = batch.advantage
+        if self.token_advantages and not batch.per_token:
+            advantage = np.repeat(advantage[:, None], batch.mask.shape[1], axis=1)
+        found: Inputs = {"logp": batch.logp, "old_logp": batch.old_logp, "advantage": advantage}
+        given = {"ref_logp": batch.ref_logp, "sampler_logp": batch.sampler_logp}
+        found |= {k: (batch.old_logp if x is None else x) for k, x in given.items() if getattr(self, k) is not None}
+        cast: Inputs = {k: x.astype(dtype) for k, x in found.items()}
+        cast["mask"] = batch.mask.astype(dtype) if self.float_mask else batch.mask.copy()
+        if self.denominator is not None:
+            cast["denominator"] = batch.denominator
+        return cast
+
+
+def _result(returned: Any) -> tuple[Any, Any]:
+    """(value, closed-form weight or None) of whatever a loss returns: a scalar, a Loss, or a pair (scalar, extras)."""
+    if hasattr(returned, "logp_grad"):
+        return returned.value, returned.logp_grad
+    return (returned[0] if isinstance(returned, tuple) else returned), None
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A loss under test."""
+
+    name: str
+    call: Call
+    framework: Framework
+    names: Names = field(default_factory=Names)
+    objective: Objective | None = None
+    """Set if the subject is one of our own objectives."""
+    own_gradient: bool = True
+    """The gradient is the loss's own; False: central differences."""
+    step: float = 2.0**-18
+    """Of the differences: adding it to numbers below 8 rounds by 2^-50, 2e-10 of the step."""
+
+    def __call__(self, batch: Batch, dtype: Any = np.float64, compiled: Call | None = None) -> Outcome:
+        """Value and gradient; a loss that raises breaks whatever is asked of it."""
+        inputs = self.names.inputs(batch, dtype)
+        with np.errstate(all="ignore"):
+            returned, gradient = self.framework.outcome(compiled or self.call, inputs)
+            value, weight = _result(returned)
+            number = np.asarray(_plain(value))
+            if number.shape != ():
+                raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
+            eps = float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
+            if weight is not None:
+                return Outcome(float(number), np.asarray(_plain(weight), dtype=np.float64), eps, 0.0)
+            if gradient is not None:
+                return Outcome(float(number), gradient, eps, 0.0)
+            return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * 2.3e-16 / self.step)
+
+    def _differences(self, inputs: Inputs, batch: Batch) -> Floats:
+        """Fourth-order central differences at the valid slots; the error is h⁴ f⁽⁵⁾/30."""
+        logp, out = inputs["logp"].astype(np.float64), np.zeros(batch.mask.shape)
+
+        def at(index: Any, steps: int) -> float:
+            moved = logp.copy()
+            moved[index] += steps * self.step
+            return float(_result(self.call({**inputs, "logp": moved}))[0])
+
+        for index in zip(*np.nonzero(batch.mask), strict=True):
+            out[index] = (8 * (at(index, 1) - at(index, -1)) - (at(index, 2) - at(index, -2))) / (12 * self.step)
+        return out
+
+    @property
+    def kink(self) -> float:
+        """How far from a bound a unit must be for its gradient to be well defined: rounding, or the differences' reach."""
+        return 1e-9 if self.own_gradient else 4 * self.step
+
+    def claims(self, like: Objective) -> frozenset[Claim]:
+        """What the subject claims if it is said to be like an objective."""
+        offered = {
+            Claim.OWN_GRADIENT: self.own_gradient,
+            Claim.EDGES: self.objective is not None,
+            Claim.LAYOUTS: self.objective is not None,
+            Claim.DENOMINATOR: self.names.denominator is not None,
+            Claim.KL: self.names.ref_logp is not None,
+            Claim.SAMPLER: self.names.sampler_logp is not None,
+            Claim.COMPILES: self.framework.compiled(self.call) is not None,
+        }
+        return implied(like) | {claim for claim, holds in offered.items() if holds}
+
+
+def _plain(x: Any) -> Any:
+    """As something NumPy understands."""
+    return x.detach().numpy() if hasattr(x, "detach") else x
+
+
+def of_objective(objective: Objective, framework: Framework) -> Subject:
+    """One of our own objectives, through `policy_loss`."""
+
+    def call(inputs: Inputs) -> Any:
+        return policy_loss(
+            objective,
+            inputs["logp"],
+            inputs["old_logp"],
+            inputs["advantage"],
+            Padded(inputs["mask"]),
+            denominator=inputs["denominator"],
+        )
+
+    return Subject(str(objective), call, framework, Names(denominator="denominator"), objective)
