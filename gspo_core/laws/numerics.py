@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from .batch import Batch
 from .claim import Claim
 from .compare import same_value, same_weight
-from .law import Law, Violation, law
+from .law import Law, Violation, demand, law
 from .setting import Setting
 from .strategies import batches
 from .subject import Subject
@@ -36,6 +36,23 @@ def finite(subject: Subject, setting: Setting, case: list[tuple[float, float]]) 
     for what, number in (("the loss", found.value), ("the gradient", found.weight)):
         if not np.isfinite(number).all():
             raise Violation(what, batch, number, "a finite number")
+    return True
+
+
+@law(
+    "every batch has a loss, however small",
+    source="need 3: one response, one token, none",
+    otherwise="small batches raise an error, or lose an axis",
+    cases=lambda setting: batches(setting, rows=(1, 2), width=(1, 2)),
+    anchors=lambda setting: [Batch.of([[0.0]], [1.0]), Batch.of([[0.0, 0.0]], [1.0])],
+    effort=0.3,
+)
+def small(subject: Subject, setting: Setting, batch: Batch) -> bool:
+    """A finite scalar, and a gradient of the batch's shape."""
+    found = subject(batch.poisoned(0.0))
+    if not np.isfinite(found.value):
+        raise Violation("the loss", batch, found.value, "a finite number")
+    demand(found.weight.shape, batch.mask.shape, 0.0, "the shape of the gradient", batch)
     return True
 
 
@@ -105,4 +122,4 @@ def compiled(subject: Subject, setting: Setting, case: tuple[Batch, Batch]) -> b
     return True
 
 
-NUMERICS: list[Law] = [finite, guard, float32, compiled]
+NUMERICS: list[Law] = [small, finite, guard, float32, compiled]

@@ -14,6 +14,7 @@ from hypothesis.errors import Flaky
 from .batch import Batch
 from .law import Law, Violation
 from .setting import Setting
+from .subject import Raised
 
 EXAMPLES = 60
 """Examples per law and check, by default."""
@@ -59,8 +60,8 @@ class _Run:
         except Violation as violation:
             self.last = violation
             raise
-        except Exception as error:  # whatever a loss raises on a legal batch breaks the law
-            self.last = Violation("the loss raises", _batch_in(case), f"{type(error).__name__}: {error}", "a number")
+        except Raised as error:  # a loss that raises on a legal batch breaks the law
+            self.last = Violation("the loss raises an error", error.batch, str(error), "a number")
             raise self.last from error
 
     def survives(self, case: Any) -> bool:
@@ -70,12 +71,6 @@ class _Run:
         except Violation:
             return False
         return True
-
-
-def _batch_in(case: Any) -> Any:
-    if isinstance(case, tuple):
-        return next((x for x in case if isinstance(x, Batch)), case)
-    return case
 
 
 def run(law: Law, subject: Any, setting: Setting, seed: int = 0, examples: int = EXAMPLES) -> Verdict:

@@ -31,6 +31,14 @@ Call = Callable[[Inputs], Any]
 """From named arrays to whatever the loss returns."""
 
 
+class Raised(Exception):
+    """A loss raised an error on a legal batch."""
+
+    def __init__(self, batch: Batch, error: Exception) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.batch = batch
+
+
 class Framework(Protocol):
     """How a library differentiates."""
 
@@ -118,18 +126,24 @@ class Subject:
     def __call__(self, batch: Batch, dtype: Any = np.float64, compiled: Call | None = None) -> Outcome:
         """Value and gradient; a loss that raises breaks whatever is asked of it."""
         inputs = self.names.inputs(batch, dtype)
-        with np.errstate(all="ignore"):
-            returned, gradient = self.framework.outcome(compiled or self.call, inputs)
-            value, weight = _result(returned)
-            number = np.asarray(_plain(value))
-            if number.shape != ():
-                raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
-            eps = float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
-            if weight is not None:
-                return Outcome(float(number), np.asarray(_plain(weight), dtype=np.float64), eps, 0.0)
-            if gradient is not None:
-                return Outcome(float(number), gradient, eps, 0.0)
-            return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * 2.3e-16 / self.step)
+        try:
+            with np.errstate(all="ignore"):
+                return self._outcome(batch, inputs, compiled or self.call)
+        except Exception as error:  # whatever a loss raises
+            raise Raised(batch, error) from error
+
+    def _outcome(self, batch: Batch, inputs: Inputs, call: Call) -> Outcome:
+        returned, gradient = self.framework.outcome(call, inputs)
+        value, weight = _result(returned)
+        number = np.asarray(_plain(value))
+        if number.shape != ():
+            raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
+        eps = float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
+        if weight is not None:
+            return Outcome(float(number), np.asarray(_plain(weight), dtype=np.float64), eps, 0.0)
+        if gradient is not None:
+            return Outcome(float(number), gradient, eps, 0.0)
+        return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * 2.3e-16 / self.step)
 
     def _differences(self, inputs: Inputs, batch: Batch) -> Floats:
         """Fourth-order central differences at the valid slots; the error is h⁴ f⁽⁵⁾/30."""

@@ -1,0 +1,154 @@
+"""Mutants: signs, stop-gradients, token advantages, precision, and what stands beside the policy loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .mutant import LIKE_GRPO, LIKE_TOKEN, WITH_KL, WITH_SAMPLER, A, Mutant, OwnGradient, column, exp, gain, gspo, gspo_weight
+from .mutant import log_s, mean, ratios, size, token_mean
+
+SIGN = "a good response is made likelier, a bad one less likely"
+ON_POLICY = "on policy the gradient is REINFORCE's"
+OWN = "every token is credited with its own advantage"
+DERIVATIVE = "the gradient is the derivative of the value"
+FLOAT32 = "float32 inputs lose no more than float32 must"
+CONSTANT = "the sampler's weight is held constant"
+
+
+def wrong_sign(logp: A, old: A, a: A, mask: A) -> Any:
+    """The objective where a loss is expected."""
+    return -gspo(logp, old, a, mask)
+
+
+def only_good_are_learnt_from(logp: A, old: A, a: A, mask: A) -> Any:
+    """Negative advantages set to 0."""
+    return gspo(logp, old, np.maximum(a, 0.0), mask)
+
+
+def size_of_the_advantage(logp: A, old: A, a: A, mask: A) -> Any:
+    """|A|."""
+    return gspo(logp, old, np.abs(a), mask)
+
+
+def stop_gradient_forgotten(logp: A, old: A, a: A, mask: A) -> OwnGradient:
+    """GSPO-token without sg on s: for one advantage per response exactly twice the gradient."""
+    a = token_mean(np.broadcast_to(column(a), mask.shape), mask)
+    return OwnGradient(gspo(logp, old, a, mask), 2 * gspo_weight(logp, old, a, mask))
+
+
+def stop_gradient_too_many(logp: A, old: A, a: A, mask: A) -> OwnGradient:
+    """The whole ratio detached: nothing is learnt."""
+    return OwnGradient(gspo(logp, old, a, mask), np.zeros(mask.shape))
+
+
+def ratio_missing_in_the_gradient(logp: A, old: A, a: A, mask: A) -> OwnGradient:
+    """The gate without the weight s."""
+    s = exp(log_s(logp, old, mask))[:, None]
+    return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask) / s)
+
+
+def length_missing_in_the_gradient(logp: A, old: A, a: A, mask: A) -> OwnGradient:
+    """A closed form without 1/|y|."""
+    return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask) * size(mask)[:, None])
+
+
+def gradient_in_padding(logp: A, old: A, a: A, mask: A) -> OwnGradient:
+    """The weight is spread over the whole row."""
+    return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask).max(axis=1, keepdims=True) * np.ones(mask.shape))
+
+
+def token_advantages_collapse(logp: A, old: A, a: A, mask: A) -> Any:
+    """A sequence ratio times token advantages: autograd sees their mean."""
+    s = log_s(logp, old, mask)[:, None]
+    return mean(token_mean(gain(s, column(a)), mask), mask)
+
+
+def first_token_advantage(logp: A, old: A, a: A, mask: A) -> OwnGradient:
+    """The first column stands for all."""
+    a = column(a)[:, 0]
+    return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask))
+
+
+def advantage_of_the_next_token(logp: A, old: A, a: A, mask: A) -> Any:
+    """GRPO with advantages off by one."""
+    wide = np.broadcast_to(column(a), mask.shape)
+    return mean(token_mean(gain(ratios(logp, old, mask), np.roll(wide, 1, axis=1)), mask), mask)
+
+
+def token_advantage_divided(logp: A, old: A, a: A, mask: A) -> Any:
+    """A response's advantage is shared out among its tokens, token advantages are not."""
+    share = a[:, None] / size(mask)[:, None] if a.ndim == 1 else a
+    return mean(token_mean(gain(ratios(logp, old, mask), share), mask), mask)
+
+
+def other_tokens_in_the_ratio(logp: A, old: A, a: A, mask: A) -> Any:
+    """A GRPO whose token ratios are smoothed along the response."""
+    d = ratios(logp, old, mask)
+    return mean(token_mean(gain(0.5 * d + 0.5 * token_mean(d, mask)[:, None], column(a)), mask), mask)
+
+
+def float16_sums(logp: A, old: A, a: A, mask: A) -> Any:
+    """Sums in half precision."""
+    d = ratios(logp, old, mask).astype(np.float16)
+    return mean(gain(d.sum(axis=1, dtype=np.float16).astype(np.float64) / size(mask), a), mask)
+
+
+def bfloat16_ratio(logp: A, old: A, a: A, mask: A) -> Any:
+    """The ratio rounded to 8 bits, as bfloat16 does."""
+    s = exp(log_s(logp, old, mask)).astype(np.float32)
+    rounded = (s.view(np.uint32) + 0x8000 & 0xFFFF0000).view(np.float32).astype(np.float64)
+    return mean(gain(np.log(rounded), a), mask)
+
+
+def entropy_bonus_left_in(logp: A, old: A, a: A, mask: A) -> Any:
+    """A term that has no advantage in it."""
+    return gspo(logp, old, a, mask) + 0.01 * np.where(mask, logp, 0.0).sum() / max(1, mask.sum())
+
+
+def reward_kl_not_detached(logp: A, old: A, a: A, mask: A) -> Any:
+    """The advantage is lowered by β log(π/π_old), through which a gradient flows."""
+    return gspo(logp, old, a - 0.1 * log_s(logp, old, mask), mask)
+
+
+def kl_times_ratio(logp: A, old: A, a: A, mask: A, ref_logp: A) -> Any:
+    """k3 multiplied by the sequence ratio."""
+    x = ratios(ref_logp, logp, mask)
+    k3 = token_mean(np.expm1(x) - x, mask)
+    return gspo(logp, old, a, mask) - mean(0.1 * k3 * exp(log_s(logp, old, mask)), mask)
+
+
+def sampler_weight_not_detached(logp: A, old: A, a: A, mask: A, sampler_logp: A) -> Any:
+    """π/π_sampler in place of π_old/π_sampler, with its gradient."""
+    return gspo(logp, old, a * exp(log_s(logp, sampler_logp, mask)), mask)
+
+
+def squeezed(logp: A, old: A, a: A, mask: A) -> Any:
+    """squeeze() takes the batch axis away from a batch of one."""
+    s = log_s(logp, old, mask)[:, None].squeeze()
+    return -np.sum([gain(s[i], a[i]) for i in range(len(a)) if mask[i].any()]) / max(1, mask.any(axis=1).sum())
+
+
+CREDIT = [
+    Mutant(wrong_sign, SIGN),
+    Mutant(only_good_are_learnt_from, SIGN),
+    Mutant(size_of_the_advantage, SIGN),
+    Mutant(stop_gradient_forgotten, ON_POLICY, LIKE_TOKEN),
+    Mutant(stop_gradient_too_many, SIGN),
+    Mutant(ratio_missing_in_the_gradient, DERIVATIVE),
+    Mutant(length_missing_in_the_gradient, DERIVATIVE),
+    Mutant(gradient_in_padding, "a masked slot has no gradient"),
+    Mutant(token_advantages_collapse, OWN, LIKE_TOKEN, seen="OpenRLHF, NeMo-RL, slime, ROLL, TRL, EasyDeL"),
+    Mutant(first_token_advantage, OWN, LIKE_TOKEN),
+    Mutant(advantage_of_the_next_token, OWN, LIKE_GRPO),
+    Mutant(token_advantage_divided, "equal token advantages are the response's advantage", LIKE_GRPO),
+    Mutant(other_tokens_in_the_ratio, "a token's gradient depends on its own ratio alone", LIKE_GRPO),
+    Mutant(float16_sums, FLOAT32),
+    Mutant(bfloat16_ratio, FLOAT32),
+    Mutant(entropy_bonus_left_in, "with advantage 0 there is no loss"),
+    Mutant(reward_kl_not_detached, "twice the advantage, twice the loss", seen="advantages not detached"),
+    Mutant(kl_times_ratio, "the KL term does not see the old policy", seen="trl#6594", names=WITH_KL),
+    Mutant(sampler_weight_not_detached, CONSTANT, seen="verl#4105", names=WITH_SAMPLER),
+    Mutant(squeezed, "every batch has a loss, however small"),
+]

@@ -1,0 +1,151 @@
+"""Mutants: which ratio, over which tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .mutant import HIGH, LIKE_TOKEN, LOW, A, Mutant, column, exp, gain, gspo, log_s, mean, ratios, size, token_mean
+
+EQUAL = "a response of equal tokens has the ratio of one of them"
+SUM = "GSPO sees only the sum of the log ratios"
+POSITION = "it does not matter where a response's tokens stand"
+WIDER = "more padding changes nothing"
+OUTLIER = "a guard acts on the mean, not on tokens before it"
+
+
+def exp_of_the_sum(logp: A, old: A, a: A, mask: A) -> Any:
+    """exp Σ d: no length normalisation."""
+    return mean(gain(ratios(logp, old, mask).sum(axis=1), a), mask)
+
+
+def divided_but_not_summed(logp: A, old: A, a: A, mask: A) -> Any:
+    """exp(d_t/|y|) for each token."""
+    g = gain(ratios(logp, old, mask) / size(mask)[:, None], column(a))
+    return mean(token_mean(g, mask), mask)
+
+
+def divided_twice(logp: A, old: A, a: A, mask: A) -> Any:
+    """The mean, divided by the length."""
+    return mean(gain(log_s(logp, old, mask) / size(mask), a), mask)
+
+
+def length_plus_one(logp: A, old: A, a: A, mask: A) -> Any:
+    """|y| + 1 to be safe from division by zero."""
+    return mean(gain(ratios(logp, old, mask).sum(axis=1) / (mask.sum(axis=1) + 1), a), mask)
+
+
+def eps_in_the_length(logp: A, old: A, a: A, mask: A) -> Any:
+    """|y| + 1e-6."""
+    return mean(gain(ratios(logp, old, mask).sum(axis=1) / (mask.sum(axis=1) + 1e-6), a), mask)
+
+
+def square_root_length(logp: A, old: A, a: A, mask: A) -> Any:
+    """Σ d/√|y|."""
+    return mean(gain(ratios(logp, old, mask).sum(axis=1) / np.sqrt(size(mask)), a), mask)
+
+
+def width_for_length(logp: A, old: A, a: A, mask: A) -> Any:
+    """The padded width."""
+    return mean(gain(ratios(logp, old, mask).sum(axis=1) / mask.shape[1], a), mask)
+
+
+def span_for_length(logp: A, old: A, a: A, mask: A) -> Any:
+    """From the first token to the last, holes included."""
+    slots = np.arange(mask.shape[1])
+    first, last = np.where(mask, slots, mask.shape[1]).min(axis=1), np.where(mask, slots, -1).max(axis=1)
+    return mean(gain(ratios(logp, old, mask).sum(axis=1) / np.maximum(1, last - first + 1), a), mask)
+
+
+def mask_off_by_one(logp: A, old: A, a: A, mask: A) -> Any:
+    """Log-probs of one column, mask of the next."""
+    shifted = np.roll(mask, 1, axis=1)
+    return gspo(np.where(mask, logp, 0.0), np.where(mask, old, 0.0), a, shifted & mask)
+
+
+def last_token_dropped(logp: A, old: A, a: A, mask: A) -> Any:
+    """Slices [:, :-1] once too often."""
+    narrow = mask.copy()
+    narrow[:, -1] = narrow[:, -1] & (mask.shape[1] == 1)
+    return gspo(logp, old, a, narrow)
+
+
+def arithmetic_mean(logp: A, old: A, a: A, mask: A) -> Any:
+    """The mean of the ratios instead of the ratio of the means."""
+    r = np.where(mask, exp(ratios(logp, old, mask)), 0.0).sum(axis=1) / size(mask)
+    return mean(np.minimum(r * a, np.clip(r, 1 - LOW, 1 + HIGH) * a), mask)
+
+
+def largest_token(logp: A, old: A, a: A, mask: A) -> Any:
+    """The ratio of the token that moved most upwards."""
+    d = np.where(mask, ratios(logp, old, mask), -np.inf).max(axis=1)
+    return mean(gain(np.where(mask.any(axis=1), d, 0.0), a), mask)
+
+
+def grpo_for_gspo(logp: A, old: A, a: A, mask: A) -> Any:
+    """Token ratios, clipped token by token."""
+    return mean(token_mean(gain(ratios(logp, old, mask), column(a)), mask), mask)
+
+
+def tokens_clamped_before_the_mean(logp: A, old: A, a: A, mask: A) -> Any:
+    """±20 on every token's log ratio."""
+    return mean(gain(np.clip(ratios(logp, old, mask), -20.0, 20.0).sum(axis=1) / size(mask), a), mask)
+
+
+def ratio_upside_down(logp: A, old: A, a: A, mask: A) -> Any:
+    """π_old/π."""
+    return gspo(old, logp, a, mask)
+
+
+def row_pooled(logp: A, old: A, a: A, mask: A) -> Any:
+    """A packed row taken for one sequence: all responses share one ratio."""
+    pooled = ratios(logp, old, mask).sum() / max(1, mask.sum())
+    return mean(gain(np.full(len(a), pooled), a), mask)
+
+
+def unmoved_tokens_do_not_count(logp: A, old: A, a: A, mask: A) -> Any:
+    """Tokens with d = 0 are taken for padding."""
+    d = ratios(logp, old, mask)
+    return mean(gain(d.sum(axis=1) / np.maximum(1, (d != 0).sum(axis=1)), a), mask)
+
+
+def masked_by_multiplying(logp: A, old: A, a: A, mask: A) -> Any:
+    """(logp − old) · mask."""
+    return mean(gain(((logp - old) * mask).sum(axis=1) / size(mask), a), mask)
+
+
+def not_masked(logp: A, old: A, a: A, mask: A) -> Any:
+    """Padding is averaged in, over the right length."""
+    return mean(gain((logp - old).sum(axis=1) / size(mask), a), mask)
+
+
+def masked_advantages_in_the_mean(logp: A, old: A, a: A, mask: A) -> Any:
+    """Token advantages are averaged over the padded width."""
+    return gspo(logp, old, column(a).mean(axis=1), mask)
+
+
+RATIO = [
+    Mutant(exp_of_the_sum, EQUAL, seen="NeMo-RL#2269, as policy ratio"),
+    Mutant(divided_but_not_summed, EQUAL, seen="Trinity#154"),
+    Mutant(divided_twice, EQUAL),
+    Mutant(length_plus_one, EQUAL),
+    Mutant(eps_in_the_length, EQUAL, seen="the 1e-8 conventions of verl, NeMo-RL, ROLL"),
+    Mutant(square_root_length, EQUAL),
+    Mutant(width_for_length, WIDER, seen="OpenRLHF#1252"),
+    Mutant(span_for_length, POSITION, seen="Soup#744"),
+    Mutant(mask_off_by_one, POSITION),
+    Mutant(last_token_dropped, WIDER),
+    Mutant(arithmetic_mean, SUM),
+    Mutant(largest_token, SUM),
+    Mutant(grpo_for_gspo, SUM, seen="Soup#744"),
+    Mutant(tokens_clamped_before_the_mean, OUTLIER, seen="verl#2775, Tunix"),
+    Mutant(ratio_upside_down, "a good response is made likelier, a bad one less likely"),
+    Mutant(row_pooled, "responses do not see each other", seen="Tunix#1662"),
+    Mutant(unmoved_tokens_do_not_count, "a token that has not moved dilutes the ratio"),
+    Mutant(masked_by_multiplying, "not even NaN or infinity in padding reaches the loss", seen="WeatherGenerator#2717"),
+    Mutant(not_masked, "padding never reaches the loss"),
+    Mutant(
+        masked_advantages_in_the_mean, "padding of token advantages never reaches the loss", LIKE_TOKEN, seen="AReaL#1346"
+    ),
+]

@@ -1,0 +1,134 @@
+"""Mutants: how much each response weighs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .mutant import WITH_DENOMINATOR, A, Mutant, column, gain, gspo, log_s, mean, ratios, size
+
+SAME = "every response weighs the same, whatever its length"
+SPLIT = "splitting the batch changes nothing"
+DIVISOR = "the number to divide by is what the sum is divided by"
+EMPTY = "an empty row contributes nothing"
+NOTHING = "a batch without tokens has loss 0"
+
+
+def ratio_times_token_mask(logp: A, old: A, a: A, mask: A) -> Any:
+    """[N, 1] ratio × [N, T] mask, summed over tokens."""
+    g = gain(log_s(logp, old, mask), a)[:, None] * mask
+    return -g.sum() / max(1, mask.sum())
+
+
+def token_sum(logp: A, old: A, a: A, mask: A) -> Any:
+    """Mean over responses of sums over tokens."""
+    return mean(gain(log_s(logp, old, mask), a) * mask.sum(axis=1), mask)
+
+
+def fixed_width(logp: A, old: A, a: A, mask: A) -> Any:
+    """Sum over tokens, divided by N times the padded width."""
+    return mean(gain(log_s(logp, old, mask), a) * mask.sum(axis=1) / mask.shape[1], mask)
+
+
+def square_root_of_the_length(logp: A, old: A, a: A, mask: A) -> Any:
+    """A compromise that nobody wrote down."""
+    return mean(gain(log_s(logp, old, mask), a) / np.sqrt(size(mask)), mask)
+
+
+def sum_of_responses(logp: A, old: A, a: A, mask: A) -> Any:
+    """No division by the number of responses."""
+    return mean(gain(log_s(logp, old, mask), a), mask, 1.0)
+
+
+def leave_one_out_count(logp: A, old: A, a: A, mask: A) -> Any:
+    """N − 1, as in a sample variance."""
+    return mean(gain(log_s(logp, old, mask), a), mask, max(1, mask.any(axis=1).sum() - 1))
+
+
+def masked_row_has_ratio_one(logp: A, old: A, a: A, mask: A) -> Any:
+    """An empty row counts with ratio 1 and loss −A."""
+    return -gain(log_s(logp, old, mask), a).mean() if mask.any() else 0.0
+
+
+def denominator_counts_empty_rows(logp: A, old: A, a: A, mask: A) -> Any:
+    """Empty rows have no loss, and still dilute the mean."""
+    return mean(gain(log_s(logp, old, mask), a), mask, len(mask))
+
+
+def micro_batch_means(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> Any:
+    """Every part divided by its own count."""
+    return gspo(logp, old, a, mask)
+
+
+def times_ranks(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> Any:
+    """The count times the number of ranks, here 2."""
+    return gspo(logp, old, a, mask, denominator and 2 * denominator)
+
+
+def divided_by_accumulation_steps(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> Any:
+    """The global count, and the trainer's accumulation steps (here 4) on top."""
+    return gspo(logp, old, a, mask, denominator) / (4 if denominator else 1)
+
+
+def token_count_for_responses(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> Any:
+    """The given number is taken for tokens, and turned into responses by the local mean length."""
+    return gspo(logp, old, a, mask, denominator and denominator * mask.sum() / max(1, mask.any(axis=1).sum()))
+
+
+def empty_batch_is_nan(logp: A, old: A, a: A, mask: A) -> Any:
+    """0/0."""
+    full = mask.any(axis=1)
+    return np.float64(-np.where(full, gain(log_s(logp, old, mask), a), 0.0).sum()) / np.float64(full.sum())
+
+
+def centred_inside(logp: A, old: A, a: A, mask: A) -> Any:
+    """The advantages' batch mean is taken away once more."""
+    full = mask.any(axis=1)
+    a = a - np.where(full, a, 0.0).sum() / max(1, full.sum())
+    return gspo(logp, old, np.where(full, a, 0.0), mask)
+
+
+def normalised_inside(logp: A, old: A, a: A, mask: A) -> Any:
+    """Advantages divided by their own size."""
+    full = mask.any(axis=1)
+    return gspo(logp, old, a / (1e-4 + np.sqrt((np.where(full, a, 0.0) ** 2).sum() / max(1, full.sum()))), mask)
+
+
+def later_rows_weigh_less(logp: A, old: A, a: A, mask: A) -> Any:
+    """A discount over the wrong axis."""
+    return gspo(logp, old, a * 0.9 ** np.arange(len(a)), mask)
+
+
+def sequence_ratio_token_sum_over_longest(logp: A, old: A, a: A, mask: A) -> Any:
+    """Sum over tokens, divided by the longest response of the batch."""
+    g = gain(log_s(logp, old, mask), a) * mask.sum(axis=1)
+    return mean(g / max(1, mask.sum(axis=1).max()), mask)
+
+
+def token_mean_of_token_ratios(logp: A, old: A, a: A, mask: A) -> Any:
+    """A DAPO that is said to be a GSPO."""
+    g = gain(ratios(logp, old, mask), column(a))
+    return -np.where(mask, g, 0.0).sum() / max(1, mask.sum())
+
+
+WEIGHTING = [
+    Mutant(ratio_times_token_mask, SAME, seen="trl#3823"),
+    Mutant(token_sum, SAME, seen="ROLL#165"),
+    Mutant(fixed_width, SAME, seen="TRL loss_type dr_grpo"),
+    Mutant(square_root_of_the_length, SAME),
+    Mutant(sequence_ratio_token_sum_over_longest, SAME),
+    Mutant(token_mean_of_token_ratios, SAME),
+    Mutant(sum_of_responses, "copying the batch changes nothing but the shares"),
+    Mutant(leave_one_out_count, "copying the batch changes nothing but the shares"),
+    Mutant(masked_row_has_ratio_one, EMPTY, seen="trl#6095"),
+    Mutant(denominator_counts_empty_rows, EMPTY, seen="trl#6369"),
+    Mutant(micro_batch_means, SPLIT, seen="verl#7321, prime-rl#2359", names=WITH_DENOMINATOR),
+    Mutant(times_ranks, DIVISOR, seen="verl#5798", names=WITH_DENOMINATOR),
+    Mutant(divided_by_accumulation_steps, DIVISOR, seen="ms-swift#10117", names=WITH_DENOMINATOR),
+    Mutant(token_count_for_responses, SPLIT, names=WITH_DENOMINATOR),
+    Mutant(empty_batch_is_nan, NOTHING),
+    Mutant(centred_inside, "responses do not see each other", seen="Soup#723"),
+    Mutant(normalised_inside, "twice the advantage, twice the loss"),
+    Mutant(later_rows_weigh_less, "the order of the responses does not matter"),
+]
