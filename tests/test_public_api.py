@@ -18,6 +18,7 @@ import gspo_torch
 import pytest
 
 import gspo_core
+import gspo_core.laws
 
 PACKAGES = [gspo_core, gspo_torch, gspo_plots]
 MODULES = [
@@ -38,6 +39,10 @@ WITH_EXAMPLES = {
     "gspo_core.findings",
     "gspo_core.gates",
     "gspo_core.kl",
+    "gspo_core.laws.batch",
+    "gspo_core.laws.checking",
+    "gspo_core.laws.claim",
+    "gspo_core.laws.profiling",
     "gspo_core.layouts",
     "gspo_core.metrics",
     "gspo_core.mismatch",
@@ -62,7 +67,7 @@ WITH_EXAMPLES = {
     "gspo_torch.terms",
     "gspo_torch.policy",
 }
-by_package = pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+by_package = pytest.mark.parametrize("package", [*PACKAGES, gspo_core.laws], ids=lambda package: package.__name__)
 
 
 def public(namespace: Any) -> set[str]:

@@ -1,3 +1,53 @@
-"""The conformance kit."""
+"""The conformance kit: laws that any GSPO, GRPO or variant claims, and counterexamples where it does not keep them.
 
-from .checking import check
+    from gspo_core import GSPO, laws
+
+    laws.check(my_loss, like=GSPO)        my_loss(logp, old_logp, advantage, mask) -> scalar; NumPy, PyTorch or JAX
+    laws.profile(my_loss)                 states nothing, finds out what the loss does, and says it in words
+    @laws.conformance(my_loss, like=GSPO) one pytest test per law
+    gspo-laws my_package.losses:my_loss   the same from a shell
+
+A law is an object with a sentence as its name; `LAWS` has them all, docs/laws.md lists them. `MUTANTS` are wrong losses,
+each beside the law that it must break: they prove the kit. Needs hypothesis: pip install "gspo-core[laws]".
+"""
+
+from ._frameworks import JAX, NUMPY, TORCH
+from .batch import Batch
+from .catalogue import LAWS
+from .checking import check, subject_of
+from .claim import Claim
+from .conformance import conformance
+from .law import Law, Violation
+from .measure import Finding
+from .mutants import MUTANTS, Mutant
+from .profiling import Profile, profile
+from .report import Report
+from .runner import Status, Verdict
+from .strategies import batches
+from .subject import Framework, Names, Subject
+
+__all__ = [
+    "JAX",
+    "LAWS",
+    "MUTANTS",
+    "NUMPY",
+    "TORCH",
+    "Batch",
+    "Claim",
+    "Finding",
+    "Framework",
+    "Law",
+    "Mutant",
+    "Names",
+    "Profile",
+    "Report",
+    "Status",
+    "Subject",
+    "Verdict",
+    "Violation",
+    "batches",
+    "check",
+    "conformance",
+    "profile",
+    "subject_of",
+]

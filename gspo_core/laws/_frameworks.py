@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .batch import Floats
 from .subject import Call, Framework, Inputs
 
 
-@dataclass(frozen=True)
+def value_of(returned: Any) -> Any:
+    """The loss in what a function returns: a scalar, or the first of a tuple."""
+    return returned[0] if isinstance(returned, tuple) else returned
+
+
 class NumPy:
     """No autodiff: the kit takes central differences, unless the loss returns its own gradient."""
 
-    name: str = "numpy"
+    name = "numpy"
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Floats | None]:
-        """(what was returned, None)."""
-        return call(inputs), None
+    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
+        """(value, the loss's own gradient or None)."""
+        returned = call(inputs)
+        value, gradient = (returned.value, returned.logp_grad) if hasattr(returned, "logp_grad") else (value_of(returned), None)
+        if not isinstance(value, (int, float, np.ndarray, np.generic)):
+            raise TypeError(f"expected a NumPy scalar, got {type(value).__name__}")
+        return value, gradient
 
-    def compiled(self, call: Call) -> Call | None:
+    def counterpart(self, call: Call) -> Call | None:
         """Never."""
         return None
 
@@ -43,30 +48,33 @@ class Torch:
     def _arrays(self, inputs: Inputs) -> Inputs:
         return {k: self._torch.tensor(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Floats | None]:
-        """(what was returned, gradient); no gradient where the loss does not depend on logp, as autograd sees it."""
+    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
+        """(value, gradient); no gradient where the loss does not depend on logp, as autograd sees it."""
         arrays = self._arrays(inputs)
         arrays["logp"].requires_grad_()
         returned = call(arrays)
         if hasattr(returned, "logp_grad"):
-            return returned, None
-        value = returned[0] if isinstance(returned, tuple) else returned
+            return returned.value.detach().numpy(), returned.logp_grad.detach().numpy()
+        value = value_of(returned)
         if not isinstance(value, self._torch.Tensor):
             raise TypeError(f"expected a tensor, got {type(value).__name__}")
-        if not value.requires_grad:
-            return value, np.zeros(arrays["logp"].shape)
-        (gradient,) = self._torch.autograd.grad(value, arrays["logp"], allow_unused=True)
-        found = np.zeros(arrays["logp"].shape) if gradient is None else gradient.numpy().astype(np.float64)
-        return value, found
+        gradient = self._torch.autograd.grad(value, arrays["logp"], allow_unused=True)[0] if value.requires_grad else None
+        return value.detach().numpy(), np.zeros(inputs["logp"].shape) if gradient is None else gradient.numpy()
 
-    def compiled(self, call: Call) -> Call | None:
+    def counterpart(self, call: Call) -> Call | None:
         """Captured by torch.compile, without the slow code generator: what Python does while tracing is what counts."""
-        compiled: Call = self._torch.compile(call, backend="eager", fullgraph=True)
-        return compiled
+        captured = self._torch.compile(call, backend="eager", fullgraph=True)
+
+        def quiet(inputs: Inputs) -> Any:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the capture warns about what it takes for granted
+                return captured(inputs)
+
+        return quiet
 
 
 class Jax:
-    """jax.value_and_grad with 64 bits switched on; jitted where the loss can be traced, which is much faster."""
+    """jax.value_and_grad with 64 bits switched on, compiled for speed unless the loss cannot be traced."""
 
     name = "jax"
 
@@ -75,35 +83,45 @@ class Jax:
         return importlib.import_module("jax")
 
     @cached_property
-    def _kept(self) -> dict[Call, Callable[[Inputs], Any]]:
+    def _kept(self) -> dict[Call, tuple[Call, Call]]:
         return {}
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Floats | None]:
-        """(what was returned, gradient)."""
-        with self._jax.enable_x64(True), contextlib.ExitStack():
+    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
+        """(value, gradient)."""
+        with self._jax.enable_x64(True):
             if call not in self._kept:
-                self._kept[call] = self._differentiated(call)
-            value, gradient = self._kept[call]({k: self._array(x) for k, x in inputs.items()})
-            return np.asarray(value), np.asarray(gradient, dtype=np.float64)
+                eager = self._differentiated(call)
+                self._kept[call] = (self._jax.jit(eager), eager)
+            jitted, eager = self._kept[call]
+            arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
+            try:
+                value, gradient = jitted(arrays)
+            except self._jax.errors.JAXTypeError:  # values are looked at: a loss for eager use only
+                self._kept[call] = (eager, eager)
+                value, gradient = eager(arrays)
+            return np.asarray(value), np.asarray(gradient)
 
-    def _array(self, x: Any) -> Any:
-        return self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x
-
-    def _differentiated(self, call: Call) -> Callable[[Inputs], Any]:
+    def _differentiated(self, call: Call) -> Call:
         def value(logp: Any, others: Inputs) -> Any:
-            returned = call({**others, "logp": logp})
-            return returned[0] if isinstance(returned, tuple) else returned
+            return value_of(call({**others, "logp": logp}))
 
         def both(inputs: Inputs) -> Any:
+            returned = call(inputs)
+            if hasattr(returned, "logp_grad"):
+                return returned.value, returned.logp_grad
             others = {k: x for k, x in inputs.items() if k != "logp"}
             return self._jax.value_and_grad(value)(inputs["logp"], others)
 
         return both
 
-    def compiled(self, call: Call) -> Call | None:
-        """jax.jit."""
-        jitted: Call = self._jax.jit(call)
-        return jitted
+    def counterpart(self, call: Call) -> Call | None:
+        """The other way round: without jit, since everything else is asked of the jitted loss."""
+
+        def eager(inputs: Inputs) -> Any:
+            return call(inputs)
+
+        self._kept[eager] = (self._differentiated(call),) * 2
+        return eager
 
 
 NUMPY = NumPy()

@@ -60,7 +60,7 @@ class Batch:
     @property
     def lengths(self) -> npt.NDArray[np.intp]:
         """[N] |y_i|."""
-        return np.sum(self.mask, axis=1)
+        return np.asarray(np.sum(self.mask, axis=1))
 
     @property
     def per_token(self) -> bool:
@@ -100,7 +100,7 @@ class Batch:
     def poisoned(self, poison: float) -> Batch:
         """The same batch with other rubbish in every masked slot of every input, and in advantages of empty rows."""
         found = {name: getattr(self, name) for name in TOKEN_ARRAYS}
-        dirty = {name: np.where(self.mask, x, poison) for name, x in found.items() if x is not None}
+        dirty: dict[str, Any] = {name: np.where(self.mask, x, poison) for name, x in found.items() if x is not None}
         dirty["old_logp"] = np.where(self.mask, self.old_logp, -poison)
         where = self.mask if self.per_token else self.mask.any(axis=1)
         return replace(self, advantage=np.where(where, self.advantage, poison), **dirty)

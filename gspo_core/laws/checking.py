@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
-from ..objective import Objective
-from ..presets import GSPO
+from gspo_core.objective import Objective
+from gspo_core.presets import GSPO
+
 from ._frameworks import NUMPY, installed
 from .batch import Batch
 from .catalogue import LAWS
@@ -107,7 +109,12 @@ def check(
 
 
 def _name_of(objective: Objective) -> str:
-    from .. import presets  # noqa: PLC0415 - only for a name
+    from gspo_core import presets  # noqa: PLC0415 - only for a name
 
     named = {value: name for name, value in vars(presets).items() if isinstance(value, Objective)}
-    return named.get(objective, str(objective))
+    if objective in named:
+        return named[objective]
+    for value, name in named.items():
+        if replace(value, surrogate=objective.surrogate) == objective:
+            return f"{name} with {objective.surrogate}"
+    return str(objective)

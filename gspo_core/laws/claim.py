@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ..objective import Objective
-from ..ratios import Product, ProductToken, Sequence, SequenceToken, Token
-from ..reductions import SequenceMean, TokenMean
-from ..surrogates import Clip, DualClip
+from gspo_core.objective import Objective
+from gspo_core.ratios import Product, ProductToken, Sequence, SequenceToken, Token
+from gspo_core.reductions import SequenceMean, TokenMean
+from gspo_core.surrogates import Clip, DualClip
+
 from .oracle import can_judge
 
 
@@ -21,6 +22,7 @@ class Claim(Enum):
     TOKEN_RATIO = "every token has its own ratio"
     LEVEL_RATIO = "a response whose tokens all have log ratio c has the ratio e^c"
     CLIP = "min(r A, clip(r, 1 − ε_low, 1 + ε_high) A)"
+    UNBOUNDED = "the loss of a bad unit grows with its ratio without end"
     CEILING = "a bad unit pays at most for the ratio `cap`"
     SEQUENCE_MEAN = "every non-empty response weighs the same"
     TOKEN_MEAN = "every token weighs the same"
@@ -51,6 +53,7 @@ def implied(objective: Objective) -> frozenset[Claim]:
         Claim.TOKEN_RATIO: isinstance(ratio, Token) and plain,
         Claim.LEVEL_RATIO: isinstance(ratio, (Token, Sequence, SequenceToken)) and plain,
         Claim.CLIP: isinstance(surrogate, (Clip, DualClip)) and plain and not isinstance(ratio, (Product, ProductToken)),
+        Claim.UNBOUNDED: isinstance(surrogate, Clip) and plain and not isinstance(ratio, (Product, ProductToken)),
         Claim.CEILING: isinstance(surrogate, DualClip) and plain and not isinstance(ratio, (Product, ProductToken)),
         Claim.SEQUENCE_MEAN: isinstance(reduction, SequenceMean),
         Claim.TOKEN_MEAN: isinstance(reduction, TokenMean),

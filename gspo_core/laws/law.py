@@ -56,6 +56,11 @@ Statement = Callable[[Any, Setting, Any], bool]
 """(subject, setting, case) ↦ whether the case could have told; raises Violation."""
 
 
+def _none(setting: Setting) -> list[Any]:
+    """No anchors."""
+    return []
+
+
 @dataclass(frozen=True, eq=False)
 class Law:
     """A sentence about losses, as an object.
@@ -75,7 +80,7 @@ class Law:
     cases: Callable[[Setting], SearchStrategy[Any]] = field(repr=False)
     """What it is tried on."""
     statement: Statement = field(repr=False)
-    anchors: Callable[[Setting], list[Any]] = field(repr=False, default=lambda setting: [])
+    anchors: Callable[[Setting], list[Any]] = field(repr=False, default=_none)
     """Cases that are always tried first, numbers computed by hand among them."""
     effort: float = 1.0
     """Share of the usual number of examples."""
@@ -102,8 +107,7 @@ def law(
 
     def made(statement: Statement) -> Law:
         chapter = statement.__module__.rsplit(".", maxsplit=1)[-1]
-        first = anchors if anchors is not None else (lambda setting: [])
-        return Law(name, source, otherwise, frozenset(needs or ()), cases, statement, first, effort, chapter)
+        return Law(name, source, otherwise, frozenset(needs or ()), cases, statement, anchors or _none, effort, chapter)
 
     return made
 

@@ -107,7 +107,9 @@ def _widened(batch: Batch, extra: int) -> Batch:
         return np.pad(x, ((0, 0), (0, extra)))
 
     arrays = {name: pad(x) for name in TOKEN_ARRAYS if (x := getattr(batch, name)) is not None}
-    return replace(batch, mask=pad(batch.mask), advantage=pad(batch.advantage) if batch.per_token else batch.advantage, **arrays)
+    return replace(
+        batch, mask=pad(batch.mask), advantage=pad(batch.advantage) if batch.per_token else batch.advantage, **arrays
+    )
 
 
 @law(
@@ -167,7 +169,7 @@ def empty_rows(subject: Subject, setting: Setting, batch: Batch) -> bool:
     "a batch without tokens has loss 0",
     source="theory G4",
     otherwise="a micro-batch whose rows are all masked gives NaN, or a loss",
-    cases=lambda setting: batches(setting),
+    cases=batches,
     anchors=lambda setting: [Batch.of([[0.0]], [1.0], [[0]])],
     effort=0.2,
 )

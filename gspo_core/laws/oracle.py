@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .. import gates, ratios, reductions, soft_surrogates, surrogates
-from ..objective import Objective
+from gspo_core import gates, ratios, reductions, soft_surrogates, surrogates
+from gspo_core.objective import Objective
 
 Rows = Sequence[Sequence[float]]
 Masks = Sequence[Sequence[bool]]
@@ -153,7 +153,9 @@ def count(objective: Objective, mask: Masks) -> float:
     return float(max(1, filled * reduction.length if isinstance(reduction, reductions.FixedLength) else filled))
 
 
-def judge(objective: Objective, logp: Rows, old: Rows, advantage: Rows, mask: Masks, denominator: float | None = None) -> Verdict:
+def judge(
+    objective: Objective, logp: Rows, old: Rows, advantage: Rows, mask: Masks, denominator: float | None = None
+) -> Verdict:
     """The whole batch; `advantage` per token (a sequence ratio reads the first one)."""
     n = count(objective, mask) if denominator is None else denominator
     per_token, terms = objective.ratio.per_token, []

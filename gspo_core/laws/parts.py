@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ..layouts import Packed, Padded, sharded
-from ..objective import policy_loss
+from gspo_core.layouts import Packed, Padded, sharded
+from gspo_core.objective import policy_loss
+
 from .batch import Batch
 from .claim import Claim
 from .compare import same_value, same_weight
@@ -129,19 +130,19 @@ def _two_ranks(subject: Subject, parts: list[Batch]) -> list[Outcome]:
     asked: list[list[Any]] = [[], []]
     answers: list[Outcome] = []
     for _ in range(8):  # each round makes one more sum known; no objective needs more than a few
-        before = [list(x) for x in asked]
-        asked, answers = [[], []], []
-        for rank in (0, 1):
-
-            def summed(x: Any, rank: int = rank) -> Any:
-                asked[rank].append(x)
-                number = len(asked[rank]) - 1
-                others = before[1 - rank]
-                return x + others[number] if number < len(others) else x
-
-            layout = sharded(Padded(parts[rank].mask), summed)
-            answers.append(_objective_loss(subject, parts[rank], layout, lambda x: x))
+        before, asked = asked, [[], []]
+        answers = [_on_rank(subject, part, asked[rank], before[1 - rank]) for rank, part in enumerate(parts)]
     return answers
+
+
+def _on_rank(subject: Subject, part: Batch, asked: list[Any], others: list[Any]) -> Outcome:
+    """One rank's answer, given what the other one asked to have summed in the round before."""
+
+    def summed(x: Any) -> Any:
+        asked.append(x)
+        return x + others[len(asked) - 1] if len(asked) <= len(others) else x
+
+    return _objective_loss(subject, part, sharded(Padded(part.mask), summed), lambda x: x)
 
 
 PARTS: list[Law] = [splitting, divisor, packed, shards]

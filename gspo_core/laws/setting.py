@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..gates import TokenClip
-from ..objective import Objective
-from ..presets import GSPO
+from gspo_core.gates import TokenClip
+from gspo_core.objective import Objective
+from gspo_core.presets import GSPO
+
 from .claim import Claim
 from .oracle import Verdict, count, judge
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..layouts import Padded
-from ..objective import Objective, policy_loss
+from gspo_core.layouts import Padded
+from gspo_core.objective import Objective, policy_loss
+
 from .batch import Batch, Floats
 from .claim import Claim, implied
 
@@ -46,11 +47,11 @@ class Framework(Protocol):
     def name(self) -> str:
         """For reports."""
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Floats | None]:
-        """(what was returned, ∂/∂logp by the library, or None if it has no autodiff)."""
+    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
+        """(value, ∂value/∂logp) as NumPy arrays; no gradient if neither the loss nor the library has one."""
 
-    def compiled(self, call: Call) -> Call | None:
-        """The same function compiled, or None."""
+    def counterpart(self, call: Call) -> Call | None:
+        """The same function compiled if it is otherwise run eagerly, eager if it is otherwise compiled; or None."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,6 @@ class Names:
         return cast
 
 
-def _result(returned: Any) -> tuple[Any, Any]:
-    """(value, closed-form weight or None) of whatever a loss returns: a scalar, a Loss, or a pair (scalar, extras)."""
-    if hasattr(returned, "logp_grad"):
-        return returned.value, returned.logp_grad
-    return (returned[0] if isinstance(returned, tuple) else returned), None
-
-
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A loss under test."""
@@ -123,27 +117,24 @@ class Subject:
     step: float = 2.0**-18
     """Of the differences: adding it to numbers below 8 rounds by 2^-50, 2e-10 of the step."""
 
-    def __call__(self, batch: Batch, dtype: Any = np.float64, compiled: Call | None = None) -> Outcome:
+    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> Outcome:
         """Value and gradient; a loss that raises breaks whatever is asked of it."""
         inputs = self.names.inputs(batch, dtype)
         try:
             with np.errstate(all="ignore"):
-                return self._outcome(batch, inputs, compiled or self.call)
+                return self._outcome(batch, inputs, other or self.call)
         except Exception as error:  # whatever a loss raises
             raise Raised(batch, error) from error
 
     def _outcome(self, batch: Batch, inputs: Inputs, call: Call) -> Outcome:
-        returned, gradient = self.framework.outcome(call, inputs)
-        value, weight = _result(returned)
-        number = np.asarray(_plain(value))
+        value, gradient = self.framework.outcome(call, inputs)
+        number = np.asarray(value)
         if number.shape != ():
             raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
         eps = float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
-        if weight is not None:
-            return Outcome(float(number), np.asarray(_plain(weight), dtype=np.float64), eps, 0.0)
         if gradient is not None:
-            return Outcome(float(number), gradient, eps, 0.0)
-        return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * 2.3e-16 / self.step)
+            return Outcome(float(number), np.asarray(gradient, dtype=np.float64), eps, 0.0)
+        return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * max(eps, 2.3e-16) / self.step)
 
     def _differences(self, inputs: Inputs, batch: Batch) -> Floats:
         """Fourth-order central differences at the valid slots; the error is h⁴ f⁽⁵⁾/30."""
@@ -152,7 +143,7 @@ class Subject:
         def at(index: Any, steps: int) -> float:
             moved = logp.copy()
             moved[index] += steps * self.step
-            return float(_result(self.call({**inputs, "logp": moved}))[0])
+            return float(self.framework.outcome(self.call, {**inputs, "logp": moved})[0])
 
         for index in zip(*np.nonzero(batch.mask), strict=True):
             out[index] = (8 * (at(index, 1) - at(index, -1)) - (at(index, 2) - at(index, -2))) / (12 * self.step)
@@ -172,14 +163,9 @@ class Subject:
             Claim.DENOMINATOR: self.names.denominator is not None,
             Claim.KL: self.names.ref_logp is not None,
             Claim.SAMPLER: self.names.sampler_logp is not None,
-            Claim.COMPILES: self.framework.compiled(self.call) is not None,
+            Claim.COMPILES: self.framework.counterpart(self.call) is not None,
         }
         return implied(like) | {claim for claim, holds in offered.items() if holds}
-
-
-def _plain(x: Any) -> Any:
-    """As something NumPy understands."""
-    return x.detach().numpy() if hasattr(x, "detach") else x
 
 
 def of_objective(objective: Objective, framework: Framework) -> Subject:

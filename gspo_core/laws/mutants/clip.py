@@ -6,8 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from ..claim import Claim
-from .mutant import HIGH, LIKE_DUAL, LOW, WITH_DENOMINATOR, A, Mutant, OwnGradient, exp, gain, gspo, gspo_weight, log_s, mean, right
+from gspo_core.laws.claim import Claim
+
+from .mutant import (
+    HIGH,
+    LIKE_DUAL,
+    LOW,
+    WITH_DENOMINATOR,
+    A,
+    Mutant,
+    OwnGradient,
+    exp,
+    gain,
+    gspo,
+    gspo_weight,
+    log_s,
+    mean,
+    right,
+)
 
 SILENT = "a clipped unit has no gradient"
 LIVE = "an unclipped unit is live, however far from 1 on its other side"

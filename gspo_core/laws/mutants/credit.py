@@ -6,8 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from .mutant import LIKE_GRPO, LIKE_TOKEN, WITH_KL, WITH_SAMPLER, A, Mutant, OwnGradient, column, exp, gain, gspo, gspo_weight
-from .mutant import log_s, mean, ratios, size, token_mean
+from .mutant import (
+    LIKE_GRPO,
+    LIKE_TOKEN,
+    WITH_KL,
+    WITH_SAMPLER,
+    A,
+    Mutant,
+    OwnGradient,
+    column,
+    exp,
+    gain,
+    gspo,
+    gspo_weight,
+    log_s,
+    mean,
+    ratios,
+    size,
+    token_mean,
+)
 
 SIGN = "a good response is made likelier, a bad one less likely"
 ON_POLICY = "on policy the gradient is REINFORCE's"
@@ -56,7 +73,9 @@ def length_missing_in_the_gradient(logp: A, old: A, a: A, mask: A) -> OwnGradien
 
 def gradient_in_padding(logp: A, old: A, a: A, mask: A) -> OwnGradient:
     """The weight is spread over the whole row."""
-    return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask).max(axis=1, keepdims=True) * np.ones(mask.shape))
+    return OwnGradient(
+        gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask).max(axis=1, keepdims=True) * np.ones(mask.shape)
+    )
 
 
 def token_advantages_collapse(logp: A, old: A, a: A, mask: A) -> Any:

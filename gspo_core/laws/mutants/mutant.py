@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...objective import Objective
-from ...presets import GRPO, GSPO, GSPO_TOKEN
-from ...surrogates import Clip, DualClip
-from ..claim import Claim
-from ..subject import Names
+from gspo_core.laws.claim import Claim
+from gspo_core.laws.subject import Names
+from gspo_core.objective import Objective
+from gspo_core.presets import GRPO, GSPO, GSPO_TOKEN
+from gspo_core.surrogates import Clip, DualClip
 
 LOW, HIGH, CAP = 0.2, 0.3, 3.0
 LIKE = replace(GSPO, surrogate=Clip(LOW, HIGH))
@@ -25,7 +25,8 @@ WITH_DENOMINATOR = Names(denominator="denominator")
 WITH_KL = Names(ref_logp="ref_logp")
 WITH_SAMPLER = Names(sampler_logp="sampler_logp")
 
-A = np.ndarray
+A = Any
+"""A NumPy array."""
 
 
 class OwnGradient(NamedTuple):

@@ -145,7 +145,5 @@ RATIO = [
     Mutant(unmoved_tokens_do_not_count, "a token that has not moved dilutes the ratio"),
     Mutant(masked_by_multiplying, "not even NaN or infinity in padding reaches the loss", seen="WeatherGenerator#2717"),
     Mutant(not_masked, "padding never reaches the loss"),
-    Mutant(
-        masked_advantages_in_the_mean, "padding of token advantages never reaches the loss", LIKE_TOKEN, seen="AReaL#1346"
-    ),
+    Mutant(masked_advantages_in_the_mean, "padding of token advantages never reaches the loss", LIKE_TOKEN, seen="AReaL#1346"),
 ]
