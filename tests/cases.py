@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import oracle
+from arrangements import PADDED, Arrangement, Ready
 from hypothesis import strategies as st
 from libraries import Library
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Loss, Objective, Padded, policy_loss
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Layout, Loss, Objective, PerToken, policy_loss
 
 POISONS = [np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0]
 CLIPS = [(3e-4, 4e-4), (0.2, 0.27), (0.0, 0.0), (0.9, 5.0)]
@@ -106,21 +107,32 @@ class Batch:
         return float(np.min(gaps[(gaps > 0) | hits], initial=np.inf))
 
 
+def core(
+    library: Library, objective: Objective, arrangement: Arrangement = PADDED, per_token: bool = False, **options: Any
+) -> Callable[..., Loss]:
+    """(batch, advantage, dtype) ↦ the core's loss on one library in one layout, as padded NumPy arrays; compiled once."""
+
+    def loss(layout: Layout, logp: Any, old: Any, advantage: Any) -> tuple[Any, ...]:
+        # Two axes say by themselves that they are tokens.
+        said = PerToken(advantage) if per_token and len(layout.shape) == 1 else advantage
+        return tuple(policy_loss(objective, logp, old, said, layout, **options)[:-1])
+
+    units = objective.ratio.per_token
+    ready = Ready(library, arrangement, loss, (False, True, units, units, False))
+
+    def run(batch: Batch, advantage: np.ndarray, dtype: Any = np.float64) -> Loss:
+        return Loss(*ready(batch.mask, *(x.astype(dtype) for x in (batch.logp, batch.old_logp, advantage))), False)
+
+    return run
+
+
 def core_loss(
     library: Library, objective: Objective, batch: Batch, advantage: np.ndarray | None = None, **options: Any
 ) -> Loss:
-    """The core's loss on one library, as NumPy arrays. `dtype` casts every floating input (default float64)."""
+    """The same for one batch, in float64 unless `dtype` says otherwise."""
     dtype = options.pop("dtype", np.float64)
     advantage = batch.advantage if advantage is None else advantage
-    loss = policy_loss(
-        objective,
-        library.array(batch.logp.astype(dtype)),
-        library.array(batch.old_logp.astype(dtype)),
-        library.array(advantage.astype(dtype)),
-        Padded(library.array(batch.mask)),
-        **options,
-    )
-    return Loss(*(library.numpy(x) for x in loss[:-1]), loss.on_policy)
+    return core(library, objective, per_token=advantage.ndim == 2, **options)(batch, advantage, dtype)
 
 
 def _row(rng: np.random.Generator, kind: str, width: int, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:

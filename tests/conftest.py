@@ -6,7 +6,10 @@ HYPOTHESIS_PROFILE=explore draws ten times as many examples, different ones each
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from cases import CASES, Case
@@ -41,3 +44,10 @@ def token_case(request: pytest.FixtureRequest) -> Case:
     """The presets that take one advantage per token."""
     found: Case = request.param
     return found
+
+
+@pytest.fixture(autouse=True)
+def _float64(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test of a library has float64, unless it says otherwise."""
+    with request.getfixturevalue("library").precision(np.float64) if "library" in request.fixturenames else nullcontext():
+        yield

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import oracle_family
 import pytest
+from budgets import assert_within
 from cases import Batch
 from oracle import Verdict
 
-from gspo_core import GRPO, DualClip, Objective, presets
+from gspo_core import GRPO, DualClip, Loss, Objective, presets
 
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Objective)}
 
@@ -38,6 +39,31 @@ class Member:
         logp = batch.logp if logp is None else logp
         rows = (logp.tolist(), batch.old_logp.tolist(), at_tokens.tolist(), batch.mask.tolist())
         return oracle_family.judge(self.method, *rows)
+
+    def rounding(self, batch: Batch, eps: float) -> float:
+        """What a token's log ratio is off by, in nats: its own rounding, and its share of that of a sum of T of them."""
+        d = np.abs(batch.clean().logp - batch.clean().old_logp)
+        return eps * (batch.mask.shape[1] + 1) * float(np.max(d, initial=0.0))
+
+    def assert_judged(self, loss: Loss, batch: Batch, advantage: np.ndarray) -> None:
+        """The loss is the oracle's: value, weight, log ratio and silence, each within what rounding may cost.
+
+        Log ratios that are off by `rounding` move the oracle's own weights, and the value by no more than the sum of weights
+        and of their moves; exp and the sums add a few units each.
+        """
+        info, verdict = np.finfo(loss.value.dtype), self.judged(batch, advantage)
+        eps, tiny = float(info.eps), 1e18 * float(info.tiny)  # φ and sech² reach 0 through numbers that have lost digits
+        off = self.rounding(batch, eps)
+        weight = np.asarray(verdict.weight)
+        moves = [np.abs(np.asarray(self.judged(batch, advantage, batch.logp + s * off).weight) - weight) for s in (-1, 1)]
+        moved = np.maximum(*moves)
+        allowed = 2 * (moved + off * np.abs(weight)).sum() + (batch.mask.size + 16) * eps * verdict.scale
+        assert_within(loss.value, verdict.value, allowed + tiny)
+        assert_within(loss.logp_grad, weight, 2 * moved + 16 * eps * np.abs(weight) + tiny)
+        assert_within(loss.log_ratio, verdict.log_ratio, 2 * batch.mask.shape[1] * off)
+        units = np.abs(weight if self.method.per_token else weight.sum(axis=1))
+        settled = (units == 0) | (units > tiny)
+        assert (loss.clipped == np.asarray(verdict.clipped, dtype=bool))[settled].all()
 
     def is_clear_of_kinks(self, batch: Batch, advantage: np.ndarray, distance: float) -> bool:
         """No gate opens or closes if all log ratios move together by up to `distance`."""

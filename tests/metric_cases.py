@@ -59,3 +59,14 @@ def _budget(name: str, expected: dict[str, float], scale: float, loss_scale: flo
     if "kl_" in name:
         return relative + REL64 * scale * expected.get("length_max", 10.0)
     return relative
+
+
+def token_arrays(batch: Batch) -> list[np.ndarray]:
+    """What has a token axis."""
+    return [batch.logp, batch.old_logp, batch.token_advantage]
+
+
+def pack(batch: Batch, hole: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(segment_ids, token arrays) with every slot kept; masked ones belong to nobody."""
+    ids = np.where(batch.mask, np.arange(len(batch.mask))[:, None], hole).reshape(-1)
+    return ids, [x.reshape(-1) for x in token_arrays(batch)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from cases import POISONS, Batch, batches, core_loss
 from family import PRESETS, Member, by_member
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import NUMPY, Library
+from libraries import NUMPY, Library, on_every_library
 
 from gspo_core import (
     Band,
@@ -48,6 +49,7 @@ def rows(d: np.ndarray, advantage: np.ndarray) -> Batch:
 # ---- finite
 
 
+@on_every_library
 @by_member
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("advantage", [0.0, 1.0, -1.0, 1e3, -1e3, 1e-3, -1e-3])
@@ -73,6 +75,43 @@ def test_the_guards_leave_no_flat_spot_where_a_method_pushes_down(dtype: type) -
         assert_within(weight, np.exp(50.0), 8 * np.finfo(dtype).eps * np.exp(50.0))
 
 
+# ---- long
+
+
+def long_responses(summed: bool) -> Batch:
+    """32k tokens whose log ratios scatter by 0.05; their mean, or where that is the unit their sum, is set."""
+    rng, width = np.random.default_rng(0), 2**15
+    lengths = np.array([width, width - 1, 1000, width // 2])[:, None]
+    mask = np.arange(width) < lengths
+    d = np.where(mask, 0.05 * rng.normal(size=mask.shape), 0.0)
+    d = d - d.sum(axis=1, keepdims=True) / lengths
+    d = d + (np.array([[0.0], [1.0], [-1.0], [2.0]]) / lengths if summed else np.array([[0.0], [1e-4], [-1e-4], [1e-3]]))
+    old = -rng.exponential(size=mask.shape)
+    batch = Batch(old + d, old, mask, np.array([1.0, -1.0, 0.5, -0.5]), np.zeros(mask.shape), 0.2, 0.2)
+    return batch.rounded(np.float32)
+
+
+@on_every_library
+@by_member
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_a_response_of_32k_tokens_in_float32_is_float64_to_1e_6(library: Library, member: Member, sign: float) -> None:
+    """The clip range is 3e-4: an error of 1e-6 in log s is a three-hundredth of it. Where the log ratio is the sum of 32k
+    numbers, not their mean, it may be ten times that; VESPO's weight ρᵏ e^(λ(1−ρ)) magnifies it by |k − λρ|, at most 3 e²."""
+    summed = member.name in ("FSPO", "VESPO")
+    batch = long_responses(summed)
+    batch = replace(batch, advantage=sign * batch.advantage)
+    wide = core_loss(NUMPY, member.objective, batch)
+    narrow = core_loss(library, member.objective, batch, dtype=np.float32)
+    size = 1e-5 if summed else 1e-6
+    assert_within(narrow.log_ratio, wide.log_ratio, size)
+    size *= 3 * math.exp(2) if member.name == "VESPO" else 1.0
+    assert_within(narrow.value, wide.value, size * max(1.0, abs(float(wide.value))))
+    assert_within(narrow.logp_grad, wide.logp_grad, size * np.abs(wide.logp_grad))
+    assert (narrow.clipped == wide.clipped).all()
+    assert np.abs(wide.log_ratio).max() > 1e-4
+    assert wide.logp_grad.any()
+
+
 # ---- masked slots
 
 
@@ -90,6 +129,7 @@ def test_poison_in_masked_slots_changes_no_bit(member: Member, dtype: type, batc
     assert not clean.logp_grad[~batch.mask].any()
 
 
+@on_every_library
 @by_member
 @pytest.mark.parametrize("poison", POISONS)
 def test_poison_is_inert_on_every_library(library: Library, member: Member, poison: float) -> None:
@@ -120,6 +160,7 @@ GATED: list[tuple[Any, float, float]] = [
 ]
 
 
+@on_every_library
 @pytest.mark.parametrize(("objective", "bound", "advantage"), GATED)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_open_on_the_bound_and_closed_one_step_beyond(
@@ -167,6 +208,7 @@ ANCHORS: list[tuple[str, list[float], float, float, list[float]]] = [
 ]
 
 
+@on_every_library
 @pytest.mark.parametrize(("name", "ratios", "advantage", "value", "weights"), ANCHORS)
 def test_numbers_done_by_hand(
     library: Library, name: str, ratios: list[float], advantage: float, value: float, weights: list[float]

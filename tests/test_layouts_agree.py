@@ -1,99 +1,53 @@
-"""Padded, packed and sharded are one loss: same value, same weights at the same tokens, same decisions."""
+"""Layouts: what they exchange, what they refuse, and that no axis is guessed. test_family_matches_the_papers has the values."""
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from budgets import REL64, assert_close64, assert_within
-from cases import Batch, Case, batches
-from hypothesis import assume, find, given, settings
+from cases import Case, core_loss
+from hypothesis import given
 from hypothesis import strategies as st
-from libraries import NUMPY, Library
-from ranks import Ranks
+from libraries import NUMPY, Library, on_every_library
+from one_shape import EXAMPLES
+from ranks import on_all_ranks
 
-from gspo_core import GSPO, Clip, Layout, Loss, Packed, Padded, PerToken, policy_loss, sharded
-
-
-def loss_of(library: Library, case: Case, batch: Batch, layout: Layout, arrays: list[np.ndarray], tokens: bool) -> Loss:
-    """The loss on any layout; `arrays` are logp, old_logp and the token advantages in its shape."""
-    logp, old, token_advantage = (library.array(x) for x in arrays)
-    advantage = PerToken(token_advantage) if tokens else library.array(batch.advantage)
-    loss = policy_loss(batch.with_clip(case.preset), logp, old, advantage, layout)
-    return Loss(*(library.numpy(x) for x in loss[:-1]), loss.on_policy)
-
-
-def token_arrays(batch: Batch) -> list[np.ndarray]:
-    """What has a token axis."""
-    return [batch.logp, batch.old_logp, batch.token_advantage]
-
-
-def pack(batch: Batch, hole: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """(segment_ids, token arrays) with every slot kept; masked ones belong to nobody."""
-    ids = np.where(batch.mask, np.arange(len(batch.mask))[:, None], hole).reshape(-1)
-    return ids, [x.reshape(-1) for x in token_arrays(batch)]
-
-
-@given(batch=batches(edges=False), tokens=st.booleans(), hole=st.sampled_from([-1, -7, 1000]), seed=st.integers(0, 99))
-def test_packed_is_padded(library: Library, case: Case, batch: Batch, tokens: bool, hole: int, seed: int) -> None:
-    tokens &= case.per_token
-    assume(batch.distance_to_kinks(case) > 1e-9)
-    padded = loss_of(library, case, batch, Padded(library.array(batch.mask)), token_arrays(batch), tokens)
-    ids, arrays = pack(batch, hole)
-    order = np.random.default_rng(seed).permutation(len(ids)) if seed % 2 else np.arange(len(ids))
-    layout = Packed(library.array(ids[order]), len(batch.mask))
-    loss = loss_of(library, case, batch, layout, [x[order] for x in arrays], tokens)
-    flat = Loss(*(x.reshape(-1) if getattr(x, "ndim", 0) == 2 else x for x in padded[:-1]), padded.on_policy)
-    spread = np.max(np.abs(batch.clean().logp - batch.clean().old_logp), initial=0.0)
-    scale = batch.judged(case, batch.token_advantage if tokens else None).scale
-    assert_close64(loss.value, padded.value, scale)
-    assert_within(loss.logp_grad, flat.logp_grad[order], REL64 * np.abs(flat.logp_grad[order]) * (1 + spread))
-    assert (loss.logp_grad[ids[order] == hole] == 0).all()
-    units = order if case.per_token else slice(None)
-    assert_within(loss.log_ratio, flat.log_ratio[units], REL64 * spread)
-    assert loss.clipped.tolist() == flat.clipped[units].tolist()
-    assert loss.denominator == padded.denominator
-
-
-@given(batch=batches(edges=False), tokens=st.booleans(), cuts=st.lists(st.integers(0, 9), min_size=1, max_size=3))
-def test_the_parts_of_a_sharded_loss_are_the_whole(
-    library: Library, case: Case, batch: Batch, tokens: bool, cuts: list[int]
-) -> None:
-    tokens &= case.per_token
-    assume(batch.distance_to_kinks(case) > 1e-9)
-    whole = loss_of(library, case, batch, Padded(library.array(batch.mask)), token_arrays(batch), tokens)
-    width = batch.mask.shape[1]
-    bounds = [0, *sorted(min(cut, width) for cut in cuts), width]  # equal neighbours are ranks without a column
-    columns = [slice(a, b) for a, b in itertools.pairwise(bounds)]
-    ranks = Ranks(len(columns))
-
-    def one_rank(rank: int) -> Loss:
-        part = Padded(library.array(batch.mask[:, columns[rank]]))
-        layout = sharded(part, ranks.all_reduce(rank))
-        return loss_of(library, case, batch, layout, [x[:, columns[rank]] for x in token_arrays(batch)], tokens)
-
-    spread = np.max(np.abs(batch.clean().logp - batch.clean().old_logp), initial=0.0)
-    scale = batch.judged(case, batch.token_advantage if tokens else None).scale
-    for rank, loss in enumerate(ranks.run(one_rank)):
-        weight = whole.logp_grad[:, columns[rank]]
-        assert_close64(loss.value, whole.value, scale)
-        assert_within(loss.logp_grad, weight, REL64 * np.abs(weight) * (1 + spread))
-        clipped = whole.clipped[:, columns[rank]] if case.per_token else whole.clipped
-        assert loss.clipped.tolist() == clipped.tolist()
-        assert loss.denominator == whole.denominator
+from gspo_core import DEEPSEEK_V3_2, GSPO, Clip, Loss, Packed, Padded, PerToken, policy_loss, sharded
 
 
 def test_gspo_exchanges_lengths_and_log_ratios_and_nothing_else() -> None:
-    ranks = Ranks(2)
+    mask, zeros = np.ones((3, 1000), dtype=bool), np.zeros((3, 1000))
 
-    def one_rank(rank: int) -> None:
-        layout = sharded(Padded(np.ones((3, 1000), dtype=bool)), ranks.all_reduce(rank))
-        policy_loss(GSPO, np.zeros((3, 1000)), np.zeros((3, 1000)), np.ones(3), layout)
+    def one_rank(total: Callable[[Any], Any]) -> Loss:
+        return policy_loss(GSPO, zeros, zeros, np.ones(3), sharded(Padded(mask), total))
 
-    ranks.run(one_rank)
-    assert ranks.exchanged == [(3,), (3,)]
+    _, sums = on_all_ranks([one_rank, one_rank])
+    assert [[part.shape for part in parts] for parts in sums] == [[(3,), (3,)], [(3,), (3,)]]
+    assert [part.tolist() for part in sums[0]] == [[1000] * 3] * 2
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_any_number_of_ranks_hold_the_whole(ranks: int) -> None:
+    """GRPO with a gate on whole responses: four sums of each rank, the later ones depend on the earlier ones."""
+    batch = EXAMPLES["holes"].clean()
+    columns = [slice(rank, None, ranks) for rank in range(ranks)]
+
+    def on_rank(rank: int) -> Callable[[Any], Loss]:
+        arrays = (x[:, columns[rank]] for x in (batch.logp, batch.old_logp))
+        logp, old = arrays
+        part = Padded(batch.mask[:, columns[rank]])
+        return lambda total: policy_loss(DEEPSEEK_V3_2, logp, old, batch.advantage, sharded(part, total))
+
+    losses, sums = on_all_ranks([on_rank(rank) for rank in range(ranks)])
+    whole = core_loss(NUMPY, DEEPSEEK_V3_2, batch)
+    assert len(sums) > 2
+    for rank, loss in enumerate(losses):
+        assert_close64(loss.value, whole.value)
+        assert_within(loss.logp_grad, whole.logp_grad[:, columns[rank]], REL64 * np.abs(whole.logp_grad[:, columns[rank]]))
 
 
 def test_a_rank_local_mean_would_be_seen() -> None:
@@ -103,14 +57,6 @@ def test_a_rank_local_mean_would_be_seen() -> None:
     part = policy_loss(GSPO, logp[:, :2], np.zeros((1, 2)), np.array([1.0]), sharded(Padded(mask[:, :2]), lambda x: x))
     assert abs(float(part.value - whole.value)) > 0.05
     assert bool(part.clipped[0]) != bool(whole.clipped[0])
-
-
-def test_the_draws_clip_across_shards(case: Case) -> None:
-    def telling(batch: Batch) -> bool:
-        loss = loss_of(NUMPY, case, batch, Padded(batch.mask), token_arrays(batch), False)
-        return bool(loss.clipped.any() and not loss.clipped[batch.mask.any(axis=1)].all() and batch.mask.shape[1] > 3)
-
-    find(batches(edges=False), telling, settings=settings(max_examples=2000, database=None, derandomize=True))
 
 
 @given(lengths=st.lists(st.integers(0, 4), min_size=1, max_size=6), tail=st.integers(0, 3))
@@ -137,6 +83,7 @@ def test_an_anchor_in_a_packed_layout() -> None:
     assert loss.clipped.tolist() == [True, False, False]
 
 
+@on_every_library
 def test_one_axis_is_never_guessed(library: Library, token_case: Case) -> None:
     """T equals N here: an unmarked advantage is per sequence, a marked one per token."""
     packed = Packed(library.array(np.array([0, 0, 1])), 3)
@@ -147,6 +94,7 @@ def test_one_axis_is_never_guessed(library: Library, token_case: Case) -> None:
     assert library.numpy(marked.logp_grad).tolist() == [-0.25, 0.5, -2.0]
 
 
+@on_every_library
 def test_no_sequence_at_all_is_a_loss_of_zero(library: Library, case: Case) -> None:
     for layout, shape in (
         (Packed(library.array(np.full(4, -1)), 0), (4,)),
@@ -159,6 +107,7 @@ def test_no_sequence_at_all_is_a_loss_of_zero(library: Library, case: Case) -> N
         assert (library.numpy(loss.logp_grad) == 0).all()
 
 
+@on_every_library
 def test_wrong_advantages_for_a_packed_layout_are_refused(library: Library, token_case: Case) -> None:
     packed = Packed(library.array(np.array([0, 0, 1, 1])), 2)
     zeros = library.array(np.zeros(4))

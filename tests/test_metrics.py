@@ -15,8 +15,8 @@ from family import MEMBERS, Member, by_member, largest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from libraries import NUMPY, Library
-from metric_cases import assert_numbers, measured, on_layout
-from test_layouts_agree import Ranks, pack, token_arrays
+from metric_cases import assert_numbers, measured, on_layout, pack, token_arrays
+from ranks import Ranks
 
 from gspo_core import (
     GRPO,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from typing import Any
@@ -13,7 +14,7 @@ from dialogues import REDUCTIONS, Dialogues, dialogues, loss_of
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from libraries import NUMPY, TORCH, Library
-from test_layouts_agree import Ranks
+from ranks import on_all_ranks
 
 from gspo_core import (
     GSPO,
@@ -94,10 +95,8 @@ def test_the_parts_of_a_sharded_dialogue_are_the_whole(
     width = b.mask.shape[1]
     bounds = [0, *sorted(min(cut, width) for cut in cuts), width]
     columns = [slice(a, z) for a, z in itertools.pairwise(bounds)]
-    ranks = Ranks(len(columns))
 
-    def one_rank(rank: int) -> Loss:
-        mine, reduce = columns[rank], ranks.all_reduce(rank)
+    def one_rank(mine: slice, reduce: Callable[[Any], Any]) -> Loss:
         part, ids = Padded(b.mask[:, mine]), dialogue.ids[:, mine]
         if turns_outside:
             layout: Any = Turns(sharded(part, reduce), ids, dialogue.num_turns)
@@ -109,8 +108,9 @@ def test_the_parts_of_a_sharded_dialogue_are_the_whole(
 
     size = np.max(np.abs(b.clean().logp - b.clean().old_logp), initial=0.0)
     scale = dialogue.judged(name, advantage if token_form else dialogue.spread_advantage).scale
-    for rank, loss in enumerate(ranks.run(one_rank)):
-        expected = whole.logp_grad[:, columns[rank]]
+    losses, _ = on_all_ranks([functools.partial(one_rank, mine) for mine in columns])
+    for mine, loss in zip(columns, losses, strict=True):
+        expected = whole.logp_grad[:, mine]
         assert_close64(loss.value, whole.value, scale)
         assert_within(loss.logp_grad, expected, REL64 * np.abs(expected) * (1 + size))
         assert loss.denominator == whole.denominator
@@ -120,15 +120,14 @@ def test_the_parts_of_a_sharded_dialogue_are_the_whole(
 
 def test_turns_are_exchanged_in_one_piece() -> None:
     """N lengths and N · K of the turns once per layout, N · K log ratios per loss; whatever K is."""
-    ranks = Ranks(2)
 
-    def one_rank(rank: int) -> None:
+    def one_rank(total: Callable[[Any], Any]) -> None:
         layout = Turns(Padded(np.ones((3, 10), dtype=bool)), np.zeros((3, 10), dtype=int), 5)
         objective = Objective(Segment(), Clip(0.2, 0.2), TurnMean())
-        policy_loss(objective, np.zeros((3, 10)), np.zeros((3, 10)), np.ones(3), sharded(layout, ranks.all_reduce(rank)))
+        policy_loss(objective, np.zeros((3, 10)), np.zeros((3, 10)), np.ones(3), sharded(layout, total))
 
-    ranks.run(one_rank)
-    assert sorted(ranks.exchanged) == [(3,), (15,), (15,)]
+    _, sums = on_all_ranks([one_rank, one_rank])
+    assert sorted(parts[0].shape for parts in sums) == [(3,), (15,), (15,)]
 
 
 @given(dialogue=dialogues(), seed=st.integers(0, 99))
