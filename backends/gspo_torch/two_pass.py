@@ -80,7 +80,7 @@ def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: G
 
     `into.weight` and `into.bias` are in the parameters' dtypes; if they are added to, all must be in the accumulator's.
     """
-    maker = _Maker(head, rows)
+    maker = _Maker(head, rows, add)
     unit = _unit(weights) if maker.operand == torch.float16 else None
     if unit is not None:
         weights = weights._replace(c=weights.c / unit, e=None if weights.e is None else weights.e / unit)
@@ -110,13 +110,16 @@ def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: G
 
 
 class _Maker:
-    """Who makes tiles of gradients, how large they are, and in which type they go into the next product."""
+    """Who makes tiles of gradients, how large they are, and in which type they go into the next product.
 
-    def __init__(self, head: Head, rows: Tensor) -> None:
+    Tiles that are added to other gradients are made in the accumulator's type: a unit of their own would scale those, too.
+    """
+
+    def __init__(self, head: Head, rows: Tensor, add: bool) -> None:
         self.head, self.rows = head, rows
         self.wide = head.wide(rows)
-        self.fused = kernels is not None and kernels.usable(head, rows)
-        low = rows.dtype in LOW and rows.dtype == head.weight.dtype and (self.fused or rows.is_cuda)
+        self.fused = kernels is not None and kernels.usable(head, rows) and not add
+        low = rows.dtype in LOW and rows.dtype == head.weight.dtype and (self.fused or rows.is_cuda) and not add
         self.operand = rows.dtype if low else self.wide
         self.tall, self.broad = _tile_shape(rows, self.fused)
         columns = -(-min(self.broad, len(head.weight)) // 8) * 8
