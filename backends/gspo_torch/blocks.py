@@ -92,7 +92,8 @@ def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scor
     picked = torch.where(here, tile.gather(1, columns[:, None])[:, 0], 0.0)
     best = tile.amax(1)
     kept = tile.clone() if entropy else None
-    total = tile.sub_(best[:, None]).exp_().sum(1)
+    # A bias of −∞ takes a token out; where it took out the whole tile, nothing is left to be shifted.
+    total = tile.sub_(torch.where(best == -torch.inf, 0.0, best)[:, None]).exp_().sum(1)
     weighted = None if kept is None else kept.mul_(tile).sum(1)
     return Scores(best, total, picked, weighted)
 
