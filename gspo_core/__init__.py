@@ -25,6 +25,7 @@ An objective is three choices, and a fourth where a method needs one:
 and a dozen more in `presets`. Around it:
 
     advantage   group_advantages, decoupled_advantages, turn_advantages      what a response, or a turn, is worth
+    dropping    plan(rewards, group_ids).step(objective, layout)              what need not be run, and the denominator
     sampler     sampler_weight(TIS, old_logp, sampler_logp, layout)          π_old/π_sampler, multiplies the advantage
     routing     router_shift(old_router_logp, router_logp, layout, floor=...)   RSPO: a shift of the old log-probs
     clip range  clip_range_for(0.15, pilot), clip_fraction_for(clip, pilot)   ε from a few rollouts, and back
@@ -62,6 +63,7 @@ from .mismatch import MismatchPart, MismatchReport, mismatch_report
 from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
 from .objective import Objective, policy_loss
 from .pilot import Pilot
+from .plan import Plan, Step, plan
 from .presets import (
     ASPO,
     BNPO,
@@ -150,6 +152,7 @@ __all__ = [
     "Padded",
     "PerToken",
     "Pilot",
+    "Plan",
     "Product",
     "ProductToken",
     "ProductWeight",
@@ -166,6 +169,7 @@ __all__ = [
     "SequenceMean",
     "SequenceToken",
     "SoftGate",
+    "Step",
     "Surrogate",
     "Tails",
     "Thresholds",
@@ -194,6 +198,7 @@ __all__ = [
     "kl_penalty",
     "merge",
     "mismatch_report",
+    "plan",
     "policy_loss",
     "reward_to_go",
     "router_shift",

@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm import tqdm
 from trainer import Trainer, prepare
 
-from gspo_core import Padded, group_advantages
+from gspo_core import Padded, Plan, plan
 
 
 def train(config: Config) -> int:
@@ -78,10 +78,11 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     correct = [float(score >= CORRECT) for score in scores]
     rewards = correct if config.reward == "correct" else scores
     group_ids = [index // config.group_size for index in range(len(rewards))]
-    advantages = torch.as_tensor(group_advantages(rewards, group_ids), dtype=torch.float32, device=responses.tokens.device)
+    planned = plan(rewards, group_ids)
+    advantages = torch.as_tensor(planned.advantage, dtype=torch.float32, device=responses.tokens.device)
 
     order = torch.randperm(len(rewards), generator=trainer.shuffling).chunk(config.mini_batches)
-    batches = [mini_batch(trainer, responses, advantages, rows) for rows in order]
+    batches = [mini_batch(trainer, responses, advantages, planned, rows) for rows in order]
     sampled = time.perf_counter()
     with torch.no_grad():  # the policy that all mini-batches of this rollout are measured against
         old = [[response_logp(trainer.model, part, config.temperature) for part, _ in batch.parts] for batch in batches]
@@ -115,14 +116,15 @@ class MiniBatch:
     """Ratios in the mini-batch, those left out included."""
 
 
-def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, rows: Tensor) -> MiniBatch:
-    """The chosen rows, in micro-batches."""
+def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, planned: Plan, rows: Tensor) -> MiniBatch:
+    """Those of the chosen rows that have to be run, in micro-batches."""
     whole = Padded(responses.mask[rows])
-    live = rows[advantages[rows] != 0]
+    step = planned.step(trainer.objective, whole, rows)
+    live = torch.from_numpy(step.rows)
     pieces = live.split(trainer.config.micro_batch_size or len(rows)) if len(live) else ()
     units = int(whole.valid.sum()) if trainer.objective.ratio.per_token else len(rows)
     parts = [(responses.rows(piece), advantages[piece]) for piece in pieces]
-    return MiniBatch(parts, trainer.objective.count(whole), units)
+    return MiniBatch(parts, step.denominator, units)
 
 
 def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Tensor], rollup: Rollup) -> None:

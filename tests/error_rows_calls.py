@@ -256,3 +256,14 @@ READINGS: list[Row] = [
         lambda: g.clip_share(g.group_metrics(ONES, IDS[:, 0]), 2.0, 0.1),
     ),
 ]
+
+PLAN: list[Row] = [
+    Row(V, ("advantage: expected shape [N]", "got [2, 3]"), lambda: g.Plan(ZEROS)),
+    Row(T, ("advantage: expected an array", "got list"), lambda: g.Plan([1.0])),
+    Row(T, ("loss_has_other_terms: expected True or False", "got 'kl'"), lambda: g.plan([1.0], [0], loss_has_other_terms="kl")),
+    Row(T, ("objective: expected an Objective such as GSPO", "got str"), lambda: g.Plan(ONES).step("gspo", LAYOUT)),
+    Row(T, ("layout: expected a layout", "got ndarray"), lambda: g.Plan(ONES).step(GSPO, MASK)),
+    Row(V, ("layout: expected the sequences of all 3 rows", "got 2"), lambda: g.Plan(np.ones(3)).step(GSPO, LAYOUT)),
+    Row(T, ("rows: expected integers", "got dtype bool"), lambda: g.Plan(ONES).step(GSPO, LAYOUT, ONES > 0)),
+    Row(V, ("rows: expected numbers from 0 to 1", "got 1 to 3"), lambda: g.Plan(ONES).step(GSPO, LAYOUT, [1, 3])),
+]

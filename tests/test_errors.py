@@ -12,7 +12,7 @@ from error_places import FOLDERS, Place, Row, origin, raised, raises_of
 
 TABLES = [
     *(core.NUMBERS, core.CHOICES, core.LAYOUTS),
-    *(calls.POLICY_LOSS, calls.ADVANTAGES, calls.TERMS, calls.READINGS, torch_rows.TORCH),
+    *(calls.POLICY_LOSS, calls.ADVANTAGES, calls.TERMS, calls.READINGS, calls.PLAN, torch_rows.TORCH),
 ]
 ROWS = [row for table in TABLES for row in table]
 PLACES = [place for folder in FOLDERS for path in sorted(folder.glob("*.py")) for place in raises_of(path)]

@@ -36,7 +36,7 @@ FLOORS = [
         "reductions",
     },
     {"_log_ratios", "drift", "objective"},
-    {"mismatch", "pilot", "presets"},
+    {"mismatch", "pilot", "plan", "presets"},
     {"clip_range", "engine_gap", "findings", "metrics", "readings"},
     {"diagnose"},
     {"__init__"},

@@ -49,6 +49,7 @@ WITH_EXAMPLES = {
     "gspo_core.normalisers",
     "gspo_core.objective",
     "gspo_core.pilot",
+    "gspo_core.plan",
     "gspo_core.ratios",
     "gspo_core.readings",
     "gspo_core.reductions",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from budgets import assert_within, float32_budget
 from config import Config
 from errors import TrainingFailure, UserError
 from measure import Rollup
@@ -20,6 +21,8 @@ from small_model import WarmUp, build_model, build_tokenizer
 from tasks import Task, load_task
 from train_torch import MiniBatch, mini_batch, one_rollout, update
 from trainer import Trainer
+
+from gspo_core import Plan
 
 CPU = torch.device("cpu")
 
@@ -113,7 +116,7 @@ def test_sampled_tokens_follow_the_models_distribution(trainer: Trainer) -> None
 def gradients(trainer: Trainer, responses: Responses, advantages: torch.Tensor, old: torch.Tensor) -> list[torch.Tensor]:
     """Gradients of one update, the optimizer being still."""
     rows = torch.arange(len(advantages))
-    batch = mini_batch(trainer, responses, advantages, rows)
+    batch = mini_batch(trainer, responses, advantages, Plan(advantages), rows)
     live = rows[advantages != 0]
     size = trainer.config.micro_batch_size or len(rows)
     pieces = live.split(size) if len(live) else ()
@@ -151,7 +154,7 @@ def test_non_finite_gradients_are_skipped_counted_and_end_the_run(trainer: Train
     handle = parameter.register_hook(lambda gradient: gradient * float("nan"))
     weights = copy.deepcopy(trainer.model.state_dict())
     responses = draw(trainer)
-    batch = mini_batch(trainer, responses, torch.ones(16), torch.arange(16))
+    batch = mini_batch(trainer, responses, torch.ones(16), Plan(torch.ones(16)), torch.arange(16))
     old = [response_logp(trainer.model, part, 1.0).detach() for part, _ in batch.parts]
     rollup = Rollup()
     for attempt in (1, 2):
@@ -229,7 +232,7 @@ def test_units_left_out_count_in_the_clip_fraction(trainer: Trainer) -> None:
     responses = draw(trainer)
     advantages = torch.zeros(16)
     advantages[:4] = 1
-    batch = mini_batch(trainer, responses, advantages, torch.arange(16))
+    batch = mini_batch(trainer, responses, advantages, Plan(advantages), torch.arange(16))
     assert isinstance(batch, MiniBatch)
     assert (batch.units, int(batch.denominator)) == (16, 16)
     (part, _), rollup = batch.parts[0], Rollup()
@@ -238,3 +241,36 @@ def test_units_left_out_count_in_the_clip_fraction(trainer: Trainer) -> None:
     row = rollup.row()
     assert (row["clip_fraction"], row["clip_high"], row["clip_low"]) == (0.25, 0.25, 0.0)
     assert row["grad_norm"] == 0
+
+
+@pytest.mark.parametrize("objective", ["gspo", "gspo-token", "grpo"])
+def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: Path, objective: str) -> None:
+    """Two steps, the second with a momentum and nothing to run: parameters as if every response had been run."""
+    advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
+    advantages[::3] = 0
+    moves, runs = [], []
+    for everything, wrong in ((False, False), (True, False), (False, True)):
+        trainer = make_trainer(task, tmp_path / f"{everything}{wrong}", objective=objective, max_grad_norm=1e9, lr_warm_up=0)
+        trainer.model.double()
+        # Not AdamW, whose first step is that of the gradient's sign, whatever it was divided by.
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1.0, momentum=0.9)
+        before = copy.deepcopy(list(trainer.model.parameters()))
+        responses, run = draw(trainer), 0
+        for values in (advantages, torch.zeros(16)):
+            planned = Plan(values, loss_has_other_terms=everything)
+            batch = mini_batch(trainer, responses, values, planned, torch.randperm(16, generator=trainer.shuffling))
+            batch = dataclasses.replace(batch, denominator=batch.denominator - 1) if wrong else batch
+            olds = [response_logp(trainer.model, part, 1.0).detach() + 0.005 for part, _ in batch.parts]
+            update(trainer, batch, olds, Rollup())
+            run += sum(len(part.mask) for part, _ in batch.parts)
+        pairs = zip(trainer.model.parameters(), before, strict=True)
+        moves.append(torch.cat([(new - old).detach().flatten() for new, old in pairs]))
+        runs.append(run)
+    assert runs == [10, 32, 10]
+    kept, whole, wrong_denominator = moves
+    largest = float(whole.abs().max())
+    assert largest > 1e-4
+    # The LM head is float32, over at most 16 responses of 6 tokens.
+    budget = float32_budget(16 * 6, 0.01) * largest
+    assert_within(kept, whole, budget)
+    assert float((wrong_denominator - whole).abs().max()) > 10 * budget
