@@ -1,0 +1,117 @@
+"""The LM-head benchmarks run, refuse to time what computes something else, and their page says what their results say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+
+import goals  # noqa: E402
+import head_cases  # noqa: E402
+import head_implementations  # noqa: E402
+import lm_head  # noqa: E402
+import measure  # noqa: E402
+import torch  # noqa: E402
+
+
+def run(script: str, *options: str) -> str:
+    """What it prints."""
+    root = FOLDER.parent
+    path = os.pathsep.join([str(root), str(root / "backends"), os.environ.get("PYTHONPATH", "")])
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, str(FOLDER / script), "--quick", *options]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_comparison_runs_and_says_what_it_measured(tmp_path: Path) -> None:
+    out = tmp_path / "lm_head.json"
+    run("lm_head.py", "--case", "real", "--repeats", "2", "--out", str(out))
+    (row,) = json.loads(out.read_text())["rows"]
+    assert {"naive", "two_pass", "aligned", "floor"} <= set(row["implementations"])
+    assert row["sequences_without_advantage"] == 0.375
+    assert row["sequences_clipped"] == 0.125
+    assert row["tokens_without_weight"] > row["tokens_without_advantage"] > 0
+    for goal in goals.GOALS:
+        assert goals.measured(goal, row) is not None or "liger" in goal.measure
+    assert out.with_suffix(".png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("script", ["lm_head_scaling.py", "precision.py"])
+def test_the_others_run(script: str, tmp_path: Path) -> None:
+    out = tmp_path / "results.json"
+    run(script, "--out", str(out))
+    assert json.loads(out.read_text())["rows"]
+
+
+def test_what_computes_something_else_is_not_timed() -> None:
+    drawn = head_cases.policy(head_cases.Shape(64, 8, 100))
+    x = head_cases.real(drawn, sequences=8, group=2)
+    right = head_cases.truth(x, drawn.logp)
+    ours = head_implementations.aligned(x)
+    errors = measure.in_child(lambda: lm_head.check("aligned", ours, x, right))
+    lm_head.agree("aligned", errors, 1.0)
+
+    def off() -> Any:
+        value, hidden, head = ours.run()  # type: ignore[misc]
+        return value, hidden, head * 1.001
+
+    errors = measure.in_child(lambda: lm_head.check("aligned", ours._replace(run=off), x, right))
+    with pytest.raises(SystemExit, match="lm_head_error"):
+        lm_head.agree("aligned", errors, 1.0)
+
+
+def test_a_wrong_clip_decision_is_seen() -> None:
+    drawn = head_cases.policy(head_cases.Shape(64, 8, 100))
+    x = head_cases.real(drawn, sequences=16, group=2)
+    right = head_cases.truth(x, drawn.logp)
+    assert int(right.clipped.sum()) == 2
+    all_live = right._replace(clipped=torch.zeros_like(right.clipped))
+    errors = measure.in_child(lambda: lm_head.check("naive", head_implementations.naive(x), x, all_live))
+    assert errors["wrong_clip_decisions"] == 2
+
+
+def test_peak_memory_is_that_of_the_run() -> None:
+    """24 MiB are held for a moment; a few pages of the interpreter's own come on top."""
+
+    def run() -> int:
+        return int(torch.ones(24 * 2**18).sum())
+
+    _, peak = measure.in_child(lambda: measure.peak_of(run))
+    assert 24 <= peak < 28
+
+
+def test_a_failing_measurement_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="status 1"):
+        measure.in_child(lambda: 1 / 0)
+
+
+def test_the_turns_go_both_ways_and_ratios_are_taken_by_round() -> None:
+    order: list[str] = []
+    measure.by_turns({name: lambda name=name: order.append(name) for name in "abc"}, rounds=2)
+    assert "".join(order) == "abccba"
+    ours, theirs = [measure.Seconds(1.0, 9.0), measure.Seconds(4.0, 9.0)], [measure.Seconds(2.0, 9.0)] * 2
+    assert measure.ratios(ours, theirs) == {"min": 0.5, "median": 1.25, "max": 2.0}
+
+
+def test_a_missed_goal_is_called_missed() -> None:
+    row = {"shape": "1,1,1", "case": "dense", "cpu_ratios": {"two_pass/naive": {"median": 1.01}}, "implementations": {}}
+    goal = next(goal for goal in goals.GOALS if goal.measure == "two_pass/naive")
+    assert goals.verdict(goal, row) == "1.01, goal ≤ 1.00: **missed**"
+    row["cpu_ratios"]["two_pass/naive"]["median"] = 0.99
+    assert goals.verdict(goal, row) == "0.99, goal ≤ 1.00: met"
+
+
+def test_the_page_has_the_table_of_the_committed_results() -> None:
+    rows = json.loads((FOLDER / "results" / "lm_head.json").read_text())["rows"]
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert page == goals.with_table(page, goals.goals_table(rows))
