@@ -1,6 +1,6 @@
 """The goals of the LM head beside what was measured: prints the table, or keeps benchmarks/README.md's up to date.
 
-    .venv/bin/python benchmarks/goals.py [--write]
+.venv/bin/python benchmarks/goals.py [--write]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def measured(goal: Goal, row: dict[str, Any]) -> float | None:
 
 
 def verdict(goal: Goal, row: dict[str, Any]) -> str:
-    """"0.97 of 1.00: met", for one cell of the table."""
+    """ "0.97 of 1.00: met", for one cell of the table."""
     found, bound = measured(goal, row), getattr(goal, row["case"])
     if found is None:
         return "not measured"

@@ -100,7 +100,7 @@ def policy(shape: Shape, dtype: torch.dtype = torch.float32, seed: int = 0) -> P
     tokens, logp, entropy = [], [], []
     for _, rows in _log_softmax(hidden, lm_head):
         p = rows.exp()
-        entropy.append(-(p * rows).sum(1))
+        entropy.append(-torch.einsum("tv,tv->t", p, rows))
         draw = torch.rand(len(rows), 1, generator=generator, dtype=torch.float64)
         drawn = torch.searchsorted(p.cumsum_(1), draw).clamp_(max=shape.vocabulary - 1)
         tokens.append(drawn[:, 0])
@@ -171,6 +171,6 @@ def truth(x: Inputs, logp: Tensor) -> Truth:
 def _log_softmax(hidden: Tensor, lm_head: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(rows, [n, V] float64 log-probs), some rows at a time."""
     head = lm_head.double()
-    step = max(1, 2**25 // len(head))
+    step = max(1, 2**24 // len(head))
     for start, stop in itertools.pairwise([*range(0, len(hidden), step), len(hidden)]):
         yield slice(start, stop), torch.log_softmax(hidden[start:stop].double() @ head.T, dim=1)

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 COLOURS = {
     "naive": "#999999",
@@ -58,10 +58,10 @@ def draw_scaling(rows: list[dict[str, Any]], to: Path) -> None:
         mine = [row for row in rows if row["along"] == along]
         for line, (field, title) in enumerate(fields):
             axis = axes[line][column]
-            for name in COLOURS:
+            for name, colour in COLOURS.items():
                 points = sorted((row[along], max(row[field], 0.01)) for row in mine if row["implementation"] == name)
                 if points:
-                    axis.plot(*zip(*points, strict=True), "o-", color=COLOURS[name], label=name, markersize=4)
+                    axis.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
             axis.set_xscale("log", base=2)
             axis.set_yscale("log", base=2)
             axis.set_xlabel(label)

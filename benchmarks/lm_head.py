@@ -83,7 +83,6 @@ def row(shape: Shape, case: str, drawn: Policy, repeats: int, names: list[str]) 
     """One shape and case."""
     even, uneven, group = SEQUENCES[shape.tokens]
     x = dense(drawn, even) if case == "dense" else real(drawn, uneven, group)
-    right = truth(x, drawn.logp)
     prepared, missing = {}, []
     for name in names:
         try:
@@ -91,12 +90,7 @@ def row(shape: Shape, case: str, drawn: Policy, repeats: int, names: list[str]) 
         except Missing as why:
             missing.append(str(why))
             print(f"left out: {why}")
-    checks = {name: in_child(lambda name=name: check(name, prepared[name], x, right)) for name in prepared}
-    for name, errors in checks.items():
-        if name != "floor":
-            agree(name, errors, float(x.advantage.abs().mean()))
-    described = describe(x, right, drawn)
-    del right
+    described, checks = compare(prepared, x, drawn)
     times = by_turns({name: one.run for name, one in prepared.items()}, repeats)
     rows = {
         name: checks[name] | {"cpu_s": spread([t.cpu for t in runs]), "wall_s": spread([t.wall for t in runs])}
@@ -104,6 +98,16 @@ def row(shape: Shape, case: str, drawn: Policy, repeats: int, names: list[str]) 
     }
     pairs = {f"{a}/{b}": ratios(times[a], times[b]) for a, b in PAIRS if a in times and b in times}
     return {"shape": shape.name, "case": case, **described, "implementations": rows, "cpu_ratios": pairs, "missing": missing}
+
+
+def compare(prepared: dict[str, Prepared], x: Inputs, drawn: Policy) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """(what kind of batch it is, memory and errors of each); SystemExit unless all compute the same."""
+    right = truth(x, drawn.logp)
+    checks = {name: in_child(lambda name=name: check(name, prepared[name], x, right)) for name in prepared}
+    for name, errors in checks.items():
+        if name != "floor":
+            agree(name, errors, float(x.advantage.abs().mean()))
+    return describe(x, right, drawn), checks
 
 
 def describe(x: Inputs, right: Truth, drawn: Policy) -> dict[str, Any]:
@@ -139,11 +143,10 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def keep(results: list[dict[str, Any]], out: Path) -> list[dict[str, Any]]:
-    """Writes them, in place of older ones of the same shape and case; returns all that the file holds then."""
-    known = json.loads(out.read_text())["rows"] if out.exists() else []
-    fresh = {(one["shape"], one["case"]) for one in results}
-    rows = [one for one in known if (one["shape"], one["case"]) not in fresh] + results
+def keep(result: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    """Writes it, in place of an older one of the same shape and case; returns all that the file holds then."""
+    rows = json.loads(out.read_text())["rows"] if out.exists() else []
+    rows = [one for one in rows if (one["shape"], one["case"]) != (result["shape"], result["case"])] + [result]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
     return rows
@@ -170,14 +173,14 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = [Shape(*map(int, text.split(","))) for text in arguments.shape or []]
     shapes = chosen or list(QUICK if arguments.quick else SHAPES)
-    results = []
+    rows: list[dict[str, Any]] = []
     for shape in shapes:
         drawn = policy(shape)
         for case in arguments.case or ("dense", "real"):
             where = machine()
-            results.append(row(shape, case, drawn, arguments.repeats, arguments.only or list(IMPLEMENTATIONS)) | {"machine": where})
-            print(table(results[-1]), flush=True)
-            rows = keep(results[-1:], arguments.out)
+            result = row(shape, case, drawn, arguments.repeats, arguments.only or list(IMPLEMENTATIONS))
+            print(table(result), flush=True)
+            rows = keep(result | {"machine": where}, arguments.out)
         del drawn
     draw(rows, arguments.out.with_suffix(".png"))
 

@@ -79,6 +79,7 @@ def in_child(work: Callable[[], Any]) -> Any:
 
 def peak_of(run: Callable[[], Any]) -> tuple[Any, float]:
     """(what it returns, MiB by which the process's resident memory rose at most). Call in a fresh child: see `in_child`."""
+    _give_back_free_memory()
     before = _resident("VmRSS")
     # 5 sets the high-water mark back to the present size (Linux, proc(5)).
     Path("/proc/self/clear_refs").write_text("5")
@@ -107,5 +108,5 @@ def _resident(field: str) -> int:
 
 
 def _give_back_free_memory() -> None:
-    """Otherwise a child would find the parent's freed memory in its heap, use it, and seem to need less."""
+    """Otherwise a run would find freed memory in the heap, use it, and seem to need less."""
     ctypes.CDLL(None).malloc_trim(0)

@@ -4,8 +4,8 @@
 
 Hidden states and head are bfloat16 numbers, old log-probs are exact (float64, rounded once to float32). Two cases: `same`,
 where the policy has not moved, so that every ratio is 1 and nothing is clipped; and `moved`, where log s is normal with a
-standard deviation of 4e-4, about the clip range. A decision is wrong if it differs from float64's although log s is at least
-1e-5 away from both bounds. Not a matter of time: old log-probs from the same path with the same weights would cancel the
+standard deviation of 4e-4, about the clip range, and never closer than 3e-5 to a bound. A decision is wrong if it differs
+from float64's. Not a matter of time: old log-probs from the same path with the same weights would cancel the
 error in `same`; those of another engine, or of the weights before an update, do not.
 """
 
@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from head_cases import Inputs, Policy, Shape, Truth, policy, truth, with_ratios
+from head_cases import EDGE, HIGH, LOW, Inputs, Policy, Shape, Truth, policy, truth, with_ratios
 from head_implementations import IMPLEMENTATIONS, Missing
 
 RESULTS = Path(__file__).parent / "results" / "precision.json"
@@ -32,6 +33,9 @@ def batch(drawn: Policy, length: int, scale: float) -> Inputs:
     generator = torch.Generator().manual_seed(1)
     sequences = len(drawn.tokens) // length
     log_s = torch.randn(sequences, generator=generator) * scale
+    for bound in (math.log(1 - LOW), math.log(1 + HIGH)):
+        off = log_s - bound
+        log_s = torch.where(off.abs() < 3 * EDGE, bound + 3 * EDGE * off.sign(), log_s)
     advantage = torch.randn(sequences, generator=generator)
     return with_ratios(drawn, torch.full((sequences,), length), advantage, log_s, generator)
 
