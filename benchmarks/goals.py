@@ -58,6 +58,8 @@ def verdict(goal: Goal, row: dict[str, Any]) -> str:
 
 def goals_table(rows: list[dict[str, Any]]) -> str:
     """Markdown."""
+    if not rows:
+        return "Not measured yet."
     lines = ["| | " + " | ".join(f"{row['shape']} {row['case']}" for row in rows) + " |", "|---" * (len(rows) + 1) + "|"]
     lines += [f"| {goal.what} | " + " | ".join(verdict(goal, row) for row in rows) + " |" for goal in GOALS]
     return "\n".join(lines)
@@ -69,11 +71,17 @@ def with_table(readme: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
 
 
+def committed() -> list[dict[str, Any]]:
+    """The rows of results/lm_head.json; none if there is no such file yet."""
+    path = FOLDER / "results" / "lm_head.json"
+    return list(json.loads(path.read_text())["rows"]) if path.exists() else []
+
+
 def main() -> None:
     """Print or write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put it into README.md")
-    table = goals_table(json.loads((FOLDER / "results" / "lm_head.json").read_text())["rows"])
+    table = goals_table(committed())
     if parser.parse_args().write:
         page = FOLDER / "README.md"
         page.write_text(with_table(page.read_text(encoding="utf-8"), table), encoding="utf-8")

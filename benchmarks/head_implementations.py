@@ -120,14 +120,14 @@ def two_pass(x: Inputs) -> Prepared:
 
 
 def floor(x: Inputs) -> Prepared:
-    """The three matrix products of the exact gradient on all rows, in tiles of 1024 × 4096, and nothing else."""
+    """The three matrix products of the exact gradient on all rows, in tiles of 1024 × 4080, and nothing else."""
 
     def run() -> None:
         hidden, head = x.hidden, x.lm_head
         d_hidden, d_head = torch.empty_like(hidden), torch.empty_like(head)
-        buffer = torch.empty(1024 * 4096)
-        for start in range(0, len(head), 4096):
-            vectors, sums = head[start : start + 4096], d_head[start : start + 4096]
+        buffer = torch.empty(1024 * 4080)
+        for start in range(0, len(head), 4080):
+            vectors, sums = head[start : start + 4080], d_head[start : start + 4080]
             for top in range(0, len(hidden), 1024):
                 rows, own = hidden[top : top + 1024], d_hidden[top : top + 1024]
                 tile = buffer[: len(rows) * len(vectors)].view(len(rows), len(vectors))

@@ -81,13 +81,17 @@ def test_a_wrong_clip_decision_is_seen() -> None:
 
 
 def test_peak_memory_is_that_of_the_run() -> None:
-    """24 MiB are held for a moment; a few pages of the interpreter's own come on top."""
+    """24 MiB are held for a moment, and again: memory that was freed before is no discount."""
 
-    def run() -> int:
-        return int(torch.ones(24 * 2**18).sum())
+    def run(numbers: int = 24 * 2**18) -> int:
+        return int(torch.ones(numbers).sum())
 
-    _, peak = measure.in_child(lambda: measure.peak_of(run))
-    assert 24 <= peak < 28
+    def twice() -> list[float]:
+        run(100)  # loads the code
+        return [measure.peak_of(run)[1] for _ in range(2)]
+
+    for peak in measure.in_child(twice):
+        assert abs(peak - 24) < 1  # the kernel counts pages in batches
 
 
 def test_a_failing_measurement_is_an_error() -> None:
@@ -112,6 +116,5 @@ def test_a_missed_goal_is_called_missed() -> None:
 
 
 def test_the_page_has_the_table_of_the_committed_results() -> None:
-    rows = json.loads((FOLDER / "results" / "lm_head.json").read_text())["rows"]
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert page == goals.with_table(page, goals.goals_table(rows))
+    assert page == goals.with_table(page, goals.goals_table(goals.committed()))

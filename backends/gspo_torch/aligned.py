@@ -57,12 +57,21 @@ def chunks(lengths: list[int], capacity: int) -> list[Chunk]:
     return cut
 
 
+def stride(vocabulary: int) -> int:
+    """Distance of a row's logits from the next row's. Rows a power of two apart would compete for the same cache lines.
+
+    >>> stride(32768), stride(50257), stride(512)  # 64 bytes more; not divisible anyway; small anyway
+    (32784, 50257, 512)
+    """
+    return vocabulary + 16 if vocabulary % 128 == 0 and vocabulary >= 4096 else vocabulary
+
+
 def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh, into: Gradients) -> Tensor:
     """[n] log-probs of all rows; the gradients, in the accumulator's dtype, are added to `into`."""
     wide = head.wide(rows)
     logp = torch.empty(len(rows), dtype=wide, device=rows.device)
     longest = max((chunk.rows.stop - chunk.rows.start for chunk in cut if chunk.fits), default=0)
-    buffer = torch.empty(longest * len(head.weight), dtype=wide, device=rows.device)
+    buffer = torch.empty(longest * stride(len(head.weight)), dtype=wide, device=rows.device)
     for chunk in cut:
         part = chunk.rows
         if chunk.fits:
@@ -82,7 +91,7 @@ def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh
 def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
     """([n] Σ E, [n] log-probs); E = exp(z − max) is left in the buffer, [n, V]."""
     vocabulary, wide = len(head.weight), head.wide(rows)
-    tile = buffer[: len(rows) * vocabulary].view(len(rows), vocabulary)
+    tile = _logits(buffer, len(rows), vocabulary)
     rows = rows.to(wide)
     for block in _columns(head, wide):
         matmul(rows, head.weight[block].T, tile[:, block])
@@ -103,7 +112,7 @@ def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> t
 
 def _add(head: Head, rows: Tensor, tokens: Tensor, c: Tensor, total: Tensor, buffer: Tensor, into: Gradients) -> None:
     """Adds the gradients of a chunk whose exponentials stand in the buffer."""
-    tile = buffer[: len(rows) * len(head.weight)].view(len(rows), len(head.weight))
+    tile = _logits(buffer, len(rows), len(head.weight))
     wide = tile.dtype
     sharp = c.to(wide) / head.temperature
     for run in live_runs(c):
@@ -118,6 +127,11 @@ def _add(head: Head, rows: Tensor, tokens: Tensor, c: Tensor, total: Tensor, buf
             for block in _columns(head, wide):
                 matmul(e[:, block], head.weight[block], own, fresh=block.start == 0)
             own.mul_(-miss).addcmul_(head.weight[picked].to(wide), hit)
+
+
+def _logits(buffer: Tensor, rows: int, vocabulary: int) -> Tensor:
+    """[rows, V] of the buffer."""
+    return buffer[: rows * stride(vocabulary)].view(rows, stride(vocabulary))[:, :vocabulary]
 
 
 def _columns(head: Head, wide: torch.dtype) -> list[slice]:

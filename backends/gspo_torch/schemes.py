@@ -125,7 +125,7 @@ def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> i
         return 0
     wide = head.wide(rows)
     sums = head.weight.numel() * wide.itemsize if wanted[1] and head.weight.dtype != wide else 0
-    return max(0, job.budget_bytes - sums) // (len(head.weight) * wide.itemsize)
+    return max(0, job.budget_bytes - sums) // (aligned.stride(len(head.weight)) * wide.itemsize)
 
 
 def _aligned(
