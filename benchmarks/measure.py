@@ -9,6 +9,7 @@ import pickle
 import platform
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +67,8 @@ def in_child(work: Callable[[], Any]) -> Any:
             with os.fdopen(writer, "wb") as pipe:
                 pickle.dump(work(), pipe)
             code = 0
+        except BaseException:  # the parent hears of it by the exit code
+            traceback.print_exc()
         finally:
             os._exit(code)
     os.close(writer)
@@ -73,7 +76,7 @@ def in_child(work: Callable[[], Any]) -> Any:
         sent = pipe.read()
     _, status = os.waitpid(child, 0)
     if status != 0:
-        raise RuntimeError(f"the measuring process ended with status {status}")
+        raise RuntimeError(f"the measuring process ended with status {os.waitstatus_to_exitcode(status)}")
     return pickle.loads(sent)
 
 
