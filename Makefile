@@ -5,7 +5,7 @@ BIN := .venv/bin
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 ARGS ?=
 
-.PHONY: help train train-small test lint format clean
+.PHONY: help train train-small test laws lint format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,6 +24,9 @@ train-small: .venv/.installed ## the same script on a 1 M Qwen3 made from a conf
 
 test: .venv/.installed ## all tests
 	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
+
+laws: .venv/.installed ## the conformance kit proves itself at length: 20 seeds, 10 times the examples; about 20 minutes
+	$(TEST_ENV) PYTHONPATH=. $(BIN)/python tests/laws_in_full.py
 
 lint: .venv/.installed ## ruff and mypy (strict)
 	$(BIN)/ruff check .

@@ -14,12 +14,13 @@ each beside the law that it must break: they prove the kit. Needs hypothesis: pi
 from ._frameworks import JAX, NUMPY, TORCH
 from .batch import Batch
 from .catalogue import LAWS
-from .checking import check, subject_of
+from .checking import check, check_advantages, check_clip_fraction, subject_of
 from .claim import Claim
 from .conformance import conformance
 from .law import Law, Violation
 from .measure import Finding
 from .mutants import MUTANTS, Mutant
+from .packing import as_padded
 from .profiling import Profile, profile
 from .report import Report
 from .runner import Status, Verdict
@@ -45,8 +46,11 @@ __all__ = [
     "Subject",
     "Verdict",
     "Violation",
+    "as_padded",
     "batches",
     "check",
+    "check_advantages",
+    "check_clip_fraction",
     "conformance",
     "profile",
     "subject_of",

@@ -31,6 +31,10 @@ class NumPy:
             raise TypeError(f"expected a NumPy scalar, got {type(value).__name__}")
         return value, gradient
 
+    def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
+        """Nothing can leak."""
+        return {}
+
     def counterpart(self, call: Call) -> Call | None:
         """Never."""
         return None
@@ -60,6 +64,14 @@ class Torch:
             raise TypeError(f"expected a tensor, got {type(value).__name__}")
         gradient = self._torch.autograd.grad(value, arrays["logp"], allow_unused=True)[0] if value.requires_grad else None
         return value.detach().numpy(), np.zeros(inputs["logp"].shape) if gradient is None else gradient.numpy()
+
+    def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
+        """Zeros where autograd finds no path."""
+        arrays = self._arrays(inputs)
+        asked = {name: arrays[name].requires_grad_() for name in ("old_logp", "advantage")}
+        arrays["logp"].requires_grad_()
+        found = self._torch.autograd.grad(value_of(call(arrays)), list(asked.values()), allow_unused=True)
+        return {k: np.zeros(inputs[k].shape) if g is None else g.numpy() for k, g in zip(asked, found, strict=True)}
 
     def counterpart(self, call: Call) -> Call | None:
         """Captured by torch.compile, without the slow code generator: what Python does while tracing is what counts."""
@@ -113,6 +125,17 @@ class Jax:
             return self._jax.value_and_grad(value)(inputs["logp"], others)
 
         return both
+
+    def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
+        """By jax.grad."""
+
+        def value(asked: Inputs, others: Inputs) -> Any:
+            return value_of(call({**others, **asked}))
+
+        with self._jax.enable_x64(True):
+            arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
+            asked = {name: arrays.pop(name) for name in ("old_logp", "advantage")}
+            return {k: np.asarray(g) for k, g in self._jax.grad(value)(asked, arrays).items()}
 
     def counterpart(self, call: Call) -> Call | None:
         """The other way round: without jit, since everything else is asked of the jitted loss."""

@@ -7,15 +7,20 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from gspo_core.normalisers import Normaliser, ZScore
 from gspo_core.objective import Objective
 from gspo_core.presets import GSPO
 
 from ._frameworks import NUMPY, installed
 from .batch import Batch
 from .catalogue import LAWS
-from .claim import Claim
+from .claim import Claim, implied
+from .fraction import FRACTION_LAWS, ClipFraction
 from .law import Law
 from .report import Report
+from .rewards import ADVANTAGE_LAWS, AdvantageFunction, Stated
 from .runner import EXAMPLES, run
 from .setting import Setting
 from .subject import Framework, Names, Subject, of_objective
@@ -106,6 +111,51 @@ def check(
     setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in laws)
     return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts)
+
+
+Z_SCORE = ZScore()
+
+
+def check_advantages(
+    fn: Callable[[Any, Any], Any],
+    like: Normaliser = Z_SCORE,
+    seed: int = 0,
+    *,
+    convert: Callable[[Any], Any] = np.asarray,
+    examples: int = EXAMPLES,
+    laws: Iterable[Law] = ADVANTAGE_LAWS,
+) -> Report:
+    """Asks a function (rewards [N], group_ids [N]) ↦ advantages [N] the laws of group advantages.
+
+    `like` is the normaliser that it is said to be: ZScore(ddof, eps), Centred() or LeaveOneOut(). `convert` turns NumPy
+    arrays into the function's own.
+
+    >>> from gspo_core import group_advantages, laws
+    >>> laws.check_advantages(group_advantages, examples=5).ok
+    True
+    """
+    subject, setting = AdvantageFunction(_title(fn), fn, convert), Stated(like)
+    return Report(subject.name, str(like), "", seed, tuple(run(law, subject, setting, seed, examples) for law in laws))
+
+
+def check_clip_fraction(
+    fn: Callable[..., Any],
+    like: Objective = GSPO,
+    seed: int = 0,
+    *,
+    per_token: bool = False,
+    convert: Callable[[Any], Any] = np.asarray,
+    examples: int = EXAMPLES,
+    laws: Iterable[Law] = FRACTION_LAWS,
+) -> Report:
+    """Asks a function (logp, old_logp, advantage, mask) ↦ fraction whether it is the clip fraction of an objective.
+
+    `per_token` says that it is a fraction of tokens, else of non-empty responses.
+    """
+    subject = ClipFraction(_title(fn), fn, per_token, convert)
+    setting = Setting(like, implied(like))
+    verdicts = tuple(run(law, subject, setting, seed, examples) for law in laws)
+    return Report(subject.name, _name_of(like), "", seed, verdicts)
 
 
 def _name_of(objective: Objective) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from .catalogue import LAWS
+from .catalogue import EVERY
 from .claim import Claim
 from .law import Law
 
@@ -26,7 +26,7 @@ def markdown() -> str:
     """The page."""
     chapters = [
         f"## {chapter.capitalize()}\n\n" + "\n".join(_entry(law) for law in group)
-        for chapter, group in groupby(LAWS, key=lambda law: law.chapter)
+        for chapter, group in groupby(EVERY, key=lambda law: law.chapter)
     ]
     claims = "\n".join(f"| `{claim.name}` | {claim.value} |" for claim in Claim)
     return "\n".join([HEAD, *chapters, "## Claims\n", "| claim | says |", "|---|---|", claims, ""])

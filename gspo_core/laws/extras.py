@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from .batch import Batch
 from .claim import Claim
 from .compare import same_value, same_weight
-from .law import Law, law
+from .law import Law, demand, law
 from .setting import Setting
 from .strategies import batches
 from .subject import Subject
@@ -78,4 +78,21 @@ def constant_weight(subject: Subject, setting: Setting, case: tuple[float, int, 
     return found.value != 0
 
 
-EXTRAS: list[Law] = [kl_alone, same_sampler, constant_weight]
+@law(
+    "no gradient reaches old log-probs or advantages",
+    source="need 13 of the mutants: both are data; a baseline or an old policy that is still in the graph would be trained",
+    otherwise="a gradient flows into what the loss should take for constants",
+    needs={Claim.DETACHED},
+    cases=lambda setting: batches(setting, rows=(1, 2), width=(1, 3)),
+    anchors=lambda setting: [Batch.of([[0.0]], [1.0])],
+    effort=0.3,
+)
+def detached(subject: Subject, setting: Setting, batch: Batch) -> bool:
+    """∂loss/∂old_logp = 0 and ∂loss/∂advantage = 0, as the framework's autodiff sees it."""
+    leaks = subject.leaks(batch.poisoned(0.0))
+    for name, gradient in leaks.items():
+        demand(gradient, np.zeros(np.shape(gradient)), 0.0, f"the gradient that reaches {name}", batch)
+    return bool(leaks)
+
+
+EXTRAS: list[Law] = [detached, kl_alone, same_sampler, constant_weight]

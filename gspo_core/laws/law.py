@@ -11,7 +11,6 @@ from hypothesis.strategies import SearchStrategy
 
 from .batch import Batch
 from .claim import Claim
-from .setting import Setting
 
 
 class Violation(Exception):
@@ -52,11 +51,11 @@ def demand(actual: Any, expected: Any, allowed: Any, what: str, batch: Any, note
         raise Violation(what, batch, actual, expected, note)
 
 
-Statement = Callable[[Any, Setting, Any], bool]
+Statement = Callable[[Any, Any, Any], bool]
 """(subject, setting, case) ↦ whether the case could have told; raises Violation."""
 
 
-def _none(setting: Setting) -> list[Any]:
+def _none(setting: Any) -> list[Any]:
     """No anchors."""
     return []
 
@@ -77,10 +76,10 @@ class Law:
     """What a loss does that breaks it, in words."""
     needs: frozenset[Claim]
     """What a loss must claim for the law to apply."""
-    cases: Callable[[Setting], SearchStrategy[Any]] = field(repr=False)
+    cases: Callable[[Any], SearchStrategy[Any]] = field(repr=False)
     """What it is tried on."""
     statement: Statement = field(repr=False)
-    anchors: Callable[[Setting], list[Any]] = field(repr=False, default=_none)
+    anchors: Callable[[Any], list[Any]] = field(repr=False, default=_none)
     """Cases that are always tried first, numbers computed by hand among them."""
     effort: float = 1.0
     """Share of the usual number of examples."""
@@ -98,9 +97,9 @@ def law(
     *,
     source: str,
     otherwise: str,
-    cases: Callable[[Setting], SearchStrategy[Any]],
+    cases: Callable[[Any], SearchStrategy[Any]],
     needs: set[Claim] | None = None,
-    anchors: Callable[[Setting], list[Any]] | None = None,
+    anchors: Callable[[Any], list[Any]] | None = None,
     effort: float = 1.0,
 ) -> Callable[[Statement], Law]:
     """Makes a law of a statement; its docstring is the explanation."""

@@ -35,7 +35,7 @@ Call = Callable[[Inputs], Any]
 class Raised(Exception):
     """A loss raised an error on a legal batch."""
 
-    def __init__(self, batch: Batch, error: Exception) -> None:
+    def __init__(self, batch: Any, error: Exception) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
         self.batch = batch
 
@@ -49,6 +49,9 @@ class Framework(Protocol):
 
     def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
         """(value, ∂value/∂logp) as NumPy arrays; no gradient if neither the loss nor the library has one."""
+
+    def leaks(self, call: Call, inputs: Inputs) -> dict[str, Floats]:
+        """Gradients with respect to old_logp and advantage; empty without autodiff."""
 
     def counterpart(self, call: Call) -> Call | None:
         """The same function compiled if it is otherwise run eagerly, eager if it is otherwise compiled; or None."""
@@ -123,6 +126,13 @@ class Subject:
         try:
             with np.errstate(all="ignore"):
                 return self._outcome(batch, inputs, other or self.call)
+        except Exception as error:  # whatever a loss raises
+            raise Raised(batch, error) from error
+
+    def leaks(self, batch: Batch) -> dict[str, Floats]:
+        """Gradients that reach old log-probs and advantages; nothing without autodiff."""
+        try:
+            return self.framework.leaks(self.call, self.names.inputs(batch, np.float64))
         except Exception as error:  # whatever a loss raises
             raise Raised(batch, error) from error
 

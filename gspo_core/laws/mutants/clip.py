@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gspo_core.laws.claim import Claim
+from gspo_core.laws.packing import OwnGradient
 
 from .mutant import (
     HIGH,
@@ -15,7 +16,6 @@ from .mutant import (
     WITH_DENOMINATOR,
     A,
     Mutant,
-    OwnGradient,
     exp,
     gain,
     gspo,

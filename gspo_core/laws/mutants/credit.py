@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from gspo_core.laws.packing import OwnGradient
+
 from .mutant import (
     LIKE_GRPO,
     LIKE_TOKEN,
@@ -13,7 +15,6 @@ from .mutant import (
     WITH_SAMPLER,
     A,
     Mutant,
-    OwnGradient,
     column,
     exp,
     gain,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from enum import Enum
+from typing import Any
 
 import numpy as np
 
 from gspo_core.laws.claim import Claim
+from gspo_core.laws.packing import OwnGradient
 from gspo_core.laws.subject import Names
-from gspo_core.objective import Objective
 from gspo_core.presets import GRPO, GSPO, GSPO_TOKEN
 from gspo_core.surrogates import Clip, DualClip
 
@@ -29,11 +30,14 @@ A = Any
 """A NumPy array."""
 
 
-class OwnGradient(NamedTuple):
-    """A loss that brings its own gradient, as closed forms and autodiff do."""
+class Kind(Enum):
+    """What a mutant is a mutant of."""
 
-    value: Any
-    logp_grad: Any
+    LOSS = "(logp, old_logp, advantage, mask) -> loss"
+    PACKED = "(logp, old_logp, advantage, segment_ids, num_sequences) -> loss"
+    ADVANTAGE = "(rewards, group_ids) -> advantages"
+    SEQUENCE_FRACTION = "(logp, old_logp, advantage, mask) -> share of clipped responses"
+    TOKEN_FRACTION = "(logp, old_logp, advantage, mask) -> share of clipped tokens"
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class Mutant:
     loss: Callable[..., Any]
     law: str
     """The name of the law."""
-    like: Objective = LIKE
+    like: Any = LIKE
+    """An Objective, or for advantages a Normaliser."""
     seen: str = ""
     """Where it was seen, if it was."""
     names: Names = field(default_factory=Names)
     claims: frozenset[Claim] = frozenset()
+    kind: Kind = Kind.LOSS
 
     @property
     def name(self) -> str:
