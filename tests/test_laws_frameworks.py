@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,13 @@ from gspo_core.laws.mutants.mutant import LIKE, LIKE_TOKEN
 
 DETACHED = "no gradient reaches old log-probs or advantages"
 COMPILED = "compiled, it is the same function"
+
+
+@pytest.fixture(autouse=True)
+def _jax_as_it_comes() -> Iterator[None]:
+    """These losses are written as people write them, who have not asked JAX to be strict about promotion."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
 
 
 def log_s(logp: Tensor, old: Tensor, mask: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from .report import Report
 from .rewards import ADVANTAGE_LAWS, AdvantageFunction, Stated
 from .runner import EXAMPLES, run
 from .setting import Setting
-from .subject import Framework, Names, Subject, of_objective
+from .subject import Framework, Names, Raised, Subject, of_objective
 
 Loss = Callable[..., Any]
 """(logp, old_logp, advantage, mask) ↦ scalar."""
@@ -45,16 +45,12 @@ def subject_of(
     names = names or Names()
     call = names.bound(loss)
     title = name or _title(loss)
-    if framework is not None:
-        return _with_gradient(Subject(title, call, framework, names))
     failures = []
-    for candidate in installed():
-        found = Subject(title, call, candidate, names)
+    for candidate in installed() if framework is None else [framework]:
         try:
-            found(TRIAL)
-            return _with_gradient(found)
-        except Exception as error:  # whatever a wrong framework raises
-            failures.append(f"{candidate.name}: {type(error).__name__}: {error}")
+            return _with_gradient(Subject(title, call, candidate, names))
+        except Raised as error:  # whatever a wrong framework raises
+            failures.append(f"{candidate.name}: {error}")
     raise TypeError("loss: cannot be called with (logp, old_logp, advantage, mask) arrays\n  " + "\n  ".join(failures))
 
 

@@ -52,7 +52,11 @@ class ClipFraction:
     source="theory E3; (N, 1) times (N,) was NeMo-RL#3753, a fraction of 2.0 from padding ROLL's token mean",
     otherwise="counts padding, units that are live on their other side, units without an advantage, or pairs",
     cases=batches,
-    anchors=lambda setting: [Batch.of([[2 * setting.log_bounds[1]], [0.0]], [1.0, -1.0])],
+    anchors=lambda setting: [
+        Batch.of([[2 * setting.log_bounds[1]], [0.0]], [1.0, -1.0]),
+        Batch.of([[2 * setting.log_bounds[1]], [0.0]], [1.0, -1.0], [[1], [0]]),
+        Batch.of([[-2 * setting.log_bounds[1]]], [1.0]),
+    ],
 )
 def counts(subject: ClipFraction, setting: Setting, batch: Batch) -> bool:
     """Clipped units by all units, in scalar loops."""
