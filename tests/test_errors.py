@@ -6,13 +6,14 @@ from pathlib import Path
 
 import error_rows as core
 import error_rows_calls as calls
+import error_rows_routes as routes
 import error_rows_torch as torch_rows
 import pytest
 from error_places import FOLDERS, Place, Row, origin, raised, raises_of
 
 TABLES = [
     *(core.NUMBERS, core.CHOICES, core.LAYOUTS),
-    *(calls.POLICY_LOSS, calls.ADVANTAGES, calls.TERMS, calls.READINGS, calls.PLAN, torch_rows.TORCH),
+    *(calls.POLICY_LOSS, calls.ADVANTAGES, calls.TERMS, calls.READINGS, calls.PLAN, torch_rows.TORCH, routes.ROUTES),
 ]
 ROWS = [row for table in TABLES for row in table]
 PLACES = [place for folder in FOLDERS for path in sorted(folder.glob("*.py")) for place in raises_of(path)]

@@ -65,6 +65,8 @@ WITH_EXAMPLES = {
     "gspo_plots.clipping",
     "gspo_plots.spread",
     "gspo_torch.logp",
+    "gspo_torch.replay",
+    "gspo_torch.routes",
     "gspo_torch.terms",
     "gspo_torch.policy",
 }

@@ -5,21 +5,29 @@ loss.value.backward()
 
 logp = gspo_torch.token_logp(hidden, lm_head, tokens)      # never holds tokens × vocabulary logits
 loss = gspo_torch.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # both in one
+
+with record_routes(model) as routes: ...        # a mixture of experts: which experts each token went to,
+with replay_routes(model, routes): ...          # and the same ones again
 """
 
 from .distributed import VocabularyShard, sum_over
 from .linear import LinearLoss, linear_policy_loss
 from .logp import TokenScores, token_logp, token_scores
 from .policy import policy_loss
+from .replay import record_routes, replay_routes
+from .routes import Routes
 from .terms import KLTerm
 
 __all__ = [
     "KLTerm",
     "LinearLoss",
+    "Routes",
     "TokenScores",
     "VocabularyShard",
     "linear_policy_loss",
     "policy_loss",
+    "record_routes",
+    "replay_routes",
     "sum_over",
     "token_logp",
     "token_scores",
