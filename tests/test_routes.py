@@ -85,7 +85,7 @@ def test_gates_are_those_of_the_current_router(family: str) -> None:
     for router, (logits, gates, experts) in zip(routers(model), outputs, strict=True):
         chosen_only = getattr(router, "norm_topk_prob", True)
         for row in range(len(logits)):
-            z = [float(x) for x in logits[row].double().exp()]
+            z = [float(x) for x in logits[row].detach().double().exp()]
             chosen = [z[int(e)] for e in experts[row]]
             expected = [x / sum(chosen if chosen_only else z) for x in chosen]
             assert gates[row].tolist() == pytest.approx(expected, rel=1e-5)
@@ -131,9 +131,10 @@ def test_experts_outside_of_the_routes_get_no_gradient_and_the_router_gets_one(f
             assert torch.equal(parameter.grad[2:], torch.zeros_like(parameter.grad[2:])), name
             assert (parameter.grad[:2] != 0).any(), name
     for router in routers(model):
-        assert (router.weight.grad[:2] != 0).any()
-        normalised = getattr(router, "norm_topk_prob", True)  # a softmax over all has a gradient for every logit
-        assert (router.weight.grad[2:] != 0).any() != normalised or router.weight.grad[2:].abs().max() < 1e-6
+        chosen, others = router.weight.grad[:2].abs().max(), router.weight.grad[2:].abs().max()
+        assert chosen > 0
+        normalised = getattr(router, "norm_topk_prob", True)  # or the others' logits stand in the denominator
+        assert (others < 1e-4 * chosen) == normalised
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
