@@ -25,8 +25,6 @@ SHAPES = (Shape(4096, 512, 32768), Shape(1024, 1024, 151936))
 QUICK = (Shape(256, 32, 1000),)
 SEQUENCES = {4096: (16, 32, 4), 1024: (8, 16, 2), 256: (4, 16, 2)}
 """For each number of tokens: sequences when dense; sequences and group size when real."""
-AGREEMENT = 1e-5
-"""Largest relative error (2-norm) of a float32 gradient: 2⁻²⁴ · √V for the longest sums, and a margin."""
 PAIRS = (
     ("aligned", "floor"),
     ("aligned", "liger"),
@@ -66,12 +64,19 @@ def relative(x: torch.Tensor, right: torch.Tensor) -> float:
     return float(f"{(error / float(right.square().sum())) ** 0.5:.2e}")
 
 
-def agree(name: str, errors: dict[str, Any], scale: float) -> None:
+def agreement(vocabulary: int) -> float:
+    """Largest relative error (2-norm) of a float32 gradient: one rounding, times √V for a sum of exponentials that is added
+    up one by one (a random walk), and 64 for the shorter sums and for logits of some ten nats."""
+    return 2.0**-24 * (64 + vocabulary**0.5)
+
+
+def agree(name: str, errors: dict[str, Any], vocabulary: int, scale: float) -> None:
     """SystemExit unless it computed the same as everybody. `scale`: the mean |advantage|, what the loss is a difference of."""
+    bound = agreement(vocabulary)
     bounds = {
-        "value_error": AGREEMENT * scale,
-        "hidden_error": AGREEMENT,
-        "lm_head_error": AGREEMENT,
+        "value_error": bound * scale,
+        "hidden_error": bound,
+        "lm_head_error": bound,
         "wrong_clip_decisions": 0,
     }
     for field, bound in bounds.items():
@@ -106,7 +111,7 @@ def compare(prepared: dict[str, Prepared], x: Inputs, drawn: Policy) -> tuple[di
     checks = {name: in_child(lambda name=name: check(name, prepared[name], x, right)) for name in prepared}
     for name, errors in checks.items():
         if name != "floor":
-            agree(name, errors, float(x.advantage.abs().mean()))
+            agree(name, errors, len(x.lm_head), float(x.advantage.abs().mean()))
     return describe(x, right, drawn), checks
 
 

@@ -59,7 +59,7 @@ def test_what_computes_something_else_is_not_timed() -> None:
     right = head_cases.truth(x, drawn.logp)
     ours = head_implementations.aligned(x)
     errors = measure.in_child(lambda: lm_head.check("aligned", ours, x, right))
-    lm_head.agree("aligned", errors, 1.0)
+    lm_head.agree("aligned", errors, 100, 1.0)
 
     def off() -> Any:
         value, hidden, head = ours.run()  # type: ignore[misc]
@@ -67,7 +67,7 @@ def test_what_computes_something_else_is_not_timed() -> None:
 
     errors = measure.in_child(lambda: lm_head.check("aligned", ours._replace(run=off), x, right))
     with pytest.raises(SystemExit, match="lm_head_error"):
-        lm_head.agree("aligned", errors, 1.0)
+        lm_head.agree("aligned", errors, 100, 1.0)
 
 
 def test_a_wrong_clip_decision_is_seen() -> None:
