@@ -1,0 +1,13 @@
+"""gspo_core for JAX: the same names and arguments, and a loss value that jax.grad can differentiate.
+
+grads = jax.grad(lambda logp: gspo_jax.policy_loss(GSPO, logp, old_logp, advantage, Padded(mask)).value)(logp)
+
+Importing it makes layouts, `PerToken` and `Loss` pytrees, so that they go in and out of jit, vmap and scan.
+"""
+
+from . import pytrees
+from .policy import policy_loss
+
+__all__ = ["policy_loss"]
+
+pytrees.register()

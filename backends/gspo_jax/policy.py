@@ -1,0 +1,108 @@
+"""The core's closed-form weight, attached to JAX's autodiff by a custom_jvp rule.
+
+The tangent of the value is ⟨weight, dlogp⟩, the weight being computed from the inputs, so that JAX can differentiate the
+rule itself: reverse mode, Hessians and vmap of all of them are exact, stop-gradients of the paper included. The weight's own
+derivative is that of `push_forward`, not of `log_ratio`: they differ for GSPO-token.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from gspo_core import Layout, Loss, Objective, PerToken
+from gspo_core import policy_loss as core_policy_loss
+from gspo_core.objective import gated, token_log_ratio, unit_advantage, unit_loss
+from gspo_core.types import Array
+
+
+def policy_loss(
+    objective: Objective,
+    logp: Array,
+    old_logp: Array | None,
+    advantage: Array | PerToken,
+    layout: Layout,
+    *,
+    denominator: float | Array | None = None,
+    on_policy: bool = False,
+    allow_low_precision: bool = False,
+) -> Loss:
+    """`gspo_core.policy_loss`, with a `value` that is differentiable with respect to `logp`.
+
+    Formula, arguments, shapes and errors are those of the core. Gradients flow to `logp` only: old log-probs, advantages
+    and denominators are constants of the loss. Exact under grad, jvp, hessian, vmap, jit, scan, remat and shard_map. The
+    objective is static under jit (it is hashable); layouts and `PerToken` are pytrees.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from gspo_core import GSPO, Padded
+    >>> old, mask = jnp.array([[-1.0, -2.0], [-1.0, -3.0]]), jnp.array([[True, True], [True, False]])
+    >>> value = lambda logp: policy_loss(GSPO, logp, old, jnp.array([1.0, -1.0]), Padded(mask)).value
+    >>> jax.grad(value)(old).tolist()
+    [[-0.25, -0.25], [0.5, 0.0]]
+    """
+    constants = _Constants(*(lax.stop_gradient(x) for x in (old_logp, advantage, layout, denominator)))
+    parts = _loss((objective, on_policy, allow_low_precision), logp, constants)
+    return Loss(*parts, on_policy)
+
+
+class _Constants(NamedTuple):
+    old_logp: Any
+    advantage: Any
+    layout: Any
+    denominator: Any
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _loss(static: tuple[Objective, bool, bool], logp: Array, constants: _Constants) -> tuple[Array, ...]:
+    objective, on_policy, low = static
+    loss = core_policy_loss(
+        objective,
+        logp,
+        constants.old_logp,
+        constants.advantage,
+        constants.layout,
+        denominator=constants.denominator,
+        on_policy=on_policy,
+        allow_low_precision=low,
+    )
+    return loss.value, loss.logp_grad, loss.log_ratio, loss.clipped, loss.denominator
+
+
+@_loss.defjvp
+def _loss_jvp(
+    static: tuple[Objective, bool, bool], primals: tuple[Array, _Constants], tangents: tuple[Array, Any]
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    objective = static[0]
+    logp, constants = primals
+    parts = _loss(static, logp, constants)
+    value, weight, _, _, divisor = parts
+    # A weight that is held constant has no derivative.
+    if getattr(objective.surrogate, "exact", True):
+        weight = _weight(objective, logp, constants, divisor)
+    # Per sequence first, as the value: on a sharded layout the tangent, too, is whole on every rank.
+    tangent = jnp.sum(constants.layout.sum(weight * tangents[0].astype(weight.dtype)))
+    others = tuple(_no_tangent(x) for x in parts[1:])
+    return parts, (tangent.astype(value.dtype), *others)
+
+
+def _no_tangent(x: Array) -> Any:
+    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)
+
+
+def _weight(objective: Objective, logp: Array, constants: _Constants, divisor: Array) -> Array:
+    """The weight as a differentiable function of logp, with the value of `log_ratio` and the derivative of `push_forward`."""
+    layout = constants.layout
+    logp = logp.astype(divisor.dtype)
+    # On policy the old log-probs are the current ones, held constant: the ratio is 1, its derivative is not 0.
+    old = lax.stop_gradient(logp) if constants.old_logp is None else constants.old_logp.astype(divisor.dtype)
+    d = token_log_ratio(logp, old, layout)
+    seen = gated(objective, d, unit_advantage(objective.ratio, constants.advantage, layout, divisor), layout)
+    moves = objective.ratio.push_forward(seen.d, layout)
+    log_ratio = lax.stop_gradient(objective.ratio.log_ratio(seen.d, layout)) + (moves - lax.stop_gradient(moves))
+    weight = objective.ratio.pull_back(unit_loss(objective, log_ratio, seen.advantage, layout, divisor).slope, layout)
+    return weight if objective.gate is None else jnp.where(seen.open, weight, 0.0)
