@@ -1,0 +1,117 @@
+"""The LM head as a value, and tiles of its logits: float32 from the product's accumulator on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class VocabularyAxis:
+    """The head's rows are spread over a mesh axis, in equal parts; for use inside shard_map.
+
+    Rank r of the axis holds rows r · len(lm_head) … of a vocabulary of `total`. Rows beyond it are padding: they get no
+    probability and no gradient, so that any vocabulary can be cut into equal parts, and some parts may be all padding.
+
+    >>> VocabularyAxis("vocabulary", total=151936).total
+    151936
+    """
+
+    name: str
+    """The mesh axis."""
+    total: int
+    """V."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything about a head that is no array: hashable, static under jit."""
+
+    temperature: float = 1.0
+    """The sampling temperature."""
+    soft_cap: float | None = None
+    """Gemma's final_logit_softcapping."""
+    axis: VocabularyAxis | None = None
+    """Over which ranks the rows are spread; None: all are here."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: expected a positive finite number, got {self.temperature}")
+        if self.soft_cap is not None and not 0.0 < self.soft_cap < math.inf:
+            raise ValueError(f"soft_cap: expected a positive finite number or None, got {self.soft_cap}")
+
+
+class Head(NamedTuple):
+    """What is differentiated."""
+
+    weight: Array
+    """[V, H], or this rank's rows of it."""
+    bias: Array | None
+    """[V], or this rank's part."""
+
+
+def wide(*arrays: Array | None) -> Any:
+    """float32, or float64 if an array is."""
+    return jnp.float64 if any(x is not None and x.dtype == jnp.float64 for x in arrays) else jnp.float32
+
+
+def check_head(hidden: Array, head: Head, tokens: Array) -> None:
+    """TypeError or ValueError, naming the argument, unless hidden [..., H], the head and tokens [...] belong together."""
+    named = (("hidden", hidden), ("lm_head", head.weight), ("tokens", tokens), ("bias", head.bias))
+    for name, x in named:
+        if not isinstance(x, jax.Array) and not (x is None and name == "bias"):
+            raise TypeError(f"{name}: expected a jax array, got {type(x).__module__}.{type(x).__name__}")
+        if name != "tokens" and x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
+            raise TypeError(f"{name}: expected a floating-point array, got {x.dtype}")
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"tokens: expected integer token ids, got {tokens.dtype}")
+    weight, bias = head
+    if hidden.ndim < 1:
+        raise ValueError("hidden: expected shape [..., H], got []")
+    if weight.ndim != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"lm_head: expected [V, H] with H = {hidden.shape[-1]} as in hidden {list(hidden.shape)}, got {list(weight.shape)}"
+        )
+    if tokens.shape != hidden.shape[:-1]:
+        raise ValueError(f"tokens: expected {list(hidden.shape[:-1])}, hidden without its last axis, got {list(tokens.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: expected [V] = {list(weight.shape[:1])}, got {list(bias.shape)}")
+
+
+def first_row(head: Head, options: Options) -> Array | int:
+    """The token id of this rank's first row."""
+    return 0 if options.axis is None else lax.axis_index(options.axis.name) * len(head.weight)
+
+
+def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, options: Options) -> Array:
+    """[n, m] logits z = cap(rows · weight + bias) / temperature; −∞ in columns beyond the vocabulary."""
+    kind = wide(rows, weight)
+    operand = jnp.promote_types(rows.dtype, weight.dtype)
+    z = lax.dot_general(
+        rows.astype(operand), weight.astype(operand), (((1,), (1,)), ((), ())), preferred_element_type=kind
+    )
+    if bias is not None:
+        z = z + bias.astype(kind)[None, :]
+    if options.soft_cap is not None:
+        z = options.soft_cap * jnp.tanh(z / options.soft_cap)
+    if options.temperature != 1.0:
+        z = z / options.temperature
+    if options.axis is None:
+        return z
+    there = first + jnp.arange(len(weight)) < options.axis.total
+    return jnp.where(there[None, :], z, -jnp.inf)
+
+
+def slope(z: Array, options: Options) -> Array | float:
+    """∂z/∂(rows · weight), elementwise."""
+    if options.soft_cap is None:
+        return 1.0 / options.temperature
+    tanh = jnp.where(z > -jnp.inf, z, 0.0) * (options.temperature / options.soft_cap)
+    return (1.0 - tanh * tanh) / options.temperature
