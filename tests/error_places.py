@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gspo_jax
 import gspo_torch
 
 import gspo_core
 
-FOLDERS = [Path(package.__file__).parent for package in (gspo_core, gspo_torch)]
+FOLDERS = [Path(package.__file__).parent for package in (gspo_core, gspo_torch, gspo_jax)]
 
 
 class Row(NamedTuple):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import error_rows as core
 import error_rows_calls as calls
+import error_rows_jax as jax_rows
 import error_rows_routes as routes
 import error_rows_torch as torch_rows
 import pytest
@@ -14,6 +15,7 @@ from error_places import FOLDERS, Place, Row, origin, raised, raises_of
 TABLES = [
     *(core.NUMBERS, core.CHOICES, core.LAYOUTS),
     *(calls.POLICY_LOSS, calls.ADVANTAGES, calls.TERMS, calls.READINGS, calls.PLAN, torch_rows.TORCH, routes.ROUTES),
+    jax_rows.JAX,
 ]
 ROWS = [row for table in TABLES for row in table]
 PLACES = [place for folder in FOLDERS for path in sorted(folder.glob("*.py")) for place in raises_of(path)]

@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import gspo_jax
 import gspo_plots
 import gspo_torch
 import pytest
@@ -20,7 +21,7 @@ import pytest
 import gspo_core
 import gspo_core.laws
 
-PACKAGES = [gspo_core, gspo_torch, gspo_plots]
+PACKAGES = [gspo_core, gspo_torch, gspo_jax, gspo_plots]
 MODULES = [
     name
     for package in PACKAGES
@@ -59,6 +60,9 @@ WITH_EXAMPLES = {
     "gspo_core.surrogates",
     "gspo_core.turns",
     "gspo_core.types",
+    "gspo_jax.head",
+    "gspo_jax.logp",
+    "gspo_jax.policy",
     "gspo_torch.aligned",
     "gspo_torch.distributed",
     "gspo_torch.linear",
@@ -112,14 +116,15 @@ def test_the_package_says_what_it_is(package: types.ModuleType) -> None:
 def test_the_promised_names_exist() -> None:
     promised = "Padded Objective Loss policy_loss group_advantages GSPO GSPO_TOKEN GRPO Clip ZScore SequenceMean TokenMean"
     assert set(promised.split()) <= set(gspo_core.__all__)
-    assert {"policy_loss", "token_logp"} <= set(gspo_torch.__all__)
+    assert {"policy_loss", "token_logp"} <= set(gspo_torch.__all__) & set(gspo_jax.__all__)
 
 
 def test_same_name_same_arguments() -> None:
-    core, torch_ = (inspect.signature(p.policy_loss).parameters for p in PACKAGES[:2])
-    assert list(core) == list(torch_)
-    assert [p.kind for p in core.values()] == [p.kind for p in torch_.values()]
-    assert [p.default for p in core.values()] == [p.default for p in torch_.values()]
+    core, *others = (inspect.signature(p.policy_loss).parameters for p in PACKAGES[:3])
+    for other in others:
+        assert list(core) == list(other)
+        assert [p.kind for p in core.values()] == [p.kind for p in other.values()]
+        assert [p.default for p in core.values()] == [p.default for p in other.values()]
 
 
 @pytest.mark.parametrize("name", MODULES)

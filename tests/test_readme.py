@@ -12,8 +12,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK_STARTS = re.findall(r"## Quick start: (\w+)\n\n```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_there_are_two_quick_starts() -> None:
-    assert [name for name, _ in QUICK_STARTS] == ["NumPy", "PyTorch"]
+def test_there_are_three_quick_starts() -> None:
+    assert [name for name, _ in QUICK_STARTS] == ["NumPy", "PyTorch", "JAX"]
 
 
 @pytest.mark.parametrize(("name", "code"), QUICK_STARTS)
@@ -31,7 +31,7 @@ def test_every_file_of_the_tree_is_there_and_every_module_is_named() -> None:
     tree = README.split("## What is where")[1]
     modules = [
         p
-        for folder in ("gspo_core", "backends/gspo_torch", "backends/gspo_plots", "integration")
+        for folder in ("gspo_core", "backends/gspo_torch", "backends/gspo_jax", "backends/gspo_plots", "integration")
         for p in (ROOT / folder).glob("*.py")
     ]
     missing = [p.name for p in modules if p.name != "__init__.py" and p.name not in tree]

@@ -16,6 +16,7 @@ ROOT = Path(gspo_core.__file__).parent.parent
 PACKAGES = {
     "gspo_core": ROOT / "gspo_core",
     "gspo_torch": ROOT / "backends" / "gspo_torch",
+    "gspo_jax": ROOT / "backends" / "gspo_jax",
     "gspo_plots": ROOT / "backends" / "gspo_plots",
 }
 
@@ -57,5 +58,5 @@ def test_the_metadata(wheel: zipfile.ZipFile) -> None:
     needs = {r.split(">")[0].strip() for r in meta.get_all("Requires-Dist", []) if "extra ==" not in r}
     assert meta["Name"] == "gspo-core"
     assert needs == {"array-api-compat", "numpy"}
-    assert {"torch", "train", "plots"} <= set(meta.get_all("Provides-Extra", []))
+    assert {"torch", "jax", "train", "plots"} <= set(meta.get_all("Provides-Extra", []))
     assert f"{dist_info(wheel)}/licenses/LICENSE" in wheel.namelist()

@@ -94,9 +94,7 @@ def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, opt
     """[n, m] logits z = cap(rows · weight + bias) / temperature; −∞ in columns beyond the vocabulary."""
     kind = wide(rows, weight)
     operand = jnp.promote_types(rows.dtype, weight.dtype)
-    z = lax.dot_general(
-        rows.astype(operand), weight.astype(operand), (((1,), (1,)), ((), ())), preferred_element_type=kind
-    )
+    z = lax.dot_general(rows.astype(operand), weight.astype(operand), (((1,), (1,)), ((), ())), preferred_element_type=kind)
     if bias is not None:
         z = z + bias.astype(kind)[None, :]
     if options.soft_cap is not None:
@@ -105,7 +103,7 @@ def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, opt
         z = z / options.temperature
     if options.axis is None:
         return z
-    there = first + jnp.arange(len(weight)) < options.axis.total
+    there = first + jnp.arange(len(weight), dtype=jnp.int32) < options.axis.total
     return jnp.where(there[None, :], z, -jnp.inf)
 
 

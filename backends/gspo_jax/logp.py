@@ -18,6 +18,8 @@ from .head import Array, Head, Options, VocabularyAxis, check_head, first_row, s
 
 CHUNK_ELEMENTS = 2**23
 """Logits of a tile: 32 MiB of float32."""
+LEAST_CHUNK = 16
+"""Tokens of a tile, however many columns it has."""
 BLOCKS = (1024, 8192)
 """Least and most rows of the head in a block of backward."""
 
@@ -55,7 +57,7 @@ def token_logp(
     """
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
-    rows, flat = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
+    rows, flat = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).astype(jnp.int32)
     return flat_logp(options, rows, head, flat, jnp.ones(flat.shape, dtype=bool)).reshape(tokens.shape)
 
 
@@ -76,7 +78,7 @@ def chunked(rows: Array, tokens: Array, live: Array, size: int) -> Chunks:
 
 def chunk_size(num_tokens: int, columns: int) -> int:
     """Tokens whose tile has about CHUNK_ELEMENTS entries."""
-    return max(1, min(num_tokens, max(16, CHUNK_ELEMENTS // max(1, columns))))
+    return max(1, min(num_tokens, max(LEAST_CHUNK, CHUNK_ELEMENTS // max(1, columns))))
 
 
 def block_size(vocabulary: int) -> int:
@@ -142,9 +144,7 @@ def _backward_rule(options: Options, saved: Any, upstream: Array) -> tuple[Any, 
 flat_logp.defvjp(_forward_rule, _backward_rule)
 
 
-def head_gradients(
-    options: Options, rows: Array, head: Head, tokens: Array, c: Array, lse: Array
-) -> tuple[Array, Head]:
+def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, c: Array, lse: Array) -> tuple[Array, Head]:
     """Gradients of Σ c logp for rows [T, H] and head, in their dtypes, summed in float32."""
     kind, vocabulary = wide(rows, head.weight), len(head.weight)
     size, first = block_size(vocabulary), first_row(head, options)
@@ -161,14 +161,12 @@ def head_gradients(
         def add(total: Any, x: tuple[Chunks, Array]) -> tuple[Any, Array]:
             part, part_lse = x
             z = tile(part.rows, weight, bias, first + start, options)
-            hit = (first + start + jnp.arange(length))[None, :] == part.tokens[:, None]
+            hit = (first + start + jnp.arange(length, dtype=jnp.int32))[None, :] == part.tokens[:, None]
             p = jnp.exp(z - part_lse[:, None])
             grad = part.live[:, None] * (jnp.where(hit, 1.0, 0.0).astype(kind) - p) * slope(z, options)
             operand = jnp.promote_types(part.rows.dtype, weight.dtype) if _on_accelerator() else kind
             g = grad.astype(operand)
-            d_weight = lax.dot_general(
-                g, part.rows.astype(operand), (((0,), (0,)), ((), ())), preferred_element_type=kind
-            )
+            d_weight = lax.dot_general(g, part.rows.astype(operand), (((0,), (0,)), ((), ())), preferred_element_type=kind)
             d_part = lax.dot_general(g, weight.astype(operand), (((1,), (0,)), ((), ())), preferred_element_type=kind)
             return (total[0] + d_weight, total[1] + jnp.sum(grad, axis=0)), d_part
 
@@ -176,7 +174,8 @@ def head_gradients(
             return total, jnp.zeros(x[0].rows.shape, dtype=kind)
 
         def step(total: Any, x: tuple[Chunks, Array]) -> tuple[Any, Array]:
-            return lax.cond(jnp.any(x[0].live != 0), add, skip, total, x)
+            found: tuple[Any, Array] = lax.cond(jnp.any(x[0].live != 0), add, skip, total, x)
+            return found
 
         zeros = (jnp.zeros(weight.shape, dtype=kind), jnp.zeros(length, dtype=kind))
         (d_weight, d_bias), d_parts = lax.scan(step, zeros, (parts, sums))
@@ -185,7 +184,7 @@ def head_gradients(
 
     d_rows = jnp.zeros(parts.rows.shape, dtype=kind)
     whole = vocabulary // size if vocabulary else 0
-    starts = jnp.arange(whole) * size
+    starts = jnp.arange(whole, dtype=jnp.int32) * size
     d_rows, d_head = lax.scan(lambda total, start: block(total, start, size), d_rows, starts)
     d_head = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), d_head)
     if whole * size < vocabulary:

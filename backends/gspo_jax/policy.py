@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from gspo_core import Layout, Loss, Objective, PerToken
@@ -46,8 +45,9 @@ def policy_loss(
     [[-0.25, -0.25], [0.5, 0.0]]
     """
     constants = _Constants(*(lax.stop_gradient(x) for x in (old_logp, advantage, layout, denominator)))
-    parts = _loss((objective, on_policy, allow_low_precision), logp, constants)
-    return Loss(*parts, on_policy)
+    static = (objective, on_policy, allow_low_precision)
+    value, logp_grad, log_ratio, clipped, divisor = _loss(static, logp, constants)
+    return Loss(value, logp_grad, log_ratio, clipped != 0, divisor, on_policy)
 
 
 class _Constants(NamedTuple):
@@ -70,7 +70,8 @@ def _loss(static: tuple[Objective, bool, bool], logp: Array, constants: _Constan
         on_policy=on_policy,
         allow_low_precision=low,
     )
-    return loss.value, loss.logp_grad, loss.log_ratio, loss.clipped, loss.denominator
+    # Flags as numbers: a tangent of booleans has no place on a mesh, where shard_map tracks over which axes it varies.
+    return loss.value, loss.logp_grad, loss.log_ratio, loss.clipped.astype(loss.value.dtype), loss.denominator
 
 
 @_loss.defjvp
@@ -86,12 +87,8 @@ def _loss_jvp(
         weight = _weight(objective, logp, constants, divisor)
     # Per sequence first, as the value: on a sharded layout the tangent, too, is whole on every rank.
     tangent = jnp.sum(constants.layout.sum(weight * tangents[0].astype(weight.dtype)))
-    others = tuple(_no_tangent(x) for x in parts[1:])
+    others = tuple(jnp.zeros_like(x) for x in parts[1:])
     return parts, (tangent.astype(value.dtype), *others)
-
-
-def _no_tangent(x: Array) -> Any:
-    return jnp.zeros_like(x) if jnp.issubdtype(x.dtype, jnp.inexact) else np.zeros(x.shape, jax.dtypes.float0)
 
 
 def _weight(objective: Objective, logp: Array, constants: _Constants, divisor: Array) -> Array:

@@ -38,7 +38,7 @@ def _register(kind: type, data: tuple[str, ...], static: tuple[str, ...]) -> Non
         return [(jax.tree_util.GetAttrKey(name), getattr(x, name)) for name in data], tuple(getattr(x, n) for n in static)
 
     def unflatten(aux: tuple[Any, ...], children: Any) -> Any:
-        x = object.__new__(kind)
+        x: Any = object.__new__(kind)
         for name, value in zip((*data, *static), (*children, *aux), strict=True):
             object.__setattr__(x, name, value)
         return x

@@ -1,0 +1,40 @@
+"""Wrong calls of gspo_jax, one row per error. What it hands on to the core is refused by the core's own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gspo_jax
+import jax.numpy as jnp
+import numpy as np
+from error_places import Row
+from error_rows import T, V
+
+GOOD: dict[str, Any] = {
+    "hidden": jnp.zeros((2, 3, 4)),
+    "lm_head": jnp.zeros((5, 4)),
+    "tokens": jnp.zeros((2, 3), dtype=jnp.int32),
+}
+
+
+def scored(**wrong: Any) -> Callable[[], Any]:
+    """Log-probs with some arguments replaced."""
+    return lambda: gspo_jax.token_logp(**{**GOOD, **wrong})
+
+
+JAX: list[Row] = [
+    Row(T, ("hidden: expected a jax array", "got numpy.ndarray"), scored(hidden=np.zeros((2, 3, 4)))),
+    Row(T, ("lm_head: expected a floating-point array", "got int32"), scored(lm_head=jnp.zeros((5, 4), dtype=jnp.int32))),
+    Row(T, ("tokens: expected integer token ids", "got float32"), scored(tokens=jnp.zeros((2, 3)))),
+    Row(V, ("hidden: expected shape [..., H]", "got []"), scored(hidden=jnp.zeros(()), tokens=jnp.zeros((), dtype=jnp.int32))),
+    Row(V, ("lm_head: expected [V, H] with H = 4 as in hidden [2, 3, 4]", "got [5, 3]"), scored(lm_head=jnp.zeros((5, 3)))),
+    Row(
+        V,
+        ("tokens: expected [2, 3], hidden without its last axis", "got [3]"),
+        scored(tokens=jnp.zeros(3, dtype=jnp.int32)),
+    ),
+    Row(V, ("bias: expected [V] = [5]", "got [4]"), scored(bias=jnp.zeros(4))),
+    Row(V, ("temperature: expected a positive finite number", "got 0.0"), scored(temperature=0.0)),
+    Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), scored(soft_cap=-1.0)),
+]
