@@ -18,7 +18,7 @@ import torch
 from head_cases import Inputs, Policy, Shape, Truth, dense, policy, real, truth
 from head_implementations import IMPLEMENTATIONS, Missing, Prepared
 from head_picture import draw
-from measure import MIB, by_turns, in_child, machine, peak_of, ratios, spread
+from stopwatch import MIB, by_turns, in_child, machine, peak_of, ratios, spread
 
 RESULTS = Path(__file__).parent / "results" / "lm_head.json"
 SHAPES = (Shape(4096, 512, 32768), Shape(1024, 1024, 151936))

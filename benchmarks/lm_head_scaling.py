@@ -18,7 +18,7 @@ import torch
 from head_cases import Inputs, Shape
 from head_implementations import IMPLEMENTATIONS
 from head_picture import draw_scaling
-from measure import MIB, in_child, machine, peak_of
+from stopwatch import MIB, in_child, machine, peak_of
 
 RESULTS = Path(__file__).parent / "results" / "lm_head_scaling.json"
 WIDTH = 64

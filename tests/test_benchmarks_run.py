@@ -9,17 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import goals
+import head_cases
+import head_implementations
+import lm_head
 import pytest
+import stopwatch
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-sys.path.insert(0, str(FOLDER))
-
-import goals  # noqa: E402
-import head_cases  # noqa: E402
-import head_implementations  # noqa: E402
-import lm_head  # noqa: E402
-import measure  # noqa: E402
-import torch  # noqa: E402
 
 
 def run(script: str, *options: str) -> str:
@@ -58,14 +56,14 @@ def test_what_computes_something_else_is_not_timed() -> None:
     x = head_cases.real(drawn, sequences=8, group=2)
     right = head_cases.truth(x, drawn.logp)
     ours = head_implementations.aligned(x)
-    errors = measure.in_child(lambda: lm_head.check("aligned", ours, x, right))
+    errors = stopwatch.in_child(lambda: lm_head.check("aligned", ours, x, right))
     lm_head.agree("aligned", errors, 100, 1.0)
 
     def off() -> Any:
         value, hidden, head = ours.run()  # type: ignore[misc]
         return value, hidden, head * 1.001
 
-    errors = measure.in_child(lambda: lm_head.check("aligned", ours._replace(run=off), x, right))
+    errors = stopwatch.in_child(lambda: lm_head.check("aligned", ours._replace(run=off), x, right))
     with pytest.raises(SystemExit, match="lm_head_error"):
         lm_head.agree("aligned", errors, 100, 1.0)
 
@@ -76,7 +74,7 @@ def test_a_wrong_clip_decision_is_seen() -> None:
     right = head_cases.truth(x, drawn.logp)
     assert int(right.clipped.sum()) == 2
     all_live = right._replace(clipped=torch.zeros_like(right.clipped))
-    errors = measure.in_child(lambda: lm_head.check("naive", head_implementations.naive(x), x, all_live))
+    errors = stopwatch.in_child(lambda: lm_head.check("naive", head_implementations.naive(x), x, all_live))
     assert errors["wrong_clip_decisions"] == 2
 
 
@@ -88,23 +86,23 @@ def test_peak_memory_is_that_of_the_run() -> None:
 
     def twice() -> list[float]:
         run(100)  # loads the code
-        return [measure.peak_of(run)[1] for _ in range(2)]
+        return [stopwatch.peak_of(run)[1] for _ in range(2)]
 
-    for peak in measure.in_child(twice):
+    for peak in stopwatch.in_child(twice):
         assert abs(peak - 24) < 1  # the kernel counts pages in batches
 
 
 def test_a_failing_measurement_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="status 1"):
-        measure.in_child(lambda: 1 / 0)
+        stopwatch.in_child(lambda: 1 / 0)
 
 
 def test_the_turns_go_both_ways_and_ratios_are_taken_by_round() -> None:
     order: list[str] = []
-    measure.by_turns({name: lambda name=name: order.append(name) for name in "abc"}, rounds=2)
+    stopwatch.by_turns({name: lambda name=name: order.append(name) for name in "abc"}, rounds=2)
     assert "".join(order) == "abccba"
-    ours, theirs = [measure.Seconds(1.0, 9.0), measure.Seconds(4.0, 9.0)], [measure.Seconds(2.0, 9.0)] * 2
-    assert measure.ratios(ours, theirs) == {"min": 0.5, "median": 1.25, "max": 2.0}
+    ours, theirs = [stopwatch.Seconds(1.0, 9.0), stopwatch.Seconds(4.0, 9.0)], [stopwatch.Seconds(2.0, 9.0)] * 2
+    assert stopwatch.ratios(ours, theirs) == {"min": 0.5, "median": 1.25, "max": 2.0}
 
 
 def test_a_missed_goal_is_called_missed() -> None:
