@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 import moe_stability
+import numpy as np
 import pytest
 import torch
 from moe_stability import Measured, Study
 
+ROOT = Path(__file__).parents[1]
+STUDENT = 2.3646
+"""97.5 % quantile of Student's t with 7 degrees of freedom."""
 SHORT = Study(seeds=1, warm_up=40, responses=96, length=48)
 
 
@@ -61,3 +65,33 @@ def test_the_command_writes_its_numbers(tmp_path: Path) -> None:
     assert results["study"]["responses"] == 8
     assert results["seeds"][0]["own_routes_exact"] is True
     assert (tmp_path / "seed-0.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "scale", "form"),
+    [
+        ("noise_token_sd free", 1, "{:.3f} ({:.3f} to {:.3f})"),
+        ("noise_token_sd replayed", 1, "{:.3f} ({:.3f} to {:.3f})"),
+        ("noise_log_s_sd free", 1, "{:.4f} ({:.4f} to {:.4f})"),
+        ("noise_log_s_sd replayed", 1, "{:.4f} ({:.4f} to {:.4f})"),
+        ("staleness_token_sd free", 1, "{:.4f} ({:.4f} to {:.4f})"),
+        ("staleness_token_sd replayed", 1, "{:.4f} ({:.4f} to {:.4f})"),
+        ("noise_share tokens free", 100, "{:.1f} % ({:.1f} to {:.1f})"),
+        ("noise_share tokens replayed", 100, "{:.1f} % ({:.1f} to {:.1f})"),
+        ("noise_share log_s free", 100, "{:.1f} % ({:.1f} to {:.1f})"),
+        ("noise_share log_s replayed", 100, "{:.1f} % ({:.1f} to {:.1f})"),
+        ("design_effect routing", 1, "{:.2f} ({:.2f} to {:.2f})"),
+        ("design_effect drift", 1, "{:.2f} ({:.2f} to {:.2f})"),
+        ("exponent routing", 1, "{:.2f} ({:.2f} to {:.2f})"),
+        ("exponent drift", 1, "{:.2f} ({:.2f} to {:.2f})"),
+    ],
+)
+def test_the_page_says_what_the_committed_numbers_say(path: str, scale: float, form: str) -> None:
+    seeds = json.loads((ROOT / "docs/results/moe-static/results.json").read_text(encoding="utf-8"))["seeds"]
+    values = np.array(seeds)
+    for key in path.split():
+        values = np.array([seed[key] for seed in values])
+    values = scale * values.astype(float)
+    half = STUDENT * values.std(ddof=1) / np.sqrt(len(values))
+    expected = form.format(values.mean(), values.mean() - half, values.mean() + half).replace("-", "−")
+    assert expected in (ROOT / "docs/moe.md").read_text(encoding="utf-8")
