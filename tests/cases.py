@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import oracle
 from arrangements import PADDED, Arrangement, Ready
 from hypothesis import strategies as st
 from libraries import Library
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Layout, Loss, Objective, PerToken, policy_loss
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Layout, Loss, Objective, PerToken, TokenMean, policy_loss
+from gspo_core.laws.oracle import Verdict, judge
 
 POISONS = [np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0]
 CLIPS = [(3e-4, 4e-4), (0.2, 0.27), (0.0, 0.0), (0.9, 5.0)]
@@ -21,18 +21,17 @@ ROW_KINDS = ["scaled", "constant", "on policy", "at low", "at high"]
 
 @dataclass(frozen=True)
 class Case:
-    """A preset and its judge."""
+    """A preset, judged by the scalar loops of the laws."""
 
     name: str
     preset: Objective
-    judge: Callable[..., oracle.Verdict]
     per_token: bool
 
 
 CASES = [
-    Case("GSPO", GSPO, oracle.gspo, False),
-    Case("GSPO_TOKEN", GSPO_TOKEN, oracle.gspo_token, True),
-    Case("GRPO", GRPO, oracle.grpo, True),
+    Case("GSPO", GSPO, False),
+    Case("GSPO_TOKEN", GSPO_TOKEN, True),
+    Case("GRPO", GRPO, True),
 ]
 
 
@@ -58,13 +57,17 @@ class Batch:
         """Per token or per sequence."""
         return self.token_advantage if per_token else self.advantage
 
-    def judged(self, case: Case, advantage: np.ndarray | None = None, **options: Any) -> oracle.Verdict:
-        """The oracle's verdict; [N] advantages are copied to every token where the judge wants them there."""
+    def judged(
+        self, case: Case, advantage: np.ndarray | None = None, over_tokens: bool = False, denominator: float | None = None
+    ) -> Verdict:
+        """The oracle's verdict with this batch's clip range; [N] advantages are copied to every token."""
         advantage = self.advantage if advantage is None else advantage
-        if case.per_token and advantage.ndim == 1:
+        if advantage.ndim == 1:
             advantage = np.repeat(advantage[:, None], self.mask.shape[1], axis=1)
+        objective = self.with_clip(case.preset)
+        objective = replace(objective, reduction=TokenMean()) if over_tokens else objective
         rows = (self.logp.tolist(), self.old_logp.tolist(), advantage.tolist(), self.mask.tolist())
-        return case.judge(*rows, self.low, self.high, **options)
+        return judge(objective, *rows, denominator)
 
     def rounded(self, dtype: Any) -> Batch:
         """What survives a cast to dtype, in float64 again."""

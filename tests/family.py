@@ -9,9 +9,9 @@ import oracle_family
 import pytest
 from budgets import assert_within
 from cases import Batch
-from oracle import Verdict
 
 from gspo_core import GRPO, DualClip, Loss, Objective, presets
+from gspo_core.laws.oracle import Verdict
 
 PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Objective)}
 

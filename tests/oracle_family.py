@@ -11,7 +11,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from oracle import Rows, Verdict, positions
+from oracle import Rows, positions
+
+from gspo_core.laws.oracle import Verdict
 
 
 class Row(NamedTuple):

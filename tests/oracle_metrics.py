@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from oracle import Rows, Verdict, positions
+from oracle import Rows, positions
+
+from gspo_core.laws.oracle import Verdict
 
 Numbers = dict[str, float]
 Mask = Sequence[Sequence[bool]]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import oracle
 from budgets import REL64, assert_close64, assert_within, float32_budget
 from cases import Batch, Case, batches, core_loss
 from hypothesis import assume, given
 from libraries import Library
 
 from gspo_core import Loss, TokenMean
+from gspo_core.laws.oracle import Verdict
 
 
-def assert_agrees(loss: Loss, verdict: oracle.Verdict, largest_log_ratio: float) -> None:
+def assert_agrees(loss: Loss, verdict: Verdict, largest_log_ratio: float) -> None:
     """Float64 agreement, each quantity in units of its own size."""
     assert_close64(loss.value, verdict.value, verdict.scale)
     assert_within(loss.logp_grad, verdict.weight, REL64 * np.abs(verdict.weight))

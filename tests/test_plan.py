@@ -26,7 +26,9 @@ from gspo_core import (
     group_advantages,
     plan,
     policy_loss,
+    presets,
 )
+from gspo_core.laws.oracle import Verdict, judge
 
 CONSTANT = [0.95] * 7
 
@@ -44,17 +46,10 @@ def batches(draw: st.DrawFn) -> tuple[list[float], list[int], Any, Any, Any]:
     return rewards, ids, old + 0.3 * rng.normal(size=mask.shape), old, mask
 
 
-def oracle_loss(name: str, logp: Any, old: Any, advantage: list[float], mask: Any) -> oracle.Verdict:
+def oracle_loss(name: str, logp: Any, old: Any, advantage: list[float], mask: Any) -> Verdict:
     """The whole batch in scalar loops, nobody dropped; D its own count."""
-    rows = [logp.tolist(), old.tolist(), advantage, mask.tolist()]
-    if name == "GSPO":
-        return oracle.gspo(*rows, 3e-4, 4e-4)
-    rows[2] = [[a] * mask.shape[1] for a in advantage]
-    return {
-        "GSPO_TOKEN": lambda: oracle.gspo_token(*rows, 3e-4, 4e-4),
-        "GRPO": lambda: oracle.grpo(*rows, 0.2, 0.2),
-        "DAPO": lambda: oracle.grpo(*rows, 0.2, 0.28, over_tokens=True),
-    }[name]()
+    tokens = [[a] * mask.shape[1] for a in advantage]
+    return judge(getattr(presets, name), logp.tolist(), old.tolist(), tokens, mask.tolist())
 
 
 @pytest.mark.parametrize("name", ["GSPO", "GSPO_TOKEN", "GRPO", "DAPO"])
