@@ -53,9 +53,13 @@ class Setting:
         return count(self.like, batch.mask.tolist())
 
     def is_clear(self, batch: Any, distance: float) -> bool:
-        """No unit starts or stops being clipped if all its token log ratios move together by up to `distance`."""
+        """No unit and no token starts or stops being clipped if all log ratios move together by up to `distance`."""
         if Claim.JUDGED not in self.claims:
             return True
-        base = self.verdict(batch).clipped
+        base = self._live(batch)
         moved = (batch.with_d(batch.d + step * distance) for step in (-1.0, -0.5, 0.5, 1.0))
-        return all(self.verdict(other).clipped == base for other in moved)
+        return all(self._live(other) == base for other in moved)
+
+    def _live(self, batch: Any) -> list[list[bool]]:
+        """Which tokens have a gradient: a gate may close single tokens of a response that is live as a whole."""
+        return [[w != 0 for w in row] for row in self.verdict(batch).weight]
