@@ -42,7 +42,7 @@ def naive(p: Problem, hidden: Any, weight: Any, bias: Any, temperature: float = 
     z = jnp.einsum("...h,vh->...v", hidden, weight)
     z = z if bias is None else z + bias.reshape((1,) * (z.ndim - 1) + (-1,))
     z = z if soft_cap is None else soft_cap * jnp.tanh(z / soft_cap)
-    return jnp.take_along_axis(jax.nn.log_softmax(z / temperature, axis=-1), p.tokens[..., None], axis=-1)[..., 0]
+    return jnp.take_along_axis(jax.nn.log_softmax(z / temperature, axis=-1), p.tokens[..., None], axis=-1)[..., 0].astype(p.upstream.dtype)
 
 
 def both(p: Problem, with_bias: bool, **options: Any) -> list[tuple[Any, Any]]:
@@ -92,3 +92,90 @@ def test_values_and_gradients_are_those_of_log_softmax(shape: Any, options: dict
     assert_within(logp, expected, 1e-13 * 10)
     for ours, reference in zip(gradients, theirs, strict=True):
         assert_within(ours, reference, 1e-13 * 10)
+
+
+def largest_array(f: Any, *args: Any) -> int:
+    """Entries of the largest array in the program, inner programs included."""
+
+    def inside(jaxpr: Any) -> int:
+        own = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "size")]
+        inner = [p for eqn in jaxpr.eqns for p in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns"))]
+        inner = [getattr(p, "jaxpr", p) for p in inner]
+        return max([*own, *(inside(p) for p in inner if hasattr(p, "eqns"))], default=0)
+
+    return inside(jax.make_jaxpr(f)(*args).jaxpr)
+
+
+@pytest.mark.usefixtures("_small")
+def test_there_is_no_array_of_tokens_times_vocabulary() -> None:
+    """And the search finds the one that naive code makes."""
+    p = problem((4, 10, 60), np.float32)
+
+    def ours(hidden: Any, weight: Any) -> Any:
+        return jnp.sum(p.upstream * gspo_jax.token_logp(hidden, weight, p.tokens))
+
+    def theirs(hidden: Any, weight: Any) -> Any:
+        return jnp.sum(p.upstream * naive(p, hidden, weight, None))
+
+    found = [largest_array(jax.grad(f, argnums=(0, 1)), p.hidden, p.weight) for f in (ours, theirs)]
+    assert found[0] <= 60 * 6  # the head's own gradient
+    assert found[1] >= 40 * 60
+
+
+@pytest.mark.usefixtures("_small")
+def test_low_precision_inputs_have_float32_log_probs() -> None:
+    """As good as float32 is on the same numbers; gradients in the inputs' dtype, off by one rounding."""
+    p = problem((3, 5, 23), np.float32)
+    low = p._replace(**{k: getattr(p, k).astype(jnp.bfloat16) for k in ("hidden", "weight", "bias")})
+    wide = low._replace(**{k: getattr(low, k).astype(jnp.float32) for k in ("hidden", "weight", "bias")})
+    ((logp, gradients), _), (_, (expected, theirs)) = both(low, True), both(wide, True)
+    assert logp.dtype == jnp.float32
+    assert_within(logp, expected, 64 * np.finfo(np.float32).eps * 10)
+    for ours, reference in zip(gradients, theirs, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        scale = float(jnp.max(jnp.abs(reference)))
+        assert_within(ours.astype(jnp.float32), reference, 2.0**-8 * scale)
+
+
+@pytest.mark.usefixtures("_small")
+def test_tokens_without_weight_are_skipped() -> None:
+    """NaN in whole chunks of them reaches nothing, forward or backward."""
+    p = problem((1, 12, 20), np.float32)
+    live = jnp.arange(12) < 4
+    rows = jnp.where(live[:, None], p.hidden[0], jnp.nan)
+    options = gspo_jax.logp.Options()
+
+    def total(hidden: Any, weight: Any) -> Any:
+        head = gspo_jax.logp.Head(weight, None)
+        return jnp.sum(p.upstream[0] * gspo_jax.logp.flat_logp(options, hidden, head, p.tokens[0], live))
+
+    value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(rows, p.weight)
+    expected = jnp.sum((p.upstream * naive(p, p.hidden, p.weight, None))[0, :4])
+    assert_within(value, expected, 1e-5)
+    assert all(bool(jnp.all(jnp.isfinite(g))) for g in gradients)
+    assert not jnp.any(gradients[0][4:] != 0)
+    assert jnp.all(jnp.any(gradients[0][:4] != 0, axis=1))
+
+
+def test_under_scan_and_remat_nothing_changes() -> None:
+    p = problem((4, 5, 20), np.float32)
+
+    def total(weight: Any, wrap: Any) -> Any:
+        score = wrap(lambda h, t: gspo_jax.token_logp(h, weight, t))
+
+        def step(_: None, x: Any) -> tuple[None, Any]:
+            return None, score(*x)
+
+        _, logp = jax.lax.scan(step, None, (p.hidden, p.tokens))
+        return jnp.sum(p.upstream * logp)
+
+    expected = jax.grad(lambda w: jnp.sum(p.upstream * naive(p, p.hidden, w, None)))(p.weight)
+    for wrap in (lambda f: f, jax.checkpoint):
+        assert_within(jax.jit(jax.grad(lambda w, u=wrap: total(w, u)))(p.weight), expected, 1e-5)
+
+
+def test_wide_token_ids_are_taken() -> None:
+    with jax.enable_x64(True):
+        p = problem((2, 5, 20))
+        wide = gspo_jax.token_logp(p.hidden, p.weight, p.tokens.astype(jnp.int64))
+        assert jnp.array_equal(wide, gspo_jax.token_logp(p.hidden, p.weight, p.tokens))

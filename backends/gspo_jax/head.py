@@ -85,6 +85,28 @@ def check_head(hidden: Array, head: Head, tokens: Array) -> None:
         raise ValueError(f"bias: expected [V] = {list(weight.shape[:1])}, got {list(bias.shape)}")
 
 
+def mesh_axes(*arrays: Any) -> frozenset[str]:
+    """Over which axes of a mesh any of the arrays varies, as shard_map tracks it; none with check_vma=False."""
+    return frozenset(axis for x in jax.tree.leaves(arrays) for axis in _axes_of(x))
+
+
+def _axes_of(x: Any) -> frozenset[str]:
+    kind: Any = jax.typeof(x)
+    mat = getattr(kind, "mat", None)  # the name since jax 0.10; vma before and in some later releases
+    found: frozenset[str] = getattr(kind, "vma", frozenset()) if mat is None else mat.varying
+    return found
+
+
+def varying(x: Any, axes: frozenset[str]) -> Any:
+    """x (a pytree) as arrays that vary over the axes; the transpose adds gradients up over them."""
+
+    def cast(leaf: Array) -> Array:
+        missing = tuple(sorted(axes - _axes_of(leaf)))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(cast, x)
+
+
 def first_row(head: Head, options: Options) -> Array | int:
     """The token id of this rank's first row."""
     return 0 if options.axis is None else lax.axis_index(options.axis.name) * len(head.weight)

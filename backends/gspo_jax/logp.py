@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .head import Array, Head, Options, VocabularyAxis, check_head, first_row, slope, tile, wide
+from .head import Array, Head, Options, VocabularyAxis, check_head, first_row, mesh_axes, slope, tile, varying, wide
 
 CHUNK_ELEMENTS = 2**23
 """Logits of a tile: 32 MiB of float32."""
@@ -58,6 +58,9 @@ def token_logp(
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1).astype(jnp.int32)
+    # Gradients are a rank's own inside; the transpose of this adds them up where an array was the same on several ranks.
+    axes = mesh_axes(rows, head, flat, first_row(head, options) if vocabulary else ())
+    rows, head = varying((rows, head), axes)
     return flat_logp(options, rows, head, flat, jnp.ones(flat.shape, dtype=bool)).reshape(tokens.shape)
 
 
@@ -100,7 +103,7 @@ def flat_logp(options: Options, rows: Array, head: Head, tokens: Array, live: Ar
 
 def _forward(options: Options, rows: Array, head: Head, tokens: Array, live: Array) -> tuple[Array, Array]:
     """([T] log-probs, [T] log-sum-exps)."""
-    kind, first = wide(rows, head.weight), first_row(head, options)
+    kind, first, axes = wide(rows, head.weight), first_row(head, options), mesh_axes(rows, head)
     parts = chunked(rows, tokens, live, chunk_size(len(tokens), len(head.weight)))
 
     def scores(part: Chunks) -> tuple[Array, Array, Array]:
@@ -113,7 +116,7 @@ def _forward(options: Options, rows: Array, head: Head, tokens: Array, live: Arr
         return best, total, jnp.where(here, picked, 0.0)
 
     def nothing(part: Chunks) -> tuple[Array, Array, Array]:
-        zeros = jnp.zeros_like(part.rows[:, 0], dtype=kind)
+        zeros = varying(jnp.zeros(part.rows.shape[:1], dtype=kind), axes)
         return zeros, zeros + 1.0, zeros
 
     def step(_: None, part: Chunks) -> tuple[None, tuple[Array, Array, Array]]:
@@ -146,7 +149,7 @@ flat_logp.defvjp(_forward_rule, _backward_rule)
 
 def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, c: Array, lse: Array) -> tuple[Array, Head]:
     """Gradients of Σ c logp for rows [T, H] and head, in their dtypes, summed in float32."""
-    kind, vocabulary = wide(rows, head.weight), len(head.weight)
+    kind, vocabulary, axes = wide(rows, head.weight), len(head.weight), mesh_axes(rows, head)
     size, first = block_size(vocabulary), first_row(head, options)
     # Dead tokens last: then whole chunks of them can be skipped.
     order = jnp.argsort(c == 0, stable=True)
@@ -171,18 +174,18 @@ def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, c: 
             return (total[0] + d_weight, total[1] + jnp.sum(grad, axis=0)), d_part
 
         def skip(total: Any, x: tuple[Chunks, Array]) -> tuple[Any, Array]:
-            return total, jnp.zeros(x[0].rows.shape, dtype=kind)
+            return total, varying(jnp.zeros(x[0].rows.shape, dtype=kind), axes)
 
         def step(total: Any, x: tuple[Chunks, Array]) -> tuple[Any, Array]:
             found: tuple[Any, Array] = lax.cond(jnp.any(x[0].live != 0), add, skip, total, x)
             return found
 
-        zeros = (jnp.zeros(weight.shape, dtype=kind), jnp.zeros(length, dtype=kind))
+        zeros = varying((jnp.zeros(weight.shape, dtype=kind), jnp.zeros(length, dtype=kind)), axes)
         (d_weight, d_bias), d_parts = lax.scan(step, zeros, (parts, sums))
         own = Head(d_weight.astype(head.weight.dtype), None if bias is None else d_bias.astype(bias.dtype))
         return d_rows + d_parts, own
 
-    d_rows = jnp.zeros(parts.rows.shape, dtype=kind)
+    d_rows = varying(jnp.zeros(parts.rows.shape, dtype=kind), axes)
     whole = vocabulary // size if vocabulary else 0
     starts = jnp.arange(whole, dtype=jnp.int32) * size
     d_rows, d_head = lax.scan(lambda total, start: block(total, start, size), d_rows, starts)
@@ -191,7 +194,7 @@ def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, c: 
         d_rows, rest = block(d_rows, jnp.asarray(whole * size, dtype=starts.dtype), vocabulary - whole * size)
         d_head = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), d_head, rest)
     flat = d_rows.reshape(-1, rows.shape[1])[inverse]
-    if options.axis is not None:
+    if options.axis is not None and options.axis.name not in axes:  # check_vma=False: nobody else adds them up
         flat = lax.psum(flat, options.axis.name)
     return flat.astype(rows.dtype), d_head
 

@@ -37,6 +37,11 @@ def policy_loss(
     and denominators are constants of the loss. Exact under grad, jvp, hessian, vmap, jit, scan, remat and shard_map. The
     objective is static under jit (it is hashable); layouts and `PerToken` are pytrees.
 
+    Context parallelism: inside shard_map, `sharded(layout, lambda x: lax.psum(x, "context"))`. The value is whole on every
+    rank of that axis, the gradient the rank's own part, taken inside or outside; add values up over the data axis with psum,
+    and pass the whole batch's count as `denominator`. This is shard_map as it comes: with check_vma=False a psum is transposed
+    to a psum, and a gradient taken inside is too large by the size of the context axis.
+
     >>> import jax, jax.numpy as jnp
     >>> from gspo_core import GSPO, Padded
     >>> old, mask = jnp.array([[-1.0, -2.0], [-1.0, -3.0]]), jnp.array([[True, True], [True, False]])

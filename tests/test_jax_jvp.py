@@ -1,0 +1,52 @@
+"""Forward mode: the tangent of gspo_jax.policy_loss is ⟨weight, dlogp⟩, in every layout, and of nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gspo_jax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from budgets import assert_within
+from cases import core_loss
+from family import Member, by_member
+from jax_losses import BATCH, SEQUENCE, by_layout, inputs, value_of, weight_direction
+from libraries import NUMPY
+
+
+@by_layout
+@by_member
+def test_the_tangent_is_the_weight_times_the_direction(member: Member, layout: str) -> None:
+    with jax.enable_x64(True):
+        x = inputs(layout)
+        direction = weight_direction(x)
+        _, tangent = jax.jit(lambda logp, v: jax.jvp(value_of(member, x), (logp,), (v,)))(x.logp, direction)
+    weight = core_loss(NUMPY, member.objective, BATCH).logp_grad.reshape(-1)
+    terms = weight * np.asarray(direction).reshape(-1)
+    assert_within(tangent, terms.sum(), 1e-12 * np.abs(terms).sum())
+
+
+def test_a_nan_in_a_masked_slot_of_the_direction_is_not_read() -> None:
+    x = inputs(dtype=np.float32)
+    direction = jnp.where(x.layout.valid, weight_direction(x), jnp.nan)
+    _, tangent = jax.jvp(value_of(SEQUENCE, x), (x.logp,), (direction,))
+    assert jnp.isfinite(tangent)
+    assert tangent != 0
+
+
+def test_a_tangent_of_the_constants_is_not_followed() -> None:
+    x = inputs(dtype=np.float32)
+
+    def value(old: Any, advantage: Any) -> Any:
+        return gspo_jax.policy_loss(SEQUENCE.objective, x.logp, old, advantage, x.layout).value
+
+    _, tangent = jax.jvp(value, x[1:3], x[1:3])
+    assert tangent == 0
+
+
+def test_linearize_is_jvp() -> None:
+    x = inputs(dtype=np.float32)
+    f = value_of(SEQUENCE, x)
+    _, linear = jax.linearize(f, x.logp)
+    assert_within(linear(weight_direction(x)), jax.jvp(f, (x.logp,), (weight_direction(x),))[1], 1e-7)
