@@ -42,7 +42,9 @@ def naive(p: Problem, hidden: Any, weight: Any, bias: Any, temperature: float = 
     z = jnp.einsum("...h,vh->...v", hidden, weight)
     z = z if bias is None else z + bias.reshape((1,) * (z.ndim - 1) + (-1,))
     z = z if soft_cap is None else soft_cap * jnp.tanh(z / soft_cap)
-    return jnp.take_along_axis(jax.nn.log_softmax(z / temperature, axis=-1), p.tokens[..., None], axis=-1)[..., 0].astype(p.upstream.dtype)
+    return jnp.take_along_axis(jax.nn.log_softmax(z / temperature, axis=-1), p.tokens[..., None], axis=-1)[..., 0].astype(
+        p.upstream.dtype
+    )
 
 
 def both(p: Problem, with_bias: bool, **options: Any) -> list[tuple[Any, Any]]:
