@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from .batch import Batch
 from .claim import Claim
-from .compare import same_value, same_weight
+from .compare import same_value, same_weight, scale_of
 from .law import Law, law
 from .setting import Setting
 from .strategies import batches, orders
@@ -113,7 +113,8 @@ def strangers(subject: Subject, setting: Setting, case: tuple[Batch, Batch]) -> 
     note = "the first row was replaced by another of the same length; before:"
     weight = found.weight.copy()
     expected[0], weight[0] = 0.0, 0.0
-    same_weight(found._replace(weight=weight), expected, setting, changed, "the gradient of the other rows", note)
+    noise = found.noise * (1.0 + scale_of(setting, batch) / (scale_of(setting, changed) + 1e-9))  # that of both
+    same_weight(found._replace(weight=weight, noise=noise), expected, setting, changed, "the gradient of the other rows", note)
     return bool(batch.mask[0].any() and expected.any())
 
 
