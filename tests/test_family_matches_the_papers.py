@@ -15,7 +15,7 @@ from cases import Batch, batches, core, core_loss
 from family import MEMBERS, Member, by_member, largest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from libraries import COMPILED_JAX, COMPILED_TORCH, DASK, EVERYWHERE, JAX, NUMPY, Library
+from libraries import DASK, EVERYWHERE, NUMPY, Library
 from one_shape import EXAMPLES, N, T
 
 pytestmark = [
@@ -64,13 +64,8 @@ def test_any_batch_in_float32(library: Library, member: Member, arrangement: Arr
 # ---- one shape, every library
 
 EVERY_LAYOUT = [(arrangement, dtype) for arrangement in ARRANGEMENTS for dtype in (F32, F64)]
-# Compiling a preset takes about a second in torch, a quarter of one in XLA; dask takes its time with every call.
-LAYOUTS = {
-    COMPILED_TORCH: [(SHARDED, F32), (PACKED, F64)],
-    JAX: [*((arrangement, F32) for arrangement in ARRANGEMENTS), (PADDED, F64), (PACKED, F64)],
-    COMPILED_JAX: [(PADDED, F32), (PADDED, F64), (PACKED, F32), (SHARDED, F32)],
-    DASK: [(PADDED, F32), (PACKED, F64), (SHARDED, F32)],
-}
+# dask takes its time with every call.
+LAYOUTS = {DASK: [(PADDED, F32), (PACKED, F64), (SHARDED, F32)]}
 CELLS = [
     pytest.param(library, arrangement, dtype, id=f"{library.name}-{arrangement}-{dtype.__name__}")
     for library in EVERYWHERE
