@@ -19,6 +19,9 @@ import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
+# Other tests of the same process have loaded JAX, which minds any fork; the forked child does not touch it.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
+
 
 def run(script: str, *options: str) -> str:
     """What it prints."""
