@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from gspo_torch import Routes, record_routes
 from torch import Tensor
 from transformers import (
     MixtralConfig,
@@ -97,3 +98,15 @@ def watched(model: Any) -> Iterator[list[Tensor]]:
     yield seen
     for hook in hooks:
         hook.remove()
+
+
+def recorded(model: Any, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Routes]:
+    """(log-probs, routes) of a pass without gradient: R2."""
+    with torch.no_grad(), record_routes(model) as routes:
+        logp = log_probs(model, tokens, attention)
+    return logp, routes
+
+
+def gradients(model: Any, loss: Tensor) -> list[Tensor]:
+    """Of every parameter."""
+    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=False))

@@ -5,39 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from gspo_torch import Routes, record_routes, replay_routes
-from moes import EXPERTS, FAMILIES, TOP_K, batch, log_probs, moved, routers, tiny, watched
+from moes import EXPERTS, FAMILIES, TOP_K, batch, gradients, log_probs, moved, recorded, routers, tiny, watched
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 MIXTURES = [name for name in FAMILIES if name != "dense"]
 by_family = pytest.mark.parametrize("family", MIXTURES)
-
-
-def recorded(model: Any, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Routes]:
-    """(log-probs, routes) of a pass without gradient: R2."""
-    with torch.no_grad(), record_routes(model) as routes:
-        logp = log_probs(model, tokens, attention)
-    return logp, routes
-
-
-def gradients(model: Any, loss: Tensor) -> list[Tensor]:
-    """Of every parameter."""
-    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=False))
-
-
-def checkpointing(model: Any, reentrant: bool) -> None:
-    """Turns it on by the attributes that transformers' own switch, which is being renamed, sets."""
-    for module in model.modules():
-        if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = True
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=reentrant)
-    model.enable_input_require_grads()
 
 
 @by_family
@@ -135,60 +112,6 @@ def test_experts_outside_of_the_routes_get_no_gradient_and_the_router_gets_one(f
         assert chosen > 0
         normalised = getattr(router, "norm_topk_prob", True)  # or the others' logits stand in the denominator
         assert (others < 1e-4 * chosen) == normalised
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointed_layers_replay_the_same_routes(reentrant: bool) -> None:
-    """The gradients are those of a replay without checkpointing, and not those of free routing."""
-    model, data = tiny(), batch()
-    _, routes = recorded(model, *data)
-    moved(model).train()
-
-    def replayed() -> list[Tensor]:
-        model.zero_grad()
-        with replay_routes(model, routes):
-            log_probs(model, *data).sum().backward()
-        return [p.grad for p in model.parameters()]
-
-    plain = replayed()
-    checkpointing(model, reentrant)
-    with watched(model) as calls:
-        checkpointed = replayed()
-    assert len(calls) == 2 * len(routers(model))  # forward, and again in backward
-    for a, b in zip(checkpointed, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
-    model.eval()
-    free = gradients(model, log_probs(model, *data).sum())
-    assert any(not torch.allclose(a, b, rtol=1e-2, atol=1e-4) for a, b in zip(free, plain, strict=True))
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_a_pass_that_is_run_again_is_recorded_once(reentrant: bool) -> None:
-    model, data = tiny().train(), batch()
-    _, expected = recorded(model, *data)
-    checkpointing(model, reentrant)
-    with record_routes(model) as routes:
-        log_probs(model, *data).sum().backward()
-    assert torch.equal(routes.experts, expected.experts)
-
-
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # the reentrant kind, under no_grad
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_a_backward_outside_of_the_block_is_refused_under_checkpointing(reentrant: bool) -> None:
-    """It would route freely, and silently; without checkpointing it needs no router, and is right."""
-    model, data = tiny().train(), batch()
-    _, routes = recorded(model, *data)
-    with replay_routes(model, routes):
-        loss = log_probs(model, *data).sum()
-    loss.backward()
-    checkpointing(model, reentrant)
-    with (
-        pytest.raises(RuntimeError, match=r"^replay_routes: .* of 1 forward\(s\) again.*backward inside"),
-        replay_routes(model, routes),
-    ):
-        log_probs(model, *data)
-    with replay_routes(model, routes), torch.no_grad():
-        log_probs(model, *data)
 
 
 @by_family
