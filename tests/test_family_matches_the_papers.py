@@ -10,12 +10,12 @@ import itertools
 
 import numpy as np
 import pytest
-from arrangements import ARRANGEMENTS, PACKED, PADDED, SHARDED, Arrangement
+from arrangements import ARRANGEMENTS, PACKED, Arrangement
 from cases import Batch, batches, core, core_loss
 from family import MEMBERS, Member, by_member, largest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from libraries import DASK, EVERYWHERE, NUMPY, Library
+from libraries import EVERYWHERE, NUMPY, Library
 from one_shape import EXAMPLES, N, T
 
 pytestmark = [
@@ -64,12 +64,10 @@ def test_any_batch_in_float32(library: Library, member: Member, arrangement: Arr
 # ---- one shape, every library
 
 EVERY_LAYOUT = [(arrangement, dtype) for arrangement in ARRANGEMENTS for dtype in (F32, F64)]
-# dask takes its time with every call.
-LAYOUTS = {DASK: [(PADDED, F32), (PACKED, F64), (SHARDED, F32)]}
 CELLS = [
     pytest.param(library, arrangement, dtype, id=f"{library.name}-{arrangement}-{dtype.__name__}")
     for library in EVERYWHERE
-    for arrangement, dtype in LAYOUTS.get(library, EVERY_LAYOUT)
+    for arrangement, dtype in EVERY_LAYOUT
 ]
 
 
