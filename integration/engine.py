@@ -1,0 +1,60 @@
+"""Sampling engines that do not quite agree with the trainer: the two gaps of practice, made on purpose.
+
+with torch.no_grad(), router_noise(model, 0.2, generator):     # the same weights, and routers that see noise
+    ...
+engine = in_bfloat16(model)                                    # a copy; make it again when the weights have moved
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from gspo_torch._routers import mixture_of
+from torch import Tensor, nn
+
+
+@contextmanager
+def router_noise(model: nn.Module, sd: float, generator: torch.Generator) -> Iterator[None]:
+    """Every router of the model sees its inputs h through noise: h + sd · rms(h) · z, z ~ Normal(0, 1), new in every call.
+
+    rms(h) is a token's own root mean square over its hidden units, so that what a token gets does not depend on its batch,
+    nor on whether it runs alone against a KV cache. Experts and gate values both follow from the noisy input; all else of
+    the layer sees h. For passes without gradient: one under gradient checkpointing would draw other noise in backward.
+
+    Args:
+        model: a mixture of experts that `record_routes` knows, wrapped or not. Blocks of record_routes and replay_routes may
+            stand inside or outside; a replay keeps the experts, and has the noise in the gate values alone.
+        sd: in units of the inputs' root mean square, at least 0.
+        generator: of the noise, on any device.
+
+    Raises: ValueError for a model without routers, for which this would do nothing, or for another sd.
+    """
+    routers = mixture_of(model).routers
+    if not routers:
+        raise ValueError(f"model: expected a mixture of experts, got {type(model).__name__} without routers")
+    if not 0 <= sd < float("inf"):
+        raise ValueError(f"sd: expected a finite number of at least 0, got {sd}")
+
+    def disturb(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden: Tensor = args[0]
+        noise = torch.randn(hidden.shape, generator=generator, device=generator.device).to(hidden.device)
+        rms = hidden.float().square().mean(-1, keepdim=True).sqrt()
+        return ((hidden.float() + sd * rms * noise).to(hidden.dtype), *args[1:])
+
+    with ExitStack() as stack:
+        for router in routers:
+            stack.enter_context(router.register_forward_pre_hook(disturb))
+        yield
+
+
+def in_bfloat16(model: nn.Module) -> Any:
+    """A copy of the model that computes in bfloat16 throughout, routers and residual stream included, as engines do.
+
+    It is in evaluation mode and without gradients. Its log-probs are what `rollout.response_logp` makes of its hidden
+    states; a trainer's copy of the weights in float32, under autocast or not, is left alone.
+    """
+    return copy.deepcopy(model).to(torch.bfloat16).eval().requires_grad_(False)
