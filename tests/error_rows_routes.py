@@ -29,6 +29,16 @@ def routes(layers: int = 2, rows: int = 4, width: int = 9, experts: tuple[int, .
     return Routes(slots, torch.ones(rows, width, dtype=torch.bool), of)
 
 
+def small() -> Routes:
+    """The same in a byte per slot."""
+    return Routes(routes().experts.to(torch.uint8), MASK, EXPERTS)
+
+
+def cat(other: Routes, dim: int = 0) -> Routes:
+    """After the usual ones."""
+    return Routes.cat([routes(), other], dim)
+
+
 def replay(given: Any, model: Any = None, data: tuple[Tensor, Tensor] | None = None) -> Callable[[], Any]:
     """A forward of the tiny Qwen3-MoE with these routes."""
 
@@ -84,6 +94,17 @@ ROUTES: list[Row] = [
     Row(T, ("mask: expected a boolean tensor", "got torch.int64"), lambda: routes().fit(MASK.long())),
     Row(V, ("mask: expected shape [4, T] with T of at least 9", "got [4, 8]"), lambda: routes().fit(MASK[:, 1:])),
     Row(V, ("other: expected routes of [2, 4, 9, 2]", "got [3, 4, 9, 2]"), lambda: routes().flips(routes(3))),
+    Row(V, ("start, stop: expected 0 ≤ start ≤ stop ≤ 9", "got 3 and 10"), lambda: routes().columns(3, 10)),
+    Row(V, ("start, stop: expected 0 ≤ start ≤ stop ≤ 9", "got 3 and 2"), lambda: routes().columns(3, 2)),
+    Row(V, ("start, stop: expected 0 ≤ start ≤ stop ≤ 9", "got -1 and 2"), lambda: routes().columns(-1, 2)),
+    Row(V, ("dim: expected 0 (sequences) or 1 (tokens)", "got 2"), lambda: Routes.cat([routes()], dim=2)),
+    Row(V, ("parts: expected at least one", "got none"), lambda: Routes.cat([])),
+    Row(T, ("parts: expected Routes, as record_routes gives them", "got Tensor"), lambda: Routes.cat([MASK])),
+    Row(T, ("parts: expected torch.int16 as the first", "got torch.uint8"), lambda: Routes.cat([routes(), small()])),
+    Row(V, ("parts: expected [layers, S, K, E] = [2, 9, 2, 8]", "got [2, 8, 2, 8]"), lambda: cat(routes(width=8))),
+    Row(V, ("parts: expected [layers, N, K, E] = [2, 4, 2, 8]", "got [2, 3, 2, 8]"), lambda: cat(routes(rows=3), dim=1)),
+    Row(V, ("parts: expected [layers, S, K, E] = [2, 9, 2, 8]", "got [3, 9, 2, 8]"), lambda: cat(routes(3))),
+    Row(V, ("parts: expected [layers, S, K, E] = [2, 9, 2, 8]", "got [2, 9, 2, 16]"), lambda: cat(routes(of=16))),
     Row(V, ("routes: expected those of a model with 2 mixture layers and 2 of 8", "got 3 layers"), replay(routes(3))),
     Row(V, ("routes: expected those of a model with 2 ", "got 2 layers and 1 of 8"), replay(routes(experts=(1,)))),
     Row(V, ("routes: expected those of a model with 2 ", "got 2 layers and 2 of 16"), replay(routes(of=16))),

@@ -12,6 +12,7 @@ import torch
 from gspo_torch import Routes, record_routes, replay_routes
 from moes import EXPERTS, FAMILIES, TOP_K, batch, gradients, log_probs, moved, recorded, routers, tiny, watched
 from torch import Tensor
+from transformers import DynamicCache
 
 MIXTURES = [name for name in FAMILIES if name != "dense"]
 by_family = pytest.mark.parametrize("family", MIXTURES)
@@ -129,6 +130,64 @@ def test_routes_of_sampling_are_those_of_the_trainers_pass(family: str) -> None:
     assert torch.equal(r3.experts[:, where], r2.experts[:, where])
     with replay_routes(model, r3):
         assert torch.equal(log_probs(model, ids, mask.long()), logp)
+
+
+@by_family
+def test_steps_of_a_generation_may_be_recorded_one_by_one(family: str) -> None:
+    """Also when a sequence leaves on the way: put together they are the routes of one pass over the whole."""
+    model, (tokens, attention) = tiny(family), batch()
+    _, whole = recorded(model, tokens, attention)
+    cache, parts, staying = DynamicCache(), [], torch.arange(4)
+    for start, stop in ((0, 5), (5, 6), (6, 9)):
+        if start == 6:
+            staying = torch.tensor([3, 0])
+            cache.batch_select_indices(staying)
+        given = attention[staying, :stop]
+        with torch.no_grad(), record_routes(model) as routes:
+            model(
+                input_ids=tokens[staying, start:stop],
+                attention_mask=given,
+                position_ids=(given.cumsum(-1) - 1).clamp(min=0)[:, start:],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        assert routes.routed.shape == (len(staying), stop - start)
+        parts.append(routes)
+    together = Routes.cat([Routes.cat(parts[:2], dim=1).rows(staying), parts[2]], dim=1)
+    expected = whole.rows(staying)
+    assert torch.equal(together.routed, expected.routed)
+    assert torch.equal(together.experts[:, together.routed], expected.experts[:, expected.routed])
+
+
+def test_parts_of_routes_make_up_the_whole() -> None:
+    """Micro-batches and columns, cut out and put together again."""
+    _, routes = recorded(tiny(), *batch())
+    rows = [routes.rows(index) for index in torch.arange(4).split(3)]
+    columns = [routes.columns(0, 4), routes.columns(4, 4), routes.columns(4, 9)]
+    for again in (Routes.cat(rows), Routes.cat(columns, dim=1), Routes.cat([routes])):
+        assert torch.equal(again.experts, routes.experts)
+        assert torch.equal(again.routed, routes.routed)
+        assert again.num_experts == EXPERTS
+    assert [part.routed.shape for part in (*rows, *columns)] == [(3, 9), (1, 9), (4, 4), (4, 0), (4, 5)]
+    assert not torch.equal(Routes.cat(rows[::-1]).experts, routes.experts)
+
+
+@by_family
+def test_a_replay_says_what_the_router_would_have_chosen(family: str) -> None:
+    """At the recorded weights the same; later, in the first mixture layer, what it does choose without replay."""
+    model, data = tiny(family), batch()
+    _, routes = recorded(model, *data)
+    with replay_routes(model, routes) as free:
+        log_probs(model, *data)
+    assert torch.equal(routes.flips(free), torch.zeros(len(routes.experts)))
+    _, unforced = recorded(moved(model), *data)
+    with replay_routes(model, routes) as free:
+        log_probs(model, *data).sum().backward()
+        assert free.routed.numel() == 0, "empty in the block"
+    there = free.routed
+    assert torch.equal(there, routes.routed)
+    assert torch.equal(free.experts[0][there], unforced.experts[0][there])
+    assert (routes.flips(free) > 0.02).all()
 
 
 def test_a_dense_model_is_left_alone() -> None:

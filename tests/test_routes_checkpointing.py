@@ -28,11 +28,13 @@ def test_checkpointed_layers_replay_the_same_routes(reentrant: bool) -> None:
     model, data = tiny(), batch()
     _, routes = recorded(model, *data)
     moved(model).train()
+    flips: list[Tensor] = []
 
     def replayed() -> list[Tensor]:
         model.zero_grad()
-        with replay_routes(model, routes):
+        with replay_routes(model, routes) as free:
             log_probs(model, *data).sum().backward()
+        flips.append(routes.flips(free))
         return [p.grad for p in model.parameters()]
 
     plain = replayed()
@@ -42,6 +44,8 @@ def test_checkpointed_layers_replay_the_same_routes(reentrant: bool) -> None:
     assert len(calls) == 2 * len(routers(model))  # forward, and again in backward
     for a, b in zip(checkpointed, plain, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    assert torch.equal(*flips)
+    assert (flips[0] > 0).all()
     model.eval()
     free = gradients(model, log_probs(model, *data).sum())
     assert any(not torch.allclose(a, b, rtol=1e-2, atol=1e-4) for a, b in zip(free, plain, strict=True))

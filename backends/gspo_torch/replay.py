@@ -37,6 +37,8 @@ def record_routes(model: nn.Module) -> Iterator[Routes]:
 
     The routes of position t are those of the token that is fed at t. A generation is put together in the order of
     positions: prompts, left padding included, and then one position per step, but for the last token, which is never fed.
+    A block may begin with any of the steps, and its routes with the token that is fed there: a sampler whose sequences come
+    and go records each step in a block of its own, and puts them together with `Routes.cat`.
     Tokens that the attention mask leaves out have no route. Layers that gradient checkpointing runs again are not recorded
     again.
 
@@ -66,7 +68,7 @@ def record_routes(model: nn.Module) -> Iterator[Routes]:
 
 
 @contextmanager
-def replay_routes(model: nn.Module, routes: Routes) -> Iterator[None]:
+def replay_routes(model: nn.Module, routes: Routes) -> Iterator[Routes]:
     """Every forward of the model in this block sends its tokens to the recorded experts, with the router's current gates.
 
     Tokens without a route go where the router sends them. With gradient checkpointing the backward belongs in the block,
@@ -76,7 +78,9 @@ def replay_routes(model: nn.Module, routes: Routes) -> Iterator[None]:
         model: the model that was recorded, or another with as many mixture layers, experts, and experts per token.
         routes: of the N × S tokens that the model will run, in the same places; for a mini-batch, `routes.rows(index)`.
 
-    Returns: a context manager.
+    Returns: a context manager; its `Routes` are empty in the block and, when it is left without an exception, what today's
+    router would have chosen in the last forward, where the layers before followed the recorded routes: `routes.flips(free)`
+    says how far the router has moved away from them. They live where the model ran.
 
     Raises: TypeError for a model with other routers, or for routes that are no `Routes`; ValueError for routes of another
     model or other tokens, or of experts that do not exist or come twice; RuntimeError inside of another block of the same
@@ -87,15 +91,21 @@ def replay_routes(model: nn.Module, routes: Routes) -> Iterator[None]:
     >>> model, tokens = Qwen3MoeForCausalLM(config).eval(), torch.tensor([[1, 2, 3]])
     >>> with record_routes(model) as routes:
     ...     old = model(tokens).logits
-    >>> with replay_routes(model, routes):
+    >>> with replay_routes(model, routes) as free:
     ...     print(bool((model(tokens).logits == old).all()))
     True
+    >>> routes.flips(free).tolist()
+    [0.0, 0.0]
     """
     mixture = mixture_of(model)
     _check(mixture, routes)
     replayer = _Replayer(mixture, routes)
+    free = Routes(routes.experts[:, :0], routes.routed[:0], routes.num_experts)
     with hooked("replay_routes", mixture, replayer):
-        yield
+        yield free
+    if replayer.free:
+        layers = [chosen.reshape(routes.experts.shape[1:]).to(routes.experts.device) for chosen in replayer.free]
+        free.experts, free.routed = torch.stack(layers), routes.routed
     if replayer.owed > 0:
         raise RuntimeError(
             f"replay_routes: gradient checkpointing has yet to run the layers of {replayer.owed} forward(s) again, and would "
@@ -107,18 +117,20 @@ class _Recorder(Hooks):
     def __init__(self, mixture: Mixture) -> None:
         self.mixture = mixture
         self.dtype = torch.uint8 if mixture.num_experts <= 256 else torch.int16
-        self.parts: list[tuple[Tensor, Tensor]] = []
-        self.width = 0
+        self.parts: list[Routes] = []
+        self.start = self.next = 0
+        """Where the current forward begins, and where the next one has to, once there are parts."""
         self.now: dict[int, Tensor] | None = None
         self.mask = torch.ones(0, 0, dtype=torch.bool)
 
     def begin(self, shape: tuple[int, int], mask: Any, start: int) -> None:
         count = self.mask.shape[0] if self.parts else shape[0]
-        if start != self.width or shape[0] != count:
+        if self.parts and (start != self.next or shape[0] != count):
             raise ValueError(
-                f"record_routes: expected {count} sequences that go on at position {self.width}, got {shape[0]} at position "
+                f"record_routes: expected {count} sequences that go on at position {self.next}, got {shape[0]} at position "
                 f"{start}; record each batch in a block of its own"
             )
+        self.start = start
         known = isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] >= start + shape[1]
         self.mask = mask[:, start : start + shape[1]].bool() if known else torch.ones(shape, dtype=torch.bool)
         self.now = {}
@@ -133,8 +145,8 @@ class _Recorder(Hooks):
             shape = (len(self.now), *self.mask.shape, self.mixture.top_k)
             layers = [self.now[layer].to(device) for layer in range(len(self.mixture.routers))]
             experts = torch.stack(layers) if layers else torch.zeros(0, dtype=self.dtype)
-            self.parts.append((experts.reshape(shape), self.mask.to(device)))
-            self.width += self.mask.shape[1]
+            self.parts.append(Routes(experts.reshape(shape), self.mask.to(device), self.mixture.num_experts))
+            self.next = self.start + self.mask.shape[1]
         self.now = None
 
     def result(self) -> Routes:
@@ -142,14 +154,15 @@ class _Recorder(Hooks):
         layers, top_k, num_experts = len(self.mixture.routers), self.mixture.top_k, self.mixture.num_experts
         if not self.parts:
             return Routes(torch.zeros(layers, 0, 0, top_k, dtype=self.dtype), torch.ones(0, 0, dtype=torch.bool), num_experts)
-        experts, masks = zip(*self.parts, strict=True)
-        return Routes(torch.cat(experts, 2), torch.cat(masks, 1), num_experts)
+        return Routes.cat(self.parts, dim=1)
 
 
 class _Replayer(Hooks):
     def __init__(self, mixture: Mixture, routes: Routes) -> None:
         self.mixture, self.routes = mixture, routes
         self.running = False
+        self.free: list[Tensor] = []
+        """By layer, [N · S, K]: what the router chose in the last forward."""
         self.owed = 0
         """Forwards whose layers are still to be run again by backward."""
 
@@ -159,11 +172,13 @@ class _Replayer(Hooks):
                 f"routes: expected those of the {shape[0]} × {shape[1]} tokens that the model runs from position {start} on, "
                 f"got {' × '.join(map(str, self.routes.routed.shape))} from 0 on; routes.rows and routes.fit adapt them"
             )
-        self.running = True
+        self.running, self.free = True, []
 
     def routed(self, layer: int, router: nn.Module, output: Any) -> Any:
         self.owed -= layer == 0 and not self.running
         logits, _, free = output
+        if self.running:  # and not when a checkpointed layer is run again
+            self.free.append(free.to(self.routes.experts.dtype))
         recorded = self.routes.experts[layer].reshape(free.shape).to(free)
         experts = torch.where(self.routes.routed.reshape(-1, 1).to(free.device), recorded, free)
         return logits, gate_values(router, logits, experts), experts

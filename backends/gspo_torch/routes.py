@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +47,51 @@ class Routes:
         layers, _, _, top_k = self.experts.shape
         return layers * top_k * self.experts.element_size() + self.routed.element_size()
 
+    @staticmethod
+    def cat(parts: Sequence[Routes], dim: int = 0) -> Routes:
+        """Puts routes together along N (dim=0: micro-batches) or S (dim=1: a prompt and what was written after it).
+
+        Raises TypeError if a part is no `Routes` or has another dtype, ValueError if there are no parts, for another dim, and
+        for parts whose other sizes differ: layers, K, E, and N or S.
+
+        >>> experts = torch.tensor([[[[1, 0], [2, 3]]]], dtype=torch.uint8)
+        >>> routes = Routes(experts, torch.tensor([[True, False]]), num_experts=4)
+        >>> Routes.cat([routes, routes]).routed.tolist(), Routes.cat([routes, routes], dim=1).routed.tolist()
+        ([[True, False], [True, False]], [[True, False, True, False]])
+        """
+        if dim not in (0, 1):
+            raise ValueError(f"dim: expected 0 (sequences) or 1 (tokens), got {dim}")
+        if not parts:
+            raise ValueError("parts: expected at least one, got none")
+        first = parts[0]
+        for part in parts:
+            if not isinstance(part, Routes):
+                raise TypeError(f"parts: expected Routes, as record_routes gives them, got {type(part).__name__}")
+            if part.experts.dtype != first.experts.dtype:
+                raise TypeError(f"parts: expected {first.experts.dtype} as the first, got {part.experts.dtype}")
+            sizes, expected = ([*r._sizes(dim), r.num_experts] for r in (part, first))
+            if sizes != expected:
+                raise ValueError(f"parts: expected [layers, {'SN'[dim]}, K, E] = {expected} as the first, got {sizes}")
+        experts, routed = torch.cat([p.experts for p in parts], dim + 1), torch.cat([p.routed for p in parts], dim)
+        return Routes(experts, routed, first.num_experts)
+
+    def _sizes(self, without: int) -> list[int]:
+        """[layers, N, S, K] but for one of N (0) and S (1)."""
+        return [size for axis, size in enumerate(self.experts.shape) if axis != without + 1]
+
     def rows(self, index: Tensor) -> Routes:
         """The routes of some sequences, as a mini-batch takes them: [n] integers, or [N] booleans."""
         return Routes(self.experts[:, index], self.routed[index], self.num_experts)
+
+    def columns(self, start: int, stop: int) -> Routes:
+        """The routes of the tokens from `start` to before `stop`, where a mini-batch has less padding than the batch.
+
+        Raises ValueError unless 0 ≤ start ≤ stop ≤ S.
+        """
+        width = self.routed.shape[1]
+        if not 0 <= start <= stop <= width:
+            raise ValueError(f"start, stop: expected 0 ≤ start ≤ stop ≤ {width}, got {start} and {stop}")
+        return Routes(self.experts[:, :, start:stop], self.routed[:, start:stop], self.num_experts)
 
     def fit(self, mask: Tensor) -> Routes:
         """The same for a batch of `mask` [N, T], T ≥ S: tokens after the S recorded ones, or masked, have no route.
