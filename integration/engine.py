@@ -2,7 +2,7 @@
 
 with torch.no_grad(), router_noise(model, 0.2, generator):     # the same weights, and routers that see noise
     ...
-engine = in_bfloat16(model)                                    # a copy; make it again when the weights have moved
+engine = in_bfloat16(model)                                    # a copy; take_weights when the model's have moved
 """
 
 from __future__ import annotations
@@ -55,6 +55,17 @@ def in_bfloat16(model: nn.Module) -> Any:
     """A copy of the model that computes in bfloat16 throughout, routers and residual stream included, as engines do.
 
     It is in evaluation mode and without gradients. Its log-probs are what `rollout.response_logp` makes of its hidden
-    states; a trainer's copy of the weights in float32, under autocast or not, is left alone.
+    states; a trainer's copy of the weights in float32, under autocast or not, is left alone. Buffers stay as they are:
+    frequencies of the rotary embedding in bfloat16 are off by a radian within a thousand tokens; no engine rounds them.
     """
-    return copy.deepcopy(model).to(torch.bfloat16).eval().requires_grad_(False)
+    engine = copy.deepcopy(model).eval().requires_grad_(False)
+    for parameter in engine.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return engine
+
+
+@torch.no_grad()
+def take_weights(engine: nn.Module, model: nn.Module) -> None:
+    """The model's current weights, rounded to the engine's: for a copy of it whose model has taken a step since."""
+    for mine, current in zip(engine.parameters(), model.parameters(), strict=True):
+        mine.copy_(current)

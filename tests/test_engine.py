@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine import in_bfloat16, router_noise
+from engine import in_bfloat16, router_noise, take_weights
 from gspo_torch import record_routes, replay_routes
-from moes import batch, log_probs, recorded, routers, tiny
+from moes import batch, log_probs, moved, recorded, routers, tiny
 from torch import Tensor
 
 
@@ -86,3 +86,20 @@ def test_the_engine_in_bfloat16_is_a_copy_without_gradient() -> None:
     assert all(p.requires_grad for p in model.parameters())
     gap = recorded(engine, *batch())[0] - recorded(model.eval(), *batch())[0]
     assert 1e-4 < gap.abs().max() < 0.5
+
+
+def test_the_engine_knows_positions_as_exactly_as_the_model() -> None:
+    """It is in bfloat16 what a checkpoint is that is loaded in bfloat16: the rotary frequencies are not rounded."""
+    model = tiny()
+    assert [b.dtype for b in in_bfloat16(model).buffers()] == [b.dtype for b in model.buffers()] != []
+
+
+def test_an_engine_that_takes_the_weights_is_a_new_copy() -> None:
+    model = tiny()
+    engine = in_bfloat16(model)
+    moved(model)
+    stale = recorded(engine, *batch())[0]
+    take_weights(engine, model)
+    assert {p.dtype for p in engine.parameters()} == {torch.bfloat16}
+    assert torch.equal(recorded(engine, *batch())[0], recorded(in_bfloat16(model), *batch())[0])
+    assert not torch.equal(recorded(engine, *batch())[0], stale)
