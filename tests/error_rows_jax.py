@@ -11,6 +11,8 @@ import numpy as np
 from error_places import Row
 from error_rows import T, V
 
+from gspo_core import GSPO, Padded
+
 GOOD: dict[str, Any] = {
     "hidden": jnp.zeros((2, 3, 4)),
     "lm_head": jnp.zeros((5, 4)),
@@ -21,6 +23,12 @@ GOOD: dict[str, Any] = {
 def scored(**wrong: Any) -> Callable[[], Any]:
     """Log-probs with some arguments replaced."""
     return lambda: gspo_jax.token_logp(**{**GOOD, **wrong})
+
+
+def lossy(**wrong: Any) -> Callable[[], Any]:
+    """A loss on hidden states with some arguments replaced."""
+    batch = {"old_logp": jnp.zeros((2, 3)), "advantage": jnp.ones(2), "layout": Padded(jnp.ones((2, 3), dtype=bool))}
+    return lambda: gspo_jax.linear_policy_loss(GSPO, **{**GOOD, **batch, **wrong})
 
 
 JAX: list[Row] = [
@@ -36,5 +44,6 @@ JAX: list[Row] = [
     ),
     Row(V, ("bias: expected [V] = [5]", "got [4]"), scored(bias=jnp.zeros(4))),
     Row(V, ("temperature: expected a positive finite number", "got 0.0"), scored(temperature=0.0)),
+    Row(V, ("tokens: expected the layout's shape [3, 2]", "got [2, 3]"), lossy(layout=Padded(jnp.ones((3, 2), dtype=bool)))),
     Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), scored(soft_cap=-1.0)),
 ]

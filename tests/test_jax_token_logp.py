@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import gspo_jax
-import gspo_jax.logp
+import gspo_jax.two_pass
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from budgets import assert_within
+from jax_linear_cases import largest_array, small_pieces
 
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 0.7}, {"soft_cap": 2.0}, {"temperature": 1.3, "soft_cap": 3.0}]
 # Vocabularies that blocks of 3 to 5 rows divide, do not divide, and are larger than; token counts that chunks of 4 do not.
@@ -71,11 +73,10 @@ def both(p: Problem, with_bias: bool, **options: Any) -> list[tuple[Any, Any]]:
 
 
 @pytest.fixture
-def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small() -> Iterator[None]:
     """Several chunks and blocks even in small problems."""
-    monkeypatch.setattr(gspo_jax.logp, "CHUNK_ELEMENTS", 1)
-    monkeypatch.setattr(gspo_jax.logp, "BLOCKS", (3, 5))
-    monkeypatch.setattr(gspo_jax.logp, "LEAST_CHUNK", 4)
+    with small_pieces():
+        yield
 
 
 @pytest.mark.usefixtures("_small")
@@ -94,18 +95,6 @@ def test_values_and_gradients_are_those_of_log_softmax(shape: Any, options: dict
     assert_within(logp, expected, 1e-13 * 10)
     for ours, reference in zip(gradients, theirs, strict=True):
         assert_within(ours, reference, 1e-13 * 10)
-
-
-def largest_array(f: Any, *args: Any) -> int:
-    """Entries of the largest array in the program, inner programs included."""
-
-    def inside(jaxpr: Any) -> int:
-        own = [v.aval.size for eqn in jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "size")]
-        inner = [p for eqn in jaxpr.eqns for p in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns"))]
-        inner = [getattr(p, "jaxpr", p) for p in inner]
-        return max([*own, *(inside(p) for p in inner if hasattr(p, "eqns"))], default=0)
-
-    return inside(jax.make_jaxpr(f)(*args).jaxpr)
 
 
 @pytest.mark.usefixtures("_small")
@@ -145,11 +134,11 @@ def test_tokens_without_weight_are_skipped() -> None:
     p = problem((1, 12, 20), np.float32)
     live = jnp.arange(12) < 4
     rows = jnp.where(live[:, None], p.hidden[0], jnp.nan)
-    options = gspo_jax.logp.Options()
+    options = gspo_jax.two_pass.Options()
 
     def total(hidden: Any, weight: Any) -> Any:
-        head = gspo_jax.logp.Head(weight, None)
-        return jnp.sum(p.upstream[0] * gspo_jax.logp.flat_logp(options, hidden, head, p.tokens[0], live))
+        head = gspo_jax.two_pass.Head(weight, None)
+        return jnp.sum(p.upstream[0] * gspo_jax.two_pass.flat_logp(options, hidden, head, p.tokens[0], live))
 
     value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(rows, p.weight)
     expected = jnp.sum((p.upstream * naive(p, p.hidden, p.weight, None))[0, :4])
@@ -181,3 +170,14 @@ def test_wide_token_ids_are_taken() -> None:
         p = problem((2, 5, 20))
         wide = gspo_jax.token_logp(p.hidden, p.weight, p.tokens.astype(jnp.int64))
         assert jnp.array_equal(wide, gspo_jax.token_logp(p.hidden, p.weight, p.tokens))
+
+
+def test_ids_outside_the_vocabulary_have_no_probability() -> None:
+    """Also those that 32 bits do not hold: they do not become some other token."""
+    with jax.enable_x64(True):
+        p = problem((1, 7, 23))
+        strange = jnp.asarray([[0, -1, 23, 2**32 + 3, -(2**32) + 3, 2**31, 22]])
+        logp = gspo_jax.token_logp(p.hidden, p.weight, strange)
+        assert jnp.isneginf(logp).tolist() == [[False, True, True, True, True, True, False]]
+        unsigned = gspo_jax.token_logp(p.hidden, p.weight, jnp.full((1, 7), 2**32 - 1, dtype=jnp.uint32))
+        assert jnp.all(jnp.isneginf(unsigned))

@@ -3,15 +3,17 @@
 grads = jax.grad(lambda logp: gspo_jax.policy_loss(GSPO, logp, old_logp, advantage, Padded(mask)).value)(logp)
 
 logp = gspo_jax.token_logp(hidden, lm_head, tokens)      # never holds tokens × vocabulary logits
+loss = gspo_jax.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # both in one: skips more
 
 Importing it makes layouts, `PerToken` and `Loss` pytrees, so that they go in and out of jit, vmap and scan.
 """
 
 from . import pytrees
 from .head import VocabularyAxis
+from .linear import LinearLoss, linear_policy_loss
 from .logp import token_logp
 from .policy import policy_loss
 
-__all__ = ["VocabularyAxis", "policy_loss", "token_logp"]
+__all__ = ["LinearLoss", "VocabularyAxis", "linear_policy_loss", "policy_loss", "token_logp"]
 
 pytrees.register()

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Array = Any
+INT32_MAX = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,20 @@ def varying(x: Any, axes: frozenset[str]) -> Any:
 def first_row(head: Head, options: Options) -> Array | int:
     """The token id of this rank's first row."""
     return 0 if options.axis is None else lax.axis_index(options.axis.name) * len(head.weight)
+
+
+def vocabulary_of(head: Head, options: Options) -> int:
+    """V over all ranks."""
+    return len(head.weight) if options.axis is None else options.axis.total
+
+
+def token_ids(tokens: Array) -> Array:
+    """[T] the ids as int32; those that do not fit become −1, which no vocabulary has, rather than some other token."""
+    flat = tokens.reshape(-1)
+    if jnp.iinfo(flat.dtype).max <= INT32_MAX:
+        return flat.astype(jnp.int32)
+    fits = (flat >= 0) & (flat <= INT32_MAX)
+    return jnp.where(fits, jnp.where(fits, flat, 0).astype(jnp.int32), -1)
 
 
 def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, options: Options) -> Array:
