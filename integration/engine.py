@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gspo_torch._routers import mixture_of
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from rollout import Responses, Sampler
+    from tasks import Example
 
 
 @contextmanager
@@ -69,3 +74,22 @@ def take_weights(engine: nn.Module, model: nn.Module) -> None:
     """The model's current weights, rounded to the engine's: for a copy of it whose model has taken a step since."""
     for mine, current in zip(engine.parameters(), model.parameters(), strict=True):
         mine.copy_(current)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What samples in a run whose sampling engine is not quite the trainer, or has to write its routes down."""
+
+    sampler: Sampler
+    """Its model is the policy's, or a copy in another precision."""
+    policy: nn.Module
+    noise: float
+    """At the routers: `sd` of `router_noise`; 0 for none."""
+
+    def draw(self, examples: list[Example], count: int, generator: torch.Generator) -> Responses:
+        """As `Sampler.draw`, with the policy's current weights. The generator makes the noise, too."""
+        model = self.sampler.model
+        if model is not self.policy:
+            take_weights(model, self.policy)
+        with router_noise(model, self.noise, generator) if self.noise else nullcontext():
+            return self.sampler.draw(examples, count, generator)

@@ -1,20 +1,22 @@
-"""What one rollout's updates did: clip fractions, log s, gradient norms, as one line of metrics."""
+"""What one rollout's passes did: clip fractions, log s, gradient norms, engine and router, as one line of metrics."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+from disagreement import Flips, Gap
+from gspo_torch import Routes
 from torch import Tensor
 
-from gspo_core import Loss, Padded, Pilot, Sequence
+from gspo_core import Correction, Loss, Padded, Pilot, Sequence
 from gspo_core.objective import token_log_ratio
 
 
 class Rollup:
     """Collects micro-batches and optimizer steps of one rollout."""
 
-    def __init__(self) -> None:
+    def __init__(self, correction: Correction | None = None) -> None:
         self._low = self._high = self._units = 0
         self._loss = 0.0
         self._log_s: list[float] = []
@@ -25,6 +27,17 @@ class Rollup:
         self._by_step: list[dict[str, float]] = []
         self._fresh: list[float] = []
         self._fresh_clipped = 0
+        self._gap = Gap(correction)
+        self._old_flips, self._fresh_flips = Flips(), Flips()
+        self._flips: list[list[float]] = []
+
+    def add_gap(self, old_logp: Tensor, sampler_logp: Tensor, layout: Padded) -> None:
+        """A micro-batch, in the pass for the old log-probs."""
+        self._gap.add(old_logp, sampler_logp, layout)
+
+    def add_flips(self, routes: Routes, own: Routes, *, updating: bool) -> None:
+        """A micro-batch: the routes, and what the router itself chooses in the pass for old log-probs, or in an update."""
+        (self._fresh_flips if updating else self._old_flips).add(routes, own)
 
     def add_loss(self, loss: Loss, logp: Tensor, old_logp: Tensor, advantage: Tensor, layout: Padded) -> None:
         """A micro-batch of responses that have an advantage."""
@@ -46,6 +59,8 @@ class Rollup:
         self._by_step.append({"clip_fraction": self._fresh_clipped / units, "log_s_rms": rms})
         self._log_s += self._fresh
         self._fresh, self._fresh_clipped = [], 0
+        flips = self._fresh_flips.shares()
+        self._flips += [] if flips is None else [flips]
         self._units += units
         self._norms.append(grad_norm)
         self._skipped += skipped
@@ -57,10 +72,16 @@ class Rollup:
         return Pilot(self._log_s + zeros, self._lengths + still, self._advantages + zeros)
 
     def row(self) -> dict[str, Any]:
-        """The rollout as plain numbers; `log_s` lists every response that has an advantage, in nats per token."""
+        """The rollout as plain numbers; `log_s` lists every response that has an advantage, in nats per token.
+
+        `flips_engine` [layers] is the share of the sampler's slots in which the trainer's router chooses another expert,
+        `flips_update` [mini-batches, layers] the same of the routes before the first update; with replay, of the routes that
+        are replayed, where the layers before follow them.
+        """
         count = max(1, len(self._log_s))
         mean = sum(self._log_s) / count
         finite = [norm for norm in self._norms if math.isfinite(norm)]
+        flips = {"flips_engine": self._old_flips.shares(), "flips_update": self._flips or None}
         return {
             "loss": self._loss / len(self._norms),
             "clip_fraction": (self._low + self._high) / self._units,
@@ -73,4 +94,6 @@ class Rollup:
             "skipped_steps": self._skipped,
             "by_mini_batch": self._by_step,
             "log_s": [round(x, 7) for x in self._log_s],
+            **self._gap.row(),
+            **{name: shares for name, shares in flips.items() if shares is not None},
         }

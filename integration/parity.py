@@ -22,8 +22,9 @@ import torch
 from config import Config
 from golden import START, Golden, Rollout, Run, Update
 from measure import Rollup
+from passes import old_pass
 from prompts import left_pad
-from rollout import Responses, response_logp
+from rollout import Responses
 from small_model import WarmUp
 from tasks import CORRECT
 from torch import Tensor
@@ -92,11 +93,10 @@ def one_rollout(trainer: Trainer, rollout: Rollout) -> Iterator[Update]:
     planned = plan(rollout.rewards, [index // group_size for index in range(len(rollout.rewards))])
     advantages = torch.as_tensor(planned.advantage, dtype=torch.float32)
     batches = [mini_batch(trainer, responses, advantages, planned, torch.tensor(rows)) for rows in rollout.mini_batches]
-    with torch.no_grad():
-        old = [[response_logp(trainer.model, part, trainer.config.temperature) for part, _ in b.parts] for b in batches]
-    for batch, old_logps in zip(batches, old, strict=True):
+    olds = [[old_pass(trainer, part, Rollup()) for part, _ in batch.parts] for batch in batches]
+    for batch, old in zip(batches, olds, strict=True):
         seen = Recorder()
-        update(trainer, batch, old_logps, seen)
+        update(trainer, batch, old, seen)
         yield Update(seen.loss, seen.grad_norm, seen.log_s, seen.clipped, golden.marks(parameters_of(trainer.model)))
     trainer.step += 1
 

@@ -72,7 +72,23 @@ def summary(folder: RunFolder) -> str:
             f"Clip fraction predicted {predicted:.3f}, measured {measured:.3f} on average over the {len(advised)} rollouts "
             f"after the pilot, with the range that it advised: {low:.4g} below, {high:.4g} above."
         )
-    return "\n".join(lines)
+    return "\n".join(lines + _engine(metrics))
+
+
+def _engine(metrics: list[Row]) -> list[str]:
+    """What the sampler and the routers did, if that was written down."""
+    gaps = [(r["sampler_token_std"], r["sampler_ess"]) for r in metrics if "sampler_ess" in r]
+    away = [sum(r["flips_engine"]) / len(r["flips_engine"]) for r in metrics if "flips_engine" in r]
+    moved = [sum(r["flips_update"][-1]) / len(r["flips_update"][-1]) for r in metrics if "flips_update" in r]
+    lines = []
+    if gaps:
+        spread, effective = (sum(column) / len(gaps) for column in zip(*gaps, strict=True))
+        lines.append(f"Sampler to trainer: token log ratios spread by {spread:.4f}, effective sample size {effective:.3f}.")
+    if away:
+        lines.append(f"The trainer's routers would choose {sum(away) / len(away):.2%} of the sampler's experts otherwise.")
+    if moved:
+        lines.append(f"By the last mini-batch they would choose {sum(moved) / len(moved):.2%} of the old experts otherwise.")
+    return lines
 
 
 def gain_interval(before: list[float], after: list[float], *, draws: int = 4000) -> tuple[float, float]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from errors import TrainingFailure, UserError
-from gspo_torch import token_logp
+from gspo_torch import Routes, token_logp
 from prompts import Prompter, left_pad
+from tape import Tape
 from tasks import CORRECT, Example, Task
 from torch import Tensor
 
@@ -25,13 +26,24 @@ class Responses:
     """[N, T] token ids."""
     mask: Tensor
     """[N, T] boolean, True on the response's own tokens, its ending token included."""
+    logp: Tensor | None = None
+    """[N, T] the sampler's own log-probs at its temperature, if it wrote them down; 0 in masked slots."""
+    routes: Routes | None = None
+    """Of the P + T columns: the experts that the sampler sent each token to, if it wrote them down."""
 
     def rows(self, index: Tensor) -> Responses:
         """The chosen rows, with columns that are padding in all of them cut away."""
         prompt_mask, mask = self.prompt_mask[index], self.mask[index]
         first = int(prompt_mask.any(0).long().argmax())
         last = max(1, int(mask.any(0).sum()))
-        return Responses(self.prompt_ids[index, first:], prompt_mask[:, first:], self.tokens[index, :last], mask[:, :last])
+        return Responses(
+            self.prompt_ids[index, first:],
+            prompt_mask[:, first:],
+            self.tokens[index, :last],
+            mask[:, :last],
+            None if self.logp is None else self.logp[index, :last],
+            None if self.routes is None else self.routes.rows(index).columns(first, prompt_mask.shape[1] + last),
+        )
 
 
 @dataclass(frozen=True)
@@ -44,28 +56,36 @@ class Sampler:
     temperature: float
     device: torch.device
     stop_ids: Tensor
+    keep_logp: bool = False
+    """Write the log-probs of the drawn tokens down."""
+    keep_routes: bool = False
+    """Write down which experts each token went to."""
 
     @torch.no_grad()
     def draw(self, examples: list[Example], count: int, generator: torch.Generator | None) -> Responses:
         """`count` responses to each example, [len(examples) · count] in all; greedy if there is no generator."""
         pad_id = self.prompter.tokenizer.pad_token_id
         prompt_ids, prompt_mask = left_pad([self.prompter.encode(e) for e in examples], pad_id, self.device)
-        out = self.model(
-            input_ids=prompt_ids,
-            attention_mask=prompt_mask,
-            position_ids=positions(prompt_mask),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        everyone = torch.arange(len(examples) * count, device=self.device)
+        tokens = torch.full((len(everyone), self.max_new_tokens), pad_id, device=self.device)
+        mask = torch.zeros(tokens.shape, dtype=torch.bool, device=self.device)
+        tape = Tape(self.model, mask, temperature=self.temperature, logp=self.keep_logp, routes=self.keep_routes)
+        with tape.forward(everyone // count):
+            out = self.model(
+                input_ids=prompt_ids,
+                attention_mask=prompt_mask,
+                position_ids=positions(prompt_mask),
+                use_cache=True,
+                logits_to_keep=1,
+            )
         cache = out.past_key_values
         cache.batch_repeat_interleave(count)
         prompt_ids, prompt_mask = prompt_ids.repeat_interleave(count, 0), prompt_mask.repeat_interleave(count, 0)
-        tokens = torch.full((len(prompt_ids), self.max_new_tokens), pad_id, device=self.device)
-        mask = torch.zeros(tokens.shape, dtype=torch.bool, device=self.device)
         logits, attention = out.logits[:, -1].repeat_interleave(count, 0), prompt_mask
-        rows = torch.arange(len(tokens), device=self.device)  # the responses that are still growing
+        rows = everyone  # the responses that are still growing
         for column in range(self.max_new_tokens):
             token = self._choose(logits, generator)
+            tape.chose(rows, column, logits, token)
             tokens[rows, column], mask[rows, column] = token, True
             going = (~torch.isin(token, self.stop_ids)).nonzero()[:, 0]
             if len(going) == 0 or column + 1 == self.max_new_tokens:
@@ -74,16 +94,25 @@ class Sampler:
                 cache.batch_select_indices(going)
                 rows, token, attention = rows[going], token[going], attention[going]
             attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
-            step = self.model(
-                input_ids=token[:, None],
-                attention_mask=attention,
-                position_ids=attention.sum(-1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            with tape.forward(torch.full_like(everyone, -1).index_copy(0, rows, everyone[: len(rows)])):
+                step = self.model(
+                    input_ids=token[:, None],
+                    attention_mask=attention,
+                    position_ids=attention.sum(-1, keepdim=True) - 1,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
             logits = step.logits[:, -1]
         longest = int(mask.any(0).sum())
-        return Responses(prompt_ids, prompt_mask, tokens[:, :longest], mask[:, :longest])
+        logp = tape.logp()
+        return Responses(
+            prompt_ids,
+            prompt_mask,
+            tokens[:, :longest],
+            mask[:, :longest],
+            None if logp is None else logp[:, :longest],
+            tape.routes(prompt_mask),
+        )
 
     def _choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         if not bool(torch.isfinite(logits).all()):

@@ -1,4 +1,4 @@
-"""A one-million-parameter Qwen3 for when nothing may be downloaded: made from a config, warmed up on the task.
+"""A one-million-parameter Qwen3 for when nothing may be downloaded: made from a config, warmed up on the task. Or a Qwen3-MoE.
 
 Supervised steps on training questions teach it the task's form, and stop at an accuracy that leaves RL something to do.
 """
@@ -22,7 +22,7 @@ from rollout import Sampler
 from tasks import CORRECT, Example, Task
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
@@ -47,9 +47,18 @@ class WarmUp:
     hidden: int = 160
 
 
+@dataclass(frozen=True)
+class Experts:
+    """Of each layer. A token's top-k experts together are as wide as the dense model's layer."""
+
+    count: int = 16
+    top_k: int = 2
+
+
 def load_small(
     task: Task,
     warm_up: WarmUp,
+    experts: Experts | None = None,
     *,
     key: str,
     cache: Path,
@@ -59,13 +68,14 @@ def load_small(
 ) -> tuple[Any, Any]:
     """(model in evaluation mode, tokenizer), from the cache if this task, seed and warm-up were made before.
 
-    `key` names the training questions (task, its arguments, its sizes).
+    With `experts` it is a mixture of them, else dense. `key` names the training questions (task, its arguments, its sizes).
     """
-    recipe = json.dumps([key, seed, max_new_tokens, asdict(warm_up)])
-    folder = cache / f"small-{task.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    kind, mixed = ("small", []) if experts is None else ("small-moe", [asdict(experts)])
+    recipe = json.dumps([key, seed, max_new_tokens, asdict(warm_up), *mixed])
+    folder = cache / f"{kind}-{task.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     if not (folder / "config.json").exists():
         tokenizer = build_tokenizer(task.train)
-        model = build_model(len(tokenizer), warm_up, seed, tokenizer).to(device)
+        model = build_model(len(tokenizer), warm_up, seed, tokenizer, experts).to(device)
         _warm_up(model, tokenizer, task, warm_up, seed=seed, max_new_tokens=max_new_tokens, device=device)
         temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -92,24 +102,28 @@ def build_tokenizer(examples: list[Example]) -> Any:
     return fast
 
 
-def build_model(vocabulary: int, warm_up: WarmUp, seed: int, tokenizer: Any) -> Any:
-    """A randomly initialised Qwen3 with tied embeddings, about 1.2 M parameters."""
+def build_model(vocabulary: int, warm_up: WarmUp, seed: int, tokenizer: Any, experts: Experts | None = None) -> Any:
+    """A randomly initialised Qwen3 with tied embeddings, about 1.2 M parameters; with `experts` a Qwen3-MoE, about 7.7 M."""
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=vocabulary,
-        hidden_size=warm_up.hidden,
-        intermediate_size=3 * warm_up.hidden,
-        num_hidden_layers=warm_up.layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=warm_up.hidden // 4,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": warm_up.hidden,
+        "intermediate_size": 3 * warm_up.hidden,
+        "num_hidden_layers": warm_up.layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": warm_up.hidden // 4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    if experts is None:
+        return Qwen3ForCausalLM(Qwen3Config(**sizes)).eval()
+    width = 3 * warm_up.hidden // experts.top_k
+    sizes |= {"num_experts": experts.count, "num_experts_per_tok": experts.top_k, "moe_intermediate_size": width}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, norm_topk_prob=True)).eval()
 
 
 def _warm_up(
@@ -155,7 +169,8 @@ def _supervised_step(model: Any, prompter: Prompter, examples: list[Example], op
         attention.append([0] * left + [1] * (width - left))
     inputs, targets, mask = (torch.tensor(x, device=device) for x in (ids, labels, attention))
     place = (mask.cumsum(-1) - 1).clamp(min=0)
-    model(input_ids=inputs, attention_mask=mask, position_ids=place, labels=targets).loss.backward()
+    balanced = {"output_router_logits": True} if hasattr(model.config, "num_experts") else {}  # adds the balancing loss
+    model(input_ids=inputs, attention_mask=mask, position_ids=place, labels=targets, **balanced).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

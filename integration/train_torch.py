@@ -2,11 +2,13 @@
 
     make train, make train-small                                        the README's two runs
     python integration/train_torch.py --model Qwen/Qwen3-0.6B --device cuda --template-args enable_thinking=False
+    python integration/train_torch.py --model small-moe --routing-replay r3 --router-noise 0.2       docs/moe.md
     python integration/train_torch.py --resume runs/...                 go on after a kill or Ctrl-C
 
 The paper's loop: sample G responses to each prompt, judge each against its group, cut the rollout batch into mini-batches
 and take one optimizer step on each, so that the policy leaves the one that sampled and the clip range matters. No KL.
-What is not here: a separate inference engine (the trainer samples with its own KV cache) and more than one device.
+What is not here: a separate inference engine (the trainer samples with its own KV cache; --router-noise and --sampler-dtype
+make it disagree as one would) and more than one device.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from errors import TrainingFailure, UserError
 from gspo_torch import policy_loss
 from interrupt import StopOnSignal
 from measure import Rollup
+from pace import Pace
+from passes import Old, old_pass, update_pass
 from report import summary, write_report
 from rollout import Responses, evaluate, response_logp
 from tasks import CORRECT
@@ -38,6 +42,7 @@ def train(config: Config) -> int:
     trainer = prepare(config)
     config = trainer.config
     stop = StopOnSignal()
+    pace = Pace(rollouts=config.rollouts, done=trainer.step, eval_every=config.eval_every)
     if trainer.step == 0:
         evaluation(trainer)
     try:
@@ -48,6 +53,8 @@ def train(config: Config) -> int:
                 trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
                 bar.set_postfix(reward=f"{row['reward']:.3f}", clip=f"{row['clip_fraction']:.2f}")
                 bar.update()
+                seconds = row["seconds_sampling"] + row["seconds_updating"]
+                pace.after_rollout(seconds, trainer.folder.rows("evaluations.jsonl"))
                 last = trainer.step == config.rollouts
                 if last or (config.eval_every and trainer.step % config.eval_every == 0):
                     evaluation(trainer)
@@ -71,7 +78,7 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     config, task = trainer.config, trainer.task
     began = time.perf_counter()
     examples = task.prompts_for(trainer.step, config.prompts_per_rollout, config.seed)
-    responses = trainer.sampler.draw(examples, config.group_size, trainer.sampling)
+    responses = trainer.draw(examples)
     texts = trainer.sampler.prompter.decode(responses.tokens, responses.mask)
     owners = [e for e in examples for _ in range(config.group_size)]
     scores = [task.score(example, text) for example, text in zip(owners, texts, strict=True)]
@@ -83,13 +90,10 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
 
     order = torch.randperm(len(rewards), generator=trainer.shuffling).chunk(config.mini_batches)
     batches = [mini_batch(trainer, responses, advantages, planned, rows) for rows in order]
-    sampled = time.perf_counter()
-    with torch.no_grad():  # the policy that all mini-batches of this rollout are measured against
-        old = [[response_logp(trainer.model, part, config.temperature) for part, _ in batch.parts] for batch in batches]
-
-    rollup = Rollup()
-    for batch, old_logps in zip(batches, old, strict=True):
-        update(trainer, batch, old_logps, rollup)
+    sampled, rollup = time.perf_counter(), Rollup(config.correction)
+    olds = [[old_pass(trainer, part, rollup) for part, _ in batch.parts] for batch in batches]  # all before the first update
+    for batch, old in zip(batches, olds, strict=True):
+        update(trainer, batch, old, rollup)
     updated = time.perf_counter()
     return {
         "reward": sum(rewards) / len(rewards),
@@ -127,16 +131,18 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, plann
     return MiniBatch(parts, step.denominator, units)
 
 
-def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Tensor], rollup: Rollup) -> None:
+def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) -> None:
     """One optimizer step. Micro-batches add up exactly: they share the mini-batch's denominator."""
     for parameter in trainer.model.parameters():  # zeros, not None: without any gradient AdamW shall still step
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
-    for (part, advantage), old_logp in zip(batch.parts, old_logps, strict=True):
+    for (part, advantage), old in zip(batch.parts, olds, strict=True):
         layout = Padded(part.mask)
-        logp = response_logp(trainer.model, part, trainer.config.temperature)
-        loss = policy_loss(trainer.objective, logp, old_logp, advantage, layout, denominator=batch.denominator)
-        loss.value.backward()
-        rollup.add_loss(loss, logp.detach(), old_logp, advantage, layout)
+        with update_pass(trainer, old, rollup):
+            logp = response_logp(trainer.model, part, trainer.config.temperature)
+            weighted = old.weighted(advantage, layout)
+            loss = policy_loss(trainer.objective, logp, old.logp, weighted, layout, denominator=batch.denominator)
+            loss.value.backward()
+        rollup.add_loss(loss, logp.detach(), old.logp, advantage, layout)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
     finite = bool(torch.isfinite(norm))
     rollup.add_step(float(norm), units=batch.units, skipped=not finite)
@@ -155,6 +161,7 @@ def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Tensor], rollup: 
 
 def evaluation(trainer: Trainer) -> None:
     """Held-out accuracy, sampled and greedy, and transcripts."""
+    began = time.perf_counter()
     result = evaluate(trainer.task, trainer.sampler, samples=trainer.config.eval_samples, seed=trainer.config.seed)
     row = {
         "step": trainer.step,
@@ -162,6 +169,7 @@ def evaluation(trainer: Trainer) -> None:
         "greedy_accuracy": sum(result.greedy) / len(result.greedy),
         "sampled": result.sampled,
         "greedy": result.greedy,
+        "seconds": round(time.perf_counter() - began, 3),
     }
     trainer.folder.append("evaluations.jsonl", row)
     name = "before" if trainer.step == 0 else f"after-{trainer.step:06d}"

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from clip_advice import ClipAdvice
 from config import Config
+from engine import Engine, in_bfloat16
 from errors import UserError
+from gspo_torch._routers import mixture_of
 from pretrained import compute_in, load_pretrained
 from prompts import Prompter
-from rollout import Sampler, require_plain_head
+from rollout import Responses, Sampler, require_plain_head
 from run_folder import RunFolder
 from small_model import load_small
-from tasks import Task, load_task, parse_args
+from tasks import Example, Task, load_task, parse_args
 
 from gspo_core import Objective, Pilot
 
@@ -41,6 +43,14 @@ class Trainer:
     """Non-finite gradients in a row."""
     advice: ClipAdvice | None = None
     """With --clip-fraction only."""
+    engine: Engine | None = None
+    """What draws the rollouts, where it is not `sampler`: an engine that disagrees, or one that writes its routes down."""
+    mixture: bool = False
+    """The model has routers, whose choices are written down."""
+
+    def draw(self, examples: list[Example]) -> Responses:
+        """The rollout's responses, a group to each example."""
+        return (self.engine or self.sampler).draw(examples, self.config.group_size, self.sampling)
 
     def advised(self, rollout: Pilot) -> dict[str, Any]:
         """Let the pilot see a rollout, and go on with its range when it has one. Returns what belongs into the metrics."""
@@ -95,14 +105,16 @@ def prepare(config: Config) -> Trainer:
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )
-    if config.model == "small" and checkpoint is None:
+    if config.model in {"small", "small-moe"} and checkpoint is None:
         key = f"{config.task} {config.task_args} {config.train_size} {config.eval_prompts}"
         model, tokenizer = load_small(
-            task, config.warm_up, key=key, cache=config.cache_dir, seed=config.seed,
-            max_new_tokens=config.max_new_tokens, device=device,
+            task, config.warm_up, config.experts if config.model == "small-moe" else None, key=key, cache=config.cache_dir,
+            seed=config.seed, max_new_tokens=config.max_new_tokens, device=device,
         )  # fmt: skip
     else:
         model, tokenizer = load_pretrained(str(checkpoint or config.model), cache=config.cache_dir, device=device)
+    mixture = has_routers(model, config)
+    copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
     compute_in(model, getattr(torch, config.dtype))
     template_args = tuple(parse_args("--template-args", config.template_args).items())
     prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args)
@@ -113,6 +125,7 @@ def prepare(config: Config) -> Trainer:
         torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,
         torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed),
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
+        engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
@@ -123,3 +136,25 @@ def prepare(config: Config) -> Trainer:
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
     print(f"run folder: {folder.path}", flush=True)
     return trainer
+
+
+def has_routers(model: Any, config: Config) -> bool:
+    """Whether the model's routes can be recorded; UserError if they cannot, and the options need them."""
+    try:
+        mixture = bool(mixture_of(model).routers)
+    except TypeError as error:  # a mixture of a kind that is not known, which can be trained without these options
+        if config.routing_replay != "none" or config.router_noise:
+            raise UserError(f"--routing-replay, --router-noise: {error}") from error
+        return False
+    if not mixture:
+        config.require_mixture(config.model)
+    return mixture
+
+
+def build_engine(config: Config, sampler: Sampler, copied: Any, mixture: bool) -> Engine | None:
+    """The sampler, or one on a copy of its model, that writes down what the trainer needs of it; None if that is nothing."""
+    if not config.mismatch and config.routing_replay != "r3":
+        return None
+    model = sampler.model if copied is None else copied
+    recording = dataclasses.replace(sampler, model=model, keep_logp=config.mismatch, keep_routes=mixture)
+    return Engine(recording, sampler.model, config.router_noise)

@@ -14,6 +14,9 @@ from config import Config
 from errors import UserError
 from report import gain_interval, summary, write_report
 from run_folder import RunFolder, fingerprint
+from small_model import Experts, WarmUp
+
+MOE = {"model": "small-moe"}
 
 
 class Model(torch.nn.Linear):
@@ -105,7 +108,7 @@ def test_a_checkpoint_knows_its_model(folder: RunFolder) -> None:
 
 
 def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
-    config = Config(model="small", task_args=("a=1",), lr=0.5, run_dir=Path("x/y"))
+    config = Config(model="small-moe", experts=Experts(4, 1), task_args=("a=1",), lr=0.5, run_dir=Path("x/y"))
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
     assert Config.from_json(folder.config()) == Config()
     with pytest.raises(UserError, match=r"config\.json is of another version"):
@@ -129,6 +132,20 @@ def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
         ({"clip_fraction": 0.1, "rollouts": 10}, "--pilot-rollouts: expected fewer than the 10 rollouts, got 10"),
         ({"pilot_rollouts": 3}, "--pilot-rollouts: only --clip-fraction has a pilot"),
         ({"pilot_rollouts": 0}, "--pilot-rollouts: expected at least 1, got 0"),
+        ({"routing_replay": "r3"}, "--routing-replay: --model smollm2 has no routers; it takes a mixture of experts, such as"),
+        ({"router_noise": 0.1, "model": "small"}, "--router-noise: --model small has no routers"),
+        ({"router_noise": -0.1, **MOE}, "--router-noise: expected a finite number of at least 0, got -0.1"),
+        ({"router_noise": math.inf, **MOE}, "--router-noise: expected a finite number of at least 0, got inf"),
+        ({"routing_replay": "r2", "mini_batches": 1, **MOE}, "--routing-replay r2: with --mini-batches 1 no update comes"),
+        ({"sampler_correction": "mis"}, "--sampler-correction: the trainer samples, and every weight is 1"),
+        (
+            {"sampler_correction": "tis", "sampler_dtype": "bfloat16"},
+            "--sampler-correction tis: has a weight per token, and --objective gspo one ratio per response",
+        ),
+        ({"experts": Experts(count=4), "model": "small"}, "--experts: only --model small-moe is made with them"),
+        ({"experts": Experts(count=4, top_k=5), **MOE}, "--experts.top-k: expected 1 to 4, --experts.count, got 5"),
+        ({"experts": Experts(top_k=0), **MOE}, "--experts.top-k: expected 1 to 16, --experts.count, got 0"),
+        ({"warm_up": WarmUp(hidden=8)}, "--warm-up: only --model small and small-moe are warmed up"),
         ({"prompt": "plain", "template_args": ("a=1",)}, "--template-args: only --prompt chat has a template"),
     ],
 )
@@ -181,6 +198,30 @@ def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
     assert "<b>1" not in page
     assert (folder.path / "report.png").stat().st_size > 10_000
     folder.close()
+
+
+def test_a_report_says_what_engine_and_routers_did(folder: RunFolder) -> None:
+    """Where it was written down: rollouts without any advantage have no such numbers."""
+    seen = {
+        "sampler_token_std": 0.25,
+        "sampler_ess": 0.5,
+        "flips_engine": [0.1, 0.3],
+        "flips_update": [[0.0, 0.0], [0.02, 0.04]],
+    }
+    folder.append("metrics.jsonl", metrics(1, **seen))
+    folder.append("metrics.jsonl", metrics(2))
+    text = summary(folder)
+    assert "token log ratios spread by 0.2500, effective sample size 0.500." in text
+    assert "would choose 20.00% of the sampler's experts otherwise" in text
+    assert "would choose 3.00% of the old experts otherwise" in text
+    folder.close()
+
+
+def test_a_configuration_from_before_there_were_mixtures_still_loads() -> None:
+    saved = Config(model="small").to_json()
+    for name in ("experts", "routing_replay", "router_noise", "sampler_dtype", "sampler_correction"):
+        del saved[name]
+    assert Config.from_json(saved) == Config(model="small")
 
 
 def test_a_run_killed_before_its_first_rollout_still_has_a_report(folder: RunFolder) -> None:

@@ -10,41 +10,23 @@ from typing import Any
 import pytest
 import torch
 from budgets import assert_within, float32_budget
-from config import Config
 from errors import TrainingFailure, UserError
 from measure import Rollup
+from passes import Old
 from pretrained import compute_in
-from prompts import Prompter
-from rollout import Responses, Sampler, evaluate, require_plain_head, response_logp
-from run_folder import RunFolder
-from small_model import WarmUp, build_model, build_tokenizer
+from rollout import Responses, evaluate, require_plain_head, response_logp
 from tasks import Task, load_task
 from train_torch import MiniBatch, mini_batch, one_rollout, update
 from trainer import Trainer
+from trainers import make_trainer
 
 from gspo_core import Plan
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def task() -> Task:
     """Short words backward: prompts and answers of different lengths."""
     return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
-
-
-def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
-    """A trainer on a small random model."""
-    config = Config(model="small", group_size=4, prompts_per_rollout=4, max_new_tokens=6, lr=1e-3)
-    config = dataclasses.replace(config, clip_low=0.01, clip_high=0.01, **options)
-    tokenizer = build_tokenizer(task.train)
-    model = build_model(len(tokenizer), WarmUp(layers=2, hidden=32), 0, tokenizer)
-    prompter = Prompter(tokenizer, "chat")
-    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, CPU, prompter.stop_ids(CPU))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
-    generators = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
-    run = RunFolder(folder, keep_checkpoints=1)
-    return Trainer(config, run, task, model, config.build_objective(), optimizer, sampler, *generators)
 
 
 @pytest.fixture
@@ -120,7 +102,7 @@ def gradients(trainer: Trainer, responses: Responses, advantages: torch.Tensor, 
     live = rows[advantages != 0]
     size = trainer.config.micro_batch_size or len(rows)
     pieces = live.split(size) if len(live) else ()
-    olds = [old[piece][:, : part.mask.shape[1]] for piece, (part, _) in zip(pieces, batch.parts, strict=True)]
+    olds = [Old(old[piece][:, : part.mask.shape[1]]) for piece, (part, _) in zip(pieces, batch.parts, strict=True)]
     update(trainer, batch, olds, Rollup())
     return [parameter.grad.clone() for parameter in trainer.model.parameters()]
 
@@ -155,7 +137,7 @@ def test_non_finite_gradients_are_skipped_counted_and_end_the_run(trainer: Train
     weights = copy.deepcopy(trainer.model.state_dict())
     responses = draw(trainer)
     batch = mini_batch(trainer, responses, torch.ones(16), Plan(torch.ones(16)), torch.arange(16))
-    old = [response_logp(trainer.model, part, 1.0).detach() for part, _ in batch.parts]
+    old = [Old(response_logp(trainer.model, part, 1.0).detach()) for part, _ in batch.parts]
     rollup = Rollup()
     for attempt in (1, 2):
         update(trainer, batch, old, rollup)
@@ -237,7 +219,7 @@ def test_units_left_out_count_in_the_clip_fraction(trainer: Trainer) -> None:
     assert (batch.units, int(batch.denominator)) == (16, 16)
     (part, _), rollup = batch.parts[0], Rollup()
     old = response_logp(trainer.model, part, 1.0).detach() - 0.1  # s = e^0.1 everywhere: above the range, and A > 0
-    update(trainer, batch, [old], rollup)
+    update(trainer, batch, [Old(old)], rollup)
     row = rollup.row()
     assert (row["clip_fraction"], row["clip_high"], row["clip_low"]) == (0.25, 0.25, 0.0)
     assert row["grad_norm"] == 0
@@ -260,7 +242,7 @@ def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: 
             planned = Plan(values, loss_has_other_terms=everything)
             batch = mini_batch(trainer, responses, values, planned, torch.randperm(16, generator=trainer.shuffling))
             batch = dataclasses.replace(batch, denominator=batch.denominator - 1) if wrong else batch
-            olds = [response_logp(trainer.model, part, 1.0).detach() + 0.005 for part, _ in batch.parts]
+            olds = [Old(response_logp(trainer.model, part, 1.0).detach() + 0.005) for part, _ in batch.parts]
             update(trainer, batch, olds, Rollup())
             run += sum(len(part.mask) for part, _ in batch.parts)
         pairs = zip(trainer.model.parameters(), before, strict=True)

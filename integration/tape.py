@@ -1,0 +1,49 @@
+"""What a sampler says beside its tokens: their log-probs, and the experts that each token went to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from gspo_torch import Routes, record_routes
+from torch import Tensor
+
+
+class Tape:
+    """Written while N responses are drawn, step by step with a KV cache; read in the layout of a training pass."""
+
+    def __init__(self, model: Any, mask: Tensor, *, temperature: float, logp: bool, routes: bool) -> None:
+        """`mask` [N, T] is that of the responses, and is read when they are drawn."""
+        self._model, self._mask, self._temperature = model, mask, temperature
+        self._logp = torch.zeros(mask.shape, device=mask.device) if logp else None
+        self._routes: list[Routes] | None = [] if routes else None
+
+    @contextmanager
+    def forward(self, source: Tensor) -> Iterator[None]:
+        """A forward of the model in whose batch response i is sequence source[i], or does not take part where that is −1."""
+        if self._routes is None:
+            yield
+            return
+        with record_routes(self._model) as routes:
+            yield
+        placed = routes.rows(source.clamp(min=0))
+        self._routes.append(Routes(placed.experts, placed.routed & (source >= 0)[:, None], placed.num_experts))
+
+    def chose(self, rows: Tensor, column: int, logits: Tensor, tokens: Tensor) -> None:
+        """The tokens [n] that were drawn from logits [n, V] for some responses."""
+        if self._logp is not None:
+            logp = torch.log_softmax(logits.float() / self._temperature, -1)
+            self._logp[rows, column] = logp.gather(-1, tokens[:, None])[:, 0]
+
+    def logp(self) -> Tensor | None:
+        """[N, T] log-probs of the responses' tokens at the temperature, float32; 0 in masked slots."""
+        return self._logp
+
+    def routes(self, prompt_mask: Tensor) -> Routes | None:
+        """Of the prompts' and the responses' columns, up to the longest response: its last token is never fed, and has none."""
+        if self._routes is None:
+            return None
+        there = torch.cat([prompt_mask > 0, self._mask[:, : int(self._mask.any(0).sum())]], 1)
+        return Routes.cat(self._routes, dim=1).fit(there)
