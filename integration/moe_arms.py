@@ -66,6 +66,8 @@ class Sizes:
     warm_up_steps: int = 600
     """And at the latest here."""
     warm_up_lr: float = 3e-3
+    warm_up_batch: int = 64
+    """Of whole responses."""
 
 
 @dataclass(frozen=True)
@@ -154,20 +156,22 @@ CALIBRATION_ARMS = (
 )
 
 MAIN = Study("main", ARMS, (1e-3, 2e-3, 3e-3), tuple(range(6)), Sizes())
-RESCUE_SIZES = Sizes(layers=6, repeats=8, prompts=8, mini_batches=4, rollouts=20, lr_warm_up=8, old_noise=0.2, held_out=16)
+RESCUE_SIZES = Sizes(
+    layers=6, repeats=8, prompts=8, mini_batches=4, rollouts=20, lr_warm_up=8, old_noise=0.2, held_out=16, warm_up_batch=16
+)
 RESCUE = Study("rescue", RESCUE_ARMS, (3e-4, 1e-3), tuple(range(3)), RESCUE_SIZES)
 CALIBRATION = Study("calibration", CALIBRATION_ARMS, (2e-3,), (100, 101), Sizes(rollouts=10))
 RESCUE_PILOT = replace(RESCUE, name="rescue-pilot", seeds=(100,), sizes=replace(RESCUE_SIZES, rollouts=6))
 
 LARGE = {"layers": 12, "hidden": 512, "heads": 8, "experts": 64, "top_k": 8, "symbols": 96, "warm_up_lr": 3e-4}
-"""What `--size large` changes: 0.3 billion parameters, and prompts that are four times as long."""
+"""What `--size large` changes: 0.3 billion parameters, prompts eight times as long. Clip ranges stay, though log s spreads
+less over longer responses: it is not calibrated for this size."""
 LARGE_LRS = (3e-5, 1e-4, 3e-4)
 
 
 def large(study: Study) -> Study:
     """The study with the model for a GPU."""
-    changed = {name: value for name, value in LARGE.items() if name != "top_k" or study.sizes.top_k > 1}
-    return replace(study, name=f"large-{study.name}", lrs=LARGE_LRS, sizes=replace(study.sizes, **changed))  # type: ignore[arg-type]
+    return replace(study, name=f"large-{study.name}", lrs=LARGE_LRS, sizes=replace(study.sizes, **LARGE))  # type: ignore[arg-type]
 
 
 _TOYS = (MAIN, RESCUE, CALIBRATION, RESCUE_PILOT)

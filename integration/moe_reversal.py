@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,6 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3Moe
 
 EVALUATIONS = 4
 """Responses to each held-out prompt."""
-WARM_UP_BATCH = 64
 WARM_UP_CHECK = 10
 """Supervised steps between two looks at the reward."""
 
@@ -133,19 +133,28 @@ def evaluate(sizes: Sizes, model: Any, seed: int, device: str) -> float:
 
 
 def warmed_up(sizes: Sizes, dense: bool, seed: int, device: str) -> tuple[dict[str, Tensor], int, float]:
-    """(weights, supervised steps, reward) of the model that all arms of a seed start from."""
+    """(weights, supervised steps, reward) of the model that all arms of a seed start from.
+
+    Where the response repeats the reversal, that is learned once first: most of a long response is a copy of its beginning.
+    """
     model = build(sizes, dense, seed).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=sizes.warm_up_lr)
-    generator, steps = generator_of(seed, 2), 0
-    while (reward := evaluate(sizes, model, seeded(seed, 2), device)) < sizes.warm_up_reward and steps < sizes.warm_up_steps:
-        for _ in range(WARM_UP_CHECK):
-            prompt = prompts(sizes, WARM_UP_BATCH, generator).to(device)
-            loss = -log_probs(sizes, model, torch.cat([prompt, answers(sizes, prompt)], 1)).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        steps += WARM_UP_CHECK
-    return {name: value.cpu() for name, value in model.state_dict().items()}, steps, reward
+    generator, total, reward = generator_of(seed, 2), 0, 0.0
+    once = replace(sizes, repeats=1, warm_up_batch=sizes.warm_up_batch * sizes.repeats)
+    for stage in dict.fromkeys((once, sizes)):
+        steps = 0
+        while (
+            reward := evaluate(stage, model, seeded(seed, 2), device)
+        ) < sizes.warm_up_reward and steps < sizes.warm_up_steps:
+            for _ in range(WARM_UP_CHECK):
+                prompt = prompts(stage, stage.warm_up_batch, generator).to(device)
+                loss = -log_probs(stage, model, torch.cat([prompt, answers(stage, prompt)], 1)).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            steps += WARM_UP_CHECK
+        total += steps
+    return {name: value.cpu() for name, value in model.state_dict().items()}, total, reward
 
 
 def _autocast(ids: Tensor) -> torch.autocast:

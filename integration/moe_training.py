@@ -122,13 +122,26 @@ def main(command: Command) -> int:
         take_over(command.start_from, command.out, jobs)
     size = sum(p.numel() for p in build(jobs[0].study.sizes, False, 0).parameters())
     print(f"{len(jobs)} runs of {', '.join(sorted({job.study.name for job in jobs}))}; {size:,} parameters", flush=True)
+    worst = 0
+    for study in dict.fromkeys(job.study.name for job in jobs):  # the first has the first claim on the time
+        left = None if command.time_limit is None else max(command.time_limit - (time.monotonic() - began), 0.0)
+        status = run_one([job for job in jobs if job.study.name == study], command, left)
+        worst = max(worst, status)
+        if status == 130:
+            break
+    return worst
+
+
+def run_one(jobs: list[Job], command: Command, seconds: float | None) -> int:
+    """One study: what is missing of its models, then of its runs. Returns the exit status."""
+    began = time.monotonic()
     done = {row["name"] for row in read_results(command.out / RESULTS)}
-    if not prepare([job for job in jobs if job.key not in done], command.out, command.jobs, command.device, command.time_limit):
+    if not prepare([job for job in jobs if job.key not in done], command.out, command.jobs, command.device, seconds):
         print("not all models are warmed up; the same command goes on")
         return 130
-    left = None if command.time_limit is None else max(command.time_limit - (time.monotonic() - began), 0.0)
-    runs = [Run(job.key, job.settings) for job in jobs]
+    left = None if seconds is None else max(seconds - (time.monotonic() - began), 0.0)
     train = partial(train_once, command.out, command.device)
+    runs = [Run(job.key, job.settings) for job in jobs]
     return run_study(train, runs, command.out / RESULTS, jobs=command.jobs, time_limit=left).status
 
 
