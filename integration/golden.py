@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from measure import Rollup
 from safetensors.numpy import load_file, save_file
+
+from gspo_core import Loss, Padded, Plan, plan
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 FOLDER = Path(__file__).parent / "golden"
 START = FOLDER / "start"
@@ -43,6 +49,29 @@ class Rollout:
     mini_batches: list[list[int]]
     """Numbers of responses; one optimizer step each."""
 
+    @property
+    def group_size(self) -> int:
+        """G."""
+        return len(self.responses) // len(self.prompts)
+
+    def planned(self) -> Plan:
+        """Advantages, and which responses have none."""
+        return plan(self.rewards, [index // self.group_size for index in range(len(self.rewards))])
+
+    def padded(self, pad: int) -> tuple[Ids, Mask, Ids, Mask]:
+        """Prompts [N, P] padded on the left and their mask, responses [N, T] padded on the right and theirs."""
+        prompts = [prompt for prompt in self.prompts for _ in range(self.group_size)]
+        return (*_padded(prompts, pad, left=True), *_padded(self.responses, pad, left=False))
+
+
+def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Ids, Mask]:
+    lengths, width = np.array([len(row) for row in rows])[:, None], max(map(len, rows))
+    slots = np.arange(width)[None, :]
+    mask = slots >= width - lengths if left else slots < lengths
+    ids: Ids = np.full(mask.shape, pad)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask
+
 
 @dataclass(frozen=True)
 class Update:
@@ -57,6 +86,33 @@ class Update:
     """Likewise."""
     marks: dict[str, float]
     """`mark` of every parameter, after the step."""
+
+
+class Recorder(Rollup):
+    """A rollup that keeps every number of one update, of either framework."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = self.grad_norm = 0.0
+        self.log_s: list[float] = []
+        self.clipped: list[bool] = []
+
+    def add_loss(self, loss: Loss, logp: Any, old_logp: Any, advantage: Any, layout: Padded) -> None:
+        """A micro-batch. Rows without a token only fill it up."""
+        super().add_loss(loss, logp, old_logp, advantage, layout)
+        there = layout.lengths() > 0
+        self.loss += loss.value.item()
+        self.log_s += loss.log_ratio[there].tolist()
+        self.clipped += loss.clipped[there].tolist()
+
+    def add_step(self, grad_norm: float, *, units: int, skipped: bool) -> None:
+        """An optimizer step."""
+        super().add_step(grad_norm, units=units, skipped=skipped)
+        self.grad_norm = grad_norm
+
+    def update(self, parameters: dict[str, np.ndarray]) -> Update:
+        """What was recorded, and the parameters after it."""
+        return Update(self.loss, self.grad_norm, self.log_s, self.clipped, marks(parameters))
 
 
 class Run(NamedTuple):

@@ -20,10 +20,9 @@ import golden
 import numpy as np
 import torch
 from config import Config
-from golden import START, Golden, Rollout, Run, Update
+from golden import START, Golden, Recorder, Rollout, Run, Update
 from measure import Rollup
 from passes import old_pass
-from prompts import left_pad
 from rollout import Responses
 from small_model import WarmUp
 from tasks import CORRECT
@@ -31,8 +30,6 @@ from torch import Tensor
 from train_torch import mini_batch, update
 from trainer import Trainer, prepare
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
-from gspo_core import Loss, Padded, plan
 
 OPTIONS: dict[str, Any] = {
     "task": "spell_backward",
@@ -52,28 +49,6 @@ WARM_UP = WarmUp(target=0.35, layers=2, hidden=32, lr=4e-3)
 """Of the model that it starts from: 28,256 parameters."""
 
 
-class Recorder(Rollup):
-    """A rollup that keeps every number of every update."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loss = self.grad_norm = 0.0
-        self.log_s: list[float] = []
-        self.clipped: list[bool] = []
-
-    def add_loss(self, loss: Loss, logp: Tensor, old_logp: Tensor, advantage: Tensor, layout: Padded) -> None:
-        """A micro-batch."""
-        super().add_loss(loss, logp, old_logp, advantage, layout)
-        self.loss += float(loss.value.detach())
-        self.log_s += loss.log_ratio.tolist()
-        self.clipped += loss.clipped.tolist()
-
-    def add_step(self, grad_norm: float, *, units: int, skipped: bool) -> None:
-        """An optimizer step."""
-        super().add_step(grad_norm, units=units, skipped=skipped)
-        self.grad_norm = grad_norm
-
-
 def start(options: dict[str, Any], folder: Path) -> Trainer:
     """PyTorch's trainer, as a run of these options would prepare it."""
     given = {**options, "task_args": tuple(options["task_args"])}
@@ -88,28 +63,17 @@ def follow(trainer: Trainer, rollouts: Iterable[Rollout]) -> Run:
 
 def one_rollout(trainer: Trainer, rollout: Rollout) -> Iterator[Update]:
     """One optimizer step per mini-batch of stored responses; what train_torch.one_rollout does with sampled ones."""
-    responses = responses_of(trainer, rollout)
-    group_size = len(rollout.responses) // len(rollout.prompts)
-    planned = plan(rollout.rewards, [index // group_size for index in range(len(rollout.rewards))])
+    pad = trainer.sampler.prompter.tokenizer.pad_token_id
+    prompt_ids, prompt_mask, tokens, mask = map(torch.from_numpy, rollout.padded(pad))
+    responses, planned = Responses(prompt_ids, prompt_mask, tokens, mask), rollout.planned()
     advantages = torch.as_tensor(planned.advantage, dtype=torch.float32)
     batches = [mini_batch(trainer, responses, advantages, planned, torch.tensor(rows)) for rows in rollout.mini_batches]
     olds = [[old_pass(trainer, part, Rollup()) for part, _ in batch.parts] for batch in batches]
     for batch, old in zip(batches, olds, strict=True):
         seen = Recorder()
         update(trainer, batch, old, seen)
-        yield Update(seen.loss, seen.grad_norm, seen.log_s, seen.clipped, golden.marks(parameters_of(trainer.model)))
+        yield seen.update(parameters_of(trainer.model))
     trainer.step += 1
-
-
-def responses_of(trainer: Trainer, rollout: Rollout) -> Responses:
-    """Stored ids as the sampler returns them: prompts padded on the left, responses on the right."""
-    pad = trainer.sampler.prompter.tokenizer.pad_token_id
-    prompt_ids, prompt_mask = left_pad(rollout.prompts, pad, torch.device("cpu"))
-    group_size = len(rollout.responses) // len(rollout.prompts)
-    width = max(len(tokens) for tokens in rollout.responses)
-    tokens = torch.tensor([row + [pad] * (width - len(row)) for row in rollout.responses])
-    mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rollout.responses])
-    return Responses(prompt_ids.repeat_interleave(group_size, 0), prompt_mask.repeat_interleave(group_size, 0), tokens, mask)
 
 
 def parameters_of(model: Any) -> dict[str, np.ndarray]:

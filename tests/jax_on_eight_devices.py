@@ -13,6 +13,7 @@ from typing import Any
 import gspo_jax
 import jax
 import jax.numpy as jnp
+import jax_on_a_mesh
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
@@ -153,3 +154,5 @@ if __name__ == "__main__":
     rows = {"even": (16, {}), "uneven": (15, {}), "empty": (5, {}), "soft cap and bias": (14, {"soft_cap": 2.0, "bias": True})}
     for claim, (total, options) in rows.items():
         print(f"{'holds' if vocabulary_claim(total, **options) else 'FAILS'}: vocabulary {claim}")
+    for claim, holds in jax_on_a_mesh.claims():
+        print(f"{'holds' if holds else 'FAILS'}: mesh: {claim}")

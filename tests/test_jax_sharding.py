@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mesh_cases
 import pytest
 
 TESTS = Path(__file__).parent
@@ -18,6 +19,7 @@ INSIDE = ["shard_map gradient inside", "shard_map second derivative", "is not va
 UNCHECKED = ["check_vma=False is four times too large"]
 CLAIMS = [f"{name} {claim}" for name in ("GSPO", "GSPO_TOKEN", "GRPO") for claim in (*SAME, *INSIDE, *UNCHECKED)]
 CLAIMS += [f"vocabulary {claim}" for claim in ("even", "uneven", "empty", "soft cap and bias")]
+CLAIMS += mesh_cases.CLAIMS
 
 
 @pytest.fixture(scope="module")

@@ -39,8 +39,9 @@ def policy_loss(
 
     Context parallelism: inside shard_map, `sharded(layout, lambda x: lax.psum(x, "context"))`. The value is whole on every
     rank of that axis, the gradient the rank's own part, taken inside or outside; add values up over the data axis with psum,
-    and pass the whole batch's count as `denominator`. This is shard_map as it comes: with check_vma=False a psum is transposed
-    to a psum, and a gradient taken inside is too large by the size of the context axis.
+    and pass the whole batch's count as `denominator`. This is shard_map as it comes. With check_vma=False JAX transposes a
+    psum to a psum: a gradient taken outside is the same, one taken inside is too large by the size of the context axis (and
+    by that of the vocabulary's, if log-probs come from a `VocabularyAxis`), and not added up over ranks that share a part.
 
     >>> import jax, jax.numpy as jnp
     >>> from gspo_core import GSPO, Padded

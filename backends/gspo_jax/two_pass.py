@@ -87,7 +87,8 @@ def _scores(options: Options, size: int, rows: Array, head: Head, tokens: Array,
 
     def scores(part: Chunks) -> tuple[Array, Array, Array]:
         z = tile(jnp.where(part.live[:, None], part.rows, 0.0), head.weight, head.bias, first, options)
-        best = jnp.max(z, axis=1, initial=-jnp.inf)
+        # Any shift gives the same log-sum-exp: held constant, and pmax has no derivative in JAX.
+        best = jnp.max(lax.stop_gradient(z), axis=1, initial=-jnp.inf)
         total = jnp.sum(jnp.exp(z - jnp.where(best > -jnp.inf, best, 0.0)[:, None]), axis=1)
         column = part.tokens - first
         here = (column >= 0) & (column < len(head.weight))
@@ -120,10 +121,11 @@ def _forward_rule(
 
 def _backward_rule(options: Options, saved: Any, upstream: Array) -> tuple[Any, ...]:
     rows, head, tokens, live, lse = saved
-    d_rows, d_head = head_gradients(
-        options, rows, head, tokens, upstream if live is None else jnp.where(live, upstream, 0.0), lse
-    )
-    return d_rows, d_head, None, None
+    if options.axis is not None and options.axis.name not in mesh_axes(rows, head):
+        # check_vma=False: the psums of forward are transposed to psums, as JAX does with every other one.
+        upstream = lax.psum(upstream, options.axis.name)
+    c = upstream if live is None else jnp.where(live, upstream, 0.0)
+    return (*head_gradients(options, rows, head, tokens, c, lse), None, None)
 
 
 flat_logp.defvjp(_forward_rule, _backward_rule)
@@ -136,10 +138,7 @@ def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, c: 
     weights = c[order].astype(wide(rows, head.weight))
     tile_shape = (chunk_size(len(tokens), size), size)
     flat, d_head = _sorted_gradients(options, tile_shape, rows[order], head, tokens[order], weights, lse[order])
-    flat = flat[inverse]
-    if options.axis is not None and options.axis.name not in mesh_axes(rows, head):  # check_vma=False: nobody else adds them up
-        flat = lax.psum(flat, options.axis.name)
-    return flat.astype(rows.dtype), d_head
+    return flat[inverse].astype(rows.dtype), d_head
 
 
 @partial(jax.jit, static_argnums=(0, 1))
