@@ -1,4 +1,4 @@
-"""A few numbers computed by hand from the papers: what everything else, the oracle included, hangs on.
+"""Golden anchors, not laws: a few numbers computed by hand from the papers, on which all else hangs.
 
 Two sequences, of 2 and 1 tokens, clip range (0.2, 0.3). Token ratios 2 and 1/2 in the first, 2 in the second.
 """

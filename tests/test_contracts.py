@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import array_api_strict
@@ -12,7 +13,7 @@ from budgets import assert_close64
 from cases import Case
 from libraries import LIBRARIES, NUMPY, STRICT, TORCH, Library
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Padded, group_advantages, policy_loss
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Padded, TokenMean, group_advantages, policy_loss
 
 N, T = 2, 3
 
@@ -32,6 +33,23 @@ def call(objective: Any, library: Library, **wrong: Any) -> Any:
     arguments = {**good(library), **wrong}
     mask = arguments.pop("mask")
     return policy_loss(objective, layout=Padded(mask), **arguments)
+
+
+@pytest.mark.parametrize("total", [4, 4.0, np.asarray(4), np.asarray(4.0)], ids=["int", "float", "integer array", "array"])
+def test_a_denominator_is_any_number(library: Library, case: Case, total: Any) -> None:
+    """That parts add up under it is a law (gspo_core/laws/parts.py); here is what may be given."""
+    denominator = library.array(total) if isinstance(total, np.ndarray) else total
+    loss = call(case.preset, library, denominator=denominator)
+    assert_close64(library.numpy(loss.value), -0.5)
+    assert float(library.numpy(loss.denominator)) == 4.0
+
+
+def test_what_is_counted(library: Library) -> None:
+    """Non-empty sequences, or tokens; by hand."""
+    mask = np.array([[True, False, True], [False, False, False], [False, True, False]])
+    over_tokens = [replace(preset, reduction=TokenMean()) for preset in (GSPO_TOKEN, GRPO)]
+    layout = Padded(library.array(mask))
+    assert [int(o.count(layout)) for o in (GSPO, GSPO_TOKEN, GRPO, *over_tokens)] == [2, 2, 2, 3, 3]
 
 
 def test_the_good_arguments_are_good(library: Library, case: Case) -> None:

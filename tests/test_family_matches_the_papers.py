@@ -1,7 +1,8 @@
-"""Value, weight, log ratio and silence of every preset are its paper's, on every library, in every layout, in either precision.
+"""The laws of value, gradient and reports, asked in every library, every layout and either precision, by an oracle of its own.
 
-One judge, the scalar loops of oracle_family; one budget, `Member.assert_judged`. Random batches of any shape where a new
-shape costs nothing; batches of one shape where it must be compiled.
+No second body of laws: gspo_core/laws states them; here is one judge, the scalar loops of oracle_family, which anchor the kit's
+(test_laws_presets holds the two against each other), and one budget, `Member.assert_judged`. Random batches of any shape where
+a new shape costs nothing; batches of one shape where it must be compiled.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 BEYOND_THE_GUARD = 49.0
-"""From log ρ = 50 on the core continues exp along its tangent; test_finite_numbers says what holds there."""
+"""From log ρ = 50 on the core continues exp along its tangent; gspo_core/laws/extremes.py says what holds there."""
 
 EPS = float(np.finfo(np.float32).eps)
 F32, F64 = np.float32, np.float64

@@ -46,6 +46,7 @@ FLOORS = [
     {"laws/_frameworks", "laws/law", "laws/packing", "laws/strategies"},
     {"laws/compare"},
     {f"laws/{name}" for name in ["clip", "credit", "extras", "masks", "numerics", "paper", "parts", "ratio", "reduction"]},
+    {f"laws/{name}" for name in ["algebra", "edges", "extremes", "layouts", "reports", "tokens"]},
     {"laws/fraction", "laws/rewards"},
     {"laws/catalogue"},
     {"laws/runner"},
@@ -55,7 +56,7 @@ FLOORS = [
     {"laws/profiling"},
     {"laws/page"},
     {"laws/mutants/mutant"},
-    {f"laws/mutants/{name}" for name in ["beside", "clip", "credit", "ratio", "weighting"]},
+    {f"laws/mutants/{name}" for name in ["beside", "clip", "credit", "layouts", "ratio", "reports", "weighting"]},
     {"laws/mutants/__init__", "laws/cli"},
     {"laws/__init__"},
 ]

@@ -162,11 +162,3 @@ def test_a_mask_that_tracing_has_frozen_breaks_the_law_about_compiling() -> None
     _SEEN[(2, 3)] = jnp.array([[True, False, False], [True, True, True]])
     report = laws.check(jax_frozen, LIKE, laws=[named(COMPILED)], framework=laws.JAX)
     assert [v.law.name for v in report.broken] == [COMPILED]
-
-
-def test_a_core_objective_runs_on_jax() -> None:
-    chosen = [
-        named(name) for name in ("the gradient is the paper's", "packed is padded", "splitting the batch changes nothing")
-    ]
-    report = laws.check(GSPO, framework=laws.JAX, laws=chosen, examples=5)
-    assert report.ok, str(report)

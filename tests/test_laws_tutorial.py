@@ -26,5 +26,5 @@ def test_every_block_runs_and_prints_what_is_shown() -> None:
             assert printed == text
             printed = ""
     assert printed == ""
-    assert sum(not language for language, _ in BLOCKS) == 5
+    assert sum(not language for language, _ in BLOCKS) == 6
     assert callable(scope["test_my_loss"])

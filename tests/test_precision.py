@@ -1,4 +1,4 @@
-"""Log-probs below float32 are refused unless asked for; every other input is upcast."""
+"""A contract at the door, not a law: log-probs below float32 are refused unless asked for; every other input is upcast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What a sequence ratio does on average, in pieces, and as a weight (theory D1, D4, D6, D8, D9; the gates of section 2.1)."""
+"""What a sequence ratio does on average over responses, in exact pieces, and as a weight (theory D4, D6, D8, D9).
+
+No laws of a loss: theorems about expectations, populations and other functions than losses. What one loss must do on one batch
+is in gspo_core/laws.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from budgets import REL64, assert_within
+from budgets import REL64, assert_close64, assert_within
 from cases import Batch, batches
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +20,6 @@ from libraries import Library
 
 from gspo_core import (
     GEO_RS,
-    GRPO,
     GSPO,
     Band,
     Clip,
@@ -24,8 +27,11 @@ from gspo_core import (
     Packed,
     Padded,
     Product,
+    ProductToken,
     Sequence,
     SequenceMean,
+    SequenceToken,
+    Token,
     Unclipped,
     policy_loss,
     sampler_weight,
@@ -38,30 +44,20 @@ def log_s_of(d: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
     return Sequence().log_ratio(d, Padded(np.full(d.shape, True) if mask is None else mask))
 
 
-# ---- D1
-
-
-@given(seed=st.integers(0, 2**16), length=st.integers(1, 30), scale=st.sampled_from([1e-4, 1e-3, 1e-2]))
-def test_the_arithmetic_mean_exceeds_s_by_half_the_variance(seed: int, length: int, scale: float) -> None:
-    """D1: AM − s = s Var_t(d)/2 + O(|d|³), which is what GRPO's unclipped value has over GSPO's."""
-    d = scale * np.random.default_rng(seed).normal(size=(1, length))
-    values = [
-        float(policy_loss(replace(o, surrogate=Unclipped()), d, np.zeros(d.shape), -np.ones(1), Padded(d < 9)).value)
-        for o in (GRPO, GSPO)
-    ]
-    largest = float(np.abs(d).max())
-    assert values[0] - values[1] == pytest.approx(math.exp(d.mean()) * d.var() / 2, abs=2 * largest**3 + 1e-15 * length)
-
-
-def test_the_means_are_equal_only_for_equal_ratios() -> None:
-    """D1: harmonic = geometric = arithmetic where d is constant, all three apart where it is not."""
-    for d, apart in (([0.3, 0.3, 0.3], False), ([0.3, 0.3, 0.4], True)):
-        w, s = np.exp(d), math.exp(float(log_s_of(np.array([d]))[0]))
-        gaps = (w.mean() - s, s - 1 / (1 / w).mean())
-        assert all((gap > 1e-4) if apart else (abs(gap) < 1e-15) for gap in gaps)
-
-
 # ---- D4
+
+
+@given(batch=batches(), seed=st.integers(0, 2**16))
+def test_pull_back_is_the_transpose_of_push_forward(library: Library, batch: Batch, seed: int) -> None:
+    """⟨g, push_forward(d)⟩ = ⟨pull_back(g), d⟩ for every ratio: the contract that closed-form gradients rest on."""
+    rng, layout = np.random.default_rng(seed), Padded(library.array(batch.mask))
+    d = rng.normal(size=batch.mask.shape)
+    for ratio in (Token(), Sequence(), SequenceToken(), Product(), ProductToken()):
+        g = rng.normal(size=batch.mask.shape if ratio.per_token else len(batch.mask))
+        g = np.where(batch.mask if ratio.per_token else batch.mask.any(axis=1), g, 0.0)
+        pushed = library.numpy(ratio.push_forward(library.array(d), layout))
+        pulled = library.numpy(ratio.pull_back(library.array(g), layout))
+        assert_close64((g * pushed).sum(), (pulled * d).sum(), np.abs(d).sum() * np.abs(g).max(initial=0.0))
 
 
 @given(

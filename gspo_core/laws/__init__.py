@@ -11,7 +11,7 @@ A law is an object with a sentence as its name; `LAWS` has them all, docs/laws.m
 each beside the law that it must break: they prove the kit. Needs hypothesis: pip install "gspo-core[laws]".
 """
 
-from ._frameworks import JAX, NUMPY, TORCH
+from ._frameworks import JAX, NUMPY, STRICT, TORCH
 from .batch import Batch
 from .catalogue import LAWS
 from .checking import check, check_advantages, check_clip_fraction, subject_of
@@ -32,6 +32,7 @@ __all__ = [
     "LAWS",
     "MUTANTS",
     "NUMPY",
+    "STRICT",
     "TORCH",
     "Batch",
     "Claim",

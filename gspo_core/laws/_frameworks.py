@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .subject import Call, Framework, Inputs
+from .subject import Answer, Call, Framework, Inputs
 
 
 def value_of(returned: Any) -> Any:
@@ -18,18 +19,32 @@ def value_of(returned: Any) -> Any:
     return returned[0] if isinstance(returned, tuple) else returned
 
 
+def _own(returned: Any, numpy: Callable[[Any], Any]) -> Answer:
+    """What a loss says of itself that returns its own gradient."""
+    parts = (getattr(returned, name, None) for name in ("value", "logp_grad", "log_ratio", "clipped"))
+    return Answer(*(None if x is None else numpy(x) for x in parts))
+
+
 class NumPy:
     """No autodiff: the kit takes central differences, unless the loss returns its own gradient."""
 
     name = "numpy"
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
-        """(value, the loss's own gradient or None)."""
-        returned = call(inputs)
-        value, gradient = (returned.value, returned.logp_grad) if hasattr(returned, "logp_grad") else (value_of(returned), None)
-        if not isinstance(value, (int, float, np.ndarray, np.generic)):
-            raise TypeError(f"expected a NumPy scalar, got {type(value).__name__}")
-        return value, gradient
+    def array(self, x: Any) -> Any:
+        """From a NumPy array to the library's."""
+        return x
+
+    def numpy(self, x: Any) -> Any:
+        """And back."""
+        if not isinstance(x, (int, float, np.ndarray, np.generic)):
+            raise TypeError(f"expected a NumPy scalar, got {type(x).__name__}")
+        return x
+
+    def outcome(self, call: Call, inputs: Inputs) -> Answer:
+        """The loss's own gradient, or none."""
+        arrays = {k: self.array(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
+        returned = call(arrays)
+        return _own(returned, self.numpy) if hasattr(returned, "logp_grad") else Answer(self.numpy(value_of(returned)), None)
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
         """Nothing can leak."""
@@ -38,6 +53,24 @@ class NumPy:
     def counterpart(self, call: Call) -> Call | None:
         """Never."""
         return None
+
+
+class Strict(NumPy):
+    """array-api-strict: nothing but the standard, so that what is written for any array library shows that it is."""
+
+    name = "array_api_strict"
+
+    @cached_property
+    def _strict(self) -> Any:
+        return importlib.import_module("array_api_strict")
+
+    def array(self, x: Any) -> Any:
+        """A copy."""
+        return self._strict.asarray(x, copy=True)
+
+    def numpy(self, x: Any) -> Any:
+        """From an array, or a Python number."""
+        return np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
 
 
 class Torch:
@@ -52,18 +85,18 @@ class Torch:
     def _arrays(self, inputs: Inputs) -> Inputs:
         return {k: self._torch.tensor(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
-        """(value, gradient); no gradient where the loss does not depend on logp, as autograd sees it."""
+    def outcome(self, call: Call, inputs: Inputs) -> Answer:
+        """The gradient is 0 where the loss does not depend on logp, as autograd sees it."""
         arrays = self._arrays(inputs)
         arrays["logp"].requires_grad_()
         returned = call(arrays)
         if hasattr(returned, "logp_grad"):
-            return returned.value.detach().numpy(), returned.logp_grad.detach().numpy()
+            return _own(returned, lambda x: x.detach().numpy())
         value = value_of(returned)
         if not isinstance(value, self._torch.Tensor):
             raise TypeError(f"expected a tensor, got {type(value).__name__}")
         gradient = self._torch.autograd.grad(value, arrays["logp"], allow_unused=True)[0] if value.requires_grad else None
-        return value.detach().numpy(), np.zeros(inputs["logp"].shape) if gradient is None else gradient.numpy()
+        return Answer(value.detach().numpy(), np.zeros(inputs["logp"].shape) if gradient is None else gradient.numpy())
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
         """Zeros where autograd finds no path."""
@@ -98,8 +131,8 @@ class Jax:
     def _kept(self) -> dict[Call, tuple[Call, Call]]:
         return {}
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
-        """(value, gradient)."""
+    def outcome(self, call: Call, inputs: Inputs) -> Answer:
+        """Compiled, if the loss can be."""
         with self._jax.enable_x64(True):
             if call not in self._kept:
                 eager = self._differentiated(call)
@@ -107,11 +140,11 @@ class Jax:
             jitted, eager = self._kept[call]
             arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
             try:
-                value, gradient = jitted(arrays)
+                found = jitted(arrays)
             except self._jax.errors.JAXTypeError:  # values are looked at: a loss for eager use only
                 self._kept[call] = (eager, eager)
-                value, gradient = eager(arrays)
-            return np.asarray(value), np.asarray(gradient)
+                found = eager(arrays)
+            return Answer(*(None if x is None else np.asarray(x) for x in found))
 
     def _differentiated(self, call: Call) -> Call:
         def value(logp: Any, others: Inputs) -> Any:
@@ -120,9 +153,9 @@ class Jax:
         def both(inputs: Inputs) -> Any:
             returned = call(inputs)
             if hasattr(returned, "logp_grad"):
-                return returned.value, returned.logp_grad
+                return _own(returned, lambda x: x)
             others = {k: x for k, x in inputs.items() if k != "logp"}
-            return self._jax.value_and_grad(value)(inputs["logp"], others)
+            return Answer(*self._jax.value_and_grad(value)(inputs["logp"], others))
 
         return both
 
@@ -148,9 +181,11 @@ class Jax:
 
 
 NUMPY = NumPy()
+STRICT = Strict()
 TORCH = Torch()
 JAX = Jax()
 FRAMEWORKS: dict[str, Framework] = {"numpy": NUMPY, "torch": TORCH, "jax": JAX}
+"""Those that a loss is tried on without being asked."""
 
 
 def installed() -> list[Framework]:

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+from .algebra import ALGEBRA
 from .clip import CLIP
 from .credit import CREDIT
+from .edges import EDGES
 from .extras import EXTRAS
+from .extremes import EXTREMES
 from .fraction import FRACTION_LAWS
 from .law import Law
+from .layouts import LAYOUTS
 from .masks import MASKS
 from .numerics import NUMERICS
 from .paper import PAPER
 from .parts import PARTS
 from .ratio import RATIO
 from .reduction import REDUCTION
+from .reports import REPORTS
 from .rewards import ADVANTAGE_LAWS
+from .tokens import TOKENS
 
-LAWS: tuple[Law, ...] = (*PAPER, *RATIO, *CLIP, *CREDIT, *REDUCTION, *MASKS, *PARTS, *NUMERICS, *EXTRAS)
+LAWS: tuple[Law, ...] = (
+    *PAPER,
+    *RATIO,
+    *ALGEBRA,
+    *CLIP,
+    *EDGES,
+    *CREDIT,
+    *TOKENS,
+    *REDUCTION,
+    *MASKS,
+    *PARTS,
+    *LAYOUTS,
+    *NUMERICS,
+    *EXTREMES,
+    *REPORTS,
+    *EXTRAS,
+)
 
 
 EVERY: tuple[Law, ...] = (*LAWS, *ADVANTAGE_LAWS, *FRACTION_LAWS)

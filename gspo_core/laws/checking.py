@@ -19,6 +19,7 @@ from .catalogue import LAWS
 from .claim import Claim, implied
 from .fraction import FRACTION_LAWS, ClipFraction
 from .law import Law
+from .oracle import on_trust
 from .report import Report
 from .rewards import ADVANTAGE_LAWS, AdvantageFunction, Stated
 from .runner import EXAMPLES, run
@@ -94,7 +95,8 @@ def check(
         examples: per law.
         laws: which ones, by default all.
 
-    Returns: `Report` with `.ok` and `.broken`; print it.
+    Returns: `Report` with `.ok` and `.broken`, and `.unchecked` for a surrogate or gate that the kit does not know: everything
+    around its formula is checked, and its slope against its gain, but not that it is the formula you meant. Print it.
 
     Raises: TypeError if `loss` cannot be called.
 
@@ -106,7 +108,7 @@ def check(
     target = loss if isinstance(loss, Objective) and like is GSPO else like
     setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in laws)
-    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts)
+    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts, on_trust(target))
 
 
 Z_SCORE = ZScore()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 
+from gspo_core.gates import Band, OffPolicyMask, TokenClip
 from gspo_core.objective import Objective
 from gspo_core.ratios import Product, ProductToken, Sequence, SequenceToken, Token
 from gspo_core.reductions import SequenceMean, TokenMean
-from gspo_core.surrogates import Clip, DualClip
+from gspo_core.soft_surrogates import ReciprocalWeight
+from gspo_core.surrogates import Clip, DualClip, GateOnly
 
 from .oracle import can_judge
 
@@ -15,7 +17,7 @@ from .oracle import can_judge
 class Claim(Enum):
     """What a loss says of itself; a law presupposes some of them, and is not asked where they are not made."""
 
-    JUDGED = "value and gradient are those of an objective that the scalar oracle knows"
+    JUDGED = "value and gradient are those of an objective whose ratio and reduction the scalar oracle knows"
     DERIVATIVE = "the gradient is the derivative of the value"
     OWN_GRADIENT = "the gradient comes from the loss itself (closed form or autodiff), not from differences of its value"
     MEAN_RATIO = "a response has one ratio, exp of the mean of its tokens' log ratios"
@@ -28,13 +30,20 @@ class Claim(Enum):
     TOKEN_MEAN = "every token weighs the same"
     SEQUENCE_ADVANTAGES = "takes one advantage per response"
     TOKEN_ADVANTAGES = "takes one advantage per token"
-    EDGES = "on a bound exactly, a unit is live"
+    BOUNDS = "beyond a bound on its log ratio a unit has no gradient"
+    EDGES = "on a bound exactly, a unit is live, and one step of rounding beyond it silent"
     DENOMINATOR = "takes the number to divide by"
     KL = "takes reference log-probs, and adds a plain KL penalty to the policy loss"
     SAMPLER = "takes the sampler's log-probs, and corrects for it with a weight held constant"
-    LAYOUTS = "takes packed and sharded layouts"
+    LAYOUTS = "takes packed, restricted and sharded layouts"
+    REPORTS = "says the log ratio of each unit, and which units are clipped"
+    INERT = "padding does not change a bit of what is returned"
+    RISING = "beyond e⁵⁰ the loss of a bad unit goes on rising, along the tangent there"
     DETACHED = "lets no gradient through to old log-probs and advantages"
     COMPILES = "can be compiled by its framework"
+
+
+BOUNDED = (TokenClip, Band, OffPolicyMask)
 
 
 def implied(objective: Objective) -> frozenset[Claim]:
@@ -55,6 +64,7 @@ def implied(objective: Objective) -> frozenset[Claim]:
         Claim.CLIP: isinstance(surrogate, (Clip, DualClip)) and plain and not isinstance(ratio, (Product, ProductToken)),
         Claim.UNBOUNDED: isinstance(surrogate, Clip) and plain and not isinstance(ratio, (Product, ProductToken)),
         Claim.CEILING: isinstance(surrogate, DualClip) and plain and not isinstance(ratio, (Product, ProductToken)),
+        Claim.BOUNDS: isinstance(surrogate, (Clip, DualClip, GateOnly, ReciprocalWeight)) or type(objective.gate) in BOUNDED,
         Claim.SEQUENCE_MEAN: isinstance(reduction, SequenceMean),
         Claim.TOKEN_MEAN: isinstance(reduction, TokenMean),
         Claim.SEQUENCE_ADVANTAGES: True,

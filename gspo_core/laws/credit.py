@@ -12,7 +12,7 @@ from .claim import Claim
 from .compare import rounding, same_value, same_weight, scale_of
 from .law import Law, demand, law
 from .setting import Setting
-from .strategies import batches
+from .strategies import any_batches, batches, digits
 from .subject import Subject
 
 
@@ -109,6 +109,33 @@ def homogeneous(subject: Subject, setting: Setting, case: tuple[Batch, float]) -
 
 
 @law(
+    "a weight on one response's advantage is a weight on its part of the loss",
+    source="theory C6: gains are A times something; so a sampler's correction neither moves the band nor is clipped",
+    otherwise="advantages of a batch are put in proportion to each other, or a weight on one of them is clipped",
+    cases=lambda setting: st.tuples(any_batches(setting, rows=(2, 3)), st.integers(0, 4**3 - 1)),
+    anchors=lambda setting: [(Batch.of([[0.0], [0.0]], [1.0, -1.0]), 0b1001)],
+)
+def weighted(subject: Subject, setting: Setting, case: tuple[Batch, int]) -> bool:
+    """Advantages times w_i ≥ 0: value Σ_i w_i L(A of i alone), gradient w_i times each response's own; token by token, too."""
+    batch = case[0].poisoned(0.0)
+    weights = np.array([WEIGHTS[k] for k in digits(case[1], len(WEIGHTS), len(batch.mask))])
+    wide = weights[:, None] if batch.per_token else weights
+    found, plain = subject(replace(batch, advantage=batch.advantage * wide)), subject(batch)
+    alone = [subject(replace(batch, advantage=_of_row(batch, i))).value for i in range(len(batch.mask))]
+    more = found._replace(noise=found.noise * max(WEIGHTS), eps=found.eps * max(WEIGHTS))
+    note = f"advantages times {weights.tolist()}; the responses' own, each times its weight:"
+    same_value(more, float(weights @ alone), setting, batch, "the loss", note)
+    if setting.is_clear(batch, subject.kink):
+        same_weight(more, weights[:, None] * plain.weight, setting, batch, "the gradient", note)
+    return bool(batch.token_advantage.any())
+
+
+def _of_row(batch: Batch, row: int) -> np.ndarray:
+    mine = np.arange(len(batch.mask)) == row
+    return np.where(mine[:, None] if batch.per_token else mine, batch.advantage, 0.0)
+
+
+@law(
     "every token is credited with its own advantage",
     source="theory B5; GSPO eq. 17: −A_it s_i u_it/(N |y_i|)",
     otherwise="advantages of one response are averaged, and its tokens share the gradient alike",
@@ -163,4 +190,6 @@ def no_advantage(subject: Subject, setting: Setting, batch: Batch) -> bool:
     return bool(batch.mask.any())
 
 
-CREDIT: list[Law] = [sign, reinforce, derivative, homogeneous, own_advantage, spread_advantage, no_advantage]
+WEIGHTS = [1.0, 0.0, 4.0, 0.5]
+
+CREDIT: list[Law] = [sign, reinforce, derivative, homogeneous, weighted, own_advantage, spread_advantage, no_advantage]

@@ -13,7 +13,7 @@ from .claim import Claim
 from .compare import same_value, same_weight, zero
 from .law import Law, demand, law
 from .setting import Setting
-from .strategies import POISONS, batches
+from .strategies import POISONS, any_batches, batches
 from .subject import Subject
 
 
@@ -29,6 +29,7 @@ def _poisoned(subject: Subject, setting: Setting, batch: Batch, poison: float) -
     return True
 
 
+UNEVEN = [Batch.of([[0.1, 0.3, 0.0], [0.7, 0.0, 0.2]], [-1.0, -0.3], [[1, 1, 0], [1, 0, 1]], base=-1.1)]
 ONE_TOKEN = [Batch.of([[0.0, 0.0]], [1.0], [[1, 0]])]
 
 
@@ -54,6 +55,36 @@ def padding(subject: Subject, setting: Setting, case: tuple[Batch, float]) -> bo
 def poison(subject: Subject, setting: Setting, case: tuple[Batch, float]) -> bool:
     """NaN, ±∞ and ±1e30 in masked slots of every input leave value and gradient as they are."""
     return _poisoned(subject, setting, *case)
+
+
+@law(
+    "padding does not change a bit",
+    source="design section 4: whatever stands in masked slots, of one input or of all, the result is bitwise the same",
+    otherwise="what stands in padding reaches the rounding, or hides where another input's padding cancels it",
+    needs={Claim.INERT},
+    cases=lambda setting: st.tuples(
+        any_batches(setting),
+        st.sampled_from(POISONS),
+        st.sampled_from([(), ("logp",), ("old_logp",), ("advantage",)]),
+        st.sampled_from([np.float64, np.float32]),
+    ),
+    anchors=lambda setting: [(batch, p, (), t) for batch in UNEVEN for p in (np.nan, 1.0) for t in (np.float64, np.float32)],
+)
+def bits(subject: Subject, setting: Setting, case: tuple[Batch, float, tuple[str, ...], Any]) -> bool:
+    """Value, gradient and whatever else is reported, in both precisions; all inputs are poisoned, or one of them alone."""
+    batch, poison, alone, dtype = case
+    if batch.mask.all():
+        return False
+    clean, dirty = batch.poisoned(0.0), batch.poisoned(poison)
+    if alone:
+        dirty = replace(clean, **{name: getattr(dirty, name) for name in alone})
+    expected, found = subject(clean, dtype=dtype), subject(dirty, dtype=dtype)
+    note = f"{', '.join(alone) or 'every input'} holds {poison:g} in masked slots, {dtype.__name__}; with 0 there:"
+    for name in ("value", "weight", "log_ratio", "clipped"):
+        if getattr(expected, name) is not None:
+            demand(getattr(found, name), getattr(expected, name), 0.0, name, clean, note)
+    zero(found, ~batch.mask, setting, clean, "the gradient in masked slots", note)
+    return True
 
 
 @law(
@@ -185,6 +216,7 @@ def nothing(subject: Subject, setting: Setting, batch: Batch) -> bool:
 MASKS: list[Law] = [
     padding,
     poison,
+    bits,
     advantage_padding,
     masked_slots,
     more_padding,

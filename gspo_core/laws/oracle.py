@@ -2,7 +2,8 @@
 
 One response at a time: gate, log ratio, gain and slope of each unit, and what the slope gives each token. Slopes are
 derived by hand, masked entries are never read, and N counts the non-empty responses. The classes of an objective are read
-for their numbers alone.
+for their numbers alone; only a surrogate or a gate that is not known here is asked itself, for one unit or one response at a
+time: then everything around its formula is judged, and `on_trust` says what is not.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gspo_core import gates, ratios, reductions, soft_surrogates, surrogates
+from gspo_core.layouts import Padded
 from gspo_core.objective import Objective
 
 Rows = Sequence[Sequence[float]]
@@ -83,6 +87,12 @@ def _gamma(s: Any, x: float, a: float) -> Term:
     return Term(weight, weight)
 
 
+def _asked(s: Any, x: float, a: float) -> Term:
+    """A surrogate's own word on one unit."""
+    found = s(np, np.array([x]), np.array([a]))
+    return Term(float(found.value[0]), float(found.slope[0]))
+
+
 TERMS: dict[type, Callable[[Any, float, float], Term]] = {
     surrogates.Clip: clip_term,
     surrogates.DualClip: _dual,
@@ -120,6 +130,12 @@ def _off_policy(g: Any, d: list[float], a: list[float]) -> Seen:
     return Seen(d, [0.0 if y < 0 and stale else y for y in a], [True] * len(d))
 
 
+def _asked_gate(g: Any, d: list[float], a: list[float]) -> Seen:
+    """A gate's own word on one response."""
+    seen = g(np.array([d]), np.array([a]), Padded(np.ones((1, len(d)), dtype=bool)), True)
+    return Seen(seen.d[0].tolist(), seen.advantage[0].tolist(), seen.open[0].tolist())
+
+
 GATES: dict[type, Callable[[Any, list[float], list[float]], Seen]] = {
     type(None): lambda _, d, a: Seen(d, a, [True] * len(d)),
     gates.TokenClip: _token_clip,
@@ -139,9 +155,32 @@ REDUCTIONS = (reductions.SequenceMean, reductions.TokenMean, reductions.FixedLen
 
 
 def can_judge(objective: Objective) -> bool:
-    """Whether all of the objective's parts are known here."""
-    known = type(objective.ratio) in RATIOS and type(objective.surrogate) in TERMS
-    return known and type(objective.gate) in GATES and isinstance(objective.reduction, REDUCTIONS)
+    """Whether the objective's ratio and reduction are known here; surrogates and gates are asked if they are not."""
+    return type(objective.ratio) in RATIOS and isinstance(objective.reduction, REDUCTIONS)
+
+
+def strangers(objective: Objective) -> list[Any]:
+    """The objective's surrogate and gate, if they are not known here."""
+    parts = ((objective.surrogate, TERMS), (objective.gate, GATES))
+    return [part for part, known in parts if type(part) not in known]
+
+
+def on_trust(objective: Objective) -> tuple[str, ...]:
+    """What no law can tell of this objective, one sentence each; nothing if the scalar loops know all of it."""
+    if not can_judge(objective):
+        named = f"{type(objective.ratio).__name__} with {type(objective.reduction).__name__}"
+        return (f"{named} has no scalar loops: its values are compared with each other, and its gradient with differences",)
+    return tuple(map(_trusted, strangers(objective)))
+
+
+def _trusted(part: Any) -> str:
+    name = type(part).__name__
+    if not hasattr(part, "exact"):
+        return f"whether {name} is the gate that you meant: its formula was taken from itself, one response at a time"
+    slope = (
+        "its slope was compared with differences of its gain" if part.exact else "so was its slope, as it is said to be none"
+    )
+    return f"whether {name} is the gain that you meant: its formula was taken from itself, one unit at a time; {slope}"
 
 
 def count(objective: Objective, mask: Masks) -> float:
@@ -167,9 +206,10 @@ def judge(
         if not where:
             continue
         a = [advantage[i][t] for t in where]
-        seen = GATES[type(objective.gate)](objective.gate, [logp[i][t] - old[i][t] for t in where], a)
+        seen = GATES.get(type(objective.gate), _asked_gate)(objective.gate, [logp[i][t] - old[i][t] for t in where], a)
         units, share = RATIOS[type(objective.ratio)](seen.d)
-        found = [TERMS[type(objective.surrogate)](objective.surrogate, x, y) for x, y in zip(units, seen.a, strict=False)]
+        term_of = TERMS.get(type(objective.surrogate), _asked)
+        found = [term_of(objective.surrogate, x, y) for x, y in zip(units, seen.a, strict=False)]
         size = _size(objective, len(where)) / n
         terms += [-term.gain * size for term in found]
         for j, t in enumerate(where):

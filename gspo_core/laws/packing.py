@@ -15,6 +15,10 @@ class OwnGradient(NamedTuple):
     """[] the loss."""
     logp_grad: Any
     """Token array: ∂value/∂logp."""
+    log_ratio: Any = None
+    """Units: their log ratios, if the loss says them."""
+    clipped: Any = None
+    """Units: which are clipped, if the loss says so."""
 
 
 def as_padded(loss: Callable[..., Any]) -> Callable[..., Any]:

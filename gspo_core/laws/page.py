@@ -24,9 +24,12 @@ def page(found: Report | Profile) -> str:
     title = f"{report.subject}, like {report.like}"
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
     summary = f"{len(report.kept)} laws hold, {len(report.broken)} are broken ({report.framework}, seed {report.seed})"
+    trusted = "".join(f"<p>Not checked: {escape(words)}.</p>" for words in report.unchecked)
     findings = _findings(found) if isinstance(found, Profile) else ""
     rows = "".join(_row(v) for v in report.verdicts)
-    return f"{head}<h1>{escape(title)}</h1><p>{escape(summary)}.</p>{findings}<h2>Laws</h2><table>{rows}</table></html>\n"
+    return (
+        f"{head}<h1>{escape(title)}</h1><p>{escape(summary)}.</p>{trusted}{findings}<h2>Laws</h2><table>{rows}</table></html>\n"
+    )
 
 
 def _findings(profile: Profile) -> str:

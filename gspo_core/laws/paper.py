@@ -12,7 +12,7 @@ from .claim import Claim
 from .compare import same_value, same_weight
 from .law import Law, law
 from .setting import Setting
-from .strategies import batches
+from .strategies import any_batches, batches
 from .subject import Subject
 
 LOG2 = math.log(2.0)
@@ -73,7 +73,7 @@ def geometric(subject: Subject, setting: Setting, batch: Batch) -> bool:
     source="theory A, E1; for GSPO eq. 5, otherwise the row of docs/family.md",
     otherwise="the loss is another one",
     needs={Claim.JUDGED},
-    cases=batches,
+    cases=any_batches,
     anchors=lambda setting: [Batch.of([[0.0]], [1.0])],
 )
 def value(subject: Subject, setting: Setting, batch: Batch) -> bool:

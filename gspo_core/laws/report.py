@@ -21,6 +21,8 @@ class Report:
     """What computed it."""
     seed: int
     verdicts: tuple[Verdict, ...]
+    unchecked: tuple[str, ...] = ()
+    """What no law can tell of this loss, in words."""
 
     @property
     def ok(self) -> bool:
@@ -44,6 +46,7 @@ class Report:
         lines += [f"  {MARKS[v.status]}  {v.law.name}" for v in asked]
         skipped = len(self.verdicts) - len(asked)
         lines += ["", f"{len(self.kept)} laws hold, {len(self.broken)} are broken, {skipped} are not claimed."]
+        lines += [f"Not checked: {words}." for words in self.unchecked]
         for v in self.broken:
             lines += ["", f"BROKEN: {v.law.name}", f"  {v.law.otherwise}.", indented(str(v.violation))]
         return "\n".join(lines)
@@ -56,6 +59,7 @@ class Report:
             "framework": self.framework,
             "seed": self.seed,
             "ok": self.ok,
+            "unchecked": list(self.unchecked),
             "laws": [_entry(v) for v in self.verdicts],
         }
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from gspo_core.gates import TokenClip
+import numpy as np
+
+from gspo_core.gates import Band, OffPolicyMask, TokenClip
 from gspo_core.objective import Objective
 from gspo_core.presets import GSPO
+from gspo_core.surrogates import DualClip
 
 from .claim import Claim
-from .oracle import Verdict, count, judge
+from .oracle import Verdict, count, judge, strangers
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,26 @@ class Setting:
     def scales(self) -> list[float]:
         """Sizes of token log ratios that are worth a try: those of the bounds among them."""
         gate = [self.like.gate.high] if isinstance(self.like.gate, TokenClip) else []
-        return [0.1, min(self.low, self.high), 1.0, 1e-3, 1e-6, *gate]
+        unknown = [x for part in strangers(self.like) for x in _numbers(part)]
+        return [0.1, min(self.low, self.high), 1.0, 1e-3, 1e-6, *gate, *unknown]
+
+    @property
+    def limits(self) -> list[tuple[float, float]]:
+        """(log ratio of a response of one token, sign of A) where its gradient ends; the tightest of surrogate and gate."""
+        gate, surrogate, found = self.like.gate, self.like.surrogate, list[tuple[float, float]]()
+        if hasattr(surrogate, "low") and hasattr(surrogate, "high") and not strangers(self.like):
+            found = [(math.log1p(surrogate.high), 1.0), (math.log1p(-surrogate.low), -1.0)]
+        if isinstance(surrogate, DualClip):
+            found.append((math.log(surrogate.cap), -1.0))
+        if isinstance(gate, TokenClip):
+            found += [(gate.high, 1.0), (-gate.low, -1.0)]
+        if isinstance(gate, Band):
+            found += [(gate.width, 1.0), (-gate.width, -1.0)]
+        if isinstance(gate, OffPolicyMask):
+            found.append((-gate.delta, -1.0))
+        sides = {(math.copysign(1.0, x), sign) for x, sign in found}
+        there = {side: [abs(x) for x, sign in found if (math.copysign(1.0, x), sign) == side] for side in sides}
+        return [(side[0] * min(there[side]), side[1]) for side in sorted(sides)]
 
     def verdict(self, batch: Any) -> Verdict:
         """What the objective makes of a batch, by the scalar oracle."""
@@ -58,8 +80,24 @@ class Setting:
             return True
         base = self._live(batch)
         moved = (batch.with_d(batch.d + step * distance) for step in (-1.0, -0.5, 0.5, 1.0))
-        return all(self._live(other) == base for other in moved)
+        return all(self._live(other) == base for other in moved) and self._is_smooth(batch, distance)
+
+    def _is_smooth(self, batch: Any, distance: float) -> bool:
+        """No slope of a surrogate or gate that the oracle does not know jumps within `distance`."""
+        if not strangers(self.like):
+            return True
+        below, above = (self.verdict(batch.with_d(batch.d + step * distance)) for step in (-1.0, 1.0))
+        jump = np.abs(np.array(above.weight) - np.array(below.weight))
+        size = max(above.scale, float(np.max(np.abs(above.weight), initial=0.0)))
+        return bool(np.all(jump <= (100.0 * distance + 1e-12) * size))
 
     def _live(self, batch: Any) -> list[list[bool]]:
         """Which tokens have a gradient: a gate may close single tokens of a response that is live as a whole."""
         return [[w != 0 for w in row] for row in self.verdict(batch).weight]
+
+
+def _numbers(part: Any) -> list[float]:
+    """The numbers of a dataclass that may be bounds in nats, or are ratios whose logarithms may be."""
+    found = [getattr(part, field.name) for field in fields(part)] if is_dataclass(part) else []
+    sizes = [abs(float(x)) for x in found if isinstance(x, (int, float)) and 0 < abs(x) < 20]
+    return sizes + [abs(math.log(x)) for x in sizes if x != 1]

@@ -7,10 +7,13 @@ advantages are each one number, whose digits are the choices: a batch is a dozen
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
 from .batch import Batch
+from .claim import Claim
 from .setting import Setting
 
 ADVANTAGES = [1.0, -1.0, 2.0, -0.5, 0.0, 0.25, -3.0, 1e-3]
@@ -77,6 +80,13 @@ def batches(
     advantage = np.array([options[i] for i in _choices(draw, len(options), int(np.prod(shape)))]).reshape(shape)
     base = 0.0 if "edge" in among else -float(draw(st.integers(0, 1)))
     return Batch(np.minimum(d, 0.0) + base, base - np.maximum(d, 0.0), advantage, np.array(hidden).reshape(num, slots) == 0)
+
+
+def any_batches(setting: Setting, **options: Any) -> st.SearchStrategy[Batch]:
+    """`batches`, with one advantage per token now and then if the loss takes that."""
+    if Claim.TOKEN_ADVANTAGES not in setting.claims:
+        return batches(setting, **options)
+    return st.booleans().flatmap(lambda per_token: batches(setting, per_token=per_token, **options))
 
 
 def orders(size: int) -> st.SearchStrategy[list[int]]:

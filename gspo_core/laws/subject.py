@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +26,23 @@ class Outcome(NamedTuple):
     """Unit of rounding of what was returned (float32's at most)."""
     noise: float
     """What the weight may be off by because it was found by differences, in units of the value's scale."""
+    log_ratio: Any = None
+    """Units: what the loss says of their log ratios, if it does."""
+    clipped: Any = None
+    """Units: which of them it says are clipped, if it does."""
+
+
+class Answer(NamedTuple):
+    """What a loss returned, as NumPy arrays."""
+
+    value: Any
+    """[] the loss."""
+    weight: Any
+    """[N, T] ∂value/∂logp; None if neither the loss nor the library has one."""
+    log_ratio: Any = None
+    """Units, if the loss says so."""
+    clipped: Any = None
+    """Units, if the loss says so."""
 
 
 Inputs = dict[str, Any]
@@ -40,6 +58,16 @@ class Raised(Exception):
         self.batch = batch
 
 
+@contextmanager
+def blamed_on(batch: Any) -> Iterator[None]:
+    """An error inside is the loss's, on this batch."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except Exception as error:  # whatever a loss raises
+        raise Raised(batch, error) from error
+
+
 class Framework(Protocol):
     """How a library differentiates."""
 
@@ -47,8 +75,8 @@ class Framework(Protocol):
     def name(self) -> str:
         """For reports."""
 
-    def outcome(self, call: Call, inputs: Inputs) -> tuple[Any, Any]:
-        """(value, ∂value/∂logp) as NumPy arrays; no gradient if neither the loss nor the library has one."""
+    def outcome(self, call: Call, inputs: Inputs) -> Answer:
+        """What the loss returns for these arrays, and the library's gradient of it if it does not bring its own."""
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Floats]:
         """Gradients with respect to old_logp and advantage; empty without autodiff."""
@@ -123,28 +151,23 @@ class Subject:
     def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> Outcome:
         """Value and gradient; a loss that raises breaks whatever is asked of it."""
         inputs = self.names.inputs(batch, dtype)
-        try:
-            with np.errstate(all="ignore"):
-                return self._outcome(batch, inputs, other or self.call)
-        except Exception as error:  # whatever a loss raises
-            raise Raised(batch, error) from error
+        with blamed_on(batch):
+            return self._outcome(batch, inputs, other or self.call)
 
     def leaks(self, batch: Batch) -> dict[str, Floats]:
         """Gradients that reach old log-probs and advantages; nothing without autodiff."""
-        try:
+        with blamed_on(batch):
             return self.framework.leaks(self.call, self.names.inputs(batch, np.float64))
-        except Exception as error:  # whatever a loss raises
-            raise Raised(batch, error) from error
 
     def _outcome(self, batch: Batch, inputs: Inputs, call: Call) -> Outcome:
-        value, gradient = self.framework.outcome(call, inputs)
-        number = np.asarray(value)
+        answer = self.framework.outcome(call, inputs)
+        number, more = np.asarray(answer.value), {"log_ratio": answer.log_ratio, "clipped": answer.clipped}
         if number.shape != ():
             raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
         eps = float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
-        if gradient is not None:
-            return Outcome(float(number), np.asarray(gradient, dtype=np.float64), eps, 0.0)
-        return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * max(eps, 2.3e-16) / self.step)
+        if answer.weight is not None:
+            return Outcome(float(number), np.asarray(answer.weight, dtype=np.float64), eps, 0.0, **more)
+        return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * max(eps, 2.3e-16) / self.step, **more)
 
     def _differences(self, inputs: Inputs, batch: Batch) -> Floats:
         """Fourth-order central differences at the valid slots; the error is h⁴ f⁽⁵⁾/30."""
@@ -153,7 +176,7 @@ class Subject:
         def at(index: Any, steps: int) -> float:
             moved = logp.copy()
             moved[index] += steps * self.step
-            return float(self.framework.outcome(self.call, {**inputs, "logp": moved})[0])
+            return float(self.framework.outcome(self.call, {**inputs, "logp": moved}).value)
 
         for index in zip(*np.nonzero(batch.mask), strict=True):
             out[index] = (8 * (at(index, 1) - at(index, -1)) - (at(index, 2) - at(index, -2))) / (12 * self.step)
@@ -166,10 +189,10 @@ class Subject:
 
     def claims(self, like: Objective) -> frozenset[Claim]:
         """What the subject claims if it is said to be like an objective."""
+        ours = (Claim.EDGES, Claim.LAYOUTS, Claim.REPORTS, Claim.INERT, Claim.RISING)
         offered = {
+            **dict.fromkeys(ours, self.objective is not None),
             Claim.OWN_GRADIENT: self.own_gradient,
-            Claim.EDGES: self.objective is not None,
-            Claim.LAYOUTS: self.objective is not None,
             Claim.DENOMINATOR: self.names.denominator is not None,
             Claim.KL: self.names.ref_logp is not None,
             Claim.SAMPLER: self.names.sampler_logp is not None,

@@ -11,11 +11,13 @@ from gspo_core.laws.runner import Verdict
 from .beside import BESIDE
 from .clip import CLIP
 from .credit import CREDIT
+from .layouts import LAYOUTS, UNKNOWN
 from .mutant import Kind, Mutant, gspo, right
 from .ratio import RATIO
+from .reports import REPORTS
 from .weighting import WEIGHTING
 
-MUTANTS: tuple[Mutant, ...] = (*WEIGHTING, *RATIO, *CLIP, *CREDIT, *BESIDE)
+MUTANTS: tuple[Mutant, ...] = (*WEIGHTING, *RATIO, *CLIP, *CREDIT, *REPORTS, *LAYOUTS, *UNKNOWN, *BESIDE)
 
 
 def tried(mutant: Mutant, seed: int = 0) -> Verdict:
@@ -28,6 +30,7 @@ def tried(mutant: Mutant, seed: int = 0) -> Verdict:
         report = check_clip_fraction(mutant.loss, mutant.like, seed, per_token=tokens, laws=laws)
     else:
         loss = as_padded(mutant.loss) if mutant.kind is Kind.PACKED else mutant.loss
+        loss = loss() if mutant.kind is Kind.OBJECTIVE else loss
         report = check(loss, mutant.like, seed, claims=mutant.claims, names=mutant.names, laws=laws)
     return report.verdicts[0]
 

@@ -38,6 +38,7 @@ class Kind(Enum):
     ADVANTAGE = "(rewards, group_ids) -> advantages"
     SEQUENCE_FRACTION = "(logp, old_logp, advantage, mask) -> share of clipped responses"
     TOKEN_FRACTION = "(logp, old_logp, advantage, mask) -> share of clipped tokens"
+    OBJECTIVE = "() -> an Objective with a word of its own"
 
 
 @dataclass(frozen=True)
