@@ -1,97 +1,131 @@
-"""The static study in its shortest form: what routing adds to log ratios, and that replay takes it away."""
+"""The static study in its shortest form: what routing adds to log ratios, that replay takes it away, what is not routing."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import moe_seed
 import moe_stability
-import numpy as np
 import pytest
 import torch
-from moe_stability import Measured, Study
+from errors import UserError
+from moe_perturbations import NoisyRouters, optimized, scaled_band
+from moe_stability import Options
+from moe_static_models import Size, every_token, sampled, warmed_up
 
-ROOT = Path(__file__).parents[1]
-STUDENT = 2.3646
-"""97.5 % quantile of Student's t with 7 degrees of freedom."""
-SHORT = Study(seeds=1, warm_up=40, responses=96, length=48)
+SHORT = Size(layers=3, warm_up=80, trained=96, measured=96, length=48)
+TINY = Size(layers=1, hidden=16, head=8, warm_up=1, trained=16, measured=16, length=24)
+CPU = torch.device("cpu")
+NOISE = "router noise 0.05"
 
 
 @pytest.fixture(scope="module")
-def measured() -> Measured:
-    """One seed."""
-    return moe_stability.measure(SHORT, seed=0)
+def mixture() -> dict[str, Any]:
+    """One seed of the mixture of experts."""
+    return moe_seed.of_kind(SHORT, 0, "moe", CPU)
 
 
-def test_replaying_its_own_routes_is_exact(measured: Measured) -> None:
-    assert measured.own_routes_exact
+@pytest.fixture(scope="module")
+def dense() -> dict[str, Any]:
+    """Its dense control."""
+    return moe_seed.of_kind(SHORT, 0, "dense", CPU)
 
 
-def test_replay_more_than_halves_the_spread_of_the_token_log_ratios(measured: Measured) -> None:
+def test_replaying_its_own_routes_is_exact(mixture: dict[str, Any]) -> None:
+    assert mixture["own_routes_exact"] is True
+
+
+@pytest.mark.parametrize("name", [NOISE, "router noise 0.2", "bfloat16 engine"])
+def test_replay_more_than_halves_the_spread_of_the_token_log_ratios(mixture: dict[str, Any], name: str) -> None:
     """Where the engine does choose other experts, in every layer."""
-    assert min(measured.flips) > 0.02
-    assert float(measured.free.noise.token_sd) > 2 * float(measured.replayed.noise.token_sd) > 0
-    assert float(measured.free.total.token_sd) > 2 * float(measured.replayed.total.token_sd)
+    cell = mixture["cells"][name]
+    assert min(cell["flips_by_layer"]) > 0.001
+    assert cell["free"]["token_sd"] > 2 * cell["replayed"]["token_sd"] > 0
 
 
-def test_routing_noise_is_independent_between_tokens_and_drift_is_not(measured: Measured) -> None:
-    """So that a geometric mean cuts the former by √L, and the latter by less."""
-    assert 0.7 < moe_stability.design_effect(measured.routing) < 1.4
-    assert moe_stability.design_effect(measured.drift) > 1.4
-    assert float(measured.free.log_s_noise_share) < float(measured.free.token_noise_share)
+def test_routing_noise_is_independent_between_tokens(mixture: dict[str, Any]) -> None:
+    """So that a geometric mean cuts it by √L."""
+    for name in (NOISE, "router noise 0.2", "bfloat16 engine"):
+        assert 0.7 < mixture["cells"][name]["routing"]["design_effect"] < 1.4
 
 
-def test_the_design_effect_and_the_exponent_tell_noise_from_what_moves_as_one() -> None:
-    """On log ratios that are made up: independent ones, and one shared by all tokens of a response."""
-    generator = torch.Generator().manual_seed(0)
-    noise, shared = torch.randn(4000, 96, generator=generator), torch.randn(4000, 1, generator=generator).expand(-1, 96)
-    assert moe_stability.design_effect(noise) == pytest.approx(1.0, abs=0.1)  # its sd is √(2/4000) = 0.022
-    assert moe_stability.design_effect(shared) == pytest.approx(96.0, rel=0.01)
-    assert moe_stability.exponent(noise) == pytest.approx(-0.5, abs=0.05)
-    assert moe_stability.exponent(shared) == pytest.approx(0.0, abs=1e-5)
+def test_what_was_trained_on_moves_together_and_what_was_not_does_not(mixture: dict[str, Any]) -> None:
+    """After a small step, at fixed routes: the response is pushed as one, by its own advantage."""
+    cell = mixture["cells"]["8 steps, lr 0.0001"]
+    assert cell["trained"]["replayed"]["design_effect"] > 2
+    assert 0.6 < cell["replayed"]["design_effect"] < 1.7
+
+
+def test_the_tail_of_a_bfloat16_engine_is_routing(mixture: dict[str, Any], dense: dict[str, Any]) -> None:
+    """Tokens whose route changed are few, and hold the tail; without routing there is none."""
+    cell, control = mixture["cells"]["bfloat16 engine"], dense["cells"]["bfloat16 engine"]
+    assert cell["tokens_changed"] < 0.1
+    assert cell["tail_changed"] > 0.9
+    assert cell["free"]["kurtosis"] > 30
+    assert max(cell["replayed"]["kurtosis"], control["free"]["kurtosis"]) < 10
+
+
+def test_the_dense_control_has_no_routes_and_is_as_wide_as_a_tokens_experts(dense: dict[str, Any]) -> None:
+    assert list(dense["cells"]["1 step, lr 0.0003"]) == ["free", "trained"]
+    assert [name for name in dense["cells"] if "engine" in name or "noise" in name] == ["bfloat16 engine"]
+    model = warmed_up(TINY, 0, "dense", CPU).model
+    assert model.config.intermediate_size == TINY.top_k * TINY.expert_width
+
+
+def test_replaying_the_engines_routes_brings_the_gates_closer(mixture: dict[str, Any]) -> None:
+    gates = mixture["gates"]["1 step, lr 0.0003"]["router noise 0.2"]["scaled"]
+    assert gates["free"]["disagreement"] > gates["r3"]["disagreement"] > 0
+    assert gates["free"]["noise_floor_share"] > 2 * gates["r3"]["noise_floor_share"]
 
 
 def test_without_noise_and_steps_nothing_is_measured() -> None:
-    """The guard of the study: both parts come from what was disturbed, and from nothing else."""
-    quiet = moe_stability.measure(Study(warm_up=1, responses=4, length=12, router_noise=0.0, steps=0), seed=0)
-    assert quiet.flips == [0.0] * SHORT.layers
-    for part in (quiet.free.noise, quiet.free.staleness, quiet.replayed.noise, quiet.replayed.staleness):
-        assert float(part.token_sd) == 0.0
+    """The guard of the study: what it reports comes from what was disturbed, and from nothing else."""
+    policy = warmed_up(TINY, 0, "moe", CPU)
+    rollout = sampled(policy, 16, 0)
+    held = moe_seed.Scored.of(policy, rollout)
+    quiet, routes = NoisyRouters(0.0).scored(policy, rollout.ids, 0)
+    assert torch.equal(quiet, held.logp)
+    assert routes.flips(held.routes).tolist() == [0.0]
+    for _, now in optimized(policy, rollout, lr=0.0):
+        cell = moe_seed.moved("moe", now, held)
+        assert [cell[way]["token_sd"] for way in ("free", "replayed", "routing")] == [0.0] * 3
 
 
-def test_the_command_writes_its_numbers(tmp_path: Path) -> None:
-    moe_stability.main(Study(seeds=1, warm_up=1, responses=8, length=12 * 2, out=tmp_path))
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert results["study"]["responses"] == 8
-    assert results["seeds"][0]["own_routes_exact"] is True
-    assert (tmp_path / "seed-0.png").stat().st_size > 1000
+def test_the_old_policy_is_left_alone_and_the_new_one_moves() -> None:
+    policy = warmed_up(TINY, 0, "moe", CPU)
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    rollout = sampled(policy, 16, 0)
+    assert [steps for steps, _ in optimized(policy, rollout, 1e-3)] == [1, 4, 8]
+    assert all(torch.equal(value, before[name]) for name, value in policy.model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("path", "scale", "form"),
-    [
-        ("noise_token_sd free", 1, "{:.3f} ({:.3f} to {:.3f})"),
-        ("noise_token_sd replayed", 1, "{:.3f} ({:.3f} to {:.3f})"),
-        ("noise_log_s_sd free", 1, "{:.4f} ({:.4f} to {:.4f})"),
-        ("noise_log_s_sd replayed", 1, "{:.4f} ({:.4f} to {:.4f})"),
-        ("staleness_token_sd free", 1, "{:.4f} ({:.4f} to {:.4f})"),
-        ("staleness_token_sd replayed", 1, "{:.4f} ({:.4f} to {:.4f})"),
-        ("noise_share tokens free", 100, "{:.1f} % ({:.1f} to {:.1f})"),
-        ("noise_share tokens replayed", 100, "{:.1f} % ({:.1f} to {:.1f})"),
-        ("noise_share log_s free", 100, "{:.1f} % ({:.1f} to {:.1f})"),
-        ("noise_share log_s replayed", 100, "{:.1f} % ({:.1f} to {:.1f})"),
-        ("design_effect routing", 1, "{:.2f} ({:.2f} to {:.2f})"),
-        ("design_effect drift", 1, "{:.2f} ({:.2f} to {:.2f})"),
-        ("exponent routing", 1, "{:.2f} ({:.2f} to {:.2f})"),
-        ("exponent drift", 1, "{:.2f} ({:.2f} to {:.2f})"),
-    ],
-)
-def test_the_page_says_what_the_committed_numbers_say(path: str, scale: float, form: str) -> None:
-    seeds = json.loads((ROOT / "docs/results/moe-static/results.json").read_text(encoding="utf-8"))["seeds"]
-    values = np.array(seeds)
-    for key in path.split():
-        values = np.array([seed[key] for seed in values])
-    values = scale * values.astype(float)
-    half = STUDENT * values.std(ddof=1) / np.sqrt(len(values))
-    expected = form.format(values.mean(), values.mean() - half, values.mean() + half).replace("-", "−")
-    assert expected in (ROOT / "docs/moe.md").read_text(encoding="utf-8")
+def test_responses_come_in_groups_with_advantages_of_mean_zero() -> None:
+    rollout = sampled(warmed_up(TINY, 0, "moe", CPU), 32, 0)
+    assert every_token(rollout.ids).valid.all()
+    assert torch.allclose(rollout.advantage.reshape(-1, 8).mean(1), torch.zeros(4), atol=1e-6)
+    assert rollout.advantage.std() > 0.5
+    assert all(len(rollout.ids[8 * i : 8 * i + 8, :4].unique(dim=0)) == 1 for i in range(4))
+
+
+def test_the_scaled_band_is_the_papers_at_ten_thousand_tokens_and_ten_times_as_wide_at_a_hundred() -> None:
+    assert (scaled_band(10_000).low, scaled_band(10_000).high) == (3e-4, 4e-4)
+    assert scaled_band(100).high == pytest.approx(4e-3)
+
+
+def test_a_stopped_study_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(moe_stability.SIZES, "small", TINY)
+    moe_stability.run(Options(seeds=1, out=tmp_path))
+    assert "about 0.0 minutes for the 0 that are left" in capsys.readouterr().out
+    (first,) = tmp_path.iterdir()
+    written = first.stat().st_mtime_ns
+    paths = moe_stability.run(Options(seeds=2, out=tmp_path))
+    assert first.stat().st_mtime_ns == written
+    assert [json.loads(path.read_text())["seed"] for path in paths] == [0, 1]
+    monkeypatch.setitem(moe_stability.SIZES, "small", dataclasses.replace(TINY, layers=2))
+    with pytest.raises(UserError, match="another model"):
+        moe_stability.run(Options(seeds=2, out=tmp_path))
