@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import gspo_jax
 import gspo_torch
 import jax
 import jax.numpy as jnp
@@ -120,6 +121,19 @@ def test_our_torch_backend_keeps_the_laws_under_autograd(preset: Any) -> None:
     report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.TORCH, examples=10)
     assert report.ok, str(report)
     assert {"on a bound exactly, a unit is live", "splitting the batch changes nothing"} <= {v.law.name for v in report.kept}
+
+
+def test_our_jax_backend_keeps_the_laws_under_jax_grad() -> None:
+    objective = replace(GSPO_TOKEN, surrogate=LIKE.surrogate)
+
+    def loss(logp: Any, old_logp: Any, advantage: Any, mask: Any, denominator: float | None) -> Any:
+        return gspo_jax.policy_loss(objective, logp, old_logp, advantage, Padded(mask), denominator=denominator).value
+
+    names = laws.Names(denominator="denominator")
+    report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.JAX, examples=2)
+    assert not report.broken, str(report)
+    assert len(report.kept) > 45
+    assert {COMPILED, "on a bound exactly, a unit is live"} <= {v.law.name for v in report.kept}
 
 
 def jax_gspo(logp: jax.Array, old_logp: jax.Array, advantage: jax.Array, mask: jax.Array) -> jax.Array:

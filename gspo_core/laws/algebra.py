@@ -56,7 +56,7 @@ def means(subject: Subject, setting: Setting, case: tuple[Numbers, float]) -> bo
     cases=lambda setting: st.tuples(
         _numbers(0, 3, 0.25), _numbers(0, 3, 0.5), st.sampled_from([0.0, -1.0, -8.0]), st.sampled_from([0, 1])
     ),
-    anchors=lambda setting: [([0.5, 0.25], [0.5, 0.0], 0.0, 0), ([0.5, 0.25], [0.5, 0.0], -8.0, 1)],
+    anchors=lambda setting: [([0.5, 0.25], [0.5, 0.0], base, back) for base in (0.0, -8.0) for back in (0, 1)],
 )
 def chain(subject: Subject, setting: Setting, case: tuple[Numbers, Numbers, float, int]) -> bool:
     """Steps upwards with A = −1, and the way back with A = 1: sides that no clip reaches; log-probs anywhere below 0."""

@@ -14,9 +14,11 @@ Made from the source by `python -m gspo_core.laws.document`; do not edit. `laws.
 whose claims it makes; `laws.profile(loss)` makes no claims and finds out. Every law is tried on cases whose answer is known
 beforehand and then on random ragged batches, and a law that no case could have broken counts as untested, not as kept.
 
-Every law of a loss stands here and nowhere else: it is also how this package tests its own objectives. `tests/` asks these laws
-of every preset on every array library, and adds only what is no law of a loss: contracts of single functions, numbers done by
-hand, anchors of the scalar oracle, laws of other things (KL terms, correction weights, metrics), transforms, runs.
+Every law of a loss stands here and nowhere else: it is also how this package tests its own objectives. `tests/` asks all of
+them of every preset on NumPy, array-api-strict and PyTorch, and of GSPO on JAX under jit; those that a library's own arithmetic
+can break of every preset on JAX; value and gradient in every library, layout and precision. It adds only what is no law of a
+loss: contracts of single functions, numbers done by hand, anchors of the scalar oracle, laws of other things (KL terms,
+correction weights, metrics, losses of turns), transforms, runs.
 """
 
 
