@@ -31,13 +31,16 @@ class Pace:
         ahead = 1 if self._every == 0 else sum(n % self._every == 0 or n == self._rollouts for n in self._ahead(left))
         each = sum(evaluations) / len(evaluations) if evaluations else 0.0
         known = f"{each:.3g} s an evaluation" if evaluations else "evaluations not counted, none was timed"
-        return (
-            f"about {duration(left * own + ahead * each)} for {left} more rollouts and {ahead} evaluations "
-            f"({own:.3g} s a rollout, {known})"
-        )
+        what = f"{counted(left, 'more rollout')} and {counted(ahead, 'evaluation')}"
+        return f"about {duration(left * own + ahead * each)} for {what} ({own:.3g} s a rollout, {known})"
 
     def _ahead(self, left: int) -> range:
         return range(self._rollouts - left + 1, self._rollouts + 1)
+
+
+def counted(number: int, what: str) -> str:
+    """1 evaluation, 2 evaluations."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,7 @@ from pace import Pace, duration
             [{"seconds": 10.0}, {"seconds": 14.0}],
             "about 15 min for 397 more rollouts and 8 evaluations (2 s a rollout, 12 s an",
         ),
-        (0, [{"seconds": 600.0}], "about 23 min for 397 more rollouts and 1 evaluations (2 s a rollout, 600 s an evaluation)"),
+        (0, [{"seconds": 600.0}], "about 23 min for 397 more rollouts and 1 evaluation (2 s a rollout, 600 s an evaluation)"),
         (
             150,
             [],
@@ -39,7 +39,7 @@ def test_a_resumed_run_counts_from_where_it_is(capsys: pytest.CaptureFixture[str
     pace = Pace(rollouts=400, done=390, eval_every=50)
     for _ in range(3):
         pace.after_rollout(2.0, [{"seconds": 6.0}])
-    assert capsys.readouterr().out.startswith("about 20 s for 7 more rollouts and 1 evaluations")
+    assert capsys.readouterr().out.startswith("about 20 s for 7 more rollouts and 1 evaluation")
 
 
 def test_a_run_that_is_over_by_then_has_no_estimate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,9 @@ def test_routes_from_sampling_are_those_of_a_teacher_forced_pass(task: Task, tmp
     lengths = whole.mask.sum(-1)
     assert lengths.min() < lengths.max()
     assert (whole.prompt_mask == 0).any()
-    for batch in (whole, whole.rows(lengths.argsort()[:5]), whole.rows(torch.tensor([7]))):
+    narrow = whole.rows(whole.prompt_mask.sum(-1).argsort()[:5])
+    assert narrow.prompt_mask.shape[1] < whole.prompt_mask.shape[1], "no padding is cut away"
+    for batch in (whole, narrow, whole.rows(lengths.argsort()[:5])):
         assert batch.routes is not None
         fed = batch.mask & (torch.arange(batch.mask.shape[1]) < batch.mask.sum(-1, keepdim=True) - 1)
         assert torch.equal(batch.routes.routed, torch.cat([batch.prompt_mask > 0, fed], 1))
@@ -123,16 +125,16 @@ def test_which_experts_each_pass_takes(task: Task, tmp_path: Path, replay: str) 
 
 
 def test_shares_of_flips_are_over_all_slots_of_a_rollout() -> None:
-    """Parts of one and of three routed tokens: {0, 1} to {0, 2} in the first, and nothing in the second: 1 of 8 slots."""
+    """Parts of three and of one routed tokens: {0, 1} to {0, 2} in the first, and nothing in the second: 3 of 8 slots."""
     experts, rollup = torch.tensor([0, 1], dtype=torch.uint8), Rollup()
-    for width, other in ((1, 2), (3, 1)):
+    for width, other in ((3, 2), (1, 1)):
         there = torch.ones(1, width, dtype=torch.bool)
         routes = Routes(experts.expand(1, 1, width, 2), there, 4)
         own = Routes(torch.tensor([other, 0], dtype=torch.uint8).expand(1, 1, width, 2), there, 4)
         rollup.add_flips(routes, own, updating=False)
         rollup.add_flips(own, own, updating=True)
     rollup.add_step(1.0, units=1, skipped=False)
-    assert (rollup.row()["flips_engine"], rollup.row()["flips_update"]) == ([0.125], [[0.0]])
+    assert (rollup.row()["flips_engine"], rollup.row()["flips_update"]) == ([0.375], [[0.0]])
 
 
 def gradients(trainer: Trainer, responses: Responses) -> list[torch.Tensor]:
@@ -179,6 +181,11 @@ def test_micro_batches_add_up_and_checkpointing_changes_nothing(task: Task, tmp_
         assert off > 0.01 * norm, "the routes make no difference"
 
 
+def further(responses: Responses) -> torch.Tensor:
+    """What brings the engines so far apart that bounds bind."""
+    return 0.6 * torch.randn(responses.mask.shape, generator=torch.Generator().manual_seed(2))
+
+
 @pytest.mark.parametrize(
     ("objective", "correction"), [("gspo", "mis"), ("gspo", "sequence-tis"), ("gspo-token", "tis"), ("grpo", "icepop")]
 )
@@ -188,8 +195,7 @@ def test_the_loss_is_weighted_as_a_scalar_loop_says(task: Task, tmp_path: Path, 
     trainer = moe(task, tmp_path, **options, **NOISY)
     responses = trainer.draw(task.train[:4])
     assert responses.logp is not None
-    further = 0.6 * torch.randn(responses.mask.shape, generator=torch.Generator().manual_seed(2))  # so that bounds bind
-    responses = dataclasses.replace(responses, logp=responses.logp + further)
+    responses = dataclasses.replace(responses, logp=responses.logp + further(responses))
     advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
     batch = mini_batch(trainer, responses, advantages, Plan(advantages), torch.arange(16))
     olds = [old_pass(trainer, part, Rollup(trainer.config.correction)) for part, _ in batch.parts]
@@ -223,6 +229,8 @@ def test_the_loss_is_weighted_as_a_scalar_loop_says(task: Task, tmp_path: Path, 
 def test_without_a_correction_nothing_is_weighted_and_the_gap_is_measured_all_the_same(task: Task, tmp_path: Path) -> None:
     trainer, rollup = moe(task, tmp_path, **NOISY), Rollup()
     batch = trainer.draw(task.train[:4])
+    assert batch.logp is not None
+    batch = dataclasses.replace(batch, logp=batch.logp + further(batch))
     old = old_pass(trainer, batch, rollup)
     assert old.weight is None
     advantage = torch.ones(16)
@@ -232,6 +240,7 @@ def test_without_a_correction_nothing_is_weighted_and_the_gap_is_measured_all_th
     row = rollup.row()
     gaps = [float((old.logp[i] - batch.logp[i])[batch.mask[i]].double().sum()) for i in range(16)]
     products = [torch.tensor(gap).exp().item() for gap in gaps]
+    assert max(products) > 2.0, "no weight would be truncated"
     assert row["sampler_raw_mean"] == pytest.approx(sum(products) / 16, rel=1e-4)
     assert row["sampler_ess"] == pytest.approx(sum(products) ** 2 / 16 / sum(p * p for p in products), rel=1e-4)
     assert 0 < row["sampler_ess"] < 1
