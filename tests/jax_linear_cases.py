@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import gspo_jax
+import gspo_jax.schemes
 import gspo_jax.two_pass
 import jax
 import jax.numpy as jnp
@@ -84,6 +85,12 @@ def ours(problem: Problem, *, jit: bool = False, **more: Any) -> Answer:
         return Answer(tensor(value), None if logp is None else tensor(logp), tensor(weight), found)
 
 
+def ring_of(tokens: int, vocabulary: int, block: int = 5, item: int = 8) -> dict[str, int]:
+    """The budget of the aligned scheme whose ring holds so many tokens, when blocks are small; four tiles."""
+    blocks = -(-vocabulary // block)
+    return {"budget_bytes": tokens * blocks * -(-vocabulary // blocks) * item}
+
+
 @contextmanager
 def small_pieces(chunk: int = 4, blocks: tuple[int, int] = (3, 5)) -> Iterator[None]:
     """Chunks of `chunk` tokens and blocks of a few rows of the head: tiny problems then have many, with short last ones."""
@@ -91,6 +98,8 @@ def small_pieces(chunk: int = 4, blocks: tuple[int, int] = (3, 5)) -> Iterator[N
         patch.setattr(gspo_jax.two_pass, "CHUNK_ELEMENTS", 1)
         patch.setattr(gspo_jax.two_pass, "LEAST_CHUNK", chunk)
         patch.setattr(gspo_jax.two_pass, "BLOCKS", blocks)
+        patch.setattr(gspo_jax.schemes, "LEAST_RING", 1)
+        patch.setattr(gspo_jax.schemes, "TILE", (chunk, blocks[1]))
         yield
 
 

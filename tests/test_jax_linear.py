@@ -14,14 +14,13 @@ import torch
 from budgets import assert_within
 from cases import Batch
 from family import MEMBERS, Member, by_member
-from jax_linear_cases import ours, small_pieces
+from jax_linear_cases import ours, ring_of, small_pieces
 from jax_losses import BATCH
 from linear_cases import Problem, assert_in_budget, from_logits, is_clear_of_kinks, make, packed
 
 from gspo_core import Packed, Padded, PerToken
 
 V, H = 11, 6
-PIECES = pytest.mark.usefixtures("_small")
 
 
 @pytest.fixture(autouse=True)
@@ -64,33 +63,50 @@ class FromTheHead:
         def value(hidden: Any, head: Any) -> Any:
             return gspo_jax.linear_policy_loss(member.objective, hidden, head, *rest, adv, layout, **options).value
 
-        return jax.value_and_grad(value, argnums=(0, 1))(array(self.hidden), jnp.asarray(self.head))
+        graded = jax.value_and_grad(value, argnums=(0, 1))
+        # Two-pass has programs that all presets share; aligned has one of its own for each.
+        graded = jax.jit(graded) if options["budget_bytes"] else graded
+        return graded(array(self.hidden), jnp.asarray(self.head))
+
+    def assert_right(self, member: Member, advantage: np.ndarray, flat: bool, **options: Any) -> None:
+        """Value and gradients are the oracle's, and those of masked slots 0."""
+        verdict = member.judged(self.batch, advantage)
+        weight = np.asarray(verdict.weight)
+        assert np.count_nonzero(weight)
+        with jax.enable_x64(True):
+            value, (d_hidden, d_head) = self.ours(member, advantage, flat, **options)
+        theirs = self.gradients(weight)
+        budget = 1e-12 * max(verdict.scale, np.abs(weight).sum()) * np.abs(self.hidden).max()
+        assert_within(value, verdict.value, budget)
+        assert_within(np.reshape(d_hidden, theirs[0].shape), theirs[0], budget)
+        assert_within(d_head, theirs[1], budget)
+        assert not np.any(np.reshape(d_hidden, theirs[0].shape)[~self.batch.mask])
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["padded", "packed"])
 @by_member
 def test_every_preset_is_its_scalar_oracles(member: Member, flat: bool) -> None:
-    """Value and both gradients, from the oracle's weights and a softmax written out; both kinds of advantages."""
+    """Value and both gradients, from the oracle's weights and a softmax written out; both kinds of advantages; two-pass."""
     case = FromTheHead(BATCH)
     advantages = [case.batch.advantage] + ([case.batch.token_advantage] if member.method.per_token else [])
     for advantage in advantages:
-        verdict = member.judged(case.batch, advantage)
-        weight = np.asarray(verdict.weight)
-        assert np.count_nonzero(weight)
-        with jax.enable_x64(True):
-            value, (d_hidden, d_head) = case.ours(member, advantage, flat)
-        theirs = case.gradients(weight)
-        budget = 1e-12 * max(verdict.scale, np.abs(weight).sum()) * np.abs(case.hidden).max()
-        assert_within(value, verdict.value, budget)
-        assert_within(np.reshape(d_hidden, theirs[0].shape), theirs[0], budget)
-        assert_within(d_head, theirs[1], budget)
-        assert not np.any(np.reshape(d_hidden, theirs[0].shape)[~case.batch.mask])
+        case.assert_right(member, advantage, flat, budget_bytes=0)
+
+
+@by_member
+def test_every_preset_is_its_scalar_oracles_the_aligned_way(member: Member) -> None:
+    """Padded and packed by turns. The ring holds four tokens: sequences of five and six are too long for it."""
+    case, flat = FromTheHead(BATCH), MEMBERS.index(member) % 2 == 0
+    case.assert_right(member, case.batch.advantage, flat, **ring_of(4, V))
 
 
 def test_the_oracles_batch_is_not_vacuous() -> None:
     verdicts = [member.judged(FromTheHead(BATCH).batch, BATCH.advantage) for member in MEMBERS]
     assert all(np.any(verdict.clipped) for verdict in verdicts[:2])
     assert (BATCH.advantage == 0).any()
+    lengths = BATCH.mask.sum(1)
+    assert (lengths > 4).any()
+    assert ((lengths > 0) & (lengths <= 4)).any()
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -109,35 +125,58 @@ PROBLEMS: dict[str, Problem] = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("name", ["padded", "interleaved", "temperature, cap, bias", "on policy"])
-def test_errors_are_within_the_budget_of_full_logits(name: str, dtype: torch.dtype) -> None:
-    problem = PROBLEMS[name].to(dtype)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+
+
+def checked(problem: Problem, *, jit: bool = False, **options: Any) -> None:
+    """Within the budget of full logits, and not for want of a gradient."""
     assert is_clear_of_kinks(problem)
     truth = from_logits(problem)
     assert truth.weight.any()
-    assert_in_budget(problem, ours(problem), truth)
+    assert_in_budget(problem, ours(problem, jit=jit, **options), truth)
 
 
-@pytest.mark.parametrize("name", sorted(set(PROBLEMS) - {"padded", "interleaved", "temperature, cap, bias", "on policy"}))
+@DTYPES
+@pytest.mark.parametrize("name", ["padded", "interleaved"])
+def test_errors_are_within_the_budget_of_full_logits(name: str, dtype: torch.dtype) -> None:
+    checked(PROBLEMS[name].to(dtype), budget_bytes=0)
+
+
+@DTYPES
+def test_errors_of_the_aligned_way_are_within_it(dtype: torch.dtype) -> None:
+    """Low precision needs float32 sums of the head's size in its budget, and takes them."""
+    problem = PROBLEMS["interleaved"].to(dtype)
+    item = 8 if dtype == torch.float64 else 4
+    sums = 4 * problem.lm_head.numel() if dtype.itemsize == 2 else 0
+    checked(problem, jit=True, budget_bytes=sums + ring_of(8, V, item=item)["budget_bytes"])
+
+
+@pytest.mark.parametrize("name", sorted(set(PROBLEMS) - {"padded", "interleaved"}))
 def test_edges(name: str) -> None:
     problem = PROBLEMS[name]
-    assert_in_budget(problem, ours(problem), from_logits(problem))
+    assert_in_budget(problem, ours(problem, budget_bytes=0), from_logits(problem))
 
 
-@pytest.mark.parametrize("name", ["padded", "interleaved"])
-def test_log_probs_come_for_every_token_if_asked_for(name: str) -> None:
+@pytest.mark.parametrize("name", ["no bias", "on policy", "one token", "one column", "everything skipped", "large"])
+def test_edges_of_the_aligned_way(name: str) -> None:
+    """The ring holds eight tokens, the longest sequence of `large` has nineteen."""
     problem = PROBLEMS[name]
-    answer = ours(problem, return_logp=True)
-    assert answer.logp is not None
-    assert_in_budget(problem, answer, from_logits(problem))
-    assert ours(problem).logp is None
+    assert_in_budget(problem, ours(problem, jit=True, **ring_of(8, len(problem.lm_head))), from_logits(problem))
+
+
+def test_log_probs_come_for_every_token_if_asked_for() -> None:
+    problem = PROBLEMS["interleaved"]
+    for options in ({"budget_bytes": 0}, ring_of(8, V)):
+        answer = ours(problem, jit=True, return_logp=True, **options)
+        assert answer.logp is not None
+        assert_in_budget(problem, answer, from_logits(problem))
+    assert ours(problem, budget_bytes=0).logp is None
 
 
 def test_a_frozen_head_and_frozen_states() -> None:
     problem = make()
     for name in ("hidden", "lm_head"):
         frozen = replace(problem, **{name: getattr(problem, name).detach()})
-        answer = ours(frozen)
+        answer = ours(frozen, budget_bytes=0)
         assert name not in answer.gradients
         assert_in_budget(frozen, answer, from_logits(frozen))

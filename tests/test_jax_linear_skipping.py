@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import gspo_jax.aligned
 import gspo_jax.two_pass
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from jax_linear_cases import arguments, largest_array, loss_of, ours, small_pieces
+from jax_linear_cases import arguments, largest_array, loss_of, ours, ring_of, small_pieces
 from linear_cases import Problem, make
 
 from gspo_core import GRPO, PerToken
@@ -40,6 +41,7 @@ def tiles_seen() -> Iterator[dict[str, int]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gspo_jax.two_pass, "tile", counted)
+        patch.setattr(gspo_jax.aligned, "tile", counted)
         forget()
         yield seen
     forget()
@@ -73,41 +75,54 @@ def clipping() -> Problem:
 
 def test_what_has_no_gradient_goes_through_no_tile() -> None:
     """No advantage: neither pass. Clipped: not backward. With log-probs asked for: all of forward."""
-    assert count(on_policy()) == (3 + 2 + 1, 3 + 2 + 1)
-    assert count(clipping()) == (3 + 2 + 1, 1)
-    assert count(clipping(), return_logp=True) == (15, 1)
+    assert count(on_policy(), budget_bytes=0) == (3 + 2 + 1, 3 + 2 + 1)
+    assert count(clipping(), budget_bytes=0) == (3 + 2 + 1, 1)
+    assert count(clipping(), budget_bytes=0, return_logp=True) == (15, 1)
+
+
+def test_the_aligned_way_makes_every_tile_once_unless_a_sequence_is_too_long() -> None:
+    """Tiles of one token and half the vocabulary; a ring of four loses the first token of a sequence of five."""
+    whole, four = (ring_of(tokens, V, 6) for tokens in (15, 4))
+    assert count(on_policy(), **whole) == (0, 3 + 2 + 1)
+    assert count(clipping(), **whole, return_logp=True) == (0, 15)
+    longest = replace(clipping(), advantage=torch.tensor([1.0, 1.0, 0.0, 0.0, 2.0], dtype=torch.float64))
+    assert count(longest, **four) == (0, 3 + 5 + 1 + 1)
 
 
 def test_a_sequence_with_one_advantage_among_its_tokens_is_whole_in_forward() -> None:
     values = torch.zeros(5, 5, dtype=torch.float64)
     values[1, 2] = 1.0
     problem = on_policy(objective=GRPO)
-    assert count(replace(problem, advantage=PerToken(values))) == (5, 1)
-    assert count(replace(problem, advantage=values)) == (5, 1)
+    assert count(replace(problem, advantage=PerToken(values)), budget_bytes=0) == (5, 1)
+    assert count(replace(problem, advantage=values), budget_bytes=0) == (5, 1)
 
 
-@pytest.mark.parametrize("rubbish", [np.nan, np.inf, 1e30])
-def test_rubbish_in_what_is_left_out_reaches_nothing(rubbish: float) -> None:
+@pytest.mark.parametrize("tokens", [0, 8], ids=["two-pass", "aligned"])
+@pytest.mark.parametrize("rubbish", [np.nan, 1e30])
+def test_rubbish_in_what_is_left_out_reaches_nothing(rubbish: float, tokens: int) -> None:
     """Chunks of four mix rows with and without weight: no answer changes by a bit, and the gradient there is 0."""
     clean = on_policy()
     states = clean.hidden.detach().clone()
     skipped = torch.tensor([1, 3])
     states[skipped] = rubbish
     with small_pieces():
-        answers = [ours(x).gradients for x in (replace(clean, hidden=states.requires_grad_()), clean)]
+        answers = [
+            ours(x, jit=True, **ring_of(tokens, V)).gradients for x in (replace(clean, hidden=states.requires_grad_()), clean)
+        ]
     assert all(torch.equal(g, answers[1][name]) for name, g in answers[0].items())
     assert not answers[0]["hidden"][skipped].any()
     assert answers[0]["hidden"][0].any()
 
 
-def test_there_is_no_array_of_tokens_times_vocabulary() -> None:
+@pytest.mark.parametrize("tokens", [0, 4], ids=["two-pass", "aligned"])
+def test_there_is_no_array_of_tokens_times_vocabulary(tokens: int) -> None:
     """The largest is the head's gradient; and the search finds the one that naive code makes."""
     problem = make(lengths=(9, 12, 7, 12), vocabulary=90, bias=None).to(torch.float32)
     parameters, rest = arguments(problem)
     states = {"hidden": parameters["hidden"], "lm_head": parameters["lm_head"]}
 
     def mine(x: dict[str, Any]) -> Any:
-        return loss_of(problem, {**parameters, **x}, rest).value
+        return loss_of(problem, {**parameters, **x}, rest, **ring_of(tokens, 90, 20, 4)).value
 
     def naive(x: dict[str, Any]) -> Any:
         return jnp.sum(jax.nn.log_softmax(jnp.einsum("nth,vh->ntv", x["hidden"], x["lm_head"])))

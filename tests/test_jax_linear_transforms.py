@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from budgets import assert_within
-from jax_linear_cases import arguments, loss_of, ours, small_pieces
+from jax_linear_cases import arguments, loss_of, ours, ring_of, small_pieces
 from jax_losses import traces
 from linear_cases import from_logits, make, packed
 
 from gspo_core import GSPO_TOKEN, Padded
+
+BUDGETS = pytest.mark.parametrize("budget", [{"budget_bytes": 0}, ring_of(8, 11)], ids=["two-pass", "aligned"])
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +49,17 @@ def test_jit_compiles_once_per_bucket() -> None:
     assert len(seen) == len(widths)
 
 
-def test_under_jit_the_answer_is_that_without() -> None:
+@BUDGETS
+def test_under_jit_the_answer_is_that_without(budget: dict[str, int]) -> None:
     problem = packed(make(), seed=2)
-    eager, compiled = ours(problem), ours(problem, jit=True)
+    eager, compiled = ours(problem, **budget), ours(problem, jit=True, **budget)
     assert_within(compiled.value, eager.value, 1e-15)
     for name, gradient in compiled.gradients.items():
         assert_within(gradient, eager.gradients[name], 1e-14)
 
 
-def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole() -> None:
+@BUDGETS
+def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole(budget: dict[str, int]) -> None:
     """Two halves of four sequences, with the whole's denominator."""
     problem = make(lengths=(3, 5, 4, 1), options={"denominator": 4.0})
     truth = from_logits(problem)
@@ -66,7 +70,9 @@ def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole() -> None:
 
         def part(head: Any, x: dict[str, Any]) -> Any:
             others = {"layout": Padded(x["mask"]), **{k: x[k] for k in rest}}
-            return loss_of(problem, {"hidden": x["hidden"], "lm_head": head, "bias": parameters["bias"]}, others).value
+            return loss_of(
+                problem, {"hidden": x["hidden"], "lm_head": head, "bias": parameters["bias"]}, others, **budget
+            ).value
 
         def scanned(head: Any, wrap: Any) -> Any:
             return jax.lax.scan(lambda total, x: (total + wrap(part)(head, x), None), jnp.zeros(()), parts)[0]
@@ -82,8 +88,9 @@ def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole() -> None:
             assert_within(gradient, truth.gradients["lm_head"], 1e-13)
 
 
+@BUDGETS
 @pytest.mark.parametrize("objective", [GSPO_TOKEN, make().objective], ids=["GSPO_TOKEN", "GSPO"])
-def test_hessian_vector_products_are_those_of_full_logits(objective: Any) -> None:
+def test_hessian_vector_products_are_those_of_full_logits(objective: Any, budget: dict[str, int]) -> None:
     """Forward over reverse; GSPO-token's stop-gradients make it differ from the Hessian of the value."""
     problem = make(objective=objective, drift=1e-5, bias=None)
     with jax.enable_x64(True):
@@ -98,7 +105,7 @@ def test_hessian_vector_products_are_those_of_full_logits(objective: Any) -> Non
             return gspo_jax.policy_loss(objective, logp, rest["old_logp"], rest["advantage"], rest["layout"]).value
 
         def mine(head: Any) -> Any:
-            return loss_of(problem, {**parameters, "lm_head": head}, rest).value
+            return loss_of(problem, {**parameters, "lm_head": head}, rest, **budget).value
 
         head = parameters["lm_head"]
         direction = jnp.cos(jnp.arange(head.size, dtype=head.dtype)).reshape(head.shape)
@@ -107,11 +114,15 @@ def test_hessian_vector_products_are_those_of_full_logits(objective: Any) -> Non
         assert np.abs(expected).max() > 1e-3
 
 
-def test_forward_mode_alone_is_refused() -> None:
+@BUDGETS
+def test_forward_mode_alone_is_refused(budget: dict[str, int]) -> None:
     problem = make().to(torch.float32)
     parameters, rest = arguments(problem)
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda head: loss_of(problem, {**parameters, "lm_head": head}, rest).value, *[(parameters["lm_head"],)] * 2)
+        jax.jvp(
+            lambda head: loss_of(problem, {**parameters, "lm_head": head}, rest, **budget).value,
+            *[(parameters["lm_head"],)] * 2,
+        )
 
 
 def test_readings_carry_no_gradient() -> None:
@@ -120,7 +131,7 @@ def test_readings_carry_no_gradient() -> None:
     parameters, rest = arguments(problem)
 
     def told(head: Any) -> Any:
-        loss = loss_of(problem, {**parameters, "lm_head": head}, rest, return_logp=True)
+        loss = loss_of(problem, {**parameters, "lm_head": head}, rest, return_logp=True, budget_bytes=0)
         return jnp.sum(loss.logp) + jnp.sum(loss.log_ratio) + jnp.sum(loss.logp_grad) + loss.denominator
 
     value, gradient = jax.value_and_grad(told)(parameters["lm_head"])

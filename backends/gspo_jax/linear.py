@@ -1,7 +1,8 @@
 """From hidden states to the loss and its gradients, without ever holding tokens × vocabulary.
 
 The objective is known here, so that more can be left out than `token_logp` could: masked tokens and sequences without an
-advantage need no forward pass, clipped ones no backward pass.
+advantage need no forward pass, clipped ones no backward pass. Two exact schemes share the work (see `two_pass` and
+`aligned`); `budget_bytes` says how much memory may be spent on the faster one.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gspo_core import Layout, Loss, Objective, PerToken
+from gspo_core import Layout, Objective, PerToken
 from gspo_core._door import check_layout
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, first_row, mesh_axes, token_ids, varying, wide
-from .policy import policy_loss
+from .schemes import Constants, Job, aligned_loss, cut_for
 from .two_pass import flat_logp
+
+BUDGET_BYTES = 2**28
+"""256 MiB."""
 
 
 class LinearLoss(NamedTuple):
@@ -64,6 +68,7 @@ def linear_policy_loss(
     soft_cap: float | None = None,
     return_logp: bool = False,
     vocabulary: VocabularyAxis | None = None,
+    budget_bytes: int = BUDGET_BYTES,
 ) -> LinearLoss:
     """`policy_loss(objective, token_logp(hidden, lm_head, tokens), ...)` in one, for less time and memory.
 
@@ -75,6 +80,11 @@ def linear_policy_loss(
             anything.
         return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
             sequences without an advantage then go through the forward pass, too.
+        budget_bytes: memory for exponentials of logits and float32 sums beyond the gradients; static. On a CPU, if it holds
+            64 tokens' logits, everything goes the aligned way, 3 matrix products (4 for the beginning of a sequence that is
+            longer than what it holds); else, and in any case 0, two-pass: 4 products and a tile. With `vocabulary`,
+            `soft_cap` or a sharded layout everything goes two-pass. A head in float16 or bfloat16 needs V × H × 4 bytes of
+            it for the aligned way's sums. Under vmap it is the budget of each.
 
     Sequences without an advantage are left out of forward and backward, clipped ones of backward: their gradients are zero.
     Shapes are static all the same: tokens are sorted, and whole chunks of those that are left out are skipped at run time.
@@ -83,7 +93,7 @@ def linear_policy_loss(
     product) is exact. Forward mode alone is refused by JAX (a TypeError). Under grad, jit, scan, remat and shard_map as
     `policy_loss`; the context axis is the layout's, the vocabulary's is `vocabulary`.
 
-    Raises: TypeError and ValueError as `policy_loss` and `token_logp` do.
+    Raises: TypeError and ValueError as `policy_loss` and `token_logp` do, ValueError for a negative budget.
 
     >>> import jax, jax.numpy as jnp
     >>> from gspo_core import GSPO, Padded
@@ -99,24 +109,28 @@ def linear_policy_loss(
     if tuple(tokens.shape) != tuple(layout.shape):
         raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
 
-    def loss_at(logp: Array) -> Loss:
-        return policy_loss(objective, logp, old_logp, advantage, layout, denominator=denominator, on_policy=on_policy)
-
+    if not isinstance(budget_bytes, int) or budget_bytes < 0:
+        raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
+    kind = wide(hidden, lm_head)
+    cut = cut_for(budget_bytes, tokens.size, head, options, layout, kind)
+    job = Job(objective, on_policy, options, cut)
+    x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator)))
     # The door: every argument of the loss is checked before any work.
-    jax.eval_shape(loss_at, jax.ShapeDtypeStruct(layout.shape, wide(hidden, lm_head)))
-    live = layout.valid if return_logp else moved(objective, advantage, layout)
-    rows, flat, live = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens), live.reshape(-1)
+    jax.eval_shape(lambda logp: job.loss(logp, x), jax.ShapeDtypeStruct(layout.shape, kind))
+    live = (layout.valid if return_logp else moved(objective, advantage, layout)).reshape(-1)
+    rows, flat = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens)
     # Gradients are a rank's own inside; the transpose of this adds them up where an array was the same on several ranks.
-    axes = mesh_axes(rows, head, flat, live, first_row(head, options) if vocabulary else ())
+    axes = mesh_axes(rows, head, flat, live, x, first_row(head, options) if vocabulary else ())
     rows, head = varying((rows, head), axes)
-    logp = flat_logp(options, rows, head, flat, live).reshape(layout.shape)
-    scored = logp
-    if old_logp is not None:  # what was left out has a ratio of 1
-        kind = wide(logp, old_logp)
-        scored = jnp.where(live.reshape(layout.shape), logp.astype(kind), lax.stop_gradient(old_logp).astype(kind))
-    loss = loss_at(scored)
-    readings = lax.stop_gradient((loss.logp_grad, loss.log_ratio, loss.clipped, loss.denominator))
-    return LinearLoss(loss.value, *readings, on_policy, lax.stop_gradient(logp) if return_logp else None)
+    if cut is None:
+        logp = flat_logp(options, rows, head, flat, live)
+        value = job.loss(job.scored(logp, live, x), x).value
+    else:
+        value, logp = aligned_loss(job, rows, head, flat, live, x)
+    logp = lax.stop_gradient(logp)
+    loss = job.loss(job.scored(logp, live, x), x)
+    readings = (loss.logp_grad, loss.log_ratio, loss.clipped, loss.denominator)
+    return LinearLoss(value, *readings, on_policy, logp.reshape(layout.shape) if return_logp else None)
 
 
 def moved(objective: Objective, advantage: Array | PerToken, layout: Layout) -> Array:
