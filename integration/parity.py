@@ -9,6 +9,7 @@ A trainer in another framework takes `golden.load().rollouts` from the weights i
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 import tempfile
@@ -139,9 +140,11 @@ def write(folder: Path) -> None:
             yield sampled[-1]
 
     narrow = follow(trainer, samples())
-    wide = start(OPTIONS, folder / "float64")
-    widen(wide.model)
-    golden.save(Golden(OPTIONS, sampled, narrow, follow(wide, sampled)))
+    wide, longer = start(OPTIONS, folder / "float64"), start(OPTIONS, folder / "longer")
+    longer.config = dataclasses.replace(longer.config, lr=longer.config.lr * (1 + golden.LONGER))
+    for other in (wide, longer):
+        widen(other.model)
+    golden.save(Golden(OPTIONS, sampled, narrow, follow(wide, sampled), follow(longer, sampled).updates))
 
 
 def main() -> int:
