@@ -35,8 +35,8 @@ EPS = float(np.finfo(np.float32).eps)
 FLOOR = {"loss": 8 * EPS, "gradient norm": 8 * EPS, "log s": 8 * EPS, "parameters": EPS}
 """And this much further: log-probs of several nats are rounded, parameters of order one."""
 LONGER = 1e-5
-"""And as far as steps that are longer by this share take PyTorch in float64. Adam's 1 − 0.999^t has lost as much at t = 1 if it
-is taken in float32, as optax does: 0.999 is rounded by 1.3e-8, and the root of the ratio halves it. PyTorch takes it in float64."""
+"""And as far as steps that are longer by this share take PyTorch in float64. In float32, as optax has it, Adam's 1 − 0.999^t
+is off by 1.3e-5 of itself at t = 1, where 0.999 is rounded; the root halves that. PyTorch takes it in float64."""
 MARGIN = 3e-5
 """In nats. Closer to a bound than this, float32 may decide either way."""
 

@@ -14,11 +14,12 @@ from cases import Batch
 from family import MEMBERS, Member
 from one_shape import EXAMPLES, N
 
-from gspo_core import Layout, Loss, Packed, Padded, PerToken, sharded
+from gspo_core import Layout, Loss, Packed, Padded, PerToken, Restricted, sharded
 
 BATCH = EXAMPLES["holes"].clean()
 LAYOUTS = ["padded", "packed", "one shard"]
 SEQUENCE = next(member for member in MEMBERS if member.name == "GSPO")
+EVERY_LAYOUT = [*LAYOUTS, "restricted"]
 by_layout = pytest.mark.parametrize("layout", LAYOUTS)
 
 
@@ -43,6 +44,7 @@ def inputs(name: str = "padded", dtype: Any = np.float64, batch: Batch = BATCH, 
         "padded": lambda: Padded(mask),
         "packed": lambda: Packed(ids, N),
         "one shard": lambda: sharded(Padded(mask), itself),
+        "restricted": lambda: Restricted(Padded(mask | True), mask),
     }
     advantage = PerToken(array(batch.token_advantage)) if token_advantage else array(batch.advantage)
     return Inputs(array(batch.logp), array(batch.old_logp), advantage, layouts[name]())
@@ -61,11 +63,6 @@ def loss_at(member: Member, x: Inputs, logp: Any = None, **options: Any) -> Loss
 def value_of(member: Member, x: Inputs, **options: Any) -> Callable[[Any], Any]:
     """logp ↦ value."""
     return lambda logp: loss_at(member, x, logp, **options).value
-
-
-def numpy_of(loss: Loss) -> Loss:
-    """On the host."""
-    return Loss(*(np.asarray(x) for x in loss[:-1]), loss.on_policy)
 
 
 def weight_direction(x: Inputs) -> Any:
