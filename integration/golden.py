@@ -185,8 +185,8 @@ def load() -> Golden:
         return [Update(**{k: v for k, v in row.items() if k != "run"}) for row in rows if row["run"] == name]
 
     options = json.loads((FOLDER / "config.json").read_text())
-    runs = [Run(updates(name), dict(load_file(FOLDER / f"{name}.safetensors"))) for name in ("float32", "float64")]
-    return Golden(options, rollouts, *runs, updates("longer"))
+    narrow, wide = (Run(updates(name), dict(load_file(FOLDER / f"{name}.safetensors"))) for name in ("float32", "float64"))
+    return Golden(options, rollouts, narrow, wide, updates("longer"))
 
 
 def deviations(run: Run, golden: Golden) -> Iterator[Deviation]:
