@@ -18,8 +18,8 @@ from .head import Array, Head, Options, first_row, mesh_axes, slope, tile, varyi
 
 CHUNK_ELEMENTS = 2**23
 """Logits of a tile: 32 MiB of float32."""
-LEAST_CHUNK = 16
-"""Tokens of a tile, however many columns it has."""
+LEAST_CHUNK, MOST_CHUNK = 16, 256
+"""Tokens of a tile, however many columns it has: what is skipped is skipped by whole chunks."""
 BLOCKS = (1024, 8192)
 """Least and most rows of the head in a block of backward."""
 
@@ -41,7 +41,7 @@ def chunked(rows: Array, tokens: Array, live: Array, size: int) -> Chunks:
 
 def chunk_size(num_tokens: int, columns: int) -> int:
     """Tokens whose tile has about CHUNK_ELEMENTS entries."""
-    return max(1, min(num_tokens, max(LEAST_CHUNK, CHUNK_ELEMENTS // max(1, columns))))
+    return max(1, min(num_tokens, MOST_CHUNK, max(LEAST_CHUNK, CHUNK_ELEMENTS // max(1, columns))))
 
 
 def block_size(vocabulary: int) -> int:
