@@ -4,8 +4,11 @@ BIN := .venv/bin
 # One thread is the fair share of a test; training uses every core.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 ARGS ?=
+SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word_len=5 \
+  --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
+  --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50
 
-.PHONY: help train train-small test laws lint format clean
+.PHONY: help train train-small train-jax test laws lint format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -17,10 +20,10 @@ train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns su
 	  --eval-prompts 150 --eval-samples 4 --checkpoint-every 10 $(ARGS)
 
 train-small: .venv/.installed ## the same script on a 1 M Qwen3 made from a config, nothing downloaded; about 5 minutes on 2 cores
-	$(BIN)/python integration/train_torch.py --model small \
-	  --task spell_backward --task-args min_word_len=3 max_word_len=5 \
-	  --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
-	  --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50 $(ARGS)
+	$(BIN)/python integration/train_torch.py $(SMALL) $(ARGS)
+
+train-jax: .venv/.installed ## train-small in JAX: the same weights to start from, task and options
+	$(BIN)/python integration/train_jax.py $(SMALL) $(ARGS)
 
 test: .venv/.installed ## all tests
 	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from errors import TrainingFailure
 
-from gspo_core import Clip, Pilot, clip_fraction_for, clip_range_for
+from gspo_core import Clip, Objective, Pilot, clip_fraction_for, clip_range_for
 
 
 @dataclass
@@ -50,3 +51,24 @@ class ClipAdvice:
         """Continue where `state` was taken."""
         self.rollouts = [Pilot(*rollout) for rollout in state["pilot"]]
         self.clip = None if state["clip"] is None else Clip(*state["clip"])
+
+
+class Advised:
+    """A trainer whose clip range may come from a pilot."""
+
+    objective: Objective
+    advice: ClipAdvice | None
+
+    def advised(self, rollout: Pilot) -> dict[str, Any]:
+        """Let the pilot see a rollout, and go on with its range when it has one. Returns what belongs into the metrics."""
+        if self.advice is None:
+            return {}
+        row = self.advice.after_rollout(rollout)
+        self.take_advice()
+        return row
+
+    def take_advice(self) -> None:
+        """Go on with the pilot's range, if it has one."""
+        if self.advice is not None and self.advice.clip is not None and self.advice.clip != self.objective.surrogate:
+            self.objective = dataclasses.replace(self.objective, surrogate=self.advice.clip)
+            print(f"\nclip range from the pilot: {self.advice.clip.low:.4g}, {self.advice.clip.high:.4g}", flush=True)

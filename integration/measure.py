@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gspo_core import Correction, Loss, Padded, Pilot, Sequence
 from gspo_core.objective import token_log_ratio
+from gspo_core.types import Array
 
 
 class Rollup:
@@ -39,8 +40,8 @@ class Rollup:
         """A micro-batch: the routes, and what the router itself chooses in the pass for old log-probs, or in an update."""
         (self._fresh_flips if updating else self._old_flips).add(routes, own)
 
-    def add_loss(self, loss: Loss, logp: Tensor, old_logp: Tensor, advantage: Tensor, layout: Padded) -> None:
-        """A micro-batch of responses that have an advantage."""
+    def add_loss(self, loss: Loss, logp: Array, old_logp: Array, advantage: Array, layout: Padded) -> None:
+        """A micro-batch of responses that have an advantage. Arrays of PyTorch or NumPy, without gradients."""
         low = int((loss.clipped & (loss.log_ratio < 0)).sum())
         high = int((loss.clipped & (loss.log_ratio > 0)).sum())
         self._low, self._high, self._fresh_clipped = self._low + low, self._high + high, self._fresh_clipped + low + high
@@ -48,7 +49,7 @@ class Rollup:
         self._fresh += Sequence().log_ratio(token_log_ratio(logp, old_logp, layout), layout)[there].tolist()
         self._lengths += layout.lengths()[there].tolist()
         self._advantages += advantage[there].tolist()
-        self._loss += float(loss.value.detach())
+        self._loss += float(loss.value)
 
     def add_step(self, grad_norm: float, *, units: int, skipped: bool) -> None:
         """An optimizer step over the micro-batches since the last one, and over `units` ratios in all.
@@ -65,7 +66,7 @@ class Rollup:
         self._norms.append(grad_norm)
         self._skipped += skipped
 
-    def pilot(self, lengths: Tensor, advantages: Tensor) -> Pilot:
+    def pilot(self, lengths: Array, advantages: Array) -> Pilot:
         """The rollout's responses, [N] lengths and advantages of all: those without an advantage have no log s, and stay."""
         still = lengths[(advantages == 0) & (lengths > 0)].tolist()
         zeros = [0.0] * len(still)

@@ -114,6 +114,14 @@ class Sampler:
             tape.routes(prompt_mask),
         )
 
+    def texts(self, responses: Responses) -> list[str]:
+        """What the responses say."""
+        return self.prompter.decode(responses.tokens, responses.mask)
+
+    def chooser(self, seed: int) -> torch.Generator:
+        """Random numbers for `draw`."""
+        return torch.Generator(self.device).manual_seed(seed)
+
     def _choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         if not bool(torch.isfinite(logits).all()):
             raise TrainingFailure(
@@ -174,9 +182,9 @@ class Evaluation:
     """A few prompts with their responses and scores."""
 
 
-def evaluate(task: Task, sampler: Sampler, *, samples: int, seed: int, batch: int = 256) -> Evaluation:
-    """Sampled and greedy accuracy on the held-out prompts; its random numbers are its own."""
-    generator = torch.Generator(sampler.device).manual_seed(seed)
+def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 256) -> Evaluation:
+    """Sampled and greedy accuracy on the held-out prompts; its random numbers are its own. Either framework's sampler."""
+    generator = sampler.chooser(seed)
     sampled: list[float] = []
     greedy: list[float] = []
     transcripts: list[dict[str, Any]] = []
@@ -185,7 +193,7 @@ def evaluate(task: Task, sampler: Sampler, *, samples: int, seed: int, batch: in
         examples = task.held_out[start : start + step]
         for count, chooser, into in ((samples, generator, sampled), (1, None, greedy)):
             responses = sampler.draw(examples, count, chooser)
-            texts = sampler.prompter.decode(responses.tokens, responses.mask)
+            texts = sampler.texts(responses)
             for index, example in enumerate(examples):
                 own = texts[index * count : (index + 1) * count]
                 scores = [task.score(example, text) for text in own]

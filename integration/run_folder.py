@@ -4,7 +4,7 @@ config.json            what was asked for
 metrics.jsonl          one line per rollout          (also as TensorBoard events under tensorboard/)
 evaluations.jsonl      one line per evaluation
 transcripts/           sampled answers, before and after
-checkpoints/000010/    model.safetensors, config, tokenizer, trainer.pt (optimizer, random states, counters)
+checkpoints/000010/    the framework's own: torch_checkpoint.py, jax_checkpoint.py
 report.html
 """
 
@@ -13,11 +13,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from errors import UserError
 from torch.utils.tensorboard import SummaryWriter
 
@@ -83,38 +82,19 @@ class RunFolder:
         """Complete checkpoints, oldest first."""
         return sorted(p for p in (self.path / "checkpoints").glob("[0-9]*") if p.is_dir())
 
-    def save_checkpoint(self, step: int, model: Any, tokenizer: Any, state: Row) -> Path:
-        """Write under a temporary name, rename, then drop the oldest beyond `keep_checkpoints`."""
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Let `write` fill a folder under a temporary name, rename it, then drop the oldest beyond `keep_checkpoints`."""
         final = self.path / "checkpoints" / f"{step:06d}"
         temporary = final.with_name(f".{final.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        torch.save({**state, "step": step, "model": fingerprint(model)}, temporary / "trainer.pt")
+        write(temporary)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
         for old in self.checkpoints()[: -self.keep_checkpoints]:
             shutil.rmtree(old)
         return final
 
-    def load_state(self, checkpoint: Path, model: Any) -> Row:
-        """The trainer's state of a checkpoint; UserError if it belongs to another model than the one given."""
-        try:
-            state: Row = torch.load(checkpoint / "trainer.pt", map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged pickle raises anything; all of it means the same
-            raise UserError(f"--resume: {checkpoint}/trainer.pt cannot be read: {type(error).__name__} {error}") from error
-        if state["model"] != fingerprint(model):
-            kinds = f"{state['model']}, not {fingerprint(model)}"
-            raise UserError(f"--resume: {checkpoint} is a checkpoint of another model ({kinds})")
-        return state
-
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._writer is not None:
             self._writer.close()
-
-
-def fingerprint(model: Any) -> str:
-    """A model's kind and size, to tell one checkpoint from another's."""
-    shapes = sorted((name, tuple(p.shape)) for name, p in model.named_parameters())
-    return f"{type(model).__name__}, {len(shapes)} parameters of {sum(p.numel() for p in model.parameters()):,} numbers"

@@ -70,6 +70,24 @@ def load_small(
 
     With `experts` it is a mixture of them, else dense. `key` names the training questions (task, its arguments, its sizes).
     """
+    folder = make_small(
+        task, warm_up, key=key, cache=cache, seed=seed, max_new_tokens=max_new_tokens, device=device, experts=experts
+    )
+    return load_pretrained(str(folder), cache=cache, device=device)
+
+
+def make_small(
+    task: Task,
+    warm_up: WarmUp,
+    *,
+    key: str,
+    cache: Path,
+    seed: int,
+    max_new_tokens: int,
+    device: torch.device,
+    experts: Experts | None = None,
+) -> Path:
+    """The folder of such a model, made if it is not there."""
     kind, mixed = ("small", []) if experts is None else ("small-moe", [asdict(experts)])
     recipe = json.dumps([key, seed, max_new_tokens, asdict(warm_up), *mixed])
     folder = cache / f"{kind}-{task.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
@@ -82,7 +100,7 @@ def load_small(
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         os.replace(temporary, folder)
-    return load_pretrained(str(folder), cache=cache, device=device)
+    return folder
 
 
 def build_tokenizer(examples: list[Example]) -> Any:

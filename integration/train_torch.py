@@ -19,76 +19,35 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import tyro
 from config import Config
-from errors import TrainingFailure, UserError
 from gspo_torch import policy_loss
-from interrupt import StopOnSignal
+from loop import command_line, count_step, judge, run
 from measure import Rollup
-from pace import Pace
 from passes import Old, old_pass, update_pass
-from report import summary, write_report
-from rollout import Responses, evaluate, response_logp
-from tasks import CORRECT
+from rollout import Responses, response_logp
 from torch import Tensor
-from tqdm import tqdm
 from trainer import Trainer, prepare
 
-from gspo_core import Padded, Plan, plan
+from gspo_core import Padded, Plan
 
 
 def train(config: Config) -> int:
-    """Run to the end, to Ctrl-C or to a failure. Returns the exit status."""
+    """A run to its end; returns the exit status."""
     trainer = prepare(config)
-    config = trainer.config
-    stop = StopOnSignal()
-    pace = Pace(rollouts=config.rollouts, done=trainer.step, eval_every=config.eval_every)
-    if trainer.step == 0:
-        evaluation(trainer)
-    try:
-        with tqdm(total=config.rollouts, initial=trainer.step, desc=config.objective, unit="rollout") as bar:
-            while trainer.step < config.rollouts and not stop.requested:
-                row = one_rollout(trainer)
-                trainer.step += 1
-                trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
-                bar.set_postfix(reward=f"{row['reward']:.3f}", clip=f"{row['clip_fraction']:.2f}")
-                bar.update()
-                seconds = row["seconds_sampling"] + row["seconds_updating"]
-                pace.after_rollout(seconds, trainer.folder.rows("evaluations.jsonl"))
-                last = trainer.step == config.rollouts
-                if last or (config.eval_every and trainer.step % config.eval_every == 0):
-                    evaluation(trainer)
-                if last or stop.requested or trainer.step % config.checkpoint_every == 0:
-                    trainer.save()
-    except TrainingFailure:
-        trainer.save()
-        raise
-    finally:
-        trainer.folder.close()
-        report = write_report(trainer.folder)
-    print(f"\n{summary(trainer.folder)}\nreport: {report}")
-    if stop.requested:
-        print(f"stopped after rollout {trainer.step}; go on with --resume {trainer.folder.path}")
-        return 130
-    return 0
+    return run(trainer, lambda: one_rollout(trainer))
 
 
 def one_rollout(trainer: Trainer) -> dict[str, Any]:
     """Sample, judge, and take one optimizer step per mini-batch. Returns what was measured."""
-    config, task = trainer.config, trainer.task
+    config = trainer.config
     began = time.perf_counter()
-    examples = task.prompts_for(trainer.step, config.prompts_per_rollout, config.seed)
+    examples = trainer.task.prompts_for(trainer.step, config.prompts_per_rollout, config.seed)
     responses = trainer.draw(examples)
-    texts = trainer.sampler.prompter.decode(responses.tokens, responses.mask)
-    owners = [e for e in examples for _ in range(config.group_size)]
-    scores = [task.score(example, text) for example, text in zip(owners, texts, strict=True)]
-    correct = [float(score >= CORRECT) for score in scores]
-    rewards = correct if config.reward == "correct" else scores
-    group_ids = [index // config.group_size for index in range(len(rewards))]
-    planned = plan(rewards, group_ids)
+    judged = judge(trainer, examples, trainer.sampler.texts(responses))
+    planned = judged.planned
     advantages = torch.as_tensor(planned.advantage, dtype=torch.float32, device=responses.tokens.device)
 
-    order = torch.randperm(len(rewards), generator=trainer.shuffling).chunk(config.mini_batches)
+    order = torch.randperm(len(advantages), generator=trainer.shuffling).chunk(config.mini_batches)
     batches = [mini_batch(trainer, responses, advantages, planned, rows) for rows in order]
     sampled, rollup = time.perf_counter(), Rollup(config.correction)
     olds = [[old_pass(trainer, part, rollup) for part, _ in batch.parts] for batch in batches]  # all before the first update
@@ -96,11 +55,8 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
         update(trainer, batch, old, rollup)
     updated = time.perf_counter()
     return {
-        "reward": sum(rewards) / len(rewards),
-        "accuracy": sum(correct) / len(correct),
-        "response_length": float(responses.mask.sum()) / len(rewards),
-        "no_advantage": float((advantages == 0).sum()) / len(rewards),
-        "verifier_errors": task.verifier_errors,
+        **judged.row(responses.mask.sum(-1)),
+        "verifier_errors": trainer.task.verifier_errors,
         **rollup.row(),
         **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
         "seconds_sampling": round(sampled - began, 3),
@@ -142,54 +98,17 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
             weighted = old.weighted(advantage, layout)
             loss = policy_loss(trainer.objective, logp, old.logp, weighted, layout, denominator=batch.denominator)
             loss.value.backward()
-        rollup.add_loss(loss, logp.detach(), old.logp, advantage, layout)
+        rollup.add_loss(loss._replace(value=loss.value.detach()), logp.detach(), old.logp, advantage, layout)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
     finite = bool(torch.isfinite(norm))
     rollup.add_step(float(norm), units=batch.units, skipped=not finite)
-    trainer.bad_steps = 0 if finite else trainer.bad_steps + 1
     if finite:
-        trainer.optimizer_steps += 1
+        lr = trainer.config.lr * min(1.0, (trainer.optimizer_steps + 1) / max(1, trainer.config.lr_warm_up))
         for group in trainer.optimizer.param_groups:
-            group["lr"] = trainer.config.lr * min(1.0, trainer.optimizer_steps / max(1, trainer.config.lr_warm_up))
+            group["lr"] = lr
         trainer.optimizer.step()
-    if trainer.bad_steps >= trainer.config.max_bad_steps:
-        raise TrainingFailure(
-            f"{trainer.bad_steps} gradients in a row were not finite, in rollout {trainer.step + 1}: those steps were skipped "
-            f"and the weights are saved. Read the last lines of {trainer.folder.path / 'metrics.jsonl'}; lower --lr"
-        )
-
-
-def evaluation(trainer: Trainer) -> None:
-    """Held-out accuracy, sampled and greedy, and transcripts."""
-    began = time.perf_counter()
-    result = evaluate(trainer.task, trainer.sampler, samples=trainer.config.eval_samples, seed=trainer.config.seed)
-    row = {
-        "step": trainer.step,
-        "sampled_accuracy": sum(result.sampled) / len(result.sampled),
-        "greedy_accuracy": sum(result.greedy) / len(result.greedy),
-        "sampled": result.sampled,
-        "greedy": result.greedy,
-        "seconds": round(time.perf_counter() - began, 3),
-    }
-    trainer.folder.append("evaluations.jsonl", row)
-    name = "before" if trainer.step == 0 else f"after-{trainer.step:06d}"
-    trainer.folder.write_json(f"transcripts/{name}.json", result.transcripts)
-
-
-def main() -> int:
-    """The command line."""
-    try:
-        return train(tyro.cli(Config, description=__doc__))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingFailure as error:
-        print(f"training stopped: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted at once; what was saved before is whole", file=sys.stderr)
-        return 130
+    count_step(trainer, finite=finite)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line(train, __doc__))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from clip_advice import ClipAdvice
+from clip_advice import Advised, ClipAdvice
 from config import Config
 from engine import Engine, in_bfloat16
 from errors import UserError
@@ -18,12 +18,13 @@ from rollout import Responses, Sampler, require_plain_head
 from run_folder import RunFolder
 from small_model import load_small
 from tasks import Example, Task, load_task, parse_args
+from torch_checkpoint import load_state, write_checkpoint
 
-from gspo_core import Objective, Pilot
+from gspo_core import Objective
 
 
 @dataclass
-class Trainer:
+class Trainer(Advised):
     """What a run holds in memory."""
 
     config: Config
@@ -52,22 +53,10 @@ class Trainer:
         """The rollout's responses, a group to each example."""
         return (self.engine or self.sampler).draw(examples, self.config.group_size, self.sampling)
 
-    def advised(self, rollout: Pilot) -> dict[str, Any]:
-        """Let the pilot see a rollout, and go on with its range when it has one. Returns what belongs into the metrics."""
-        if self.advice is None:
-            return {}
-        row = self.advice.after_rollout(rollout)
-        self._take_advice()
-        return row
-
-    def _take_advice(self) -> None:
-        if self.advice is not None and self.advice.clip is not None and self.advice.clip != self.objective.surrogate:
-            self.objective = dataclasses.replace(self.objective, surrogate=self.advice.clip)
-            print(f"\nclip range from the pilot: {self.advice.clip.low:.4g}, {self.advice.clip.high:.4g}", flush=True)
-
     def state(self) -> dict[str, Any]:
         """All that a checkpoint needs beside the weights. The data's state is the step: prompts are a function of it."""
         return {
+            "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "sampling": self.sampling.get_state(),
             "shuffling": self.shuffling.get_state(),
@@ -84,11 +73,12 @@ class Trainer:
         self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]
         if self.advice is not None:
             self.advice.restore(state["advice"])
-            self._take_advice()
+            self.take_advice()
 
     def save(self) -> None:
         """A checkpoint at the current step."""
-        self.folder.save_checkpoint(self.step, self.model, self.sampler.prompter.tokenizer, self.state())
+        tokenizer, state = self.sampler.prompter.tokenizer, self.state()
+        self.folder.save_checkpoint(self.step, lambda folder: write_checkpoint(folder, self.model, tokenizer, state))
 
 
 def prepare(config: Config) -> Trainer:
@@ -130,7 +120,7 @@ def prepare(config: Config) -> Trainer:
     if config.resume is None:
         folder.create(config.to_json())
     elif checkpoint is not None:
-        trainer.restore(folder.load_state(checkpoint, model))
+        trainer.restore(load_state(checkpoint, model))
     folder.rewind(trainer.step if trainer.step else -1)
     size = sum(p.numel() for p in model.parameters())
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")

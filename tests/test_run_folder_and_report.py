@@ -13,8 +13,9 @@ import torch
 from config import Config
 from errors import UserError
 from report import gain_interval, summary, write_report
-from run_folder import RunFolder, fingerprint
+from run_folder import RunFolder
 from small_model import Experts, WarmUp
+from torch_checkpoint import fingerprint, load_state, write_checkpoint
 
 MOE = {"model": "small-moe"}
 
@@ -40,6 +41,11 @@ class Tokenizer:
 
     def save_pretrained(self, folder: Path) -> None:
         (folder / "tokenizer.json").write_text("{}")
+
+
+def save(folder: RunFolder, step: int, model: Model, state: dict[str, Any]) -> Path:
+    """A checkpoint."""
+    return folder.save_checkpoint(step, lambda path: write_checkpoint(path, model, Tokenizer(), {"step": step, **state}))
 
 
 @pytest.fixture
@@ -82,28 +88,28 @@ def test_a_torn_last_line_is_left_out(folder: RunFolder) -> None:
 
 
 def test_an_interrupted_checkpoint_is_none(folder: RunFolder) -> None:
-    folder.save_checkpoint(1, Model(2, 2), Tokenizer(), {"x": 1})
+    save(folder, 1, Model(2, 2), {"x": 1})
     with pytest.raises(OSError, match="no space left"):
-        folder.save_checkpoint(2, FullDisk(2, 2), Tokenizer(), {"x": 2})
+        save(folder, 2, FullDisk(2, 2), {"x": 2})
     assert [p.name for p in folder.checkpoints()] == ["000001"]
-    folder.save_checkpoint(2, Model(2, 2), Tokenizer(), {"x": 3})
-    assert folder.load_state(folder.checkpoints()[-1], Model(2, 2))["x"] == 3
+    save(folder, 2, Model(2, 2), {"x": 3})
+    assert load_state(folder.checkpoints()[-1], Model(2, 2))["x"] == 3
 
 
 def test_old_checkpoints_go_and_new_ones_stay(folder: RunFolder) -> None:
     for step in (9, 10, 100):
-        folder.save_checkpoint(step, Model(2, 2), Tokenizer(), {})
+        save(folder, step, Model(2, 2), {})
     assert [p.name for p in folder.checkpoints()] == ["000010", "000100"]
 
 
 def test_a_checkpoint_knows_its_model(folder: RunFolder) -> None:
-    path = folder.save_checkpoint(1, Model(2, 2), Tokenizer(), {})
-    assert folder.load_state(path, Model(2, 2))["step"] == 1
+    path = save(folder, 1, Model(2, 2), {})
+    assert load_state(path, Model(2, 2))["step"] == 1
     with pytest.raises(UserError, match="is a checkpoint of another model"):
-        folder.load_state(path, Model(2, 3))
+        load_state(path, Model(2, 3))
     (path / "trainer.pt").write_bytes(b"half a file")
     with pytest.raises(UserError, match="cannot be read"):
-        folder.load_state(path, Model(2, 2))
+        load_state(path, Model(2, 2))
     assert fingerprint(Model(2, 2)) != fingerprint(Model(1, 4))
 
 

@@ -7,57 +7,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from script_runs import TINY, command, environment, rows, run
 
-ROOT = Path(__file__).parents[1]
-TINY = [
-    *("--model", "small", "--task", "count_bits", "--task-args", "min_n=1", "max_n=63", "--train-size", "40"),
-    *("--warm-up.target", "0.2", "--warm-up.hidden", "32", "--warm-up.layers", "2", "--warm-up.check-every", "10"),
-    *(
-        "--eval-prompts",
-        "10",
-        "--eval-samples",
-        "2",
-        "--prompts-per-rollout",
-        "4",
-        "--group-size",
-        "4",
-        "--max-new-tokens",
-        "4",
-    ),
-    *("--threads", "1", "--lr", "1e-3", "--clip-low", "0.02", "--clip-high", "0.03"),
-]
 PRETRAINED = [*TINY[2:9], "--eval-prompts", "10"]
-
-
-def command(cache: Path, *options: str) -> list[str]:
-    """The script's command line."""
-    return [sys.executable, str(ROOT / "integration" / "train_torch.py"), "--cache-dir", str(cache), *options]
-
-
-def environment() -> dict[str, str]:
-    """The caller's environment, with the packages of this checkout."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")]), "HF_HUB_OFFLINE": "1"}
-
-
-def run(cache: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run it to the end."""
-    return subprocess.run(command(cache, *options), capture_output=True, text=True, env=environment(), timeout=240, check=False)
-
-
-def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
-    """Lines of a run's file without the wall-clock times."""
-    lines = (folder / name).read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if not k.startswith("seconds")} for line in lines]
 
 
 @pytest.fixture(scope="session")
