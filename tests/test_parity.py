@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import golden
+import jax
 import numpy as np
 import parity
+import parity_jax
 import pytest
 from golden import Golden, Run
 from trainer import Trainer
@@ -41,10 +43,20 @@ def widen(trainer: Trainer) -> None:
     parity.widen(trainer.model)
 
 
+def of_jax(stored: Golden, folder: Path, wide: bool = False) -> Run:
+    """What JAX's trainer makes of it, in float32 with x64 off, or in float64. optax does not keep to strict promotion."""
+    with jax.enable_x64(wide), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        trainer = parity_jax.start(stored.options, folder)
+        if wide:
+            parity_jax.widen(trainer)
+        return parity_jax.follow(trainer, stored.rollouts)
+
+
 @pytest.fixture(scope="module")
 def runs(stored: Golden, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """Every trainer's."""
-    return {"torch": of_torch(stored, tmp_path_factory.mktemp("parity") / "run")}
+    folder = tmp_path_factory.mktemp("parity")
+    return {"torch": of_torch(stored, folder / "torch"), "jax": of_jax(stored, folder / "jax")}
 
 
 def beyond(run: Run, stored: Golden) -> list[golden.Deviation]:
@@ -52,7 +64,7 @@ def beyond(run: Run, stored: Golden) -> list[golden.Deviation]:
     return [d for d in golden.deviations(run, stored) if not d.error <= d.allowed]
 
 
-by_trainer = pytest.mark.parametrize("trainer", ["torch"])
+by_trainer = pytest.mark.parametrize("trainer", ["torch", "jax"])
 
 
 @by_trainer
@@ -80,6 +92,19 @@ def test_the_truth_is_made_again_in_float64(stored: Golden, tmp_path: Path) -> N
     for name, values in truth.parameters.items():
         assert np.allclose(again.parameters[name], values, rtol=0, atol=1e-10), name
         assert again.parameters[name].dtype == np.float64
+
+
+def test_in_float64_jax_is_pytorch(stored: Golden, tmp_path: Path) -> None:
+    """To 1e-6: jax.nn.dot_product_attention takes its softmax in float32, and rotary angles are float32, as ever."""
+    run, truth = of_jax(stored, tmp_path / "run", wide=True), stored.float64
+    for a, b in zip(run.updates, truth.updates, strict=True):
+        assert a.clipped == b.clipped
+        assert np.allclose(a.log_s, b.log_s, rtol=0, atol=1e-6)
+        assert abs(a.loss - b.loss) <= 1e-6
+        assert abs(a.grad_norm - b.grad_norm) <= 3e-6 * b.grad_norm
+    for name, values in truth.parameters.items():
+        assert np.abs(run.parameters[name] - values).max() <= 1e-5, name
+        assert run.parameters[name].dtype == np.float64
 
 
 # ---- guards
