@@ -4,7 +4,7 @@
 
 A small policy (dialogue_model.py) talks to a register machine (register_machine.py) that judges every turn. Every run of a seed
 begins from the same weights and is asked the same things in the same order. docs/multi-turn.md has the questions, which were
-written before the runs, and what came out.
+written before the runs, and what was run.
 """
 
 from __future__ import annotations

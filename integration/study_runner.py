@@ -178,11 +178,13 @@ class _Study:
         print(f"{name}: {self.seconds[-1]:.1f} s; {len(self.left) + under_way} to go, about {rest:.0f} s", flush=True)
 
     def end(self) -> None:
-        """End the processes under way, and wait until they are gone."""
+        """Let idle processes leave by themselves, end those under way, and wait until all are gone."""
         for worker in self.workers:
-            worker.process.terminate()
-            worker.process.join()
             worker.connection.close()
+            if worker.run:
+                worker.process.terminate()
+        for worker in self.workers:
+            worker.process.join()
 
 
 def _serve(function: Function, connection: Connection) -> None:
