@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import gspo_torch
@@ -13,7 +14,18 @@ from gspo_torch import aligned
 from gspo_torch.head import Head
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
-from linear_cases import Answer, Problem, assert_in_budget, from_logits, is_clear_of_kinks, make, ours, problems, small_pieces
+from linear_cases import (
+    Answer,
+    Problem,
+    assert_in_budget,
+    error,
+    from_logits,
+    is_clear_of_kinks,
+    make,
+    ours,
+    problems,
+    small_pieces,
+)
 from torch import Tensor
 
 from gspo_core import GSPO, Padded, presets
@@ -154,3 +166,27 @@ def test_hand_computed_numbers() -> None:
             pytest.approx([log3.item() / 16] * 2, rel=1e-15),
         ]
         assert d_head[:, 0].tolist() == pytest.approx([-0.875, 0.875], rel=1e-15)
+
+
+@pytest.mark.parametrize("climb", [30.0, -30.0, 90.0], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_logits_may_climb_from_block_to_block(climb: float, dtype: torch.dtype) -> None:
+    """Beyond what float32's exponential spans, in both directions; a bias says so, and the first tokens are ruled out by −∞."""
+    bias = climb * torch.arange(24, dtype=dtype).div(4, rounding_mode="floor")  # four tokens share the mass
+    bias[:5] = -torch.inf
+    assert float(bias[5:].max() - bias[5:].min()) > 100  # more than exp spans, with any one shift of the first block
+    problem = make(vocabulary=24).to(dtype)
+    likely = torch.where(problem.layout.valid, 23 if climb > 0 else 5, problem.tokens)
+    problem = replace(problem, bias=bias, tokens=likely)
+    truth = from_logits(problem)
+    with small_pieces((3, 4)):
+        answers = both(problem, 100 * 3 * 2)
+    bound = 4 * torch.finfo(dtype).eps * float(bias[5:].abs().max())
+    for answer in answers:
+        assert answer.logp is not None
+        assert truth.logp is not None
+        assert error(answer.logp, truth.logp) <= bound
+        for name in ("hidden", "lm_head"):
+            largest = float(truth.gradients[name].abs().max())
+            assert largest > 1e-3
+            assert error(answer.gradients[name], truth.gradients[name]) <= 4 * bound * largest  # a nat off is a factor of e
