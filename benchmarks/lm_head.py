@@ -23,7 +23,7 @@ from stopwatch import MIB, by_turns, in_child, machine, peak_of, ratios, spread
 RESULTS = Path(__file__).parent / "results" / "lm_head.json"
 SHAPES = (Shape(4096, 512, 32768), Shape(1024, 1024, 151936))
 QUICK = (Shape(256, 32, 1000),)
-SEQUENCES = {4096: (16, 32, 4), 1024: (8, 16, 2), 256: (4, 16, 2)}
+SEQUENCES = {4096: (16, 32, 4), 1024: (8, 32, 4), 256: (4, 16, 2)}
 """For each number of tokens: sequences when dense; sequences and group size when real."""
 PAIRS = (
     ("aligned", "floor"),
