@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from clip_advice import ClipAdvice
 from errors import TrainingFailure
-from test_training_runs import ROOT, TINY, rows, run
+from script_runs import ROOT, TINY, rows, run
 
 from gspo_core import Clip, Pilot, clip_fraction_for
 
