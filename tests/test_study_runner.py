@@ -81,21 +81,26 @@ def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(tmp_path: Path) ->
     runs = runs_of(3, tmp_path / "marks", run1={"sleeps": True})
     script = tmp_path / "study.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom study_runner import Run, run_study\nfrom study_runs import square\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom study_runner import Run, run_study\nfrom study_runs import square\n"
+        # As in a terminal: tests that run in the background inherit a Ctrl-C that is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"if __name__ == '__main__':\n    runs = {runs!r}\n"
         f"    sys.exit(run_study(square, runs, Path({str(tmp_path / 'results.jsonl')!r})).status)\n"
     )
     path = os.pathsep.join(str(ROOT / part) for part in ("integration", "tests"))
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    printed = [process.stdout.readline() for _ in range(2)]
-    assert "run0" in printed[1]
-    while not list((tmp_path / "marks").glob("1-*")):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)  # ends when no worker holds the pipe any more
+    ) as process:
+        try:
+            assert process.stdout is not None
+            printed = [process.stdout.readline() for _ in range(2)]
+            assert "run0" in printed[1]
+            while not list((tmp_path / "marks").glob("1-*")):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=60)  # ends when no worker holds the pipe any more
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "1 of 3 runs are done, 2 waiting, 0 failed" in rest
     assert json.loads((tmp_path / "results.jsonl").read_text())["result"]["y"] == 0
