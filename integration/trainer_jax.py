@@ -114,6 +114,8 @@ def refuse_what_is_not_here(config: Config) -> None:
         raise UserError(
             f"--model {config.model}: the JAX script has a dense Qwen3 only; use --model small, or the folder or id of a Qwen3"
         )
+    if config.routing_replay != "none":
+        raise UserError("--routing-replay: the JAX script has a dense Qwen3 only, without routers; use train_torch.py")
     for name in ("router_noise", "sampler_dtype", "sampler_correction"):
         if getattr(config, name) != f_default(Config.__dataclass_fields__[name]):
             raise UserError(
