@@ -196,7 +196,6 @@ def small_pieces(tile: tuple[int, int], least_chunk: int = 1, cache: int = 7, ga
         patch.setattr("gspo_torch.aligned.CACHE", cache)
         patch.setattr("gspo_torch.aligned.COLUMNS", 5)
         patch.setattr("gspo_torch.aligned.GAP", gap)
-        patch.setattr("gspo_torch.aligned.ROOM", 0.1)
         yield
 
 

@@ -1,12 +1,11 @@
 """The aligned scheme: chunks of whole sequences, whose weights are known while their logits are at hand.
 
-Three matrix products instead of two-pass's four, and one exponential: with E = exp(z − shift) of a chunk, [n, V], and the
-rows' weights c, the gradients are
+Three matrix products instead of two-pass's four, and one exponential: with E = exp(z − max) of a chunk, [n, V], and the rows'
+weights c, the gradients are
 
     ∂/∂h_t = c_t w[y_t] − (c_t/Σ E_t) E_t W        ∂/∂W = Σ_t c_t h_t at row y_t − Eᵀ (c/ΣE · h)
 
-so that weights scale the small operands and E is used as it stands. All goes in blocks of the vocabulary that fit into the
-cache: E is written to memory once and read once. A sequence too long for the buffer goes two-pass.
+so that weights scale the small operands and E is used as it stands. A sequence too long for the buffer goes two-pass.
 """
 
 from __future__ import annotations
@@ -18,16 +17,14 @@ import torch
 from torch import Tensor
 
 from . import two_pass
-from .blocks import Weights, matmul, picked_logits
+from .blocks import Weights, matmul, tile_scores
 from .head import Head
 from .two_pass import Gradients
 
-CACHE = 2**22
-"""Logits of a block: 16 MiB of float32, which the processor's last cache holds."""
+CACHE = 2**18
+"""Logits that are exponentiated at a time: 1 MiB of float32, which stays in a core's cache."""
 COLUMNS = 4096
-"""Tokens of a block, at most: a low-precision head is widened block by block."""
-ROOM = 20.0
-"""A row's shift is the largest logit of its first block, until a logit exceeds it by more: e^20 V is far from overflow."""
+"""Rows of a low-precision head that are widened at a time."""
 GAP = 32
 """Dead rows that are carried along, weightless: another pass over the head's gradient costs more."""
 
@@ -92,36 +89,25 @@ def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh
 
 
 def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
-    """([n] Σ E, [n] log-probs); E = exp(z − shift) is left in the buffer, [n, V]."""
-    wide = head.wide(rows)
-    tile = _logits(buffer, len(rows), len(head.weight))
+    """([n] Σ E, [n] log-probs); E = exp(z − max) is left in the buffer, [n, V]."""
+    vocabulary, wide = len(head.weight), head.wide(rows)
+    tile = _logits(buffer, len(rows), vocabulary)
     rows = rows.to(wide)
-    total, picked = torch.zeros(2, len(rows), dtype=wide, device=rows.device)
-    shift = torch.full_like(total, -torch.inf)
-    for block in _columns(tile):
-        part = tile[:, block]
-        matmul(rows, head.weight[block].T, part)
+    for block in _columns(head, wide):
+        matmul(rows, head.weight[block].T, tile[:, block])
+    total = torch.empty(len(rows), dtype=wide, device=rows.device)
+    logp = torch.empty_like(total)
+    step = max(1, CACHE // vocabulary)
+    for top in range(0, len(rows), step):
+        part = slice(top, top + step)
         if head.bias is not None:
-            part += head.bias[block]
+            tile[part] += head.bias
         if head.temperature != 1.0:
-            part /= head.temperature
-        picked += picked_logits(part, tokens, block.start)
-        best = part.amax(1)
-        raised = best > shift + ROOM
-        if bool(raised.any()):
-            shift = _raise(tile[:, : block.start], total, shift, torch.where(raised, best, shift))
-        # A bias of −∞ takes a token out; where it took out all so far, nothing is left to be shifted.
-        total += part.sub_(torch.where(shift == -torch.inf, 0.0, shift)[:, None]).exp_().sum(1)
-    return total, picked - shift - total.log()
-
-
-def _raise(seen: Tensor, total: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """The new shift [n], once what was exponentiated with the old one is brought to it. Nothing was, where that is −∞."""
-    scale = torch.where(new > old, (old - new).exp(), 1.0)
-    total *= scale
-    for row in torch.nonzero((new > old) & (old > -torch.inf))[:, 0].tolist():
-        seen[row] *= scale[row]
-    return new
+            tile[part] /= head.temperature
+        seen = tile_scores(tile[part], tokens[part], head.first, entropy=False)
+        total[part] = seen.total
+        logp[part] = seen.picked - seen.best - seen.total.log()
+    return total, logp
 
 
 def _add(head: Head, rows: Tensor, tokens: Tensor, c: Tensor, total: Tensor, buffer: Tensor, into: Gradients) -> None:
@@ -132,20 +118,14 @@ def _add(head: Head, rows: Tensor, tokens: Tensor, c: Tensor, total: Tensor, buf
     for run in live_runs(c):
         e, h, picked = tile[run], rows[run].to(wide), tokens[run]
         hit, miss = sharp[run, None], (sharp[run] / total[run])[:, None]
-        own = None if into.hidden is None else into.hidden[run]
-        scaled = h * -miss
-        for block in _columns(e):
-            if into.weight is not None:
-                into.weight[block].addmm_(e[:, block].T, scaled)
-            if into.bias is not None:
-                into.bias[block].addmv_(e[:, block].T, -miss[:, 0])
-            if own is not None:
-                matmul(e[:, block], head.weight[block], own, fresh=block.start == 0)
         if into.weight is not None:
-            into.weight.index_add_(0, picked, h * hit)
+            into.weight.addmm_(e.T, h * -miss).index_add_(0, picked, h * hit)
         if into.bias is not None:
-            into.bias.index_add_(0, picked, hit[:, 0])
-        if own is not None:
+            into.bias.addmv_(e.T, -miss[:, 0]).index_add_(0, picked, hit[:, 0])
+        if into.hidden is not None:
+            own = into.hidden[run]
+            for block in _columns(head, wide):
+                matmul(e[:, block], head.weight[block], own, fresh=block.start == 0)
             own.mul_(-miss).addcmul_(head.weight[picked].to(wide), hit)
 
 
@@ -154,11 +134,10 @@ def _logits(buffer: Tensor, rows: int, vocabulary: int) -> Tensor:
     return buffer[: rows * stride(vocabulary)].view(rows, stride(vocabulary))[:, :vocabulary]
 
 
-def _columns(tile: Tensor) -> list[slice]:
-    """Blocks of the vocabulary of logits [n, V]."""
-    rows, vocabulary = tile.shape
-    step = min(COLUMNS, max(1, CACHE // max(1, rows)))
-    return [slice(start, min(start + step, vocabulary)) for start in range(0, vocabulary, step)]
+def _columns(head: Head, wide: torch.dtype) -> list[slice]:
+    """Blocks of the vocabulary: one, unless the head has to be widened."""
+    step = len(head.weight) if head.weight.dtype == wide else COLUMNS
+    return [slice(start, min(start + step, len(head.weight))) for start in range(0, len(head.weight), max(1, step))]
 
 
 def live_runs(c: Tensor) -> list[slice]:

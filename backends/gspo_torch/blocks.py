@@ -87,20 +87,15 @@ def logits(head: Head, rows: Tensor, block: slice, buffer: Tensor) -> Tensor:
 
 def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scores:
     """Scores of a tile whose first column is the token `first`. The tile is used up: exp(z − best) stands there after."""
-    picked = picked_logits(tile, tokens, first)
+    here = (tokens >= first) & (tokens < first + tile.shape[1])
+    columns = torch.where(here, tokens - first, 0).long()
+    picked = torch.where(here, tile.gather(1, columns[:, None])[:, 0], 0.0)
     best = tile.amax(1)
     kept = tile.clone() if entropy else None
     # A bias of −∞ takes a token out; where it took out the whole tile, nothing is left to be shifted.
     total = tile.sub_(torch.where(best == -torch.inf, 0.0, best)[:, None]).exp_().sum(1)
     weighted = None if kept is None else kept.mul_(tile).sum(1)
     return Scores(best, total, picked, weighted)
-
-
-def picked_logits(tile: Tensor, tokens: Tensor, first: int) -> Tensor:
-    """[n] z of the rows' tokens, 0 for a token outside the tile, whose first column is the token `first`."""
-    here = (tokens >= first) & (tokens < first + tile.shape[1])
-    columns = torch.where(here, tokens - first, 0).long()
-    return torch.where(here, tile.gather(1, columns[:, None])[:, 0], 0.0)
 
 
 def merge(a: Scores, b: Scores) -> Scores:
