@@ -36,7 +36,7 @@ SHAPES = (Shape(2048, 512, 32768), Shape(1024, 1024, 151936))
 QUICK = (Shape(256, 32, 1000),)
 SEQUENCES = {2048: (16, 32, 4), 1024: (8, 32, 4), 256: (4, 16, 2)}
 """For each number of tokens: sequences when dense; sequences and group size when real."""
-SHARE = 6
+SHARE = 5
 """The aligned way's budget is this part of naive's temporary memory: a ring, beside which there are tiles."""
 PAIRS = (
     *(("aligned", "naive"), ("two_pass", "naive"), ("aligned", "floor"), ("two_pass", "floor"), ("naive", "floor")),

@@ -100,6 +100,7 @@ def small_pieces(chunk: int = 4, blocks: tuple[int, int] = (3, 5)) -> Iterator[N
         patch.setattr(gspo_jax.two_pass, "BLOCKS", blocks)
         patch.setattr(gspo_jax.schemes, "LEAST_RING", 1)
         patch.setattr(gspo_jax.schemes, "TILE", (chunk, blocks[1]))
+        patch.setattr(gspo_jax.schemes, "LANES", 1)
         yield
 
 

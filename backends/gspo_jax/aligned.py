@@ -2,31 +2,30 @@
 
 A sequence's weights are known when its last token has been seen. Tokens are sorted by sequence and cut into equal tiles; a
 ring of slots holds the exponentials E = exp(z − best) of the latest tiles. Forward fills the ring, then every tile whose
-sequences are complete goes backward:
+sequences are complete goes backward, and the rest moves to the ring's beginning:
 
     ∂/∂W = Σ_t c_t h_t at row y_t − Eᵀ (s · h)     ∂/∂h_t = c_t w[y_t] − s_t E_t W     with s = c exp(best − lse)
 
-so that weights scale the small operands and E is used as it stands. `best` is a tile's own, per block of the vocabulary. A
+so that weights scale the small operands and E is used as it stands. `best` is a row's own, per block of the vocabulary. A
 sequence too long for the ring loses its first tiles, which are then made again: 4 products for those. Shapes are static, how
-many tiles there are to do is not: tokens without a weight are sorted to the end, where no loop goes.
+many tiles there are to do is not: tokens without an advantage are sorted to the end, where no loop goes. Neighbours are done
+together (runs.py), and left out together if none of them has a weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from .head import Array, Head, Options, mesh_axes, tile, varying, wide
+from .runs import Carry, by_runs
 
 Weigh = Callable[[Array, Array], Array]
 """([n, tall] log-probs, [n, 1] whether they are known yet) ↦ [n, tall] weights c."""
-
-
-Carry = TypeVar("Carry")
 
 
 class Cut(NamedTuple):
@@ -57,7 +56,7 @@ class Seen(NamedTuple):
     """What forward keeps, per block of the vocabulary."""
 
     ring: Array
-    """[blocks, slots, tall, block] E."""
+    """[blocks, slots · tall, block] E."""
     best: Array
     """[blocks, n, tall] the largest logit."""
     total: Array
@@ -89,23 +88,23 @@ def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tup
         logp = jnp.where(known, x.picked - lse, 0.0)
         return logp, lse, weigh(logp, known) / options.temperature
 
-    def step(state: tuple[Array, Array, Seen, Sums]) -> tuple[Array, Array, Seen, Sums]:
-        done, before, x, sums = state
+    def step(state: tuple[Array, Array, Array, Seen, Sums]) -> tuple[Array, Array, Array, Seen, Sums]:
+        first, done, before, x, sums = state
         now = jnp.minimum(work.count, jnp.maximum(done + cut.slots, work.last[done]))
-        x = _forward(options, cut, head, work, x, before, now)
+        x = _forward(options, cut, head, work, _moved(cut, x, (first, done, before)), (done, before, now))
         _, lse, c = scores(x, now)
         ready = jnp.sum((work.last <= now) & (index < work.count), dtype=jnp.int32)
-        return ready, now, x, _backward(options, cut, head, work, x, sums, (done, ready, now), c, lse)
+        return done, ready, now, x, _backward(options, cut, head, work, x, sums, (done, ready, now), c, lse)
 
     x = Seen(
-        jnp.zeros((blocks, cut.slots, tall, cut.block), dtype=kind),
+        jnp.zeros((blocks, cut.slots * tall, cut.block), dtype=kind),
         jnp.zeros((blocks, n, tall), dtype=kind),
         jnp.zeros((blocks, n, tall), dtype=kind),
         jnp.full((n, tall), -jnp.inf, dtype=kind),
     )
     sums = Sums(*(jnp.zeros(shape, dtype=kind) for shape in (work.rows.shape, head.weight.shape, (vocabulary,))))
-    start = varying((jnp.int32(0), jnp.int32(0), x, sums), mesh_axes(work, head))
-    _, _, x, sums = lax.while_loop(lambda state: state[0] < work.count, step, start)
+    start = varying((jnp.int32(0), jnp.int32(0), jnp.int32(0), x, sums), mesh_axes(work, head))
+    _, _, _, x, sums = lax.while_loop(lambda state: state[1] < work.count, step, start)
     logp, _, c = scores(x, work.count)
     return logp, *_with_hits(head, work, sums, c)
 
@@ -148,29 +147,32 @@ def _logits(options: Options, head: Head, part: _Block, rows: Array) -> Array:
     return jnp.where((ids >= part.own)[None, :], z, -jnp.inf)
 
 
-def _forward(options: Options, cut: Cut, head: Head, work: Work, x: Seen, before: Array, now: Array) -> Seen:
-    """Tiles `before` … `now` into the ring."""
+def _forward(options: Options, cut: Cut, head: Head, work: Work, x: Seen, tiles: tuple[Array, ...]) -> Seen:
+    """Tiles `before` … `now` into the ring, which begins with `done`."""
+    done, before, now = tiles
 
-    def block(v: Array, x: Seen) -> Seen:
-        part = _block(head, cut, v)
+    def run(size: int, j: Array, x: Seen) -> Seen:
+        rows, ids, at = _rows(work, size, j), _few(work.tokens, size, j), _first_row_of(cut, done, j)
 
-        def one(j: Array, x: Seen) -> Seen:
-            z = _logits(options, head, part, work.rows[j])
+        def block(v: Array, x: Seen) -> Seen:
+            part = _block(head, cut, v)
+            z = _logits(options, head, part, rows)
             best = jnp.max(z, axis=1)
             e = jnp.exp(z - jnp.where(best > -jnp.inf, best, 0.0)[:, None])
-            column = work.tokens[j] - part.start
-            here = (work.tokens[j] >= part.own) & (column < cut.block)
-            picked = jnp.take_along_axis(z, jnp.where(here, column, 0)[:, None], axis=1)[:, 0]
+            column = ids - part.start
+            here = (ids >= part.own) & (column < cut.block)
+            found = jnp.take_along_axis(z, jnp.where(here, column, 0)[:, None], axis=1)[:, 0]
+            picked = jnp.where(here, found, _few(x.picked, size, j))
             return Seen(
-                lax.dynamic_update_slice(x.ring, e[None, None], (v, j % cut.slots, jnp.int32(0), jnp.int32(0))),
-                x.best.at[v, j].set(best),
-                x.total.at[v, j].set(jnp.sum(e, axis=1)),
-                x.picked.at[j].set(jnp.where(here, picked, x.picked[j])),
+                lax.dynamic_update_slice(x.ring, e[None], (v, at, jnp.int32(0))),
+                lax.dynamic_update_slice(x.best, best.reshape(1, size, -1), (v, j, jnp.int32(0))),
+                lax.dynamic_update_slice(x.total, jnp.sum(e, axis=1).reshape(1, size, -1), (v, j, jnp.int32(0))),
+                lax.dynamic_update_slice(x.picked, picked.reshape(size, -1), (j, jnp.int32(0))),
             )
 
-        return _loop(before, now, one, x)
+        return _over_blocks(x.ring, block, x)
 
-    return _loop(jnp.int32(0), jnp.int32(x.ring.shape[0]), block, x)
+    return by_runs(before, now, cut.slots, lambda j: _lap(cut, done, j), run, x)
 
 
 def _backward(
@@ -178,33 +180,81 @@ def _backward(
 ) -> Sums:
     """Adds tiles `done` … `ready` to the sums, the ring being that of `now` tiles seen."""
     kind, (done, ready, now) = lse.dtype, tiles
+    kept = now - cut.slots  # the first tile that the ring still holds
 
-    def block(v: Array, sums: Sums) -> Sums:
-        part = _block(head, cut, v)
-        scale = c * jnp.exp(x.best[v] - lse)
+    def stop(j: Array) -> Array:
+        return jnp.where(j < kept, jnp.minimum(kept, _lap(cut, done, j)), _lap(cut, done, j))
 
-        def again(j: Array) -> Array:
-            return jnp.exp(_logits(options, head, part, work.rows[j]) - x.best[v, j][:, None])
+    def add(size: int, j: Array, sums: Sums) -> Sums:
+        rows, at, shape = _rows(work, size, j), _first_row_of(cut, done, j), (1, size * cut.tall, cut.block)
+        states, weights, norms = rows.astype(kind), _few(c, size, j), _few(lse, size, j)
 
-        def one(j: Array, found: Sums) -> Sums:
-            return lax.cond(jnp.any(c[j] != 0), add, lambda _, x: x, j, found)  # type: ignore[no-any-return]
+        def block(v: Array, found: Sums) -> Sums:
+            part, best = _block(head, cut, v), _few(x.best[v], size, j)
 
-        def add(j: Array, found: Sums) -> Sums:
-            e = lax.cond(now - j <= cut.slots, lambda: x.ring[v, j % cut.slots], lambda: again(j))
-            s, h = scale[j], work.rows[j].astype(kind)
-            d_weight = lax.dot_general(e, s[:, None] * h, (((0,), (0,)), ((), ())), preferred_element_type=kind)
+            def again() -> Array:
+                return jnp.exp(_logits(options, head, part, rows) - best[:, None])
+
+            e = lax.cond(j >= kept, lambda: lax.dynamic_slice(x.ring, (v, at, jnp.int32(0)), shape)[0], again)
+            s = weights * jnp.exp(best - norms)
+            d_weight = lax.dot_general(e, s[:, None] * states, (((0,), (0,)), ((), ())), preferred_element_type=kind)
             d_rows = s[:, None] * lax.dot_general(e, part.weight.astype(kind), (((1,), (0,)), ((), ())))
-            return Sums(found.rows.at[j].add(-d_rows), found.weight - d_weight, found.bias - s @ e)
+            bias = _less(found.bias, part.start, s @ e)
+            return Sums(found.rows - d_rows, _less(found.weight, part.start, d_weight), bias)
 
-        old = (lax.dynamic_slice_in_dim(total, part.start, cut.block) for total in (sums.weight, sums.bias))
-        found = _loop(done, ready, one, Sums(sums.rows, *old))
-        new = (lax.dynamic_update_slice_in_dim(a, b, part.start, 0) for a, b in zip(sums[1:], found[1:], strict=True))
-        return Sums(found.rows, *new)
+        found = _over_blocks(x.ring, block, sums._replace(rows=jnp.zeros_like(states)))
+        d_rows = found.rows.reshape(size, *sums.rows.shape[1:])
+        return found._replace(rows=lax.dynamic_update_slice_in_dim(sums.rows, d_rows, j, 0))
 
-    return _loop(jnp.int32(0), jnp.int32(x.ring.shape[0]), block, sums)
+    def run(size: int, j: Array, sums: Sums) -> Sums:
+        live = jnp.any(_few(c, size, j) != 0)
+        return lax.cond(live, lambda x: add(size, j, x), lambda x: x, sums)  # type: ignore[no-any-return]
+
+    return by_runs(done, ready, cut.slots, stop, run, sums)
 
 
-def _loop(first: Array, end: Array, body: Callable[[Array, Carry], Carry], carry: Carry) -> Carry:
-    """The carry after `body` at first, …, end − 1: no iteration where there is nothing to do."""
-    found: Carry = lax.fori_loop(first, end, body, carry)
+def _less(total: Array, start: Array, x: Array) -> Array:
+    """total, less x from `start` on: one pass in place."""
+    return lax.dynamic_update_slice_in_dim(total, lax.dynamic_slice_in_dim(total, start, len(x)) - x, start, 0)
+
+
+def _moved(cut: Cut, x: Seen, tiles: tuple[Array, ...]) -> Seen:
+    """Tiles `done` … `before` to the beginning of a ring that began with `first`: runs of them are then in one piece."""
+    first, done, before = tiles
+    shape = (1, cut.tall, cut.block)
+
+    def block(v: Array, ring: Array) -> Array:
+        def one(j: Array, ring: Array) -> Array:
+            e = lax.dynamic_slice(ring, (v, _first_row_of(cut, first, j), jnp.int32(0)), shape)
+            return lax.dynamic_update_slice(ring, e, (v, _first_row_of(cut, done, j), jnp.int32(0)))
+
+        found: Array = lax.fori_loop(done, before, one, ring)
+        return found
+
+    return x._replace(ring=_over_blocks(x.ring, block, x.ring))
+
+
+def _over_blocks(ring: Array, body: Callable[[Array, Carry], Carry], carry: Carry) -> Carry:
+    """The carry after `body` for each block of the vocabulary."""
+    found: Carry = lax.fori_loop(jnp.int32(0), jnp.int32(len(ring)), body, carry)
     return found
+
+
+def _few(x: Array, size: int, j: Array) -> Array:
+    """[size · tall] of [n, tall]: tiles j, j + 1, …"""
+    return lax.dynamic_slice_in_dim(x, j, size).reshape(-1)
+
+
+def _rows(work: Work, size: int, j: Array) -> Array:
+    """[size · tall, H] the hidden states of tiles j, j + 1, …"""
+    return lax.dynamic_slice_in_dim(work.rows, j, size).reshape(size * work.rows.shape[1], -1)
+
+
+def _first_row_of(cut: Cut, done: Array, j: Array) -> Array:
+    """Where tile j is in a ring that begins with tile `done`."""
+    return (j - done) % cut.slots * cut.tall
+
+
+def _lap(cut: Cut, done: Array, j: Array) -> Array:
+    """The first tile after j that is at the beginning of the ring again."""
+    return j + cut.slots - (j - done) % cut.slots

@@ -23,8 +23,11 @@ from .two_pass import flat_logp
 
 LEAST_RING = 64
 """Tokens below which the aligned scheme would spend its time on passes over the head's gradient."""
-TILE = (256, 4096)
-"""Most tokens of a tile, most rows of the head in a block."""
+TILE = (64, 520)
+"""Most tokens of a tile, of which several go together (runs.py); most rows of the head in a block: few, so that a block of its
+gradient is still in the cache when the next run adds to it, and no power of two, whose columns share cache lines' places."""
+LANES = 16
+"""What the length of a row of E is a multiple of."""
 
 
 class Constants(NamedTuple):
@@ -67,7 +70,7 @@ def cut_for(budget_bytes: int, num_tokens: int, head: Head, options: Options, la
     if elsewhere or options.soft_cap is not None or not vocabulary or not num_tokens:
         return None
     blocks = -(-vocabulary // TILE[1])
-    block = -(-vocabulary // blocks)
+    block = min(vocabulary, -(-vocabulary // (blocks * LANES)) * LANES)
     sums = head.weight.size * item if head.weight.dtype != kind else 0
     capacity = (budget_bytes - sums) // (blocks * block * item)
     if capacity < LEAST_RING:
