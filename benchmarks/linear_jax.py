@@ -38,10 +38,7 @@ SEQUENCES = {2048: (16, 32, 4), 1024: (8, 32, 4), 256: (4, 16, 2)}
 """For each number of tokens: sequences when dense; sequences and group size when real."""
 SHARE = 5
 """The aligned way's budget is this part of naive's temporary memory: a ring, beside which there are tiles."""
-PAIRS = (
-    *(("aligned", "naive"), ("two_pass", "naive"), ("aligned", "floor"), ("two_pass", "floor"), ("naive", "floor")),
-    ("aligned", "floor_by_tokens"),
-)
+PAIRS = (("aligned", "naive"), ("two_pass", "naive"), ("aligned", "floor"), ("two_pass", "floor"), ("naive", "floor"))
 
 
 class Arrays(NamedTuple):
@@ -101,18 +98,6 @@ def floor(x: Arrays) -> Any:
     return jnp.zeros(()), (d_hidden, d_head.reshape(x.lm_head.shape))
 
 
-def floor_by_tokens(x: Arrays) -> Any:
-    """The same three products in chunks of tokens whose logits take 32 MiB, the head's gradient carried along."""
-    size = next(n for n in range(max(1, 2**23 // len(x.lm_head)), 0, -1) if len(x.hidden) % n == 0)
-
-    def step(d_head: Any, rows: Any) -> tuple[Any, Any]:
-        z = rows @ x.lm_head.T
-        return d_head + z.T @ rows, z @ x.lm_head
-
-    d_head, d_hidden = jax.lax.scan(step, jnp.zeros_like(x.lm_head), x.hidden.reshape(-1, size, x.hidden.shape[1]))
-    return jnp.zeros(()), (d_hidden.reshape(x.hidden.shape), d_head)
-
-
 class Program(NamedTuple):
     """Compiled, with what it needs beyond inputs and outputs."""
 
@@ -158,15 +143,13 @@ def row(shape: Shape, case: str, drawn: Policy, rounds: int) -> dict[str, Any]:
         "two_pass": compiled(ours(0), given),
         "aligned": compiled(ours(budget), given),
         "floor": compiled(floor, given),
-        "floor_by_tokens": compiled(floor_by_tokens, given),
     }
-    found = {name: errors(program, x, right) for name, program in programs.items() if not name.startswith("floor")}
+    found = {name: errors(program, x, right) for name, program in programs.items() if name != "floor"}
     for name, one in found.items():
         agree(name, one, shape.vocabulary, float(x.advantage.abs().mean()))
     described = describe(x, right, drawn)
     del right
-    for name in ("floor", "floor_by_tokens"):
-        programs[name].run()
+    programs["floor"].run()
     times = by_turns({name: program.run for name, program in programs.items()}, rounds)
     rows = {
         name: {"temp_mib": round(programs[name].temp_mib, 1), **found.get(name, {})}

@@ -92,14 +92,12 @@ def ring_of(tokens: int, vocabulary: int, block: int = 5, item: int = 8) -> dict
 
 
 @contextmanager
-def small_pieces(chunk: int = 4, blocks: tuple[int, int] = (3, 5)) -> Iterator[None]:
-    """Chunks of `chunk` tokens and blocks of a few rows of the head: tiny problems then have many, with short last ones."""
+def small_pieces(chunk: int = 4, block: int = 5) -> Iterator[None]:
+    """Tiles of `chunk` tokens and at most `block` rows of the head: tiny problems then have many, with short last ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gspo_jax.two_pass, "CHUNK_ELEMENTS", 1)
-        patch.setattr(gspo_jax.two_pass, "LEAST_CHUNK", chunk)
-        patch.setattr(gspo_jax.two_pass, "BLOCKS", blocks)
+        patch.setattr(gspo_jax.two_pass, "TILE", (chunk, block))
         patch.setattr(gspo_jax.schemes, "LEAST_RING", 1)
-        patch.setattr(gspo_jax.schemes, "TILE", (chunk, blocks[1]))
+        patch.setattr(gspo_jax.schemes, "TILE", (chunk, block))
         patch.setattr(gspo_jax.schemes, "LANES", 1)
         yield
 

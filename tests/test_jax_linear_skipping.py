@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import gspo_jax.aligned
+import gspo_jax.blocks
 import gspo_jax.two_pass
 import jax
 import jax.numpy as jnp
@@ -26,39 +26,45 @@ ADVANTAGE = torch.tensor([1.0, 0.0, -1.0, 0.0, 2.0], dtype=torch.float64)
 
 @contextmanager
 def tiles_seen() -> Iterator[dict[str, int]]:
-    """Rows that go through tiles at run time: of forward, whose tiles have all columns, and of backward."""
-    seen = {"forward": 0, "backward": 0}
-    tile = gspo_jax.two_pass.tile
+    """Rows that go through tiles at run time: of two-pass's forward, and of everything else."""
+    seen, now = {"forward": 0, "backward": 0}, ["backward"]
+    tile, scores = gspo_jax.blocks.tile, gspo_jax.two_pass._scores
 
-    def counted(rows: Any, weight: Any, *rest: Any) -> Any:
-        name = "forward" if len(weight) == V else "backward"
+    def counted(rows: Any, *rest: Any) -> Any:
+        name = now[0]
 
         def count() -> None:
             seen[name] += len(rows)
 
         jax.debug.callback(count)
-        return tile(rows, weight, *rest)
+        return tile(rows, *rest)
+
+    def forward(*args: Any) -> Any:
+        now[0] = "forward"
+        found = scores(*args)
+        now[0] = "backward"
+        return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gspo_jax.two_pass, "tile", counted)
-        patch.setattr(gspo_jax.aligned, "tile", counted)
-        forget()
+        patch.setattr(gspo_jax.blocks, "tile", counted)
+        patch.setattr(gspo_jax.two_pass, "_scores", forward)
+        forget(scores)
         yield seen
-    forget()
+    forget(scores)
 
 
-def forget() -> None:
+def forget(scores: Any) -> None:
     """Programs that count must not be found by those who do not, nor the other way round."""
-    for program in (gspo_jax.two_pass._scores, gspo_jax.two_pass._sorted_gradients):
+    for program in (scores, gspo_jax.two_pass._sorted_gradients):
         program.clear_cache()
 
 
-def count(problem: Problem, **options: Any) -> tuple[int, float]:
-    """(rows in forward, rows in backward), the vocabulary in two blocks there."""
-    with small_pieces(chunk=1, blocks=(6, 6)), tiles_seen() as seen:
+def count(problem: Problem, **options: Any) -> tuple[float, float]:
+    """(rows in forward, rows in backward), the vocabulary in two blocks."""
+    with small_pieces(chunk=1, block=6), tiles_seen() as seen:
         ours(problem, jit=True, **options)
         jax.effects_barrier()
-    return seen["forward"], seen["backward"] / 2
+    return seen["forward"] / 2, seen["backward"] / 2
 
 
 def on_policy(**more: Any) -> Problem:
@@ -122,12 +128,12 @@ def test_there_is_no_array_of_tokens_times_vocabulary(tokens: int) -> None:
     states = {"hidden": parameters["hidden"], "lm_head": parameters["lm_head"]}
 
     def mine(x: dict[str, Any]) -> Any:
-        return loss_of(problem, {**parameters, **x}, rest, **ring_of(tokens, 90, 20, 4)).value
+        return loss_of(problem, {**parameters, **x}, rest, **ring_of(tokens, 90, 15, 4)).value
 
     def naive(x: dict[str, Any]) -> Any:
         return jnp.sum(jax.nn.log_softmax(jnp.einsum("nth,vh->ntv", x["hidden"], x["lm_head"])))
 
-    with small_pieces(chunk=4, blocks=(8, 20)):
+    with small_pieces(chunk=4, block=15):
         found = [largest_array(jax.value_and_grad(f), states) for f in (mine, naive)]
     assert found[0] <= 90 * 6 < found[1] / 2
     assert found[1] >= 48 * 90

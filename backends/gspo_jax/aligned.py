@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .head import Array, Head, Options, mesh_axes, tile, varying, wide
+from .blocks import added, how_many, logits, picked, take
+from .head import Array, Head, Options, mesh_axes, varying, wide
 from .runs import Carry, by_runs
 
 Weigh = Callable[[Array, Array], Array]
@@ -79,7 +80,7 @@ class Sums(NamedTuple):
 def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tuple[Array, Array, Head]:
     """(log-probs [n, tall], gradients of the rows [n, tall, H], gradients of the head); what was summed is not rounded yet."""
     kind, (n, tall, _), vocabulary = wide(work.rows, head.weight), work.rows.shape, len(head.weight)
-    blocks, index = -(-vocabulary // cut.block), jnp.arange(n, dtype=jnp.int32)
+    blocks, index = how_many(vocabulary, cut.block), jnp.arange(n, dtype=jnp.int32)
 
     def scores(x: Seen, tiles: Array) -> tuple[Array, Array, Array]:
         """(log-probs, log-sum-exps, weights) once so many tiles were seen."""
@@ -120,33 +121,6 @@ def _with_hits(head: Head, work: Work, sums: Sums, c: Array) -> tuple[Array, Hea
     return rows, Head(weight, bias)
 
 
-class _Block(NamedTuple):
-    """Some rows of the head. The last block starts early, to be as long as the others; what it has again is left out."""
-
-    weight: Array
-    bias: Array | None
-    start: Array
-    """The token id of its first row."""
-    own: Array
-    """The first token id that no earlier block has."""
-
-
-def _block(head: Head, cut: Cut, v: Array) -> _Block:
-    own = v * cut.block
-    start = jnp.minimum(own, len(head.weight) - cut.block)
-    weight = lax.dynamic_slice_in_dim(head.weight, start, cut.block)
-    return _Block(weight, None if head.bias is None else lax.dynamic_slice_in_dim(head.bias, start, cut.block), start, own)
-
-
-def _logits(options: Options, head: Head, part: _Block, rows: Array) -> Array:
-    """[tall, block], −∞ in columns that an earlier block has."""
-    z = tile(rows, part.weight, part.bias, part.start, options)
-    if len(head.weight) % len(part.weight) == 0:
-        return z
-    ids = part.start + jnp.arange(len(part.weight), dtype=jnp.int32)
-    return jnp.where((ids >= part.own)[None, :], z, -jnp.inf)
-
-
 def _forward(options: Options, cut: Cut, head: Head, work: Work, x: Seen, tiles: tuple[Array, ...]) -> Seen:
     """Tiles `before` … `now` into the ring, which begins with `done`."""
     done, before, now = tiles
@@ -155,19 +129,16 @@ def _forward(options: Options, cut: Cut, head: Head, work: Work, x: Seen, tiles:
         rows, ids, at = _rows(work, size, j), _few(work.tokens, size, j), _first_row_of(cut, done, j)
 
         def block(v: Array, x: Seen) -> Seen:
-            part = _block(head, cut, v)
-            z = _logits(options, head, part, rows)
+            part = take(head, cut.block, v)
+            z = logits(options, head, part, rows)
             best = jnp.max(z, axis=1)
             e = jnp.exp(z - jnp.where(best > -jnp.inf, best, 0.0)[:, None])
-            column = ids - part.start
-            here = (ids >= part.own) & (column < cut.block)
-            found = jnp.take_along_axis(z, jnp.where(here, column, 0)[:, None], axis=1)[:, 0]
-            picked = jnp.where(here, found, _few(x.picked, size, j))
+            hits = picked(z, part, ids, _few(x.picked, size, j))
             return Seen(
                 lax.dynamic_update_slice(x.ring, e[None], (v, at, jnp.int32(0))),
                 lax.dynamic_update_slice(x.best, best.reshape(1, size, -1), (v, j, jnp.int32(0))),
                 lax.dynamic_update_slice(x.total, jnp.sum(e, axis=1).reshape(1, size, -1), (v, j, jnp.int32(0))),
-                lax.dynamic_update_slice(x.picked, picked.reshape(size, -1), (j, jnp.int32(0))),
+                lax.dynamic_update_slice(x.picked, hits.reshape(size, -1), (j, jnp.int32(0))),
             )
 
         return _over_blocks(x.ring, block, x)
@@ -190,17 +161,17 @@ def _backward(
         states, weights, norms = rows.astype(kind), _few(c, size, j), _few(lse, size, j)
 
         def block(v: Array, found: Sums) -> Sums:
-            part, best = _block(head, cut, v), _few(x.best[v], size, j)
+            part, best = take(head, cut.block, v), _few(x.best[v], size, j)
 
             def again() -> Array:
-                return jnp.exp(_logits(options, head, part, rows) - best[:, None])
+                return jnp.exp(logits(options, head, part, rows) - best[:, None])
 
             e = lax.cond(j >= kept, lambda: lax.dynamic_slice(x.ring, (v, at, jnp.int32(0)), shape)[0], again)
             s = weights * jnp.exp(best - norms)
             d_weight = lax.dot_general(e, s[:, None] * states, (((0,), (0,)), ((), ())), preferred_element_type=kind)
             d_rows = s[:, None] * lax.dot_general(e, part.weight.astype(kind), (((1,), (0,)), ((), ())))
-            bias = _less(found.bias, part.start, s @ e)
-            return Sums(found.rows - d_rows, _less(found.weight, part.start, d_weight), bias)
+            bias = added(found.bias, part.start, -(s @ e))
+            return Sums(found.rows - d_rows, added(found.weight, part.start, -d_weight), bias)
 
         found = _over_blocks(x.ring, block, sums._replace(rows=jnp.zeros_like(states)))
         d_rows = found.rows.reshape(size, *sums.rows.shape[1:])
@@ -211,11 +182,6 @@ def _backward(
         return lax.cond(live, lambda x: add(size, j, x), lambda x: x, sums)  # type: ignore[no-any-return]
 
     return by_runs(done, ready, cut.slots, stop, run, sums)
-
-
-def _less(total: Array, start: Array, x: Array) -> Array:
-    """total, less x from `start` on: one pass in place."""
-    return lax.dynamic_update_slice_in_dim(total, lax.dynamic_slice_in_dim(total, start, len(x)) - x, start, 0)
 
 
 def _moved(cut: Cut, x: Seen, tiles: tuple[Array, ...]) -> Seen:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import jax.numpy as jnp
 from jax import lax
 
-from .head import Array
+from .head import Array, mesh_axes, varying
 
 Carry = TypeVar("Carry")
 
@@ -24,21 +24,21 @@ def by_runs(
     first: Array,
     end: Array,
     most: int,
-    stop: Callable[[Array], Array],
+    stop: Callable[[Array], Array] | None,
     body: Callable[[int, Array, Carry], Carry],
     carry: Carry,
 ) -> Carry:
     """The carry after `body(size, j, carry)` for runs of tiles j, …, j + size − 1 that cover first, …, end − 1 in order.
 
-    No run goes beyond `stop(j)`, the next place after j where one has to end; `most` is the longest that there can be. What
-    follows a stop begins with the longest runs again.
+    No run goes beyond `stop(j)`, the next place after j where one has to end (None: nowhere); `most` is the longest that there
+    can be. What follows a stop begins with the longest runs again.
     """
     longest = min(most, LONGEST)
     sizes = [longest, *(2**k for k in range((longest - 1).bit_length() - 1, -1, -1))]
 
     def stretch(state: tuple[Array, Carry]) -> tuple[Array, Carry]:
         at, carry = state
-        last = jnp.minimum(end, stop(at))
+        last = end if stop is None else jnp.minimum(end, stop(at))
         for size in sizes:
             times = (last - at) // size
 
@@ -49,5 +49,6 @@ def by_runs(
             at = at + times * size
         return at, carry
 
-    _, carry = lax.while_loop(lambda state: state[0] < end, stretch, (first, carry))
+    start = varying(first, mesh_axes(first, end))
+    _, carry = lax.while_loop(lambda state: state[0] < end, stretch, (start, carry))
     return carry

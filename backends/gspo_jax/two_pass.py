@@ -1,8 +1,8 @@
 """The two-pass scheme: log-sum-exps first, the gradient from recomputed tiles when its weights are known.
 
-Forward scans chunks of tokens and keeps their log-sum-exps; backward scans blocks of the vocabulary, and the tokens inside:
-a block of the head's gradient is then an output of the scan, written once, and not a carry, which XLA would hold twice.
-Tokens without weight are sorted to the end, where whole chunks of them are skipped at run time, by lax.cond.
+Forward goes through tiles of tokens and, inside, blocks of the vocabulary, and keeps log-sum-exps; backward goes through blocks
+and, inside, tiles, so that a block of the head's gradient is summed in float32 and written once, in the head's dtype. Tokens
+without weight are sorted to the end, where no loop goes; neighbouring tiles are done together (runs.py).
 """
 
 from __future__ import annotations
@@ -14,45 +14,53 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .head import Array, Head, Options, first_row, mesh_axes, slope, tile, varying, vocabulary_of, wide
+from .blocks import added, how_many, logits, picked, take
+from .head import Array, Head, Options, first_row, mesh_axes, slope, varying, vocabulary_of, wide
+from .runs import by_runs
 
-CHUNK_ELEMENTS = 2**23
-"""Logits of a tile: 32 MiB of float32."""
-LEAST_CHUNK, MOST_CHUNK = 16, 256
-"""Tokens of a tile, however many columns it has: what is skipped is skipped by whole chunks."""
-BLOCKS = (1024, 8192)
-"""Least and most rows of the head in a block of backward."""
+TILE = (64, 1040)
+"""Most tokens of a tile, of which several go together; most rows of the head in a block: no power of two, as in schemes.py."""
+ACCELERATOR_TILE = (128, 8192)
+"""The same where no cache has to hold them."""
 
 
-class Chunks(NamedTuple):
-    """Tokens in chunks of equal size, [n, C]: the last one filled up with dead ones."""
+class Tiles(NamedTuple):
+    """Tokens in n tiles of equal size: those to be done first, the last tile filled up with others."""
 
     rows: Array
+    """[n, tall, H]"""
     tokens: Array
-    live: Array
+    """[n, tall]"""
+    weight: Array
+    """[n, tall] 0 (or False): not to be done, whatever stands there."""
+    count: Array
+    """[] tiles with something to do."""
 
 
-def chunked(rows: Array, tokens: Array, live: Array, size: int) -> Chunks:
-    """[T, ...] to [n, size, ...]."""
-    missing = -len(tokens) % size
-    padded = (jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for x in (rows, tokens, live))
-    return Chunks(*(x.reshape(-1, size, *x.shape[1:]) for x in padded))
+def tiled(x: Array, tall: int) -> Array:
+    """[T, ...] to [n, tall, ...]."""
+    return jnp.pad(x, [(0, -len(x) % tall)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, tall, *x.shape[1:])
 
 
-def chunk_size(num_tokens: int, columns: int) -> int:
-    """Tokens whose tile has about CHUNK_ELEMENTS entries."""
-    return max(1, min(num_tokens, MOST_CHUNK, max(LEAST_CHUNK, CHUNK_ELEMENTS // max(1, columns))))
+def tiles_of(rows: Array, tokens: Array, weight: Array, tall: int) -> Tiles:
+    """The tokens with a weight are the first."""
+    count = (jnp.sum(weight.astype(bool), dtype=jnp.int32) + (tall - 1)) // tall
+    return Tiles(tiled(rows, tall), tiled(tokens, tall), tiled(weight, tall), count)
 
 
-def block_size(vocabulary: int) -> int:
-    """Rows of the head per step of backward: a divisor, so that nothing is padded, if there is a good one.
+def several(x: Array, size: int, j: Array) -> Array:
+    """[size · tall, ...] of [n, tall, ...]: tiles j, j + 1, …"""
+    return lax.dynamic_slice_in_dim(x, j, size).reshape(-1, *x.shape[2:])
 
-    >>> block_size(151936), block_size(32768), block_size(50257)
-    (4748, 8192, 1733)
+
+def tile_of(num_tokens: int, vocabulary: int) -> tuple[int, int]:
+    """Tokens and rows of the head; blocks are about equal.
+
+    >>> tile_of(1000, 151936), tile_of(10, 100)
+    ((64, 1034), (10, 100))
     """
-    least, most = BLOCKS
-    divisors = [b for b in range(min(most, vocabulary), least - 1, -1) if vocabulary % b == 0]
-    return divisors[0] if divisors else min(most, vocabulary)
+    tall, size = ACCELERATOR_TILE if _on_accelerator() else TILE
+    return min(tall, num_tokens), -(-vocabulary // max(1, how_many(vocabulary, size)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -63,12 +71,12 @@ def flat_logp(options: Options, rows: Array, head: Head, tokens: Array, live: Ar
 
 def _forward(options: Options, rows: Array, head: Head, tokens: Array, live: Array | None) -> tuple[Array, Array]:
     """([T] log-probs, [T] log-sum-exps)."""
-    size = chunk_size(len(tokens), len(head.weight))
+    cut = tile_of(len(tokens), len(head.weight))
     if live is None:
-        found: tuple[Array, Array] = _scores(options, size, rows, head, tokens, jnp.ones(tokens.shape, dtype=bool))
+        found: tuple[Array, Array] = _scores(options, cut, rows, head, tokens, jnp.ones(tokens.shape, dtype=bool))
         return found
     order, inverse = dead_last(live)
-    logp, lse = _scores(options, size, rows[order], head, tokens[order], live[order])
+    logp, lse = _scores(options, cut, rows[order], head, tokens[order], live[order])
     return jnp.where(live, logp[inverse], 0.0), lse[inverse]
 
 
@@ -80,36 +88,41 @@ def dead_last(live: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _scores(options: Options, size: int, rows: Array, head: Head, tokens: Array, live: Array) -> tuple[Array, Array]:
-    """([T] log-probs, [T] log-sum-exps), the tokens in their order, `size` at a time."""
+def _scores(options: Options, cut: tuple[int, int], rows: Array, head: Head, tokens: Array, live: Array) -> tuple[Array, Array]:
+    """([T] log-probs, [T] log-sum-exps), the live ones first; of others, whatever."""
     kind, first, axes = wide(rows, head.weight), first_row(head, options), mesh_axes(rows, head)
-    parts = chunked(rows, tokens, live, size)
+    (tall, size), blocks = cut, how_many(len(head.weight), cut[1])
+    if not len(tokens):
+        return (varying(jnp.zeros(0, dtype=kind), axes),) * 2
+    x = tiles_of(rows, tokens - first, live, tall)
 
-    def scores(part: Chunks) -> tuple[Array, Array, Array]:
-        z = tile(jnp.where(part.live[:, None], part.rows, 0.0), head.weight, head.bias, first, options)
-        # Any shift gives the same log-sum-exp: held constant, and pmax has no derivative in JAX.
-        best = jnp.max(lax.stop_gradient(z), axis=1, initial=-jnp.inf)
-        total = jnp.sum(jnp.exp(z - jnp.where(best > -jnp.inf, best, 0.0)[:, None]), axis=1)
-        column = part.tokens - first
-        here = (column >= 0) & (column < len(head.weight))
-        picked = jnp.take_along_axis(z, jnp.where(here, column, 0)[:, None], axis=1)[:, 0] if z.shape[1] else best
-        return best, total, jnp.where(here, picked, 0.0)
+    def run(many: int, j: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        states, places = several(x.rows, many, j), several(x.tokens, many, j)
+        states = jnp.where(several(x.weight, many, j)[:, None], states, 0.0)
 
-    def nothing(part: Chunks) -> tuple[Array, Array, Array]:
-        zeros = varying(jnp.zeros(part.rows.shape[:1], dtype=kind), axes)
-        return zeros, zeros + 1.0, zeros
+        def block(v: Array, seen: tuple[Array, ...]) -> tuple[Array, ...]:
+            part, (best, total, hits) = take(head, size, v), seen
+            z = logits(options, head, part, states, first)
+            # Any shift gives the same log-sum-exp: held constant, and pmax has no derivative in JAX.
+            most = jnp.maximum(best, jnp.max(lax.stop_gradient(z), axis=1))
+            shift = jnp.where(most > -jnp.inf, most, 0.0)
+            total = total * jnp.exp(best - shift) + jnp.sum(jnp.exp(z - shift[:, None]), axis=1)
+            return most, total, picked(z, part, places, hits)
 
-    def step(_: None, part: Chunks) -> tuple[None, tuple[Array, Array, Array]]:
-        return None, lax.cond(jnp.any(part.live), scores, nothing, part)
+        nothing = (jnp.full(len(places), -jnp.inf, dtype=kind), *[jnp.zeros(len(places), dtype=kind)] * 2)
+        seen = lax.fori_loop(jnp.int32(0), jnp.int32(blocks), block, varying(nothing, axes)) if blocks else nothing
+        pairs = zip(found, seen, strict=True)
+        return tuple(lax.dynamic_update_slice_in_dim(a, b.reshape(many, tall), j, 0) for a, b in pairs)
 
-    _, found = lax.scan(step, None, parts)
-    best, total, picked = (x.reshape(-1)[: len(tokens)] for x in found)
+    start = varying((jnp.zeros(x.tokens.shape, dtype=kind),) * 3, axes)
+    found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, start)
+    best, total, hits = (a.reshape(-1)[: len(tokens)] for a in found)
     if options.axis is not None:
         local, best = best, lax.pmax(best, options.axis.name)
-        total, picked = lax.psum((total * jnp.exp(local - best), picked), options.axis.name)
+        total, hits = lax.psum((total * jnp.exp(local - best), hits), options.axis.name)
     lse = best + jnp.log(total)
     known = (tokens >= 0) & (tokens < vocabulary_of(head, options))
-    return jnp.where(known, picked, -jnp.inf) - lse, lse
+    return jnp.where(known, hits, -jnp.inf) - lse, lse
 
 
 def _forward_rule(
@@ -133,62 +146,52 @@ flat_logp.defvjp(_forward_rule, _backward_rule)
 
 def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, c: Array, lse: Array) -> tuple[Array, Head]:
     """Gradients of Σ c logp for rows [T, H] and head, in their dtypes, summed in float32."""
-    size = block_size(len(head.weight))
     order, inverse = dead_last(c != 0)
+    cut = tile_of(len(tokens), len(head.weight))
     weights = c[order].astype(wide(rows, head.weight))
-    tile_shape = (chunk_size(len(tokens), size), size)
-    flat, d_head = _sorted_gradients(options, tile_shape, rows[order], head, tokens[order], weights, lse[order])
+    flat, d_head = _sorted_gradients(options, cut, rows[order], head, tokens[order], weights, lse[order])
     return flat[inverse].astype(rows.dtype), d_head
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _sorted_gradients(
-    options: Options, tile_shape: tuple[int, int], rows: Array, head: Head, tokens: Array, c: Array, lse: Array
+    options: Options, cut: tuple[int, int], rows: Array, head: Head, tokens: Array, c: Array, lse: Array
 ) -> tuple[Array, Head]:
     """The same with the weightless rows last, and those of the rows [T, H] in float32."""
-    kind, vocabulary, axes = wide(rows, head.weight), len(head.weight), mesh_axes(rows, head)
-    (tall, size), first = tile_shape, first_row(head, options)
-    parts = chunked(rows, tokens, c, tall)
-    sums = chunked(rows, tokens, lse, tall).live
+    kind, first, axes = wide(rows, head.weight), first_row(head, options), mesh_axes(rows, head)
+    (tall, size), blocks = cut, how_many(len(head.weight), cut[1])
+    empty: tuple[Array, Head] = varying((jnp.zeros(rows.shape, dtype=kind), jax.tree.map(jnp.zeros_like, head)), axes)
+    if not len(tokens) or not blocks:
+        return empty
+    x, sums = tiles_of(rows, tokens - first, c, tall), tiled(lse, tall)
+    operand = jnp.promote_types(rows.dtype, head.weight.dtype) if _on_accelerator() else kind
 
-    def block(d_rows: Array, start: Array, length: int) -> tuple[Array, Head]:
-        weight = lax.dynamic_slice_in_dim(head.weight, start, length)
-        bias = None if head.bias is None else lax.dynamic_slice_in_dim(head.bias, start, length)
+    def block(v: Array, done: tuple[Array, Head]) -> tuple[Array, Head]:
+        part, (d_rows, d_head) = take(head, size, v), done
+        ids = part.start + jnp.arange(size, dtype=jnp.int32)
 
-        def add(total: Any, x: tuple[Chunks, Array]) -> tuple[Any, Array]:
-            part, part_lse = x
+        def run(many: int, j: Array, total: tuple[Array, ...]) -> tuple[Array, ...]:
+            d_rows, d_weight, d_bias = total
+            weight = several(x.weight, many, j)
             # Whatever stands in a row without weight, it and its log-sum-exp are not looked at.
-            live, part_rows = part.live != 0, jnp.where((part.live != 0)[:, None], part.rows, 0.0)
-            z = tile(part_rows, weight, bias, first + start, options)
-            hit = (first + start + jnp.arange(length, dtype=jnp.int32))[None, :] == part.tokens[:, None]
-            p = jnp.exp(z - jnp.where(live, part_lse, jnp.inf)[:, None])
-            grad = part.live[:, None] * (jnp.where(hit, 1.0, 0.0).astype(kind) - p) * slope(z, options)
-            operand = jnp.promote_types(part.rows.dtype, weight.dtype) if _on_accelerator() else kind
+            states = jnp.where((weight != 0)[:, None], several(x.rows, many, j), 0.0)
+            z = logits(options, head, part, states, first)
+            hit = (ids[None, :] == several(x.tokens, many, j)[:, None]) & (ids >= part.own)[None, :]
+            p = jnp.exp(z - jnp.where(weight != 0, several(sums, many, j), jnp.inf)[:, None])
+            grad = weight[:, None] * (jnp.where(hit, 1.0, 0.0).astype(kind) - p) * slope(z, options)
             g = grad.astype(operand)
-            d_weight = lax.dot_general(g, part_rows.astype(operand), (((0,), (0,)), ((), ())), preferred_element_type=kind)
-            d_part = lax.dot_general(g, weight.astype(operand), (((1,), (0,)), ((), ())), preferred_element_type=kind)
-            return (total[0] + d_weight, total[1] + jnp.sum(grad, axis=0)), d_part
+            more = lax.dot_general(g, states.astype(operand), (((0,), (0,)), ((), ())), preferred_element_type=kind)
+            d_part = lax.dot_general(g, part.weight.astype(operand), (((1,), (0,)), ((), ())), preferred_element_type=kind)
+            d_rows = added(d_rows, j, d_part.reshape(many, tall, -1))
+            return d_rows, d_weight + more, d_bias + jnp.sum(grad, axis=0)
 
-        def skip(total: Any, x: tuple[Chunks, Array]) -> tuple[Any, Array]:
-            return total, varying(jnp.zeros(x[0].rows.shape, dtype=kind), axes)
+        zeros = varying((jnp.zeros(part.weight.shape, dtype=kind), jnp.zeros(size, dtype=kind)), axes)
+        d_rows, *found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, (d_rows, *zeros))
+        own = [None if a is None else added(a, part.start, b.astype(a.dtype)) for a, b in zip(d_head, found, strict=True)]
+        return d_rows, Head(*own)
 
-        def step(total: Any, x: tuple[Chunks, Array]) -> tuple[Any, Array]:
-            found: tuple[Any, Array] = lax.cond(jnp.any(x[0].live != 0), add, skip, total, x)
-            return found
-
-        zeros = varying((jnp.zeros(weight.shape, dtype=kind), jnp.zeros(length, dtype=kind)), axes)
-        (d_weight, d_bias), d_parts = lax.scan(step, zeros, (parts, sums))
-        own = Head(d_weight.astype(head.weight.dtype), None if bias is None else d_bias.astype(bias.dtype))
-        return d_rows + d_parts, own
-
-    d_rows = varying(jnp.zeros(parts.rows.shape, dtype=kind), axes)
-    whole = vocabulary // size if vocabulary else 0
-    starts = jnp.arange(whole, dtype=jnp.int32) * size
-    d_rows, d_head = lax.scan(lambda total, start: block(total, start, size), d_rows, starts)
-    d_head = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), d_head)
-    if whole * size < vocabulary:
-        d_rows, rest = block(d_rows, jnp.asarray(whole * size, dtype=starts.dtype), vocabulary - whole * size)
-        d_head = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), d_head, rest)
+    start: tuple[Array, Head] = (varying(jnp.zeros(x.rows.shape, dtype=kind), axes), empty[1])
+    d_rows, d_head = lax.fori_loop(jnp.int32(0), jnp.int32(blocks), block, start)
     return d_rows.reshape(-1, rows.shape[1])[: len(tokens)], d_head
 
 
