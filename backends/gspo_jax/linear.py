@@ -87,7 +87,7 @@ def linear_policy_loss(
             it for the aligned way's sums. Under vmap it is the budget of each.
 
     Sequences without an advantage are left out of forward and backward, clipped ones of backward: their gradients are zero.
-    Shapes are static all the same: tokens are sorted, and whole chunks of those that are left out are skipped at run time.
+    Shapes are static all the same: tokens are sorted, and no loop goes to those that are left out.
 
     Returns: `LinearLoss`. Only `value` is differentiable: in reverse mode, and forward over reverse (a Hessian-vector
     product) is exact. Forward mode alone is refused by JAX (a TypeError). Under grad, jit, scan, remat and shard_map as

@@ -81,7 +81,7 @@ def _forward(options: Options, rows: Array, head: Head, tokens: Array, live: Arr
 
 
 def dead_last(live: Array) -> tuple[Array, Array]:
-    """An order with the live tokens first, and its inverse: then whole chunks of dead ones can be skipped."""
+    """An order with the live tokens first, and its inverse: then the dead ones fill the last tiles."""
     order: Array = jnp.argsort(~live, stable=True)
     inverse: Array = jnp.argsort(order, stable=True)
     return order, inverse
