@@ -25,7 +25,8 @@ LEAST_RING = 64
 """Tokens below which the aligned scheme would spend its time on passes over the head's gradient."""
 TILE = (64, 520)
 """Most tokens of a tile, of which several go together (runs.py); most rows of the head in a block: few, so that a block of its
-gradient is still in the cache when the next run adds to it, and no power of two, whose columns share cache lines' places."""
+gradient is still in the cache when the next run adds to it, and no power of two unless the vocabulary is one: columns of such a
+distance share places in the cache."""
 LANES = 16
 """What the length of a row of E is a multiple of."""
 

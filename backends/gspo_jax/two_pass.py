@@ -114,7 +114,8 @@ def _scores(options: Options, cut: tuple[int, int], rows: Array, head: Head, tok
         pairs = zip(found, seen, strict=True)
         return tuple(lax.dynamic_update_slice_in_dim(a, b.reshape(many, tall), j, 0) for a, b in pairs)
 
-    start = varying((jnp.zeros(x.tokens.shape, dtype=kind),) * 3, axes)
+    zeros = jnp.zeros(x.tokens.shape, dtype=kind)
+    start = varying((zeros, zeros + 1.0, zeros), axes)  # a log of 0 would be −∞, and its derivative NaN, where nobody looks
     found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, start)
     best, total, hits = (a.reshape(-1)[: len(tokens)] for a in found)
     if options.axis is not None:
