@@ -70,6 +70,26 @@ def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> No
     assert weights[0] == weights[1]
 
 
+def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> None:
+    folder = workplace / "interrupted"
+    options = [*TINY, "--rollouts", "6", "--checkpoint-every", "100", "--run-dir", str(folder)]
+    line = command(workplace / "cache", *options, script="train_jax.py")
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
+    deadline = time.monotonic() + 200
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"--resume {folder}" in output
+    assert len(rows(folder)) < 6, "interrupted too late to prove anything"
+    done = run(workplace / "cache", "--resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert rows(folder) == rows(finished)
+
+
 def test_a_checkpoint_is_a_folder_that_transformers_reads(finished: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 (only this test wants it)
 
