@@ -38,6 +38,7 @@ def test_every_tile_is_visited_once_in_order_and_no_run_crosses_a_stop(first: in
     at, turn = first, 1
     while at < end:
         size = found[at] % 100
+        assert size > 0, f"tile {at} was left out"
         assert found[at : at + size] == [100 * turn + size] * size  # visited twice, the sums would differ
         assert at // LAP == (at + size - 1) // LAP
         at, turn = at + size, turn + 1
