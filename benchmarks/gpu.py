@@ -151,10 +151,17 @@ def truth(x: Problem, rows: int = 1024) -> tuple[Tensor, Tensor, Gradients]:
 
 
 def check(
-    n: int, length: int, width: int, vocabulary: int, device: str, candidates: dict[str, Implementation]
+    n: int,
+    length: int,
+    width: int,
+    vocabulary: int,
+    device: str,
+    candidates: dict[str, Implementation],
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Iterator[Any]:
     """Wrong clip decisions and relative gradient errors (Frobenius) of each implementation, log s within ±8e-4."""
     x = problem(n, length, width, vocabulary, device)
+    x = x._replace(hidden=x.hidden.detach().to(dtype).requires_grad_(), weight=x.weight.detach().to(dtype).requires_grad_())
     exact, _, _ = truth(x)
     shift = torch.linspace(-8e-4, 8e-4, n, dtype=torch.float64, device=device)[torch.randperm(n, device=device)]
     bound = torch.where(x.advantage > 0, torch.log1p(torch.tensor(HIGH)), torch.log1p(torch.tensor(-LOW))).double()

@@ -23,12 +23,12 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
 
 
-def run(script: str, *options: str) -> str:
+def run(script: str, *options: str, mode: str = "--quick") -> str:
     """What it prints."""
     root = FOLDER.parent
     path = os.pathsep.join([str(root), str(root / "backends"), os.environ.get("PYTHONPATH", "")])
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, str(FOLDER / script), "--quick", *options]
+    command = [sys.executable, str(FOLDER / script), mode, *options]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -52,6 +52,19 @@ def test_the_others_run(script: str, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     run(script, "--out", str(out))
     assert json.loads(out.read_text())["rows"]
+
+
+@pytest.mark.parametrize("script", ["gpu.py", "gpu_jax.py"])
+def test_the_gpu_scripts_check_themselves_on_a_cpu(script: str, tmp_path: Path) -> None:
+    """Every clip decision right, gradients as near to float64 as the rounding of their parameters' dtype allows."""
+    out = tmp_path / "record.json"
+    run(script, "--json", str(out), mode="--check")
+    ours = [finding for finding in json.loads(out.read_text())["findings"] if finding["name"].startswith("ours")]
+    assert len(ours) == 2
+    for finding in ours:
+        bound = 1e-6 if finding.get("dtype") == "torch.float32" else 2.0**-8
+        assert finding["wrong_clip_decisions"] == 0 < finding["clipped"] < finding["clear_cases"]
+        assert 0 < max(finding["hidden_error"], finding["head_error"]) < bound
 
 
 def test_what_computes_something_else_is_not_timed() -> None:

@@ -24,9 +24,9 @@ BUDGETS = pytest.mark.parametrize("bytes_", [0, 2**20], ids=["two-pass", "aligne
 
 @contextmanager
 def rows_seen() -> Iterator[dict[str, list[Tensor]]]:
-    """The hidden states that go into tiles of logits and of gradients, as they come."""
+    """The rows that go into tiles of logits and of gradients, as they come."""
     seen: dict[str, list[Tensor]] = {"forward": [], "backward": []}
-    scored, differentiated, exponentiated, added = blocks.logits, blocks.dlogits, aligned._exponentiate, aligned._add
+    scored, differentiated, exponentiated, compacted = blocks.logits, blocks.dlogits, aligned._exponentiate, aligned.compact
 
     def logits(head: Any, rows: Tensor, *rest: Any) -> Tensor:
         seen["forward"].append(rows)
@@ -43,21 +43,21 @@ def rows_seen() -> Iterator[dict[str, list[Tensor]]]:
         seen["forward"].append(rows)
         return exponentiated(head, rows, *rest)
 
-    def add(head: Any, rows: Tensor, tokens: Tensor, c: Tensor, *rest: Any) -> None:
-        seen["backward"].extend(rows[run] for run in aligned.live_runs(c))
-        added(head, rows, tokens, c, *rest)
+    def compact(tile: Tensor, c: Tensor) -> Tensor:
+        seen["backward"].append(compacted(tile, c))
+        return seen["backward"][-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "logits", logits)
         patch.setattr(blocks, "dlogits", dlogits)
         patch.setattr(aligned, "_exponentiate", exponentiate)
-        patch.setattr(aligned, "_add", add)
+        patch.setattr(aligned, "compact", compact)
         yield seen
 
 
 def count(problem: Problem, **options: Any) -> tuple[int, int]:
     """(rows in forward, rows in backward); vocabulary in one block."""
-    with small_pieces((2, 10**6), gap=1), rows_seen() as seen:
+    with small_pieces((2, 10**6)), rows_seen() as seen:
         problem.loss(**options).value.backward()
     return sum(map(len, seen["forward"])), sum(map(len, seen["backward"]))
 
@@ -188,3 +188,28 @@ def test_log_ratio_and_clipped_are_the_cores(bytes_: int) -> None:
     assert error(whole.log_ratio, torch.tensor([1.0, 0.0, -1.0, 0.0, 0.0]).double()) <= 1e-14
     assert loss.clipped.tolist() == whole.clipped.tolist()
     assert loss.denominator == whole.denominator == 5
+
+
+@pytest.mark.parametrize("rows", [3, 4, 10**6], ids="{} rows a chunk".format)
+@pytest.mark.parametrize("live", [(), (0,), (2,), (4,), (0, 2), (0, 4), (0, 2, 4)], ids=str)
+def test_fresh_memory_is_never_read(live: tuple[int, ...], rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever chunks have nothing to add: all but the live sequences are clipped; one is longer than some budgets."""
+    empty = torch.empty
+
+    def poisoned(*size: Any, **more: Any) -> Tensor:
+        x = empty(*size, **more)
+        return x.fill_(torch.nan) if x.dtype.is_floating_point else x
+
+    advantage = torch.tensor([1.0, 1.0, -1.0, 1.0, 2.0], dtype=torch.float64)
+    problem = make(lengths=LENGTHS, drift=0.0, advantage=advantage)
+    assert problem.old_logp is not None
+    gone = torch.tensor([i not in live for i in range(5)])
+    problem = replace(problem, old_logp=problem.old_logp - (gone * advantage.sign())[:, None])
+    assert problem.loss().clipped.tolist() == gone.tolist()
+    expected = from_logits(problem)
+    monkeypatch.setattr(torch, "empty", poisoned)
+    with small_pieces((2, 3)):
+        found = ours(problem, budget_bytes=rows * 8 * 11)
+    for name, g in found.gradients.items():
+        assert error(g, expected.gradients[name]) <= 1e-14
+        assert bool(g.any()) == bool(live)

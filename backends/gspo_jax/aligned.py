@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .blocks import added, how_many, logits, picked, take
-from .head import Array, Head, Options, mesh_axes, varying, wide
+from .head import Array, Head, Options, mesh_axes, product, varying, wide
 from .runs import Carry, by_runs
 
 Weigh = Callable[[Array, Array], Array]
@@ -168,9 +168,9 @@ def _backward(
 
             e = lax.cond(j >= kept, lambda: lax.dynamic_slice(x.ring, (v, at, jnp.int32(0)), shape)[0], again)
             s = weights * jnp.exp(best - norms)
-            d_weight = lax.dot_general(e, s[:, None] * states, (((0,), (0,)), ((), ())), preferred_element_type=kind)
-            d_rows = s[:, None] * lax.dot_general(e, part.weight.astype(kind), (((1,), (0,)), ((), ())))
-            bias = added(found.bias, part.start, -(s @ e))
+            d_weight = product(e, s[:, None] * states, (0, 0))
+            d_rows = s[:, None] * product(e, part.weight.astype(kind), (1, 0))
+            bias = added(found.bias, part.start, -product(s, e, (0, 0)))
             return Sums(found.rows - d_rows, added(found.weight, part.start, -d_weight), bias)
 
         found = _over_blocks(x.ring, block, sums._replace(rows=jnp.zeros_like(states)))

@@ -131,11 +131,10 @@ def token_ids(tokens: Array) -> Array:
 
 def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, options: Options) -> Array:
     """[n, m] logits z = cap(rows · weight + bias) / temperature; −∞ in columns beyond the vocabulary."""
-    kind = wide(rows, weight)
     operand = jnp.promote_types(rows.dtype, weight.dtype)
-    z = lax.dot_general(rows.astype(operand), weight.astype(operand), (((1,), (1,)), ((), ())), preferred_element_type=kind)
+    z = product(rows.astype(operand), weight.astype(operand), (1, 1))
     if bias is not None:
-        z = z + bias.astype(kind)[None, :]
+        z = z + bias.astype(z.dtype)[None, :]
     if options.soft_cap is not None:
         z = options.soft_cap * jnp.tanh(z / options.soft_cap)
     if options.temperature != 1.0:
@@ -144,6 +143,18 @@ def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, opt
         return z
     there = first + jnp.arange(len(weight), dtype=jnp.int32) < options.axis.total
     return jnp.where(there[None, :], z, -jnp.inf)
+
+
+def product(a: Array, b: Array, over: tuple[int, int]) -> Array:
+    """Σ over an axis of each, in float32 or float64.
+
+    float32 operands are multiplied as they are: by default XLA rounds them to TF32 on GPUs and to bfloat16 on TPUs, and
+    log-probs are then off by more than GSPO's clip range. float16 and bfloat16 operands have exact products anyway.
+    """
+    kind = wide(a, b)
+    precision = lax.Precision.HIGHEST if a.dtype == kind else None
+    axes = (((over[0],), (over[1],)), ((), ()))
+    return lax.dot_general(a, b, axes, precision=precision, preferred_element_type=kind)
 
 
 def slope(z: Array, options: Options) -> Array | float:

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from .blocks import added, how_many, logits, picked, take
-from .head import Array, Head, Options, first_row, mesh_axes, slope, varying, vocabulary_of, wide
+from .head import Array, Head, Options, first_row, mesh_axes, product, slope, varying, vocabulary_of, wide
 from .runs import by_runs
 
 TILE = (64, 1040)
 """Most tokens of a tile, of which several go together; most rows of the head in a block: no power of two, as in schemes.py."""
-ACCELERATOR_TILE = (128, 8192)
-"""The same where no cache has to hold them."""
+ACCELERATOR_TILE = (256, 16384)
+"""The same where no cache has to hold them: 128 MiB of float32 for eight tiles together."""
 
 
 class Tiles(NamedTuple):
@@ -171,8 +171,8 @@ def _sorted_gradients(
         part, (d_rows, d_head) = take(head, size, v), done
         ids = part.start + jnp.arange(size, dtype=jnp.int32)
 
-        def run(many: int, j: Array, total: tuple[Array, ...]) -> tuple[Array, ...]:
-            d_rows, d_weight, d_bias = total
+        def run(many: int, j: Array, total: tuple[Array, Head]) -> tuple[Array, Head]:
+            d_rows, (d_weight, d_bias) = total
             weight = several(x.weight, many, j)
             # Whatever stands in a row without weight, it and its log-sum-exp are not looked at.
             states = jnp.where((weight != 0)[:, None], several(x.rows, many, j), 0.0)
@@ -180,16 +180,16 @@ def _sorted_gradients(
             hit = (ids[None, :] == several(x.tokens, many, j)[:, None]) & (ids >= part.own)[None, :]
             p = jnp.exp(z - jnp.where(weight != 0, several(sums, many, j), jnp.inf)[:, None])
             grad = weight[:, None] * (jnp.where(hit, 1.0, 0.0).astype(kind) - p) * slope(z, options)
-            g = grad.astype(operand)
-            more = lax.dot_general(g, states.astype(operand), (((0,), (0,)), ((), ())), preferred_element_type=kind)
-            d_part = lax.dot_general(g, part.weight.astype(operand), (((1,), (0,)), ((), ())), preferred_element_type=kind)
+            # Made once: fused into the products, it would be made again for each of their tiles.
+            g = lax.optimization_barrier(grad.astype(operand))
+            d_part = product(g, part.weight.astype(operand), (1, 0))
             d_rows = added(d_rows, j, d_part.reshape(many, tall, -1))
-            return d_rows, d_weight + more, d_bias + jnp.sum(grad, axis=0)
+            d_bias = None if d_bias is None else d_bias + jnp.sum(grad, axis=0)
+            return d_rows, Head(d_weight + product(g, states.astype(operand), (0, 0)), d_bias)
 
-        zeros = varying((jnp.zeros(part.weight.shape, dtype=kind), jnp.zeros(size, dtype=kind)), axes)
-        d_rows, *found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, (d_rows, *zeros))
-        own = [None if a is None else added(a, part.start, b.astype(a.dtype)) for a, b in zip(d_head, found, strict=True)]
-        return d_rows, Head(*own)
+        zeros = jax.tree.map(lambda a: jnp.zeros((size, *a.shape[1:]), dtype=kind), head)
+        d_rows, found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, (d_rows, varying(zeros, axes)))
+        return d_rows, jax.tree.map(lambda a, b: added(a, part.start, b.astype(a.dtype)), d_head, found)
 
     start: tuple[Array, Head] = (varying(jnp.zeros(x.rows.shape, dtype=kind), axes), empty[1])
     d_rows, d_head = lax.fori_loop(jnp.int32(0), jnp.int32(blocks), block, start)

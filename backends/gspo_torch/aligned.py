@@ -25,9 +25,6 @@ CACHE = 2**18
 """Logits that are exponentiated at a time: 1 MiB of float32, which stays in a core's cache."""
 COLUMNS = 4096
 """Rows of a low-precision head that are widened at a time."""
-GAP = 32
-"""Dead rows that are carried along, weightless: another pass over the head's gradient costs more."""
-
 Weigh = Callable[[slice, Tensor], Tensor]
 """(rows, their log-probs) ↦ their weights c. The rows hold whole sequences."""
 
@@ -67,25 +64,37 @@ def stride(vocabulary: int) -> int:
 
 
 def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh, into: Gradients) -> Tensor:
-    """[n] log-probs of all rows; the gradients, in the accumulator's dtype, are added to `into`."""
+    """[n] log-probs of all rows; the gradients, in the accumulator's dtype, are written to `into`, whatever stands there."""
     wide = head.wide(rows)
     logp = torch.empty(len(rows), dtype=wide, device=rows.device)
     longest = max((chunk.rows.stop - chunk.rows.start for chunk in cut if chunk.fits), default=0)
     buffer = torch.empty(longest * stride(len(head.weight)), dtype=wide, device=rows.device)
+    if into.hidden is not None:
+        into.hidden.zero_()
+    fresh = True  # nothing is in the head's gradients yet
     for chunk in cut:
         part = chunk.rows
+        own = into._replace(hidden=None if into.hidden is None else into.hidden[part])
         if chunk.fits:
             total, picked = _exponentiate(head, rows[part], tokens[part], buffer)
             logp[part] = picked
-            own = into._replace(hidden=None if into.hidden is None else into.hidden[part])
-            _add(head, rows[part], tokens[part], weigh(part, picked), total, buffer, own)
+            fresh = not _add(head, rows[part], tokens[part], weigh(part, picked), total, buffer, own, fresh) and fresh
         else:
+            fresh = _clear(into, fresh)
             scored = two_pass.forward(head, rows[part], tokens[part])
             logp[part] = scored.logp
-            own = into._replace(hidden=None if into.hidden is None else into.hidden[part])
             weights = Weights(weigh(part, scored.logp), scored.lse, None, None)
             two_pass.backward(head, rows[part], tokens[part], weights, own, add=True)
+    _clear(into, fresh)
     return logp
+
+
+def _clear(into: Gradients, fresh: bool) -> bool:
+    """False; the head's gradients are 0 if nothing was in them."""
+    for gradient in (into.weight, into.bias):
+        if gradient is not None and fresh:
+            gradient.zero_()
+    return False
 
 
 def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,23 +119,47 @@ def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> t
     return total, logp
 
 
-def _add(head: Head, rows: Tensor, tokens: Tensor, c: Tensor, total: Tensor, buffer: Tensor, into: Gradients) -> None:
-    """Adds the gradients of a chunk whose exponentials stand in the buffer."""
+def _add(
+    head: Head, rows: Tensor, tokens: Tensor, c: Tensor, total: Tensor, buffer: Tensor, into: Gradients, fresh: bool
+) -> bool:
+    """Adds the gradients of a chunk whose exponentials stand in the buffer, to nothing if fresh; whether there are any."""
     tile = _logits(buffer, len(rows), len(head.weight))
-    wide = tile.dtype
-    sharp = c.to(wide) / head.temperature
-    for run in live_runs(c):
-        e, h, picked = tile[run], rows[run].to(wide), tokens[run]
-        hit, miss = sharp[run, None], (sharp[run] / total[run])[:, None]
-        if into.weight is not None:
-            into.weight.addmm_(e.T, h * -miss).index_add_(0, picked, h * hit)
-        if into.bias is not None:
-            into.bias.addmv_(e.T, -miss[:, 0]).index_add_(0, picked, hit[:, 0])
-        if into.hidden is not None:
-            own = into.hidden[run]
-            for block in _columns(head, wide):
-                matmul(e[:, block], head.weight[block], own, fresh=block.start == 0)
-            own.mul_(-miss).addcmul_(head.weight[picked].to(wide), hit)
+    live = compact(tile, c)
+    if not len(live):
+        return False
+    wide, e, h, picked = tile.dtype, tile[: len(live)], rows[live].to(tile.dtype), tokens[live]
+    hit = (c[live].to(wide) / head.temperature)[:, None]
+    miss = hit / total[live, None]
+    if into.weight is not None:
+        matmul(e.T, h * -miss, into.weight, fresh)
+        into.weight.index_add_(0, picked, h * hit)
+    if into.bias is not None:
+        matmul(e.T, -miss, into.bias[:, None], fresh)
+        into.bias.index_add_(0, picked, hit[:, 0])
+    if into.hidden is not None:
+        for block in _columns(head, wide):
+            matmul(e[:, block], head.weight[block], h, fresh=block.start == 0)
+        into.hidden[live] = h.mul_(-miss).addcmul_(head.weight[picked].to(wide), hit)
+    return True
+
+
+def compact(tile: Tensor, c: Tensor) -> Tensor:
+    """[m] which rows have a weight, in the order in which they then are the first of the tile.
+
+    Rows are moved, since products of few rows are slow and each goes over the whole gradient of the head: one from the end
+    into each gap.
+
+    >>> tile = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]])
+    >>> compact(tile, torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])), tile[:3, 0]
+    (tensor([0, 4, 2]), tensor([0., 4., 2.]))
+    """
+    live = torch.nonzero(c)[:, 0]
+    order = torch.arange(len(live), device=live.device)
+    gaps = torch.nonzero(c[: len(live)] == 0)[:, 0]
+    order[gaps] = live[len(live) - len(gaps) :]
+    for gap in gaps.tolist():
+        tile[gap] = tile[order[gap]]
+    return order
 
 
 def _logits(buffer: Tensor, rows: int, vocabulary: int) -> Tensor:
@@ -138,18 +171,3 @@ def _columns(head: Head, wide: torch.dtype) -> list[slice]:
     """Blocks of the vocabulary: one, unless the head has to be widened."""
     step = len(head.weight) if head.weight.dtype == wide else COLUMNS
     return [slice(start, min(start + step, len(head.weight))) for start in range(0, len(head.weight), max(1, step))]
-
-
-def live_runs(c: Tensor) -> list[slice]:
-    """Runs of rows with a weight, gaps shorter than GAP included.
-
-    >>> live_runs(torch.tensor([0.0, 1.0, 0.0, 2.0, 0.0]))
-    [slice(1, 4, None)]
-    """
-    runs: list[slice] = []
-    for row in torch.nonzero(c)[:, 0].tolist():
-        if runs and row - runs[-1].stop < GAP:
-            runs[-1] = slice(runs[-1].start, row + 1)
-        else:
-            runs.append(slice(row, row + 1))
-    return runs

@@ -118,22 +118,30 @@ def nothing_seen(rows: Tensor, dtype: torch.dtype, entropy: bool) -> Scores:
 def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:
     """[n, block] ∂value/∂(weight · h) of a tile, in the buffer: through softmax, temperature and soft cap."""
     tile = logits(head, rows, block, buffer)
-    fused(to_gradient, tile.device.type)(tile, tokens, head.first + block.start, weights, head.temperature, head.soft_cap)
-    return tile
+    here = (tokens >= head.first + block.start) & (tokens < head.first + block.start + tile.shape[1])
+    columns = torch.where(here, tokens - head.first - block.start, 0).long()[:, None]
+    hit = torch.where(here, weights.c, 0.0)[:, None]
+    if head.soft_cap is not None:
+        hit = hit * slope(tile.gather(1, columns), head.temperature, head.soft_cap)
+    fused(to_gradient, tile.device.type)(tile, weights, head.temperature, head.soft_cap)
+    # Not with the rest: a compiler would copy the tile for it.
+    return tile.scatter_add_(1, columns, hit / head.temperature)
 
 
-def to_gradient(tile: Tensor, tokens: Tensor, first: int, weights: Weights, temperature: float, soft_cap: float | None) -> None:
-    """From a tile of logits z to its ∂value/∂(weight · h), in place."""
-    slope = None if soft_cap is None else 1.0 - (tile * (temperature / soft_cap)).square()
+def slope(z: Tensor, temperature: float, soft_cap: float) -> Tensor:
+    """∂(temperature · z)/∂(weight · h), elementwise: 1 − tanh²."""
+    return 1.0 - (z * (temperature / soft_cap)).square()
+
+
+def to_gradient(tile: Tensor, weights: Weights, temperature: float, soft_cap: float | None) -> None:
+    """From a tile of logits z to its ∂value/∂(weight · h) as it is where the token is not, in place."""
+    steep = None if soft_cap is None else slope(tile, temperature, soft_cap)
     factor = None
     if weights.e is not None and weights.mean is not None:
         factor = weights.c[:, None] + weights.e[:, None] * (tile - weights.mean[:, None])
     tile.sub_(weights.lse[:, None]).exp_()
     tile.mul_(-weights.c[:, None] if factor is None else -factor)
-    here = (tokens >= first) & (tokens < first + tile.shape[1])
-    columns = torch.where(here, tokens - first, 0).long()
-    tile.scatter_add_(1, columns[:, None], torch.where(here, weights.c, 0.0)[:, None])
-    if slope is not None:
-        tile.mul_(slope)
+    if steep is not None:
+        tile.mul_(steep)
     if temperature != 1.0:
         tile.div_(temperature)

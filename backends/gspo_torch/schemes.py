@@ -134,9 +134,9 @@ def _aligned(
     """(log-probs [n], gradients of the value for rows, weight and bias)."""
     terms, layout, wide = job.terms, job.terms.layout, head.wide(rows)
     into = Gradients(
-        torch.zeros(rows.shape, dtype=wide, device=rows.device) if wanted[0] else None,
-        torch.zeros(head.weight.shape, dtype=wide, device=rows.device) if wanted[1] else None,
-        torch.zeros(len(head.weight), dtype=wide, device=rows.device) if wanted[2] else None,
+        torch.empty(rows.shape, dtype=wide, device=rows.device) if wanted[0] else None,
+        torch.empty(head.weight.shape, dtype=wide, device=rows.device) if wanted[1] else None,
+        torch.empty(len(head.weight), dtype=wide, device=rows.device) if wanted[2] else None,
     )
     # Exact in float32 up to 2**24 sequences.
     owner = job.mine(layout.spread(torch.arange(layout.num_sequences, dtype=torch.float32, device=rows.device)))

@@ -22,8 +22,8 @@ except ImportError:  # Triton is optional: plain torch then
 
 TILE = (1024, 4080)
 """Rows and vocabulary of a tile on a CPU: 16 MiB of float32. Rows 4096 apart would compete for the same cache lines."""
-GPU_TILE = (4096, 8192)
-"""On a GPU in plain torch, at most: 128 MiB of float32, and half of it rounded for the next product."""
+GPU_TILE = (8192, 3840)
+"""On a GPU in plain torch, at most: 120 MiB of float32, and half of it rounded for the next product."""
 FUSED_ROWS, FUSED_ELEMENTS = 16384, 2**26
 """For the kernels: 128 MiB of bfloat16, as broad as the rows leave room for: few launches, each large."""
 GPU_SUMS = 2**24
