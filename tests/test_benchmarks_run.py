@@ -132,3 +132,13 @@ def test_a_missed_goal_is_called_missed() -> None:
 def test_the_page_has_the_table_of_the_committed_results() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert page == goals.with_table(page, goals.goals_table(goals.committed()))
+
+
+def test_a_narrow_miss_does_not_look_met() -> None:
+    goal = goals.Goal("time", "a/b", 1.15, 0.8)
+    cells = {x: goals.verdict(goal, {"case": "dense", "cpu_ratios": {"a/b": {"median": x}}}) for x in (1.146, 1.153, 1.16)}
+    assert cells == {
+        1.146: "1.15, goal ≤ 1.15: met",
+        1.153: "1.153, goal ≤ 1.15: **missed**",
+        1.16: "1.16, goal ≤ 1.15: **missed**",
+    }

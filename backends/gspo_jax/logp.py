@@ -28,7 +28,8 @@ def token_logp(
         vocabulary: inside shard_map, over which mesh axis the rows of `lm_head` are spread.
 
     Returns: [...] float32 (float64 for float64 inputs), differentiable in reverse mode; gradients add up in float32 and come
-    in the parameters' dtypes. Forward mode alone is refused by JAX (a TypeError), forward over reverse is exact.
+    in the parameters' dtypes. float32 arrays are multiplied as they are on every device, whatever
+    jax_default_matmul_precision says. Forward mode alone is refused by JAX (a TypeError), forward over reverse is exact.
 
     Raises: TypeError for a wrong dtype, ValueError for a wrong shape, temperature or cap, naming the argument.
 

@@ -94,7 +94,9 @@ def linear_policy_loss(
             needs V × H × 4 bytes of it for the aligned way's sums.
 
     Sequences without an advantage are left out of forward and backward, clipped ones of backward: their gradients are zero.
-    A KL term or an entropy bonus needs every token.
+    A KL term or an entropy bonus needs every token. On a GPU, float32 parameters under
+    torch.set_float32_matmul_precision("high") are rounded to TF32 in products, as everywhere in PyTorch: log-probs are then
+    off by more than GSPO's clip range. bfloat16 and float16 parameters lose nothing.
 
     Returns: `LinearLoss`. Only `value` is differentiable, once (a second derivative is refused with a RuntimeError).
 
@@ -114,7 +116,6 @@ def linear_policy_loss(
         raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
-    check_layout(layout)
     if tuple(tokens.shape) != tuple(layout.shape):
         raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
     if not isinstance(budget_bytes, int) or budget_bytes < 0:
