@@ -9,6 +9,7 @@ from weakref import finalize
 import gspo_torch
 import pytest
 import torch
+from gspo_torch import products
 from linear_cases import WIDER
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -134,6 +135,16 @@ def test_memory_beyond_the_gradients_is_within_the_budget(bytes_: int, dtype: to
         tokens = num * PER_SEQUENCE
         states = tokens * WIDTH * 4 + VOCABULARY * WIDTH * 4
         assert storages.peak <= gradients + max(bytes_, 2 * TILE * 4) + 4 * states + 64 * tokens + 2**14
+
+
+@pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch, or this processor, has no oneDNN operator")
+def test_the_budget_covers_what_onednn_takes_beside_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 128 rows, 256 KiB; budget and batch (512 KiB, 1 MiB) leave room for no other pieces than these."""
+    for name, value in {"PIECE": 128, "UNIT": 8, "LEAST": 1}.items():
+        monkeypatch.setattr(products, name, value)
+    storages, gradients = seen(linear(2**19), 64)
+    states = 64 * PER_SEQUENCE * WIDTH * 4 + VOCABULARY * WIDTH * 4
+    assert storages.peak <= gradients + 2**19 + 4 * states + 64 * 64 * PER_SEQUENCE + 2**14
 
 
 def head_error(path: Callable[..., Tensor], sequences: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 import gspo_torch
 import pytest
 import torch
-from gspo_torch import aligned
+from gspo_torch import aligned, blocks
 from gspo_torch.head import Head
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
@@ -190,3 +191,15 @@ def test_logits_may_climb_from_block_to_block(climb: float, dtype: torch.dtype) 
             largest = float(truth.gradients[name].abs().max())
             assert largest > 1e-3
             assert error(answer.gradients[name], truth.gradients[name]) <= 4 * bound * largest  # a nat off is a factor of e
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_exponentials_are_right_to_a_rounding_of_their_exponent(dtype: torch.dtype) -> None:
+    """From where they vanish to 1, which is exact; no token comes back that a bias of −∞ took out."""
+    x = torch.cat([torch.linspace(-110.0, 0.0, 10_001, dtype=dtype), torch.tensor([-torch.inf, -1e9, -1e-30], dtype=dtype)])
+    truth = torch.tensor([math.exp(value) for value in x.tolist()], dtype=torch.float64)
+    y = blocks.exponentiate(x.clone())
+    allowed = torch.finfo(dtype).eps * (2 + x.double().clamp(min=-200.0).abs()) * truth + torch.finfo(dtype).tiny
+    assert ((y.double() - truth).abs() <= allowed).all()
+    assert y[10_000] == 1.0
+    assert y[10_001] == 0.0

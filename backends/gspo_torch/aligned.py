@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from . import two_pass
-from .blocks import Weights, matmul, tile_scores
+from .blocks import Weights, tile_scores
 from .head import Head
+from .products import matmul
 from .two_pass import Gradients
 
 CACHE = 2**18
 """Logits that are exponentiated at a time: 1 MiB of float32, which stays in a core's cache."""
-COLUMNS = 4096
-"""Rows of a low-precision head that are widened at a time."""
+COLUMNS = 4080
+"""Part of the vocabulary that goes through a product at a time."""
 Weigh = Callable[[slice, Tensor], Tensor]
 """(rows, their log-probs) ↦ their weights c. The rows hold whole sequences."""
 
@@ -102,7 +103,7 @@ def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> t
     vocabulary, wide = len(head.weight), head.wide(rows)
     tile = _logits(buffer, len(rows), vocabulary)
     rows = rows.to(wide)
-    for block in _columns(head, wide):
+    for block in _columns(head):
         matmul(rows, head.weight[block].T, tile[:, block])
     total = torch.empty(len(rows), dtype=wide, device=rows.device)
     logp = torch.empty_like(total)
@@ -137,7 +138,7 @@ def _add(
         matmul(e.T, -miss, into.bias[:, None], fresh)
         into.bias.index_add_(0, picked, hit[:, 0])
     if into.hidden is not None:
-        for block in _columns(head, wide):
+        for block in _columns(head):
             matmul(e[:, block], head.weight[block], h, fresh=block.start == 0)
         into.hidden[live] = h.mul_(-miss).addcmul_(head.weight[picked].to(wide), hit)
     return True
@@ -167,7 +168,6 @@ def _logits(buffer: Tensor, rows: int, vocabulary: int) -> Tensor:
     return buffer[: rows * stride(vocabulary)].view(rows, stride(vocabulary))[:, :vocabulary]
 
 
-def _columns(head: Head, wide: torch.dtype) -> list[slice]:
-    """Blocks of the vocabulary: one, unless the head has to be widened."""
-    step = len(head.weight) if head.weight.dtype == wide else COLUMNS
-    return [slice(start, min(start + step, len(head.weight))) for start in range(0, len(head.weight), max(1, step))]
+def _columns(head: Head) -> list[slice]:
+    """The vocabulary, block by block."""
+    return [slice(start, min(start + COLUMNS, len(head.weight))) for start in range(0, len(head.weight), COLUMNS)]

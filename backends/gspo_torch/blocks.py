@@ -8,6 +8,7 @@ stay float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .head import Head
+from .products import matmul
 
-LOW = (torch.float16, torch.bfloat16)
-_MM_TO_FLOAT32 = "dtype" in torch.ops.aten.mm.overloads() and "dtype" in torch.ops.aten.addmm.overloads()
+LOG2_E = math.log2(math.e)
 
 
 @cache
@@ -58,19 +59,9 @@ class Weights(NamedTuple):
         return Weights(*(None if x is None else x[which] for x in self))  # type: ignore[arg-type]
 
 
-def matmul(a: Tensor, b: Tensor, out: Tensor, fresh: bool = True) -> None:
-    """out = a @ b, or out += a @ b if not fresh, accumulated in out's dtype: never rounded on the way."""
-    if a.is_cuda and a.dtype == b.dtype and a.dtype in LOW and out.dtype == torch.float32 and _MM_TO_FLOAT32:
-        if fresh:
-            torch.mm(a, b, out_dtype=torch.float32, out=out)
-        else:
-            torch.addmm(out, a, b, out_dtype=torch.float32, out=out)
-        return
-    a, b = a.to(out.dtype), b.to(out.dtype)
-    if fresh:
-        torch.mm(a, b, out=out)
-    else:
-        torch.addmm(out, a, b, out=out)
+def exponentiate(x: Tensor) -> Tensor:
+    """exp(x), in place. In float32 on a CPU as 2 to the power of x log₂ e: exp2 takes half of exp's time there."""
+    return x.mul_(LOG2_E).exp2_() if x.dtype == torch.float32 and not x.is_cuda else x.exp_()
 
 
 def logits(head: Head, rows: Tensor, block: slice, buffer: Tensor) -> Tensor:
@@ -93,7 +84,7 @@ def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scor
     best = tile.amax(1)
     kept = tile.clone() if entropy else None
     # A bias of −∞ takes a token out; where it took out the whole tile, nothing is left to be shifted.
-    total = tile.sub_(torch.where(best == -torch.inf, 0.0, best)[:, None]).exp_().sum(1)
+    total = exponentiate(tile.sub_(torch.where(best == -torch.inf, 0.0, best)[:, None])).sum(1)
     weighted = None if kept is None else kept.mul_(tile).sum(1)
     return Scores(best, total, picked, weighted)
 
@@ -139,7 +130,7 @@ def to_gradient(tile: Tensor, weights: Weights, temperature: float, soft_cap: fl
     factor = None
     if weights.e is not None and weights.mean is not None:
         factor = weights.c[:, None] + weights.e[:, None] * (tile - weights.mean[:, None])
-    tile.sub_(weights.lse[:, None]).exp_()
+    exponentiate(tile.sub_(weights.lse[:, None]))
     tile.mul_(-weights.c[:, None] if factor is None else -factor)
     if steep is not None:
         tile.mul_(steep)

@@ -17,6 +17,7 @@ from .blocks import Weights
 from .distributed import VocabularyShard
 from .head import Head, check_ids
 from .logp import head_gradients, once, spread
+from .products import piece_bytes
 from .terms import Terms, Weighed, local
 from .two_pass import Gradients
 
@@ -125,7 +126,8 @@ def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> i
         return 0
     wide = head.wide(rows)
     sums = head.weight.numel() * wide.itemsize if wanted[1] and head.weight.dtype != wide else 0
-    return max(0, job.budget_bytes - sums) // (aligned.stride(len(head.weight)) * wide.itemsize)
+    beside = sums + piece_bytes(rows.shape[1], min(aligned.COLUMNS, len(head.weight)), wide)
+    return max(0, job.budget_bytes - beside) // (aligned.stride(len(head.weight)) * wide.itemsize)
 
 
 def _aligned(

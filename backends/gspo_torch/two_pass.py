@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from . import blocks
-from .blocks import LOW, Scores, Weights, matmul
+from .blocks import Scores, Weights
 from .head import Head
+from .products import LOW, matmul
 
 try:
     from . import _triton as kernels
