@@ -94,15 +94,15 @@ def test_onednn_is_given_few_shapes() -> None:
 
 
 @with_onednn
-@pytest.mark.parametrize(("left", "right"), [("rows", "rows"), ("rows", "transposed"), ("gaps", "rows")])
+@pytest.mark.parametrize(("left", "right"), [("rows", "rows"), ("gaps", "rows")])
 def test_onednn_multiplies_what_suits_it(left: str, right: str) -> None:
     """The guard of the next test."""
     assert given_to_onednn(left, right) == 1
 
 
 @with_onednn
-@pytest.mark.parametrize(("left", "right"), [("transposed", "rows"), ("rows", "gaps")])
-def test_what_onednn_would_copy_or_crawl_through_stays_where_it_was(left: str, right: str) -> None:
+@pytest.mark.parametrize(("left", "right"), [("transposed", "rows"), ("rows", "gaps"), ("rows", "transposed")])
+def test_what_onednn_would_copy_or_crawl_through_stays_where_it_was_and_so_do_logits(left: str, right: str) -> None:
     assert given_to_onednn(left, right) == 0
 
 
@@ -145,7 +145,7 @@ def test_both_schemes_keep_their_error_budget_at_sizes_that_onednn_takes(
         answer = ours(problem, budget_bytes=bytes_, return_logp=True)
     assert_in_budget(problem, answer, from_logits(problem))
     if products.ONEDNN and onednn:
-        assert {512, 128} <= {shape[0] for shape in given_.shapes} <= {128, 256, 384, 512}
-        assert {shape[1:] for shape in given_.shapes} == {(256, 4080), (4080, 256)}
+        assert {shape[0] for shape in given_.shapes} <= {128, 256, 384, 512}
+        assert {shape[1:] for shape in given_.shapes} == {(4080, 256)}
     else:
         assert not given_.shapes

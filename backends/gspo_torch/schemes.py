@@ -126,7 +126,7 @@ def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> i
         return 0
     wide = head.wide(rows)
     sums = head.weight.numel() * wide.itemsize if wanted[1] and head.weight.dtype != wide else 0
-    beside = sums + piece_bytes(rows.shape[1], min(aligned.COLUMNS, len(head.weight)), wide)
+    beside = sums + piece_bytes(min(aligned.COLUMNS, len(head.weight)), rows.shape[1], wide)
     return max(0, job.budget_bytes - beside) // (aligned.stride(len(head.weight)) * wide.itemsize)
 
 
