@@ -139,12 +139,11 @@ def test_memory_beyond_the_gradients_is_within_the_budget(bytes_: int, dtype: to
 
 @pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch, or this processor, has no oneDNN operator")
 def test_the_budget_covers_what_onednn_takes_beside_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pieces of 128 rows, 256 KiB; budget and batch (512 KiB, 1 MiB) leave room for no other pieces than these."""
+    """It copies pieces of logits out of sight of PyTorch: 128 rows, 256 KiB, beside a buffer that could fill 512 KiB."""
     for name, value in {"PIECE": 128, "UNIT": 8, "LEAST": 1}.items():
         monkeypatch.setattr(products, name, value)
-    storages, gradients = seen(linear(2**19), 64)
-    states = 64 * PER_SEQUENCE * WIDTH * 4 + VOCABULARY * WIDTH * 4
-    assert storages.peak <= gradients + 2**19 + 4 * states + 64 * 64 * PER_SEQUENCE + 2**14
+    storages, _ = seen(linear(2**19), 64)
+    assert 2**17 < storages.largest <= 2**19 - 128 * VOCABULARY * 4
 
 
 def head_error(path: Callable[..., Tensor], sequences: int) -> float:

@@ -145,7 +145,7 @@ def test_both_schemes_keep_their_error_budget_at_sizes_that_onednn_takes(
         answer = ours(problem, budget_bytes=bytes_, return_logp=True)
     assert_in_budget(problem, answer, from_logits(problem))
     if products.ONEDNN and onednn:
-        assert {shape[0] for shape in given_.shapes} <= {128, 256, 384, 512}
+        assert {shape[0] for shape in given_.shapes} <= {128, 256}
         assert {shape[1:] for shape in given_.shapes} == {(4080, 256)}
     else:
         assert not given_.shapes
