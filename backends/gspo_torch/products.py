@@ -1,9 +1,10 @@
 """Matrix products, accumulated in their result's dtype and never rounded on the way; which library computes them.
 
 On a GPU float16 and bfloat16 operands meet on the tensor cores with float32 results. On an x86 CPU PyTorch's float32 products
-go to MKL. oneDNN, which is in the same builds of PyTorch, takes 10 to 20 % less time (AMD, AVX-512) where both operands stand
-row by row, as in the product of dlogits and head. Its sums are longer, their rounding errors 1.7 times as large: logits, whose
-errors every gradient would inherit, stay with MKL. PyTorch asks it for float32 products only in the operator used here.
+go to MKL. oneDNN, which is in the same builds of PyTorch, takes 4 to 20 % less time (AMD, AVX-512; 4 on an idle machine) where
+both operands stand row by row, as in the product of dlogits and head. Its sums are longer, their rounding errors 1.7 times as
+large: logits, whose errors every gradient would inherit, stay with MKL. PyTorch asks it for float32 products only in the
+operator used here.
 """
 
 from __future__ import annotations
