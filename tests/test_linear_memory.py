@@ -137,6 +137,13 @@ def test_memory_beyond_the_gradients_is_within_the_budget(bytes_: int, dtype: to
         assert storages.peak <= gradients + max(bytes_, 2 * TILE * 4) + 4 * states + 64 * tokens + 2**14
 
 
+def test_the_budget_covers_the_float32_sums_of_a_low_precision_head() -> None:
+    """A buffer of 32 rows, four sequences, would fill it; beside 8 KiB of sums three have room."""
+    wide, low = (seen(linear(ALIGNED), 64, dtype)[0].largest for dtype in (torch.float32, torch.bfloat16))
+    assert wide == ALIGNED
+    assert ALIGNED // 2 < low <= ALIGNED - VOCABULARY * WIDTH * 4
+
+
 @pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch, or this processor, has no oneDNN operator")
 def test_the_budget_covers_what_onednn_takes_beside_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """It copies pieces of logits out of sight of PyTorch: 128 rows, 256 KiB, beside a buffer that could fill 512 KiB."""
