@@ -10,6 +10,7 @@ from typing import Any
 import gspo_torch
 import pytest
 import torch
+from gspo_torch import aligned, blocks, products, two_pass
 from linear_cases import PARAMETERS, Problem, assert_in_budget, from_logits, make, ours
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -135,6 +136,26 @@ def test_autocast_changes_no_bit(dtype: torch.dtype, bytes_: int) -> None:
     assert torch.equal(cast.value, plain.value)
     assert torch.equal(cast.logp, plain.logp)
     assert all(torch.equal(g, plain.gradients[name]) for name, g in cast.gradients.items())
+
+
+@BUDGETS
+def test_products_are_out_of_autocasts_reach(bytes_: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU autocast happens to know none of the operators used: the test above would pass without this."""
+    inside: list[bool] = []
+
+    def watched(*args: Any, **options: Any) -> None:
+        inside.append(torch.is_autocast_enabled("cpu"))
+        products.matmul(*args, **options)
+
+    for module in (blocks, two_pass, aligned):
+        monkeypatch.setattr(module, "matmul", watched)
+    problem = make()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        problem.loss(budget_bytes=bytes_).value.backward()
+        gspo_torch.token_logp(problem.hidden, problem.lm_head, problem.tokens.clamp(min=0)).sum().backward()
+        assert torch.is_autocast_enabled("cpu")
+    assert len(inside) >= 7
+    assert not any(inside)
 
 
 def test_transposed_and_strided_parameters() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 import gspo_torch
 import pytest
 import torch
-from gspo_torch import aligned, blocks
+from gspo_torch import aligned, blocks, two_pass
 from gspo_torch.head import Head
+from gspo_torch.two_pass import Gradients
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
 from linear_cases import (
@@ -191,6 +192,23 @@ def test_logits_may_climb_from_block_to_block(climb: float, dtype: torch.dtype) 
             largest = float(truth.gradients[name].abs().max())
             assert largest > 1e-3
             assert error(answer.gradients[name], truth.gradients[name]) <= 4 * bound * largest  # a nat off is a factor of e
+
+
+@pytest.mark.parametrize("tile", [(2, 3), (100, 100)], ids=str)
+def test_two_pass_gradients_add_to_what_stands_there(tile: tuple[int, int]) -> None:
+    """What an over-long sequence does to the sums of the aligned scheme; also where no row, or no vocabulary, is left."""
+    for rows, vocabulary in ((5, 7), (0, 7), (5, 0)):
+        hidden, weight = (torch.randn(n, 4, dtype=torch.float64) for n in (rows, vocabulary))
+        tokens = torch.arange(rows) % max(1, vocabulary)
+        weights = blocks.Weights(torch.rand(rows, dtype=torch.float64), torch.ones(rows, dtype=torch.float64), None, None)
+        head = Head(weight, torch.zeros(vocabulary, dtype=torch.float64))
+        fresh, sums = (Gradients(*(torch.full(x.shape, 3.0).to(x) for x in (hidden, weight, head.bias))) for _ in range(2))
+        with small_pieces(tile):
+            two_pass.backward(head, hidden, tokens, weights, fresh)
+            two_pass.backward(head, hidden, tokens, weights, sums, add=True)
+        for alone, sum_ in zip(fresh, sums, strict=True):
+            torch.testing.assert_close(sum_, alone + 3.0, rtol=1e-14, atol=1e-14)
+        assert rows * vocabulary == 0 or all(bool((x != 0).any()) for x in fresh)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
