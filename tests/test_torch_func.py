@@ -100,7 +100,7 @@ def test_vmap_over_rows_gives_one_loss_per_sequence(name: str) -> None:
 
 
 @by_preset
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning")  # torch's own, at first use
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")  # torch's own, at first use
 def test_forward_mode_is_refused_not_wrong(name: str) -> None:
     """The rule's confessed limit."""
     batch = inputs()
