@@ -22,7 +22,7 @@ from one_shape import EXAMPLES, N, T
 pytestmark = [
     # What torch says about itself while tracing; test_torch_compile has the reasons.
     pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
 ]
 
 BEYOND_THE_GUARD = 49.0
