@@ -29,7 +29,7 @@ test: .venv/.installed ## all tests
 	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
 
 laws: .venv/.installed ## the conformance kit proves itself at length: 20 seeds, 10 times the examples; about 20 minutes
-	$(TEST_ENV) PYTHONPATH=. $(BIN)/python tests/laws_in_full.py
+	$(TEST_ENV) PYTHONPATH=. $(BIN)/python tests/support/laws_in_full.py
 
 lint: .venv/.installed ## ruff and mypy (strict)
 	$(BIN)/ruff check .

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import gspo_torch
 import torch
-from gspo_torch import two_pass
+from gspo_torch.lm_head import two_pass
 from torch import Tensor
 
 from gspo_core import GSPO, Padded

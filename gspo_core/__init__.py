@@ -12,7 +12,7 @@ An objective is three choices, and a fourth where a method needs one:
     ratio       Token()          w_it = π(y_it)/π_old(y_it)
                 Sequence()       s_i  = (π(y_i)/π_old(y_i))^(1/|y_i|)
                 SequenceToken()  s_it = sg[s_i] · π(y_it)/sg[π(y_it)]      ·   Product()   ·   ProductToken()
-                Segment()        s_ik, the same inside each turn of a dialogue     ·   SegmentToken()
+                Turn()        s_ik, the same inside each turn of a dialogue     ·   TurnToken()
     surrogate   Clip(low, high)  min(s A, clip(s, 1 − low, 1 + high) A)
                 Unclipped · DualClip · GateOnly · SoftGate · TruncatedWeight · ReciprocalWeight · GammaWeight
     reduction   SequenceMean()   ·   TokenMean()   ·   FixedLength(length)   ·   TurnMean()
@@ -34,177 +34,58 @@ and a dozen more in `presets`. Around it:
     KL          kl_penalty(TokenKL(), logp, ref_logp, layout, ...)           a term of its own, off by default
 """
 
-from ._ledger import Metrics, merge
-from .advantages import decoupled_advantages, group_advantages
-from .bounds import Mask, Reject, Truncate
-from .clip_range import ClipFraction, DriftLaw, LengthBin, clip_fraction_for, clip_range_for, clip_table
-from .correction import (
-    GEO_RS,
-    ICEPOP,
-    MIS,
-    TIS,
-    Correction,
-    GeometricWeight,
-    ProductWeight,
-    SamplerWeight,
-    TokenWeight,
-    sampler_weight,
-)
-from .diagnose import diagnose
-from .dialogue import Turns
-from .drift import BySign, Drift, Tails, estimate_drift
-from .engine_gap import sampler_metrics
-from .findings import Finding, Kind, Thresholds
-from .gates import Band, OffPolicyMask, TokenClip
-from .kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceKL, TokenKL, kl_penalty
-from .layouts import Packed, Padded, sharded
-from .metrics import batch_metrics, group_metrics
-from .mismatch import MismatchPart, MismatchReport, mismatch_report
-from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
-from .objective import Objective, policy_loss
-from .pilot import Pilot
-from .plan import Plan, Step, plan
-from .presets import (
-    ASPO,
-    BNPO,
-    CISPO,
-    DAPO,
-    DEEPSEEK_V3_2,
-    DR_GRPO,
-    FSPO,
-    GATE_ONLY_GSPO,
-    GMPO,
+from .advantages import group_advantages
+from .clip_range import Pilot, clip_range_for
+from .kl import TokenKL, kl_penalty
+from .layouts import Packed, Padded, Turns, sharded
+from .metrics import batch_metrics, diagnose, group_metrics, merge, summary
+from .mismatch import TIS, sampler_weight
+from .objectives import (
     GRPO,
     GSPO,
     GSPO_TOKEN,
-    LUSPO,
-    SAPO,
-    VESPO,
+    Clip,
+    Loss,
+    Objective,
+    PerToken,
+    Sequence,
+    SequenceMean,
+    SequenceToken,
+    Token,
+    TokenMean,
+    policy_loss,
 )
-from .ratios import Product, ProductToken, Segment, SegmentToken, Sequence, SequenceToken, Token
-from .readings import ClipCell, clip_counts, clip_share, summary
-from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
-from .restricted import Restricted
-from .router_shift import router_shift
-from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
-from .surrogates import Clip, DualClip, GateOnly, Unclipped
-from .turns import reward_to_go, turn_advantages
-from .types import Gain, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction, Surrogate
+from .planning import plan
 
 __all__ = [
-    "ASPO",
-    "BNPO",
-    "CISPO",
-    "DAPO",
-    "DEEPSEEK_V3_2",
-    "DR_GRPO",
-    "FSPO",
-    "GATE_ONLY_GSPO",
-    "GEO_RS",
-    "GMPO",
     "GRPO",
     "GSPO",
     "GSPO_TOKEN",
-    "ICEPOP",
-    "K1",
-    "K2",
-    "K3",
-    "LUSPO",
-    "MIS",
-    "SAPO",
     "TIS",
-    "VESPO",
-    "Band",
-    "BatchStd",
-    "BySign",
-    "Centred",
     "Clip",
-    "ClipCell",
-    "ClipFraction",
-    "Correction",
-    "Drift",
-    "DriftLaw",
-    "DualClip",
-    "Finding",
-    "FixedLength",
-    "Gain",
-    "GammaWeight",
-    "Gate",
-    "GateOnly",
-    "Gated",
-    "GeometricWeight",
-    "KLEstimator",
-    "KLPenalty",
-    "Kind",
-    "Layout",
-    "LeaveOneOut",
-    "LengthBin",
     "Loss",
-    "Mask",
-    "MaxRL",
-    "Metrics",
-    "MismatchPart",
-    "MismatchReport",
-    "Normaliser",
     "Objective",
-    "OffPolicyMask",
     "Packed",
     "Padded",
     "PerToken",
     "Pilot",
-    "Plan",
-    "Product",
-    "ProductToken",
-    "ProductWeight",
-    "Ratio",
-    "ReciprocalWeight",
-    "Reduction",
-    "Reject",
-    "Restricted",
-    "SamplerWeight",
-    "Segment",
-    "SegmentToken",
     "Sequence",
-    "SequenceKL",
     "SequenceMean",
     "SequenceToken",
-    "SoftGate",
-    "Step",
-    "Surrogate",
-    "Tails",
-    "Thresholds",
     "Token",
-    "TokenClip",
     "TokenKL",
     "TokenMean",
-    "TokenWeight",
-    "Truncate",
-    "TruncatedWeight",
-    "TurnMean",
     "Turns",
-    "Unclipped",
-    "ZScore",
     "batch_metrics",
-    "clip_counts",
-    "clip_fraction_for",
     "clip_range_for",
-    "clip_share",
-    "clip_table",
-    "decoupled_advantages",
     "diagnose",
-    "estimate_drift",
     "group_advantages",
     "group_metrics",
     "kl_penalty",
     "merge",
-    "mismatch_report",
     "plan",
     "policy_loss",
-    "reward_to_go",
-    "router_shift",
-    "sampler_metrics",
     "sampler_weight",
     "sharded",
     "summary",
-    "turn_advantages",
 ]

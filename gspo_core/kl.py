@@ -18,9 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from ._array import EXP_CAP, exp_finite, namespace
-from ._checks import check_choice
-from ._door import check_layout, divisor, log_probs
+from ._lib.array import EXP_CAP, exp_finite, namespace
+from ._lib.checks import check_choice
+from ._lib.validation import check_layout, divisor, log_probs
 from .types import Array, Layout, Namespace, Reduction
 
 
@@ -219,7 +219,8 @@ def kl_penalty(
     Sources: at the estimators.
 
     >>> import numpy as np
-    >>> from gspo_core import K2, Padded, TokenMean
+    >>> from gspo_core import Padded, TokenMean
+    >>> from gspo_core.kl import K2
     >>> logp, ref = np.array([[-1.0, -2.0]]), np.array([[-1.5, -2.0]])
     >>> kl = kl_penalty(K2(), logp, ref, Padded(np.array([[True, True]])), reduction=TokenMean())
     >>> float(kl.value), kl.logp_grad.tolist()

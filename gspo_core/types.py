@@ -74,7 +74,8 @@ class Gated(NamedTuple):
     """What a gate lets an objective see.
 
     >>> import numpy as np
-    >>> from gspo_core import Padded, TokenClip
+    >>> from gspo_core import Padded
+    >>> from gspo_core.objectives import TokenClip
     >>> seen = TokenClip(0.4, 0.4)(np.array([[0.1, 0.9]]), np.ones(1), Padded(np.array([[True, True]])), per_token=False)
     >>> seen.d.tolist(), seen.open.tolist()
     ([[0.1, 0.4]], [[True, False]])
@@ -168,7 +169,8 @@ class Gate(Protocol):
     """What of log ratios and advantages an objective sees, decided with whole responses in view, before the ratio.
 
     >>> import numpy as np
-    >>> from gspo_core import OffPolicyMask, Padded
+    >>> from gspo_core import Padded
+    >>> from gspo_core.objectives import OffPolicyMask
     >>> gate: Gate = OffPolicyMask(0.5)
     >>> gate(np.array([[-0.9]]), np.array([-1.0]), Padded(np.array([[True]])), False).advantage.tolist()
     [0.0]
@@ -182,7 +184,7 @@ class Surrogate(Protocol):
     """What is maximised, for one unit: a function of its log ratio and its advantage.
 
     >>> import numpy as np
-    >>> from gspo_core import Unclipped
+    >>> from gspo_core.objectives import Unclipped
     >>> surrogate: Surrogate = Unclipped()
     >>> surrogate.exact, surrogate(np, np.zeros(1), np.array([2.0])).slope.tolist()
     (True, [2.0])

@@ -18,14 +18,15 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from config import Config
 from gspo_jax import policy_loss
-from loop import command_line, count_step, judge, run
-from measure import Rollup
-from rollout_jax import Responses, random_keys, resized
-from trainer_jax import Trainer, prepare
 
-from gspo_core import Loss, Objective, Padded, Plan
+from gspo_core import Loss, Objective, Padded
+from gspo_core.planning import Plan
+from integration.on_jax.rollout import Responses, random_keys, resized
+from integration.on_jax.trainer import Trainer, prepare
+from integration.shared.config import Config
+from integration.shared.loop import command_line, count_step, judge, run
+from integration.shared.measure import Rollup
 
 Array = Any
 

@@ -19,16 +19,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from config import Config
 from gspo_torch import policy_loss
-from loop import command_line, count_step, judge, run
-from measure import Rollup
-from passes import Old, old_pass, update_pass
-from rollout import Responses, response_logp
 from torch import Tensor
-from trainer import Trainer, prepare
 
-from gspo_core import Padded, Plan
+from gspo_core import Padded
+from gspo_core.planning import Plan
+from integration.on_torch.passes import Old, old_pass, update_pass
+from integration.on_torch.rollout import Responses, response_logp
+from integration.on_torch.trainer import Trainer, prepare
+from integration.shared.config import Config
+from integration.shared.loop import command_line, count_step, judge, run
+from integration.shared.measure import Rollup
 
 
 def train(config: Config) -> int:

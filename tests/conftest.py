@@ -12,9 +12,9 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from cases import CASES, Case
 from hypothesis import HealthCheck, settings
-from libraries import LIBRARIES, Library
+from support.cases import CASES, Case
+from support.libraries import LIBRARIES, Library
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from gspo_core import Packed, Padded, PerToken, Turns
-from gspo_core.layouts import Sharded
-from gspo_core.restricted import Restricted
+from gspo_core.layouts.restricted import Restricted
+from gspo_core.layouts.shards import Sharded
 
 DATA: dict[type, tuple[str, ...]] = {
     Padded: ("mask",),

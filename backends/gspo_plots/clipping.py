@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 
-from gspo_core import BySign, Clip, Drift, Pilot
+from gspo_core import Clip, Pilot
+from gspo_core.clip_range import BySign, Drift
 
 from ._axes import BAD, BAND, FAINT, GOOD, INK, axes_or_new, label
 

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 
-from gspo_core import MismatchReport, Pilot
+from gspo_core import Pilot
+from gspo_core.mismatch import MismatchReport
 
 from ._axes import BAD, FAINT, GOOD, axes_or_new, label
 
@@ -104,7 +105,8 @@ def variance_decomposition(reports: Mapping[str, MismatchReport], *, ax: Axes | 
 
     Raises: ValueError if there is no report, or nothing varies in the first.
 
-    >>> from gspo_core import Clip, Padded, mismatch_report
+    >>> from gspo_core import Clip, Padded
+    >>> from gspo_core.mismatch import mismatch_report
     >>> old, drift, noise = np.full((2, 2), -1.0), np.array([[0.1], [-0.1]]), np.array([[0.1, -0.1], [0.1, -0.1]])
     >>> report = mismatch_report(old + drift, old, old - noise, np.ones(2), Padded(old < 0), Clip(0.1, 0.1))
     >>> ax = variance_decomposition({"free": report})

@@ -11,12 +11,12 @@ with replay_routes(model, routes): ...          # and the same ones again
 """
 
 from .distributed import VocabularyShard, sum_over
-from .linear import LinearLoss, linear_policy_loss
-from .logp import TokenScores, token_logp, token_scores
+from .lm_head.linear import LinearLoss, linear_policy_loss
+from .lm_head.logp import TokenScores, token_logp, token_scores
+from .lm_head.terms import KLTerm
 from .policy import policy_loss
-from .replay import record_routes, replay_routes
-from .routes import Routes
-from .terms import KLTerm
+from .routing.replay import record_routes, replay_routes
+from .routing.routes import Routes
 
 __all__ = [
     "KLTerm",

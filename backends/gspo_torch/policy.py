@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gspo_core import Layout, Loss, Objective, PerToken
+from gspo_core import Loss, Objective, PerToken
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.objective import gated, token_log_ratio, unit_advantage, unit_loss
+from gspo_core.layouts import Layout
+from gspo_core.objectives.loss import gated, token_log_ratio, unit_advantage, unit_loss
 from gspo_core.types import Array
 
 

@@ -11,21 +11,21 @@ A law is an object with a sentence as its name; `LAWS` has them all, docs/laws.m
 each beside the law that it must break: they prove the kit. Needs hypothesis: pip install "gspo-core[laws]".
 """
 
-from ._frameworks import JAX, NUMPY, STRICT, TORCH
-from .batch import Batch
-from .catalogue import LAWS
+from .cards.measure import Finding
+from .cards.profiling import Profile, profile
+from .chapters.catalogue import LAWS
 from .checking import check, check_advantages, check_clip_fraction, subject_of
-from .claim import Claim
-from .conformance import conformance
-from .law import Law, Violation
-from .measure import Finding
+from .for_pytest import conformance
+from .kit.batch import Batch
+from .kit.claim import Claim
+from .kit.frameworks import JAX, NUMPY, STRICT, TORCH
+from .kit.law import Law, Violation
+from .kit.packing import as_padded
+from .kit.report import Report
+from .kit.runner import Status, Verdict
+from .kit.strategies import batches
+from .kit.subject import Framework, Names, Subject
 from .mutants import MUTANTS, Mutant
-from .packing import as_padded
-from .profiling import Profile, profile
-from .report import Report
-from .runner import Status, Verdict
-from .strategies import batches
-from .subject import Framework, Names, Subject
 
 __all__ = [
     "JAX",

@@ -9,22 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core.normalisers import Normaliser, ZScore
-from gspo_core.objective import Objective
-from gspo_core.presets import GSPO
+from gspo_core.advantages.normalisers import Normaliser, ZScore
+from gspo_core.objectives.loss import Objective
+from gspo_core.objectives.presets import GSPO
 
-from ._frameworks import NUMPY, installed
-from .batch import Batch
-from .catalogue import LAWS
-from .claim import Claim, implied
-from .fraction import FRACTION_LAWS, ClipFraction
-from .law import Law
-from .oracle import on_trust
-from .report import Report
-from .rewards import ADVANTAGE_LAWS, AdvantageFunction, Stated
-from .runner import EXAMPLES, run
-from .setting import Setting
-from .subject import Framework, Names, Raised, Subject, of_objective
+from .chapters.catalogue import LAWS
+from .chapters.fraction import FRACTION_LAWS, ClipFraction
+from .chapters.rewards import ADVANTAGE_LAWS, AdvantageFunction, Stated
+from .kit.batch import Batch
+from .kit.claim import Claim, implied
+from .kit.frameworks import NUMPY, installed
+from .kit.law import Law
+from .kit.oracle import on_trust
+from .kit.report import Report
+from .kit.runner import EXAMPLES, run
+from .kit.setting import Setting
+from .kit.subject import Framework, Names, Raised, Subject, of_objective
 
 Loss = Callable[..., Any]
 """(logp, old_logp, advantage, mask) ↦ scalar."""
@@ -157,7 +157,7 @@ def check_clip_fraction(
 
 
 def _name_of(objective: Objective) -> str:
-    from gspo_core import presets  # noqa: PLC0415 - only for a name
+    from gspo_core.objectives import presets  # noqa: PLC0415 - only for a name
 
     named = {value: name for name, value in vars(presets).items() if isinstance(value, Objective)}
     if objective in named:

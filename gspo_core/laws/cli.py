@@ -42,8 +42,8 @@ def _load(path: str) -> Any:
 def _like(name: str, clip: Sequence[float] | None) -> Any:
     from dataclasses import replace  # noqa: PLC0415
 
-    from gspo_core import presets  # noqa: PLC0415
-    from gspo_core.surrogates import Clip  # noqa: PLC0415
+    from gspo_core.objectives import presets  # noqa: PLC0415
+    from gspo_core.objectives.clipped_surrogates import Clip  # noqa: PLC0415
 
     objective = getattr(presets, name.upper(), None)
     if objective is None:
@@ -55,11 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; see the module."""
     args = _arguments(argv)
     # Imported here so that --help answers at once.
-    from ._frameworks import FRAMEWORKS  # noqa: PLC0415
+    from .cards.page import page  # noqa: PLC0415
+    from .cards.profiling import profile  # noqa: PLC0415
     from .checking import check  # noqa: PLC0415
-    from .page import page  # noqa: PLC0415
-    from .profiling import profile  # noqa: PLC0415
-    from .runner import EXAMPLES  # noqa: PLC0415
+    from .kit.frameworks import FRAMEWORKS  # noqa: PLC0415
+    from .kit.runner import EXAMPLES  # noqa: PLC0415
 
     options: dict[str, Any] = {"seed": args.seed, "examples": args.examples or EXAMPLES}
     if args.framework:

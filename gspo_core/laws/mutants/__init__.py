@@ -3,10 +3,10 @@
 They prove the kit: a law that lets its mutants live is no law, and a mutant that no law names is a missing law.
 """
 
-from gspo_core.laws.catalogue import named
+from gspo_core.laws.chapters.catalogue import named
 from gspo_core.laws.checking import check, check_advantages, check_clip_fraction
-from gspo_core.laws.packing import OwnGradient, as_padded
-from gspo_core.laws.runner import Verdict
+from gspo_core.laws.kit.packing import OwnGradient, as_padded
+from gspo_core.laws.kit.runner import Verdict
 
 from .beside import BESIDE
 from .clip import CLIP

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core.normalisers import LeaveOneOut, ZScore
+from gspo_core.advantages.normalisers import LeaveOneOut, ZScore
 
 from .mutant import HIGH, LIKE, LIKE_GRPO, LOW, A, Kind, Mutant, log_s, ratios
 

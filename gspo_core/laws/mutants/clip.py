@@ -6,24 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core.laws.claim import Claim
-from gspo_core.laws.packing import OwnGradient
+from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.packing import OwnGradient
 
-from .mutant import (
-    HIGH,
-    LIKE_DUAL,
-    LOW,
-    WITH_DENOMINATOR,
-    A,
-    Mutant,
-    exp,
-    gain,
-    gspo,
-    gspo_weight,
-    log_s,
-    mean,
-    right,
-)
+from .mutant import HIGH, LIKE_DUAL, LOW, WITH_DENOMINATOR, A, Mutant, exp, gain, gspo, gspo_weight, log_s, mean, right
 
 SILENT = "a clipped unit has no gradient"
 LIVE = "an unclipped unit is live, however far from 1 on its other side"

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core.laws.packing import OwnGradient
+from gspo_core.laws.kit.packing import OwnGradient
 
 from .mutant import (
     LIKE_GRPO,

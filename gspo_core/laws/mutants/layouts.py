@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gspo_core._array import exp_finite, where_true
-from gspo_core.objective import Objective
-from gspo_core.ratios import Sequence
-from gspo_core.surrogates import Clip
+from gspo_core._lib.array import exp_finite, where_true
+from gspo_core.objectives.clipped_surrogates import Clip
+from gspo_core.objectives.loss import Objective
+from gspo_core.objectives.ratios import Sequence
 from gspo_core.types import Array, Gain, Gated, Layout, Namespace
 
 from .mutant import HIGH, LIKE, LOW, Kind, Mutant

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core.laws.claim import Claim
-from gspo_core.laws.packing import OwnGradient
-from gspo_core.laws.subject import Names
-from gspo_core.presets import GRPO, GSPO, GSPO_TOKEN
-from gspo_core.surrogates import Clip, DualClip
+from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.packing import OwnGradient
+from gspo_core.laws.kit.subject import Names
+from gspo_core.objectives.clipped_surrogates import Clip, DualClip
+from gspo_core.objectives.presets import GRPO, GSPO, GSPO_TOKEN
 
 LOW, HIGH, CAP = 0.2, 0.3, 3.0
 LIKE = replace(GSPO, surrogate=Clip(LOW, HIGH))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core.laws.claim import Claim
-from gspo_core.laws.packing import OwnGradient
+from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.packing import OwnGradient
 
 from .mutant import (
     HIGH,

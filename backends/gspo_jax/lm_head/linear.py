@@ -1,0 +1,145 @@
+"""From hidden states to the loss and its gradients, without ever holding tokens × vocabulary.
+
+The objective is known here, so that more can be left out than `token_logp` could: masked tokens and sequences without an
+advantage need no forward pass, clipped ones no backward pass. Two exact schemes share the work (see `two_pass` and
+`aligned`); `budget_bytes` says how much memory may be spent on the faster one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from gspo_core import Objective, PerToken
+from gspo_core._lib.validation import check_layout
+from gspo_core.layouts import Layout
+
+from .head import Array, Head, Options, VocabularyAxis, check_head, first_row, mesh_axes, token_ids, varying, wide
+from .schemes import Constants, Job, aligned_loss, cut_for
+from .two_pass import flat_logp
+
+BUDGET_BYTES = 2**28
+"""256 MiB."""
+
+
+class LinearLoss(NamedTuple):
+    """A loss on hidden states: the fields of `gspo_core.Loss`, and the log-probs if asked for. A pytree.
+
+    >>> import jax.numpy as jnp
+    >>> from gspo_core import GSPO, Padded
+    >>> hidden, tokens, mask = jnp.zeros((1, 2, 8)), jnp.array([[3, 1]]), jnp.array([[True, True]])
+    >>> batch = (tokens, None, jnp.array([1.0]), Padded(mask))
+    >>> loss = linear_policy_loss(GSPO, hidden, jnp.zeros((4, 8)), *batch, on_policy=True, return_logp=True)
+    >>> loss.value.item(), jnp.exp(loss.logp).tolist()
+    (-1.0, [[0.25, 0.25]])
+    """
+
+    value: Array
+    """[] the loss, differentiable with respect to hidden, lm_head and bias."""
+    logp_grad: Array
+    """Token array: ∂value/∂logp."""
+    log_ratio: Array
+    """Units: as in `gspo_core.Loss`; 0 for sequences that were left out because they have no advantage."""
+    clipped: Array
+    """Units, boolean: the advantage is not zero, yet the loss has no gradient."""
+    denominator: Array
+    """[] what the sum was divided by."""
+    on_policy: bool
+    """True if no old log-probs were given."""
+    logp: Array | None
+    """Token array: log-probs of every valid token, 0 in masked slots; None unless `return_logp=True`."""
+
+
+def linear_policy_loss(
+    objective: Objective,
+    hidden: Array,
+    lm_head: Array,
+    tokens: Array,
+    old_logp: Array | None,
+    advantage: Array | PerToken,
+    layout: Layout,
+    *,
+    denominator: float | Array | None = None,
+    on_policy: bool = False,
+    bias: Array | None = None,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+    return_logp: bool = False,
+    vocabulary: VocabularyAxis | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> LinearLoss:
+    """`policy_loss(objective, token_logp(hidden, lm_head, tokens), ...)` in one, for less time and memory.
+
+    Args:
+        objective, old_logp, advantage, layout, denominator, on_policy: as for `policy_loss`.
+        hidden: [*layout.shape, H] final hidden states, at the positions that predict `tokens`. What stands in masked slots
+            is never read.
+        lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`; masked slots of `tokens` may hold
+            anything.
+        return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
+            sequences without an advantage then go through the forward pass, too.
+        budget_bytes: memory for exponentials of logits and float32 sums beyond the gradients; static. On a CPU, if it holds
+            64 tokens' logits, everything goes the aligned way, 3 matrix products (4 for the beginning of a sequence that is
+            longer than what it holds); else, and in any case 0, two-pass: 4 products and a tile. With `vocabulary`,
+            `soft_cap` or a sharded layout everything goes two-pass. A head in float16 or bfloat16 needs V × H × 4 bytes of
+            it for the aligned way's sums. Under vmap it is the budget of each.
+
+    Sequences without an advantage are left out of forward and backward, clipped ones of backward: their gradients are zero.
+    Shapes are static all the same: tokens are sorted, and no loop goes to those that are left out.
+
+    Returns: `LinearLoss`. Only `value` is differentiable: in reverse mode, and forward over reverse (a Hessian-vector
+    product) is exact. Forward mode alone is refused by JAX (a TypeError). Under grad, jit, scan, remat and shard_map as
+    `policy_loss`; the context axis is the layout's, the vocabulary's is `vocabulary`.
+
+    Raises: TypeError and ValueError as `policy_loss` and `token_logp` do, ValueError for a negative budget.
+
+    >>> import jax, jax.numpy as jnp
+    >>> from gspo_core import GSPO, Padded
+    >>> tokens, mask = jnp.zeros((2, 3), dtype=jnp.int32), jnp.array([[True, True, True], [True, False, False]])
+    >>> batch = (tokens, jnp.full((2, 3), -jnp.log(5.0)), jnp.array([1.0, -1.0]), Padded(mask))
+    >>> loss = linear_policy_loss(GSPO, jnp.zeros((2, 3, 8)), jnp.ones((5, 8)), *batch)
+    >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
+    (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
+    """
+    check_layout(layout)
+    head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
+    check_head(hidden, head, tokens)
+    if tuple(tokens.shape) != tuple(layout.shape):
+        raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
+
+    if not isinstance(budget_bytes, int) or budget_bytes < 0:
+        raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
+    kind = wide(hidden, lm_head)
+    cut = cut_for(budget_bytes, tokens.size, head, options, layout, kind)
+    job = Job(objective, on_policy, options, cut)
+    x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator)))
+    # The door: every argument of the loss is checked before any work.
+    jax.eval_shape(lambda logp: job.loss(logp, x), jax.ShapeDtypeStruct(layout.shape, kind))
+    live = (layout.valid if return_logp else moved(objective, advantage, layout)).reshape(-1)
+    rows, flat = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens)
+    # Gradients are a rank's own inside; the transpose of this adds them up where an array was the same on several ranks.
+    axes = mesh_axes(rows, head, flat, live, x, first_row(head, options) if vocabulary else ())
+    rows, head = varying((rows, head), axes)
+    if cut is None:
+        logp = flat_logp(options, rows, head, flat, live)
+        value = job.loss(job.scored(logp, live, x), x).value
+    else:
+        value, logp = aligned_loss(job, rows, head, flat, live, x)
+    logp = lax.stop_gradient(logp)
+    loss = job.loss(job.scored(logp, live, x), x)
+    readings = (loss.logp_grad, loss.log_ratio, loss.clipped, loss.denominator)
+    return LinearLoss(value, *readings, on_policy, logp.reshape(layout.shape) if return_logp else None)
+
+
+def moved(objective: Objective, advantage: Array | PerToken, layout: Layout) -> Array:
+    """Token array, boolean: the tokens of sequences with an advantage other than 0."""
+    values = advantage.values if isinstance(advantage, PerToken) else advantage
+    if isinstance(advantage, PerToken) or (values.ndim > 1 and objective.ratio.per_token):
+        per_sequence = layout.sum(layout.select((values != 0).astype(jnp.float32))) > 0
+    else:
+        per_sequence = values != 0 if values.ndim == 1 else jnp.any(values != 0, axis=1)
+    found: Array = layout.valid & (layout.spread(per_sequence.astype(jnp.float32)) > 0)
+    return found

@@ -1,0 +1,138 @@
+"""Which scheme computes a loss on hidden states, and the aligned one's rule of differentiation.
+
+Two-pass is a composition: log-probs with a rule of their own, and the loss on them. Aligned has its gradients when forward
+returns; its backward scales them and hands them over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gspo_core import Loss, Objective
+from gspo_core.layouts import Layout
+from gspo_core.layouts.shards import Sharded
+from gspo_jax.policy import policy_loss
+
+from . import aligned
+from .head import Array, Head, Options, mesh_axes, varying, wide
+from .two_pass import flat_logp
+
+LEAST_RING = 64
+"""Tokens below which the aligned scheme would spend its time on passes over the head's gradient."""
+TILE = (64, 520)
+"""Most tokens of a tile, of which several go together (runs.py); most rows of the head in a block: few, so that a block of its
+gradient is still in the cache when the next run adds to it, and no power of two unless the vocabulary is one: columns of such a
+distance share places in the cache."""
+LANES = 16
+"""What the length of a row of E is a multiple of."""
+
+
+class Constants(NamedTuple):
+    """What is not differentiated."""
+
+    old_logp: Any
+    advantage: Any
+    layout: Any
+    denominator: Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything of a loss on hidden states that is no array; static."""
+
+    objective: Objective
+    on_policy: bool
+    options: Options
+    cut: aligned.Cut | None
+    """None: two-pass."""
+
+    def loss(self, logp: Array, x: Constants) -> Loss:
+        """On log-probs."""
+        rest = (x.old_logp, x.advantage, x.layout)
+        return policy_loss(self.objective, logp, *rest, denominator=x.denominator, on_policy=self.on_policy)
+
+    def scored(self, logp: Array, live: Array, x: Constants) -> Array:
+        """Token array: log-probs of flat live tokens; what was left out has a ratio of 1."""
+        shape = x.layout.shape
+        if x.old_logp is None:
+            return jnp.where(live, logp, 0.0).reshape(shape)
+        kind = wide(logp, x.old_logp)
+        return jnp.where(live.reshape(shape), logp.reshape(shape).astype(kind), x.old_logp.astype(kind))
+
+
+def cut_for(budget_bytes: int, num_tokens: int, head: Head, options: Options, layout: Layout, kind: Any) -> aligned.Cut | None:
+    """How the aligned scheme cuts its work; None where it does not apply and everything goes two-pass."""
+    vocabulary, item = len(head.weight), jnp.dtype(kind).itemsize
+    elsewhere = options.axis is not None or _is_sharded(layout) or jax.default_backend() != "cpu"
+    if elsewhere or options.soft_cap is not None or not vocabulary or not num_tokens:
+        return None
+    blocks = -(-vocabulary // TILE[1])
+    block = min(vocabulary, -(-vocabulary // (blocks * LANES)) * LANES)
+    sums = head.weight.size * item if head.weight.dtype != kind else 0
+    capacity = (budget_bytes - sums) // (blocks * block * item)
+    if capacity < LEAST_RING:
+        return None
+    tall = max(1, min(TILE[0], capacity // 4, num_tokens))
+    return aligned.Cut(tall, min(capacity // tall, -(-num_tokens // tall)), block)
+
+
+def _is_sharded(layout: Any) -> bool:
+    """Whether tokens of its sequences are on other ranks, however deep the shards stand."""
+    return layout is not None and (isinstance(layout, Sharded) or _is_sharded(getattr(layout, "layout", None)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def aligned_loss(job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants) -> tuple[Array, Array]:
+    """([] value, [T] log-probs, 0 where not live); without a gradient it takes one product."""
+    logp = flat_logp(job.options, rows, head, tokens, live)
+    return job.loss(job.scored(logp, live, x), x).value, logp
+
+
+def _forward_rule(
+    job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants
+) -> tuple[tuple[Array, Array], tuple[Array, Head, Any]]:
+    assert job.cut is not None
+    kind, layout, tall = wide(rows, head.weight), x.layout, job.cut.tall
+    owner = layout.spread(jnp.arange(layout.num_sequences, dtype=jnp.float32)).reshape(-1).astype(jnp.int32)
+    key = jnp.where(live, owner, layout.num_sequences)  # exact up to 2**24 sequences
+    order = jnp.argsort(key, stable=True)
+    inverse = jnp.argsort(order, stable=True)
+
+    def tiles(flat: Array) -> Array:
+        flat = jnp.pad(flat[order], [(0, -len(flat) % tall)] + [(0, 0)] * (flat.ndim - 1))
+        return flat.reshape(-1, tall, *flat.shape[1:])
+
+    def back(tiled: Array) -> Array:
+        return tiled.reshape(-1, *tiled.shape[2:])[: len(live)][inverse]
+
+    def weigh(logp: Array, known: Array) -> Array:
+        seen = live & back(jnp.broadcast_to(known, logp.shape))
+        c = jax.grad(lambda at: job.loss(at, x).value)(job.scored(back(logp), seen, x))
+        return tiles(jnp.where(live, c.reshape(-1), 0.0).astype(kind))
+
+    ends = jnp.searchsorted(key[order], key, side="right", method="sort").astype(jnp.int32)
+    if job.on_policy:  # every weight is known from the start
+        ends = inverse.astype(jnp.int32) + 1
+    last = -(-jnp.max(tiles(jnp.where(live, ends, 0)), axis=1) // tall)
+    count = -(-jnp.sum(live, dtype=jnp.int32) // tall)
+    work = aligned.Work(tiles(jnp.where(live[:, None], rows, 0.0)), tiles(tokens), last, count)
+    axes = mesh_axes(rows, head, tokens, live, x)
+    logp, d_rows, d_head = aligned.run(job.options, job.cut, varying(head, axes), varying(work, axes), weigh)
+    logp = jnp.where(live, back(logp), 0.0)
+    like = (rows[:0], jax.tree.map(lambda leaf: leaf[:0], head))
+    return (job.loss(job.scored(logp, live, x), x).value, logp), (back(d_rows), d_head, like)
+
+
+def _backward_rule(_: Job, saved: Any, upstream: tuple[Array, Array]) -> tuple[Any, ...]:
+    *gradients, like = saved
+    # Rounded once, at last.
+    gradients = jax.tree.map(lambda g, x: (g * upstream[0].astype(g.dtype)).astype(x.dtype), tuple(gradients), like)
+    return *gradients, None, None, None
+
+
+aligned_loss.defvjp(_forward_rule, _backward_rule)

@@ -1,0 +1,98 @@
+"""The LM head as a value, and the check of everything that meets it at the door."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gspo_core._lib.checks import check_number
+from gspo_torch.distributed import VocabularyShard
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """z = cap · tanh((weight · h + bias) / cap) / temperature: what turns a hidden state into logits."""
+
+    weight: Tensor
+    """[V, H], or this rank's rows of it."""
+    bias: Tensor | None = None
+    """[V], or this rank's part."""
+    temperature: float = 1.0
+    """The sampling temperature."""
+    soft_cap: float | None = None
+    """Gemma's final_logit_softcapping; None for none."""
+    shard: VocabularyShard | None = None
+    """Which part of the vocabulary `weight` holds; None: all of it."""
+
+    @property
+    def first(self) -> int:
+        """The token id of the first row of `weight`."""
+        return 0 if self.shard is None else self.shard.start
+
+    @property
+    def vocabulary(self) -> int:
+        """V over all ranks."""
+        return len(self.weight) if self.shard is None else self.shard.total
+
+    def wide(self, hidden: Tensor) -> torch.dtype:
+        """What logits and everything after them are computed in: float32, float64 for float64 inputs."""
+        both = torch.promote_types(hidden.dtype, self.weight.dtype)
+        return torch.float64 if both == torch.float64 else torch.float32
+
+
+def check_head(hidden: Tensor, head: Head, tokens: Tensor) -> None:
+    """TypeError or ValueError, naming the argument, unless hidden [..., H], head and tokens [...] belong together."""
+    named = (("hidden", hidden), ("lm_head", head.weight), ("tokens", tokens), ("bias", head.bias))
+    for name, x in named:
+        if not isinstance(x, Tensor) and not (x is None and name == "bias"):
+            raise TypeError(f"{name}: expected a torch tensor, got {type(x).__module__}.{type(x).__name__}")
+        if name != "tokens" and x is not None and not x.is_floating_point():
+            raise TypeError(f"{name}: expected a floating-point tensor, got {x.dtype}")
+    if tokens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"tokens: expected int64 or int32 token ids, got {tokens.dtype}")
+    if hidden.ndim < 1:
+        raise ValueError("hidden: expected shape [..., H], got []")
+    if head.shard is not None and not isinstance(head.shard, VocabularyShard):
+        raise TypeError(f"vocabulary: expected a VocabularyShard or None, got {type(head.shard).__name__}")
+    _check_shapes(hidden, head, tokens)
+    check_number("temperature", head.temperature)
+    if not 0.0 < head.temperature < math.inf:
+        raise ValueError(f"temperature: expected a positive finite number, got {head.temperature}")
+    if head.soft_cap is not None:
+        check_number("soft_cap", head.soft_cap)
+    if head.soft_cap is not None and not 0.0 < head.soft_cap < math.inf:
+        raise ValueError(f"soft_cap: expected a positive finite number or None, got {head.soft_cap}")
+
+
+def _check_shapes(hidden: Tensor, head: Head, tokens: Tensor) -> None:
+    weight, bias, shard = head.weight, head.bias, head.shard
+    if weight.ndim != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"lm_head: expected [V, H] with H = {hidden.shape[-1]} as in hidden {list(hidden.shape)}, got {list(weight.shape)}"
+        )
+    if tokens.shape != hidden.shape[:-1]:
+        raise ValueError(f"tokens: expected {list(hidden.shape[:-1])}, hidden without its last axis, got {list(tokens.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias: expected [V] = {list(weight.shape[:1])}, got {list(bias.shape)}")
+    if shard is not None and shard.start + len(weight) > shard.total:
+        raise ValueError(
+            f"lm_head: {len(weight)} rows from row {shard.start} on do not fit into a vocabulary of {shard.total} (vocabulary)"
+        )
+    devices = {name: x.device for name, x in (("lm_head", weight), ("tokens", tokens)) if x.device != hidden.device}
+    for name, device in devices.items():
+        raise ValueError(f"{name}: expected the device of hidden, {hidden.device}, got {device}")
+
+
+def check_ids(tokens: Tensor, head: Head) -> None:
+    """ValueError unless all of the flat token ids are in [0, V). Reads two numbers back from the device."""
+    if not len(tokens):
+        return
+    low, high = (int(x) for x in torch.stack(torch.aminmax(tokens)).tolist())
+    if low < 0 or high >= head.vocabulary:
+        raise ValueError(
+            f"tokens: expected ids in [0, {head.vocabulary}), the rows of lm_head, got ids from {low} to {high}. "
+            "Select the policy's tokens first, or pass their mask as the layout"
+        )

@@ -1,0 +1,139 @@
+"""From hidden states to the loss and its gradients, without ever holding tokens × vocabulary.
+
+The objective is known here, so that more can be left out than `token_logp` could: masked tokens and sequences without an
+advantage need no forward pass, clipped ones no backward pass. Two exact schemes share the work (see `two_pass` and
+`aligned`); `budget_bytes` says how much memory may be spent on the faster one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gspo_core import Objective, PerToken
+from gspo_core._lib.validation import check_layout
+from gspo_core.layouts import Layout
+from gspo_torch.distributed import VocabularyShard
+
+from .head import Head, check_head
+from .schemes import LinearFunction, prepare
+from .terms import KLTerm, Terms, check_coefficient
+
+BUDGET_BYTES = 2**28
+"""256 MiB."""
+
+
+class LinearLoss(NamedTuple):
+    """A loss on hidden states: the fields of `gspo_core.Loss`, and what else was computed on the way.
+
+    >>> import torch
+    >>> from gspo_core import GSPO, Padded
+    >>> hidden, tokens, mask = torch.zeros(1, 2, 8), torch.tensor([[3, 1]]), torch.tensor([[True, True]])
+    >>> batch = (tokens, None, torch.tensor([1.0]), Padded(mask))
+    >>> loss = linear_policy_loss(GSPO, hidden, torch.zeros(4, 8), *batch, on_policy=True, return_logp=True)
+    >>> loss.value.item(), loss.logp.exp().tolist(), loss.entropy
+    (-1.0, [[0.25, 0.25]], None)
+    """
+
+    value: Tensor
+    """[] policy loss + β KL − entropy bonus, differentiable with respect to hidden, lm_head and bias."""
+    logp_grad: Tensor
+    """Token array: ∂value/∂logp."""
+    log_ratio: Tensor
+    """Units: as in `gspo_core.Loss`; 0 for sequences that were left out because they have no advantage."""
+    clipped: Tensor
+    """Units, boolean: the advantage is not zero, yet the policy loss has no gradient."""
+    denominator: Tensor
+    """[] what the sum was divided by."""
+    on_policy: bool
+    """True if no old log-probs were given."""
+    logp: Tensor | None
+    """Token array: log-probs of every valid token, 0 in masked slots; None unless `return_logp=True`."""
+    entropy: Tensor | None
+    """Token array: entropies; None without an entropy bonus."""
+    kl: Tensor | None
+    """[] the KL estimate, before β; None without a KL term."""
+
+
+def linear_policy_loss(
+    objective: Objective,
+    hidden: Tensor,
+    lm_head: Tensor,
+    tokens: Tensor,
+    old_logp: Tensor | None,
+    advantage: Tensor | PerToken,
+    layout: Layout,
+    *,
+    denominator: float | Tensor | None = None,
+    on_policy: bool = False,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+    kl: KLTerm | None = None,
+    entropy_bonus: float | None = None,
+    return_logp: bool = False,
+    vocabulary: VocabularyShard | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> LinearLoss:
+    """`policy_loss(objective, token_logp(hidden, lm_head, tokens), ...)` in one, for less time and memory.
+
+    Args:
+        objective, old_logp, advantage, layout, denominator, on_policy: as for `policy_loss`.
+        hidden: [*layout.shape, H] final hidden states, at the positions that predict `tokens`. What stands in masked slots
+            is never read.
+        lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`; masked slots of `tokens` may hold
+            anything.
+        kl: β · KL to a reference policy, as a term of its own.
+        entropy_bonus: β of −β · (mean entropy), averaged like the objective's tokens. None: no bonus.
+        return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
+            sequences without an advantage then go through the forward pass, too.
+        budget_bytes: memory for logits and float32 sums beyond the gradients. On a CPU, sequences whose logits fit go the
+            aligned way, 3 matrix products; all others two-pass, 4 products and a tile. On a GPU everything goes two-pass,
+            whose kernels never write a logit. 0: always two-pass. A head in float16 or bfloat16 whose gradient is wanted
+            needs V × H × 4 bytes of it for the aligned way's sums.
+
+    Sequences without an advantage are left out of forward and backward, clipped ones of backward: their gradients are zero.
+    A KL term or an entropy bonus needs every token. On a GPU, float32 parameters under
+    torch.set_float32_matmul_precision("high") are rounded to TF32 in products, as everywhere in PyTorch: log-probs are then
+    off by more than GSPO's clip range. bfloat16 and float16 parameters lose nothing.
+
+    Returns: `LinearLoss`. Only `value` is differentiable, once (a second derivative is refused with a RuntimeError).
+
+    Raises: TypeError and ValueError as `policy_loss` and `token_logp` do, ValueError for a negative budget.
+
+    >>> import torch
+    >>> from gspo_core import GSPO, Padded
+    >>> hidden = torch.zeros(2, 3, 8, requires_grad=True)
+    >>> tokens, mask = torch.zeros(2, 3, dtype=torch.int64), torch.tensor([[True, True, True], [True, False, False]])
+    >>> old = torch.full((2, 3), -torch.tensor(5.0).log())
+    >>> loss = linear_policy_loss(GSPO, hidden, torch.ones(5, 8), tokens, old, torch.tensor([1.0, -1.0]), Padded(mask))
+    >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
+    (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
+    """
+    check_layout(layout)
+    if kl is not None and not isinstance(kl, KLTerm):
+        raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
+    head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
+    check_head(hidden, head, tokens)
+    if tuple(tokens.shape) != tuple(layout.shape):
+        raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
+    if not isinstance(budget_bytes, int) or budget_bytes < 0:
+        raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
+    if entropy_bonus is not None:
+        check_coefficient("entropy_bonus", entropy_bonus)
+    constants = [_constant(x) for x in (old_logp, advantage, denominator)]
+    terms = Terms(objective, constants[0], constants[1], layout, constants[2], on_policy, kl, entropy_bonus)
+    with torch.no_grad():
+        job = prepare(head, hidden, tokens, terms, return_logp=return_logp, budget_bytes=budget_bytes)
+    value, weighed, logp, entropy = LinearFunction.apply(hidden, lm_head, bias, job, torch.is_grad_enabled())
+    loss = weighed.loss
+    told = logp if return_logp else None
+    return LinearLoss(value, weighed.c, loss.log_ratio, loss.clipped, loss.denominator, on_policy, told, entropy, weighed.kl)
+
+
+def _constant(x: Any) -> Any:
+    if isinstance(x, PerToken):
+        return PerToken(_constant(x.values))
+    return x.detach() if isinstance(x, Tensor) else x

@@ -1,0 +1,188 @@
+"""Log-probabilities of the sampled tokens from hidden states and the LM head, without the [T, V] logits.
+
+Tokens go through the head in tiles; backward computes each tile again. Everything after the inputs is float32: rounding
+logits to bfloat16 moves log s by as much as GSPO's clip range.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gspo_torch.distributed import VocabularyShard
+
+from .blocks import Weights
+from .head import Head, check_head, check_ids
+from .two_pass import Gradients, backward, forward
+
+
+class TokenScores(NamedTuple):
+    """What the policy says of each token.
+
+    >>> import torch
+    >>> scores = token_scores(torch.zeros(1, 8), torch.zeros(4, 8), torch.tensor([3]))
+    >>> scores.logp.exp().item(), round(scores.entropy.exp().item(), 4)
+    (0.25, 4.0)
+    """
+
+    logp: Tensor
+    """[...] log π(token); nats, differentiable."""
+    entropy: Tensor
+    """[...] −Σ_v π_v log π_v; nats."""
+
+
+def token_logp(
+    hidden: Tensor,
+    lm_head: Tensor,
+    tokens: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+    vocabulary: VocabularyShard | None = None,
+) -> Tensor:
+    """log π(token) = z[token] − log Σ_v exp z[v] with z = cap(lm_head · hidden + bias) / temperature, in nats.
+
+    Args:
+        hidden: [..., H] final hidden states, at the positions that predict `tokens`; any real floating dtype.
+        lm_head: [V, H] the output embedding's weight.
+        tokens: [...] integer token ids in [0, V). Select the policy's tokens first: every one costs a row of logits.
+        bias: [V] of the output embedding, if it has one.
+        temperature: the sampling temperature.
+        soft_cap: the c of Gemma's c · tanh(z / c); None: the logits are not capped.
+        vocabulary: which rows `lm_head` holds, if the head is spread over ranks. All ranks of its group call together.
+
+    Returns: [...] float32 (float64 for float64 inputs), differentiable once with respect to hidden, lm_head and bias;
+    gradients add up in float32 and come in the parameters' dtypes. A second derivative is refused with a RuntimeError.
+
+    Raises: TypeError for a wrong dtype, ValueError for a wrong shape, temperature, cap or token id, naming the argument.
+
+    >>> import torch
+    >>> hidden, head = torch.zeros(2, 5, 8), torch.randn(10, 8)
+    >>> logp = token_logp(hidden, head, torch.zeros(2, 5, dtype=torch.int64))
+    >>> logp.shape, bool(torch.allclose(logp.exp(), torch.tensor(0.1)))
+    (torch.Size([2, 5]), True)
+    """
+    head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
+    logp, _ = _score(hidden, head, tokens, entropy=False, entropy_gradient=False)
+    return logp
+
+
+def token_scores(
+    hidden: Tensor,
+    lm_head: Tensor,
+    tokens: Tensor,
+    *,
+    entropy_gradient: bool = False,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+    vocabulary: VocabularyShard | None = None,
+) -> TokenScores:
+    """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass.
+
+    `entropy_gradient=True` makes the entropy differentiable; otherwise it is a number to look at, and costs no memory.
+
+    Args:
+        hidden, lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`.
+        entropy_gradient: see above.
+
+    Returns: `TokenScores`, [...] each, in the dtype of `token_logp`.
+
+    Raises: what `token_logp` does.
+
+    >>> import torch
+    >>> scores = token_scores(torch.zeros(1, 8), torch.randn(4, 8), torch.tensor([3]))
+    >>> bool(torch.allclose(scores.entropy, torch.tensor(4.0).log()))
+    True
+    """
+    head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
+    return TokenScores(*_score(hidden, head, tokens, entropy=True, entropy_gradient=entropy_gradient))
+
+
+def _score(hidden: Tensor, head: Head, tokens: Tensor, *, entropy: bool, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
+    check_head(hidden, head, tokens)
+    flat = tokens.reshape(-1)
+    check_ids(flat, head)
+    rows = hidden.reshape(-1, hidden.shape[-1]).contiguous()
+    logp, uncertainty = _Scores.apply(rows, head.weight, head.bias, head, flat, entropy, entropy_gradient)
+    return logp.reshape(tokens.shape), uncertainty.reshape(tokens.shape if entropy else (0,))
+
+
+class _Scores(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        head: Head,
+        tokens: Tensor,
+        entropy: bool,
+        entropy_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(rows.device.type, enabled=False):
+            scored = forward(head, rows, tokens, entropy)
+        uncertainty = scored.lse.new_zeros(0) if scored.entropy is None else scored.entropy
+        mean = scored.lse - uncertainty if entropy_gradient else None
+        ctx.save_for_backward(rows, weight, bias, tokens, scored.lse, mean)
+        ctx.options = head.temperature, head.soft_cap, head.shard
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(uncertainty)
+        return scored.logp, uncertainty
+
+    @staticmethod
+    def backward(ctx: Any, c: Tensor, e: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, bias, tokens, lse, mean = ctx.saved_tensors
+        head = Head(weight, bias, *ctx.options)
+        weights = Weights(c.to(lse.dtype), lse, None if mean is None else e.to(lse.dtype), mean)
+        gradients = head_gradients(head, rows, tokens, weights, ctx.needs_input_grad[:3])
+        return *once(gradients, c, e, rows, weight, bias), None, None, None, None
+
+
+def head_gradients(
+    head: Head, rows: Tensor, tokens: Tensor, weights: Weights, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients for (rows, weight, bias), each in its parameter's dtype, by the two-pass scheme; dead rows left out."""
+    dead = weights.c == 0 if weights.e is None else (weights.c == 0) & (weights.e == 0)
+    live = torch.nonzero(~dead)[:, 0]
+    into = Gradients(
+        torch.empty(len(live), rows.shape[1], dtype=head.wide(rows), device=rows.device) if wanted[0] else None,
+        torch.empty_like(head.weight) if wanted[1] else None,
+        torch.empty_like(head.bias) if wanted[2] and head.bias is not None else None,
+    )
+    with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
+        if len(live) == len(rows):
+            backward(head, rows, tokens, weights, into)
+            return None if into.hidden is None else into.hidden.to(rows.dtype), into.weight, into.bias
+        backward(head, rows[live], tokens[live], weights.rows(live), into)
+        return spread(into.hidden, live, rows), into.weight, into.bias
+
+
+def spread(gradient: Tensor | None, live: Tensor, like: Tensor) -> Tensor | None:
+    """The gradient of some rows at their places, 0 elsewhere."""
+    if gradient is None:
+        return None
+    return torch.zeros_like(like).index_copy_(0, live, gradient.to(like.dtype))
+
+
+def once(gradients: tuple[Tensor | None, ...], *sources: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The gradients, differentiable in name only: under create_graph=True a second derivative is then refused."""
+    if not torch.is_grad_enabled():
+        return gradients
+    graph = [x for x in sources if x is not None]
+    return tuple(None if g is None else _NoSecondDerivative.apply(g, *graph) for g in gradients)
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """The identity on a gradient, which refuses to be differentiated. Without it the term would silently be lost."""
+
+    @staticmethod
+    def forward(_ctx: Any, gradient: Tensor, *_sources: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(_ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        raise RuntimeError("LM head: its gradient cannot be differentiated again; take log_softmax of full logits instead")

@@ -1,0 +1,191 @@
+"""Which scheme computes a loss on hidden states, and the autograd rule of both.
+
+Two-pass keeps log-sum-exps and weights and computes the gradients in backward. Aligned has computed them when forward
+returns; backward scales them and hands them over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gspo_torch.distributed import VocabularyShard
+
+from . import aligned, two_pass
+from .blocks import Weights
+from .head import Head, check_ids
+from .logp import head_gradients, once, spread
+from .products import piece_bytes
+from .terms import Terms, Weighed, local
+from .two_pass import Gradients
+
+LEAST_CHUNK = 64
+"""Rows of logits below which the aligned scheme would spend its time on passes over the head's gradient."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a forward pass works on."""
+
+    terms: Terms
+    options: tuple[float, float | None, VocabularyShard | None]
+    tokens: Tensor
+    """[n] ids of the tokens that need a forward pass."""
+    places: Tensor | None
+    """[n] their flat places in the layout; None: they are the layout."""
+    base: Tensor
+    """Token array: the log-probs that all others are taken to have, so that their ratio is 1."""
+    budget_bytes: int
+
+    def whole(self, x: Tensor, base: Tensor) -> Tensor:
+        """The token array with x at the job's tokens."""
+        flat = base.reshape(-1).clone() if self.places is not None else x
+        return (flat if self.places is None else flat.index_copy_(0, self.places, x)).reshape(base.shape)
+
+    def mine(self, x: Tensor | None) -> Tensor | None:
+        """[n] the job's tokens of a token array."""
+        if x is None or self.places is None:
+            return x if x is None else x.reshape(-1)
+        return x.reshape(-1)[self.places]
+
+
+def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_logp: bool, budget_bytes: int) -> Job:
+    """The work of one loss. Every argument is checked here, before any of it is done."""
+    layout = terms.layout
+    wide = head.wide(hidden)
+    base = torch.zeros(layout.shape, dtype=wide, device=hidden.device)
+    if isinstance(terms.old_logp, Tensor) and tuple(terms.old_logp.shape) == tuple(layout.shape):
+        base = layout.select(terms.old_logp).to(wide)
+    # The door: every argument of the loss is checked before any work, on this rank's part alone.
+    terms.weigh(base, base, local(layout))
+    places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.active_tokens(layout)
+    assert places is not None
+    flat = tokens.reshape(-1)
+    if len(places) == len(flat):
+        places = None
+    else:
+        flat = flat[places]
+    check_ids(flat, head)
+    return Job(terms, (head.temperature, head.soft_cap, head.shard), flat, places, base, budget_bytes)
+
+
+class LinearFunction(torch.autograd.Function):
+    """(value, what else was computed, log-probs, entropies); the first is differentiable, once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, job: Job, differentiable: bool
+    ) -> tuple[Tensor, Weighed, Tensor, Tensor | None]:
+        head = Head(lm_head, bias, *job.options)
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        rows = (rows if job.places is None else rows[job.places]).contiguous()
+        wanted = tuple(x and differentiable for x in ctx.needs_input_grad[:3])
+        capacity = _capacity(head, rows, job, wanted)
+        ctx.job, ctx.wanted, ctx.finished = job, wanted, None
+        with torch.autocast(hidden.device.type, enabled=False):
+            if capacity >= LEAST_CHUNK and any(wanted):
+                logp, ctx.finished = _aligned(head, rows, job, capacity, wanted)
+                scored = two_pass.Scored(logp, logp, None)
+            else:
+                scored = two_pass.forward(head, rows, job.tokens, entropy=job.terms.entropy_bonus is not None)
+            logp = job.whole(scored.logp, job.base)
+            entropy = None if scored.entropy is None else job.whole(scored.entropy, torch.zeros_like(job.base))
+            weighed = job.terms.weigh(logp, entropy)
+        if ctx.finished is None and any(wanted):
+            mean = None if scored.entropy is None else scored.lse - scored.entropy
+            ctx.save_for_backward(hidden, lm_head, bias, job.mine(weighed.c), scored.lse, job.mine(weighed.e), mean)
+        elif ctx.finished is not None:
+            ctx.save_for_backward(hidden, lm_head, bias)
+        ctx.mark_non_differentiable(*(x for x in (logp, entropy) if x is not None))
+        return weighed.value.clone(), weighed, logp, entropy
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        job: Job = ctx.job
+        hidden, lm_head, bias, *rest = ctx.saved_tensors
+        if rest:
+            gradients = _two_pass_gradients(ctx, upstream, hidden, lm_head, bias, rest)
+        else:
+            if ctx.finished is None:
+                raise RuntimeError(
+                    "linear_policy_loss: the aligned scheme hands its gradients over at the first backward; for a second one "
+                    "through the same loss pass budget_bytes=0"
+                )
+            gradients, ctx.finished = ctx.finished, None
+            gradients = tuple(None if g is None else _times(g, upstream) for g in gradients)
+            gradients = (_at_places(gradients[0], job, hidden), *gradients[1:])
+        return *once(gradients, upstream, hidden, lm_head, bias), None, None
+
+
+def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> int:
+    """Rows of logits that the aligned scheme may hold; 0 where it does not apply."""
+    sharded = local(job.terms.layout) is not job.terms.layout or head.shard is not None
+    if rows.is_cuda or sharded or head.soft_cap is not None or job.terms.entropy_bonus is not None or not len(head.weight):
+        return 0
+    wide = head.wide(rows)
+    sums = head.weight.numel() * wide.itemsize if wanted[1] and head.weight.dtype != wide else 0
+    beside = sums + piece_bytes(min(aligned.COLUMNS, len(head.weight)), rows.shape[1], wide)
+    return max(0, job.budget_bytes - beside) // (aligned.stride(len(head.weight)) * wide.itemsize)
+
+
+def _aligned(
+    head: Head, rows: Tensor, job: Job, capacity: int, wanted: tuple[bool, ...]
+) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+    """(log-probs [n], gradients of the value for rows, weight and bias)."""
+    terms, layout, wide = job.terms, job.terms.layout, head.wide(rows)
+    into = Gradients(
+        torch.empty(rows.shape, dtype=wide, device=rows.device) if wanted[0] else None,
+        torch.empty(head.weight.shape, dtype=wide, device=rows.device) if wanted[1] else None,
+        torch.empty(len(head.weight), dtype=wide, device=rows.device) if wanted[2] else None,
+    )
+    # Exact in float32 up to 2**24 sequences.
+    owner = job.mine(layout.spread(torch.arange(layout.num_sequences, dtype=torch.float32, device=rows.device)))
+    assert owner is not None
+    order = torch.argsort(owner, stable=True)
+    _, counts = torch.unique_consecutive(owner[order], return_counts=True)
+    grouped = bool((order[1:] > order[:-1]).all())
+    inner, ids = (rows, job.tokens) if grouped else (rows[order], job.tokens[order])
+    logp = job.mine(job.base)
+    assert logp is not None
+    logp = logp.clone()
+    known = job.mine(terms.weigh(job.base, None).c) if terms.on_policy and terms.kl is None else None
+
+    def weigh(part: slice, at: Tensor) -> Tensor:
+        mine = order[part]
+        logp[mine] = at
+        weights = known if known is not None else job.mine(terms.weigh(job.whole(logp, job.base), None).c)
+        assert weights is not None
+        return weights[mine].to(wide)
+
+    lengths = [1] * len(inner) if known is not None else counts.tolist()
+    aligned.run(head, inner, ids, aligned.chunks(lengths, capacity), weigh, into)
+    hidden = into.hidden if grouped or into.hidden is None else torch.empty_like(into.hidden).index_copy_(0, order, into.hidden)
+    own = [(hidden, rows), (into.weight, head.weight), (into.bias, head.bias)]
+    return logp, tuple(None if g is None or x is None else g.to(x.dtype) for g, x in own)
+
+
+def _two_pass_gradients(
+    ctx: Any, upstream: Tensor, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, rest: list[Any]
+) -> tuple[Tensor | None, ...]:
+    c, lse, e, mean = rest
+    job: Job = ctx.job
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    rows = (rows if job.places is None else rows[job.places]).contiguous()
+    scale = upstream.to(lse.dtype)
+    weights = Weights(c.to(lse.dtype) * scale, lse, None if e is None else e.to(lse.dtype) * scale, mean)
+    d_rows, *others = head_gradients(Head(lm_head, bias, *job.options), rows, job.tokens, weights, ctx.wanted)
+    return _at_places(d_rows, job, hidden), *others
+
+
+def _at_places(gradient: Tensor | None, job: Job, hidden: Tensor) -> Tensor | None:
+    if gradient is None or job.places is None:
+        return None if gradient is None else gradient.reshape(hidden.shape)
+    return spread(gradient, job.places, hidden.reshape(-1, hidden.shape[-1]).detach()).reshape(hidden.shape)  # type: ignore[union-attr]
+
+
+def _times(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The gradient, scaled in its own memory."""
+    return gradient if not upstream.is_cuda and float(upstream) == 1.0 else gradient.mul_(upstream.to(gradient.dtype))

@@ -1,0 +1,144 @@
+"""What a loss on log-probs asks of a head: the objective, and KL and entropy terms as further weights on the same tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gspo_core import Loss, Objective, PerToken, kl_penalty
+from gspo_core import policy_loss as core_policy_loss
+from gspo_core._lib.checks import check_choice
+from gspo_core.kl import KLEstimator
+from gspo_core.layouts import Layout
+from gspo_core.layouts.shards import Sharded
+
+
+@dataclass(frozen=True, eq=False)
+class KLTerm:
+    """β · KL, a term of its own that neither clipping nor advantages touch (see `gspo_core.kl_penalty`).
+
+    Raises TypeError for an estimator that is none, ValueError for a coefficient that is not a positive finite number: leave
+    the term out instead.
+
+    >>> import torch
+    >>> from gspo_core.kl import K3
+    >>> KLTerm(K3(), torch.zeros(2, 3), coefficient=0.01).coefficient
+    0.01
+    """
+
+    estimator: KLEstimator
+    """K1(), K2(), K3(), TokenKL() or SequenceKL()."""
+    ref_logp: Tensor
+    """Token array: log-probs under the reference policy; nats."""
+    coefficient: float
+    """β."""
+
+    def __post_init__(self) -> None:
+        check_choice("estimator", self.estimator, ("off_policy", "per_token", "__call__"), "an estimator such as K3()")
+        check_coefficient("coefficient", self.coefficient)
+
+
+def check_coefficient(name: str, value: float) -> None:
+    """ValueError unless positive and finite."""
+    if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf):
+        raise ValueError(f"{name}: expected a positive finite number, got {value!r}; leave it out for none")
+
+
+class Weighed(NamedTuple):
+    """The whole of what is minimised, as values and weights."""
+
+    value: Tensor
+    """[] policy loss + β KL − entropy bonus."""
+    c: Tensor
+    """Token array: ∂value/∂logp."""
+    e: Tensor | None
+    """Token array: ∂value/∂entropy; None without a bonus."""
+    loss: Loss
+    """The policy loss alone."""
+    kl: Tensor | None
+    """[] the KL estimate, before β."""
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """Everything but the log-probs."""
+
+    objective: Objective
+    old_logp: Tensor | None
+    advantage: Tensor | PerToken
+    layout: Layout
+    denominator: float | Tensor | None
+    on_policy: bool
+    kl: KLTerm | None
+    entropy_bonus: float | None
+
+    @property
+    def every_token(self) -> bool:
+        """Whether sequences without an advantage matter, too."""
+        return self.kl is not None or self.entropy_bonus is not None
+
+    def weigh(self, logp: Tensor, entropy: Tensor | None, layout: Layout | None = None) -> Weighed:
+        """Values and weights at these log-probs (and entropies, if there is a bonus); token arrays."""
+        layout = self.layout if layout is None else layout
+        loss = core_policy_loss(
+            self.objective,
+            logp,
+            self.old_logp,
+            self.advantage,
+            layout,
+            denominator=self.denominator,
+            on_policy=self.on_policy,
+        )
+        value, c, e, estimate = loss.value, loss.logp_grad, None, None
+        if self.kl is not None:
+            term = self._divergence(logp, layout, loss.denominator)
+            estimate = term.value
+            value, c = value + self.kl.coefficient * estimate, c + self.kl.coefficient * term.logp_grad
+        if self.entropy_bonus is not None and entropy is not None:
+            e = -self.entropy_bonus * self.objective.reduction.weights(layout, True, loss.denominator)
+            value = value + layout.sum(layout.select(e * layout.select(entropy))).sum()
+        return Weighed(value, c, e, loss, estimate)
+
+    def _divergence(self, logp: Tensor, layout: Layout, denominator: Any) -> Any:
+        kl = self.kl
+        assert kl is not None
+        old = logp if self.old_logp is None else self.old_logp
+        return kl_penalty(
+            kl.estimator,
+            logp,
+            kl.ref_logp,
+            layout,
+            reduction=self.objective.reduction,
+            old_logp=old if kl.estimator.off_policy else None,
+            denominator=denominator,
+        )
+
+    def active_tokens(self, layout: Layout) -> Tensor:
+        """Flat indices of the tokens that a forward pass is needed for: those of sequences with an advantage, or all.
+
+        In doubt a token is active: what a rank does not know of its other half, and what stands in masked slots.
+        """
+        per_token = isinstance(self.advantage, PerToken)
+        values = self.advantage.values if isinstance(self.advantage, PerToken) else self.advantage
+        active: Tensor = layout.valid
+        if self.every_token or (local(layout) is not layout and (per_token or values.ndim > 1)):
+            return torch.nonzero(active.reshape(-1))[:, 0]
+        if per_token:
+            moved = layout.sum(layout.select((values != 0).to(torch.float32))) > 0
+        else:
+            moved = values != 0 if values.ndim == 1 else (values != 0).any(1)
+        return torch.nonzero((active & (layout.spread(moved.to(torch.float32)) > 0)).reshape(-1))[:, 0]
+
+
+def local(layout: Any) -> Layout:
+    """This rank's part of the layout, however deep the shards stand; the layout itself if there are none."""
+    part: Layout = layout
+    if isinstance(layout, Sharded):
+        part = layout.local
+    elif (inner := getattr(layout, "layout", None)) is not None and local(inner) is not inner:
+        part = replace(layout, layout=local(inner))
+    return part

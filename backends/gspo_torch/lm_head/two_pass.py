@@ -1,0 +1,191 @@
+"""The two-pass scheme: scores first, the gradient from recomputed tiles when its weights are known. Memory O(tile).
+
+Forward goes through blocks of rows, backward through blocks of the vocabulary with the rows inside: a block of the head's
+gradient is finished, in float32, before it is written once in the parameter's dtype.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import blocks
+from .blocks import Scores, Weights
+from .head import Head
+from .products import LOW, matmul
+
+try:
+    from . import triton_kernels as kernels
+except ImportError:  # Triton is optional: plain torch then
+    kernels = None  # type: ignore[assignment]
+
+TILE = (1024, 4080)
+"""Rows and vocabulary of a tile on a CPU: 16 MiB of float32. Rows 4096 apart would compete for the same cache lines."""
+GPU_TILE = (8192, 3840)
+"""On a GPU in plain torch, at most: 120 MiB of float32, and half of it rounded for the next product."""
+FUSED_ROWS, FUSED_ELEMENTS = 16384, 2**26
+"""For the kernels: 128 MiB of bfloat16, as broad as the rows leave room for: few launches, each large."""
+GPU_SUMS = 2**24
+"""64 MiB of float32 for the block of the head's gradient that is being added up."""
+
+
+class Gradients(NamedTuple):
+    """With respect to a head's inputs; None where not wanted."""
+
+    hidden: Tensor | None
+    """[n, H] in the accumulator's dtype."""
+    weight: Tensor | None
+    """[V, H]"""
+    bias: Tensor | None
+    """[V]"""
+
+
+class Scored(NamedTuple):
+    """What forward gives."""
+
+    logp: Tensor
+    """[n] log π(token)."""
+    lse: Tensor
+    """[n] log Σ_v exp z_v."""
+    entropy: Tensor | None
+    """[n] −Σ_v p_v log p_v, if asked for."""
+
+
+def forward(head: Head, rows: Tensor, tokens: Tensor, entropy: bool = False) -> Scored:
+    """Log-probs of the rows' tokens, [n, H] and [n]; over all ranks if the head is a shard."""
+    if kernels is not None and kernels.usable(head, rows):
+        seen = kernels.scores(head, rows, tokens, entropy)
+    else:
+        seen = _scores(head, rows, tokens, entropy)
+    return finish(head, seen)
+
+
+def finish(head: Head, seen: Scores) -> Scored:
+    """From scores over this rank's part of the vocabulary to log-probs over all of it."""
+    best, total, picked, weighted = seen
+    if head.shard is not None and len(best):
+        best = head.shard.maximum(seen.best.clone())
+        # A rank without rows has best = −∞ and adds nothing.
+        scale = (seen.best - best).exp()
+        parts = [scale * total, picked] + ([] if weighted is None else [scale * weighted])
+        total, picked, *rest = head.shard.sum(torch.stack(parts))
+        weighted = rest[0] if rest else None
+    lse = best + total.log()
+    return Scored(picked - lse, lse, None if weighted is None else lse - weighted / total)
+
+
+def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: Gradients, add: bool = False) -> None:
+    """Gradients of Σ c logp + Σ e entropy, written into the tensors that are wanted, or added to them.
+
+    `into.weight` and `into.bias` are in the parameters' dtypes; if they are added to, all must be in the accumulator's.
+    """
+    maker = _Maker(head, rows, add)
+    unit = _unit(weights) if maker.operand == torch.float16 else None
+    if unit is not None:
+        weights = weights._replace(c=weights.c / unit, e=None if weights.e is None else weights.e / unit)
+    for start in range(0, len(head.weight), maker.broad):
+        block = slice(start, min(start + maker.broad, len(head.weight)))
+        vectors = head.weight[block].to(maker.operand)
+        sum_w, sum_b = (_accumulator(x, block, maker.wide) for x in (into.weight, into.bias))
+        for top in range(0, len(rows), maker.tall):
+            part = slice(top, top + maker.tall)
+            tile = maker.tile(part, tokens, block, weights)
+            if sum_w is not None:
+                matmul(tile.T, rows[part].to(maker.operand), sum_w, fresh=top == 0 and not add)
+            if into.hidden is not None:
+                matmul(tile, vectors, into.hidden[part], fresh=start == 0 and not add)
+            if sum_b is not None:
+                column = tile.sum(0, dtype=maker.wide)
+                sum_b.copy_(column) if top == 0 and not add else sum_b.add_(column)
+        for gradient, total in ((into.weight, sum_w), (into.bias, sum_b)):
+            _write(gradient, block, total, unit, empty=not len(rows) and not add)
+    if into.hidden is not None:
+        if not len(head.weight) and not add:
+            into.hidden.zero_()
+        if unit is not None:
+            into.hidden.mul_(unit)
+        if head.shard is not None and into.hidden.numel():
+            head.shard.sum(into.hidden)
+
+
+class _Maker:
+    """Who makes tiles of gradients, how large they are, and in which type they go into the next product.
+
+    Tiles that are added to other gradients are made in the accumulator's type: a unit of their own would scale those, too.
+    """
+
+    def __init__(self, head: Head, rows: Tensor, add: bool) -> None:
+        self.head, self.rows = head, rows
+        self.wide = head.wide(rows)
+        self.fused = kernels is not None and kernels.usable(head, rows) and not add
+        low = rows.dtype in LOW and rows.dtype == head.weight.dtype and (self.fused or rows.is_cuda) and not add
+        self.operand = rows.dtype if low else self.wide
+        self.tall, self.broad = _tile_shape(rows, self.fused)
+        columns = -(-min(self.broad, len(head.weight)) // 8) * 8
+        size = min(self.tall, len(rows)) * columns
+        self._buffer = torch.empty(size, dtype=self.operand if self.fused else self.wide, device=rows.device)
+
+    def tile(self, part: slice, tokens: Tensor, block: slice, weights: Weights) -> Tensor:
+        engine = kernels if self.fused else blocks
+        made: Tensor = engine.dlogits(self.head, self.rows[part], tokens[part], block, weights.rows(part), self._buffer)
+        return made.to(self.operand)
+
+
+def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
+    wide = head.wide(rows)
+    tall, broad = _tile_shape(rows, fused=False)
+    buffer = torch.empty(min(tall, len(rows)) * min(broad, len(head.weight)), dtype=wide, device=rows.device)
+    parts = []
+    for top in range(0, len(rows), tall):
+        part = slice(top, top + tall)
+        seen = blocks.nothing_seen(rows[part], wide, entropy)
+        for start in range(0, len(head.weight), broad):
+            block = slice(start, min(start + broad, len(head.weight)))
+            tile = blocks.logits(head, rows[part], block, buffer)
+            found = blocks.fused(blocks.tile_scores, tile.device.type)(tile, tokens[part], head.first + start, entropy)
+            seen = blocks.merge(seen, found)
+        parts.append(seen)
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return blocks.nothing_seen(rows, wide, entropy)
+    columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+    return Scores(*columns)  # type: ignore[arg-type]
+
+
+def _tile_shape(rows: Tensor, fused: bool) -> tuple[int, int]:
+    if not fused and not rows.is_cuda:
+        return TILE
+    tall, broad = GPU_TILE if not fused else (FUSED_ROWS, FUSED_ELEMENTS)
+    tall = max(1, min(tall, len(rows)))
+    broad = min(broad, FUSED_ELEMENTS // tall, GPU_SUMS // max(1, rows.shape[1]))
+    return tall, max(256, broad // 256 * 256)
+
+
+def _unit(weights: Weights) -> Tensor:
+    """A size of the weights, for float16 tiles: 1/(N·|y|) times a probability would underflow there."""
+    largest = weights.c.abs().amax() if len(weights.c) else weights.c.new_ones(())
+    if weights.e is not None and len(weights.e):
+        largest = torch.maximum(largest, weights.e.abs().amax())
+    return torch.where(largest > 0, largest, 1.0)
+
+
+def _accumulator(gradient: Tensor | None, block: slice, wide: torch.dtype) -> Tensor | None:
+    """Where a block of the head's gradient adds up: in place if the dtype allows it."""
+    if gradient is None:
+        return None
+    own = gradient[block]
+    return own if own.dtype == wide else torch.empty(own.shape, dtype=wide, device=own.device)
+
+
+def _write(gradient: Tensor | None, block: slice, total: Tensor | None, unit: Tensor | None, empty: bool) -> None:
+    if gradient is None or total is None:
+        return
+    if empty:
+        total.zero_()
+    if unit is not None:
+        total *= unit
+    if total.data_ptr() != gradient[block].data_ptr():
+        gradient[block] = total

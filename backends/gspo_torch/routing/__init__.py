@@ -1,0 +1,1 @@
+"""Recording and replaying the expert choices of mixture-of-experts models."""

@@ -1,0 +1,132 @@
+"""The boundary to array libraries: the only file that knows array_api_compat.
+
+Everything here works on NumPy, PyTorch, JAX, array-api-strict and any other array-API library, eagerly and
+traced: no boolean indexing, no truth value of an array, no in-place write, no data-dependent shape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from array_api_compat import (
+    array_namespace,
+    device,
+    is_array_api_obj,
+    is_jax_namespace,
+    is_numpy_namespace,
+    is_torch_namespace,
+)
+
+from gspo_core.types import Array, Namespace
+
+# exp() is exact up to here and continues along its tangent beyond: e^50 · 10^6 · |A| still fits into float32.
+EXP_CAP = 50.0
+
+_NUMPY: Namespace = array_namespace(np.empty(0))
+_BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
+
+
+def namespace(**arrays: Array) -> Namespace:
+    """The array-API namespace that all named arrays share; TypeError names the argument that is no array."""
+    if all(type(x) is np.ndarray for x in arrays.values()):
+        return _NUMPY  # a layout is asked often, and looking it up takes as long as a small operation
+    for name, x in arrays.items():
+        if not is_array_api_obj(x):
+            raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
+    try:
+        return array_namespace(*arrays.values())
+    except TypeError as error:
+        kinds = ", ".join(f"{name} is {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
+        raise TypeError(f"expected arrays of one library, but {kinds}") from error
+
+
+def shape_of(x: Array) -> tuple[int, ...]:
+    """The shape as a plain tuple."""
+    return tuple(x.shape)
+
+
+def is_real(xp: Namespace, x: Array) -> bool:
+    """Whether x holds real floating-point numbers."""
+    return bool(xp.isdtype(x.dtype, "real floating"))
+
+
+def is_integer(xp: Namespace, x: Array) -> bool:
+    """Whether x holds integers (booleans are not integers)."""
+    return bool(xp.isdtype(x.dtype, "integral"))
+
+
+def at_least_float32(xp: Namespace, x: Array) -> Array:
+    """x itself in float32 or float64, anything smaller or integer as float32."""
+    return x if x.dtype in (xp.float32, xp.float64) else xp.astype(x, xp.float32)
+
+
+def count_true(xp: Namespace, mask: Array, axis: int | None = None) -> Array:
+    """Number of True entries as the library's default integer (the standard has no sum of booleans)."""
+    if is_torch_namespace(xp):
+        return xp.sum(mask, axis=axis, dtype=xp.int32).to(xp.int64)
+    if is_numpy_namespace(xp):  # a third of the time of a sum of booleans
+        return xp.sum(mask.view(xp.uint8), axis=axis, dtype=xp.int32).astype(xp.int64)
+    return xp.sum(xp.astype(mask, xp.int32), axis=axis)
+
+
+def to_numpy(x: Any) -> Any:
+    """A list or an array of any library, on any device, as a NumPy array on the host; gradients are left behind."""
+    if not is_array_api_obj(x):
+        return np.asarray(x)
+    xp: Any = array_namespace(x)
+    if is_torch_namespace(xp):
+        return x.detach().cpu().numpy()
+    return np.asarray(x) if is_numpy_namespace(xp) or is_jax_namespace(xp) else np.from_dlpack(x)
+
+
+def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
+    """x, broadcast to the mask's shape, where the mask is True; +0 elsewhere, whatever stood there (NaN included)."""
+    bits = _BITS.get(x.dtype) if xp is _NUMPY else None
+    if bits is None:
+        return xp.where(mask, x, 0.0)
+    # Every bit times 0 or 1, as exact as where and five times as fast as NumPy's.
+    return (x.view(bits) * mask.astype(bits)).view(x.dtype)
+
+
+def subtracts_in_silence(xp: Namespace) -> bool:
+    """Whether ∞ − ∞ is NaN and nothing else. NumPy warns, also of slots that hold nothing."""
+    return bool(is_torch_namespace(xp) or is_jax_namespace(xp))
+
+
+def scalar(xp: Namespace, value: float, like: Array) -> Array:
+    """A 0-d array with the dtype and device of `like`."""
+    return xp.full((), value, dtype=like.dtype, device=device(like))
+
+
+def arange_like(xp: Namespace, stop: int, like: Array) -> Array:
+    """0, 1, … stop − 1 with the dtype and device of `like`."""
+    return xp.arange(stop, dtype=like.dtype, device=device(like))
+
+
+def exp_finite(xp: Namespace, x: Array) -> tuple[Array, Array]:
+    """(f, f′) of f(x) = eˣ for x ≤ 50 and e⁵⁰ (1 + x − 50) beyond.
+
+    Finite for every finite float32 x a policy can produce, never flat, and f′ is the derivative of f everywhere.
+    """
+    over = x > EXP_CAP
+    slope = xp.exp(xp.where(over, EXP_CAP, x))
+    return slope * (1.0 + xp.where(over, x - EXP_CAP, 0.0)), slope
+
+
+def segment_sum(xp: Namespace, x: Array, segment_ids: Array, num_segments: int) -> Array:
+    """Σ of x [M] over equal ids in [0, num_segments): [num_segments]. The standard has no scatter-add."""
+    ids: Any = segment_ids
+    if is_torch_namespace(xp):
+        return xp.zeros(num_segments, dtype=x.dtype, device=x.device).index_add(0, ids, x)
+    if is_jax_namespace(xp):
+        return xp.zeros(num_segments, dtype=x.dtype).at[ids].add(x)
+    if is_numpy_namespace(xp):
+        return xp.bincount(ids, weights=x, minlength=num_segments).astype(x.dtype)
+    mine = arange_like(xp, num_segments, ids)[:, None] == ids[None, :]
+    return xp.sum(xp.where(mine, x[None, :], xp.zeros_like(x)[None, :]), axis=1, dtype=x.dtype)
+
+
+def detached(x: Array) -> Array:
+    """x as data: PyTorch is told not to record what is done with it."""
+    return x.detach() if callable(getattr(x, "detach", None)) else x

@@ -1,0 +1,78 @@
+"""What ratios, reductions and gates share: lengths that can be divided by, means over tokens, sums over turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gspo_core.types import Array, EachTurn, Layout, Namespace, Ratio
+
+
+def safe_lengths(like: Array, layout: Layout) -> Array:
+    """[N] |y_i| in the dtype of `like`, 1 for an empty sequence."""
+    known: Array | None = getattr(layout, "measured_safe_lengths", None)
+    if known is not None and known.dtype == like.dtype:
+        return known
+    return at_least_one(layout.xp, layout.lengths(), like)
+
+
+def non_empty(layout: Layout) -> Array:
+    """[N] boolean: the sequence has a token."""
+    known: Array | None = getattr(layout, "measured_non_empty", None)
+    return layout.lengths() > 0 if known is None else known
+
+
+def at_least_one(xp: Namespace, counts: Array, like: Array) -> Array:
+    """Counts that can be divided by, in the dtype of `like`: 1 in place of 0."""
+    counts = xp.astype(counts, like.dtype)
+    return xp.where(counts > 0, counts, 1.0)
+
+
+def mean_over_tokens(d: Array, layout: Layout) -> Array:
+    """[N] (1/|y_i|) Σ_t d_it, 0 for an empty sequence."""
+    return layout.sum(d) / safe_lengths(d, layout)
+
+
+def sum_selected(d: Array, layout: Layout) -> Array:
+    """[N] Σ_t d_it, where d is a loss's own and thus 0 in masked slots: inside that loss the mask is not looked at again."""
+    inside: Any = getattr(layout, "measured_sum", layout.sum)
+    total: Array = inside(d)
+    return total
+
+
+def is_per_turn(ratio: Ratio) -> bool:
+    """Whether the log ratio is a turn's: then units are turns, or the tokens of turns."""
+    return bool(getattr(ratio, "per_turn", False))
+
+
+def has_turn_units(ratio: Ratio) -> bool:
+    """Whether there is one ratio per turn."""
+    return is_per_turn(ratio) and not ratio.per_token
+
+
+def turns_of(layout: Layout, who: Any) -> EachTurn:
+    """The layout's turns; TypeError names who needs them."""
+    turns: EachTurn | None = getattr(layout, "turns", None)
+    if turns is None:
+        raise TypeError(f"layout: {who} needs a layout that knows its turns; wrap yours: Turns(layout, turn_ids, num_turns)")
+    return turns
+
+
+def flat(x: Array, layout: Layout) -> Array:
+    """[N · K], the order of `EachTurn.each`, from [N, K]."""
+    return layout.xp.reshape(x, (-1,))
+
+
+def by_turn(x: Array, turns: EachTurn) -> Array:
+    """[N, K] from [N · K]."""
+    total = turns.each.num_sequences
+    return turns.each.xp.reshape(x, (total // turns.count, turns.count))
+
+
+def sum_by_turn(x: Array, turns: EachTurn) -> Array:
+    """[N, K] sums of the token array x over each turn's tokens."""
+    return by_turn(turns.each.sum(x), turns)
+
+
+def turn_lengths(turns: EachTurn) -> Array:
+    """[N, K] tokens of each turn, integer."""
+    return by_turn(turns.each.lengths(), turns)

@@ -1,0 +1,65 @@
+"""What is checked at the door, by every function that takes log-probs and a layout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gspo_core.types import Array, Layout, Namespace, Reduction
+
+from .array import at_least_float32, is_integer, is_real, namespace, scalar, shape_of
+from .checks import check_number
+from .units import at_least_one
+
+
+def check_layout(layout: Any) -> None:
+    """TypeError unless it is a layout."""
+    if isinstance(layout, type) or not callable(getattr(layout, "spread", None)):
+        raise TypeError(f"layout: expected a layout such as Padded(mask), got {_kind(layout)}")
+
+
+def _kind(x: Any) -> str:
+    return f"the class {x.__name__}" if isinstance(x, type) else type(x).__name__
+
+
+def log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
+    """The named token arrays, checked, in one common dtype (float32, or float64 if one is); masked slots are 0."""
+    return [layout.select(x) for x in unselected_log_probs(xp, layout, allow_low_precision, **named)]
+
+
+def unselected_log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
+    """`log_probs` with masked slots as they came."""
+    checked = [_log_prob(xp, name, x, layout, allow_low_precision) for name, x in named.items()]
+    if any(x.dtype == xp.float64 for x in checked):
+        checked = [xp.astype(x, xp.float64) for x in checked]
+    return checked
+
+
+def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_precision: bool) -> Array:
+    if shape_of(x) != layout.shape:
+        raise ValueError(f"{name}: expected the layout's shape {list(layout.shape)}, got {list(shape_of(x))}")
+    if not is_real(xp, x):
+        raise TypeError(f"{name}: expected real floating-point log-probs, got dtype {x.dtype}")
+    if x.dtype not in (xp.float32, xp.float64) and not allow_low_precision:
+        raise TypeError(
+            f"{name}: expected float32 or float64, got {x.dtype}, which cannot resolve a clip range of 3e-4. Compute "
+            "log-probs in float32, or pass allow_low_precision=True if you accept the rounding"
+        )
+    return at_least_float32(xp, x)
+
+
+def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | None, layout: Layout, like: Array) -> Array:
+    """[] what a sum is divided by: the denominator that was given, or the batch's own count (at least 1)."""
+    if denominator is None:
+        return at_least_one(xp, reduction.count(layout), like)
+    if isinstance(denominator, (int, float)):
+        check_number("denominator", denominator)
+        if not 0 < denominator < math.inf:
+            raise ValueError(f"denominator: expected a positive finite number, got {denominator}")
+        return scalar(xp, float(denominator), like)
+    namespace(denominator=denominator, logp=like)
+    if shape_of(denominator) != ():
+        raise ValueError(f"denominator: expected a number or a [] array, got shape {list(shape_of(denominator))}")
+    if not (is_real(xp, denominator) or is_integer(xp, denominator)):
+        raise TypeError(f"denominator: expected a real number, got dtype {denominator.dtype}")
+    return xp.astype(denominator, like.dtype)

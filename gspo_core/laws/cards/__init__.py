@@ -1,0 +1,1 @@
+"""Profiles and report cards: measuring what a loss does, and writing it down."""

@@ -1,0 +1,49 @@
+"""A report card as one HTML file without scripts or links."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from gspo_core.laws.kit.report import Report
+from gspo_core.laws.kit.runner import Status, Verdict
+
+from .profiling import Profile
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; width: 100%; } td { border-top: 1px solid #ddd; padding: .3rem .5rem; vertical-align: top; }
+.good { color: #17692c; } .bad { color: #a4161a; font-weight: 600; } .grey { color: #777; }
+pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: 13px; }
+"""
+CLASSES = {Status.KEPT: "good", Status.BROKEN: "bad", Status.VACUOUS: "bad", Status.NOT_CLAIMED: "grey"}
+
+
+def page(found: Report | Profile) -> str:
+    """The report card of a check or a profile."""
+    report = found.report if isinstance(found, Profile) else found
+    title = f"{report.subject}, like {report.like}"
+    head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
+    summary = f"{len(report.kept)} laws hold, {len(report.broken)} are broken ({report.framework}, seed {report.seed})"
+    trusted = "".join(f"<p>Not checked: {escape(words)}.</p>" for words in report.unchecked)
+    findings = _findings(found) if isinstance(found, Profile) else ""
+    rows = "".join(_row(v) for v in report.verdicts)
+    return (
+        f"{head}<h1>{escape(title)}</h1><p>{escape(summary)}.</p>{trusted}{findings}<h2>Laws</h2><table>{rows}</table></html>\n"
+    )
+
+
+def _findings(profile: Profile) -> str:
+    def row(f: Any) -> str:
+        mark = "<td class='good'>same as the paper" if f.agrees else "<td class='bad'>different"
+        return f"<tr>{mark}</td><td>{escape(f.says)}</td></tr>"
+
+    return f"<h2>What it does</h2><table>{''.join(row(f) for f in profile.findings)}</table>"
+
+
+def _row(v: Verdict) -> str:
+    told = ""
+    if v.violation is not None:
+        told = f"<br>{escape(v.law.otherwise)}.<pre>{escape(str(v.violation))}</pre>"
+    name = f"{escape(v.law.name)}<br><span class='grey'>{escape(v.law.source)}</span>{told}"
+    return f"<tr><td class='{CLASSES[v.status]}'>{escape(v.status.value)}</td><td>{name}</td></tr>"

@@ -1,0 +1,81 @@
+"""Numerics: small batches, rounding, and what a compiler makes of a loss (theory H)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import strategies as st
+
+from gspo_core.laws.kit.batch import Batch
+from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.compare import same_value, same_weight
+from gspo_core.laws.kit.law import Law, Violation, demand, law
+from gspo_core.laws.kit.setting import Setting
+from gspo_core.laws.kit.strategies import batches
+from gspo_core.laws.kit.subject import Subject
+
+
+@law(
+    "every batch has a loss, however small",
+    source="need 3: one response, one token, none",
+    otherwise="small batches raise an error, or lose an axis",
+    cases=lambda setting: batches(setting, rows=(1, 2), width=(1, 2)),
+    anchors=lambda setting: [Batch.of([[0.0]], [1.0]), Batch.of([[0.0, 0.0]], [1.0])],
+    effort=0.3,
+)
+def small(subject: Subject, setting: Setting, batch: Batch) -> bool:
+    """A finite scalar, and a gradient of the batch's shape."""
+    found = subject(batch.poisoned(0.0))
+    if not np.isfinite(found.value):
+        raise Violation("the loss", batch, found.value, "a finite number")
+    demand(found.weight.shape, batch.mask.shape, 0.0, "the shape of the gradient", batch)
+    return True
+
+
+@law(
+    "float32 inputs lose no more than float32 must",
+    source="theory H2, H5: sums in at least float32; bfloat16 and float16 cannot represent a band of 3e-4",
+    otherwise="accumulates in less than float32",
+    needs={Claim.JUDGED},
+    cases=lambda setting: batches(setting, width=(1, 4)),
+    anchors=lambda setting: [Batch.of([[0.3, 0.1, 0.2]], [-1.0])],
+)
+def float32(subject: Subject, setting: Setting, batch: Batch) -> bool:
+    """The value on float32 inputs, against the scalar loops on the same numbers."""
+    batch = batch.poisoned(0.0).rounded(np.float32)
+    if batch.largest > 20.0 or not setting.is_clear(batch, max(subject.kink, 1e-5)):
+        return False
+    found = subject(batch, dtype=np.float32)._replace(eps=float(np.finfo(np.float32).eps) / 4)
+    same_value(found, setting.verdict(batch).value, setting, batch, "the loss in float32")
+    return bool(batch.token_advantage.any())
+
+
+@law(
+    "compiled, it is the same function",
+    source="design section 5: nothing may depend on the arrays a function was traced with",
+    otherwise="tracing freezes something that depends on the data",
+    needs={Claim.COMPILES},
+    cases=lambda setting: st.tuples(
+        *[batches(setting, rows=(2, 2), width=(3, 3), kinds=["level", "spread"]) for _ in range(2)]
+    ),
+    anchors=lambda setting: [
+        (Batch.of([[0.0] * 3] * 2, [1.0, -1.0]), Batch.of([[0.1] * 3] * 2, [-1.0, 2.0], [[1, 0, 0], [1, 1, 1]]))
+    ],
+    effort=0.03,
+)
+def compiled(subject: Subject, setting: Setting, case: tuple[Batch, Batch]) -> bool:
+    """Compiled with the first batch, it gives on the second what it gives eagerly."""
+    first, second = (replace(batch.poisoned(0.0), denominator=None) for batch in case)
+    once = subject.framework.counterpart(subject.call)
+    assert once is not None
+    subject(first, other=once)
+    found, expected = subject(second, other=once), subject(second)
+    note = "compiled with another batch of that shape before, against eagerly:"
+    same_value(found, expected.value, setting, second, "the compiled or eager loss", note)
+    if setting.is_clear(second, 1e-9):
+        same_weight(found, expected.weight, setting, second, "its gradient", note)
+    return True
+
+
+NUMERICS: list[Law] = [small, float32, compiled]

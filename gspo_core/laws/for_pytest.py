@@ -1,0 +1,58 @@
+"""pytest: one test for each law that a loss claims."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from gspo_core.objectives.loss import Objective
+from gspo_core.objectives.presets import GSPO
+
+from .chapters.catalogue import LAWS
+from .checking import Loss, subject_of
+from .kit.claim import Claim
+from .kit.law import Law
+from .kit.report import indented
+from .kit.runner import EXAMPLES, Status, run
+from .kit.setting import Setting
+from .kit.subject import Framework, Names, Subject
+
+
+def conformance(
+    loss: Objective | Loss | Subject,
+    like: Objective = GSPO,
+    seed: int = 0,
+    *,
+    claims: Iterable[Claim] = (),
+    without: Iterable[Claim] = (),
+    framework: Framework | None = None,
+    names: Names | None = None,
+    examples: int = EXAMPLES,
+) -> Callable[[Callable[..., Any]], Callable[[Law], None]]:
+    """A decorator that turns a function into one pytest test per claimed law.
+
+        @laws.conformance(my_loss, like=GSPO)
+        def test_my_loss(law): ...
+
+    The decorated function's body is not run, its name is the tests'. A broken law fails with its counterexample and both
+    numbers; a law that no case could have broken fails as vacuous. Arguments as in `check`; needs pytest.
+    """
+    subject = subject_of(loss, framework=framework, names=names)
+    setting = Setting(like, (subject.claims(like) | set(claims)) - set(without))
+    claimed = [law for law in LAWS if law.needs <= setting.claims]
+    pytest: Any = importlib.import_module("pytest")
+
+    def expanded(function: Callable[..., Any]) -> Callable[[Law], None]:
+        def test(law: Law) -> None:
+            verdict = run(law, subject, setting, seed, examples)
+            if verdict.status is not Status.KEPT:
+                what = verdict.status.value if verdict.violation is None else indented(str(verdict.violation))
+                pytest.fail(f"{law.name}\n  {law.otherwise}.\n{what}", pytrace=False)
+
+        test.__name__, test.__qualname__, test.__module__ = function.__name__, function.__qualname__, function.__module__
+        test.__doc__ = function.__doc__
+        marked: Callable[[Law], None] = pytest.mark.parametrize("law", claimed, ids=[law.name for law in claimed])(test)
+        return marked
+
+    return expanded

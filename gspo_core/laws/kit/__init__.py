@@ -1,0 +1,1 @@
+"""What a law, a loss under test and a verdict are."""

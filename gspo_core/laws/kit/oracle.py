@@ -1,0 +1,229 @@
+"""Objectives in scalar Python: lists, loops and `math`, float64; no code shared with what it judges.
+
+One response at a time: gate, log ratio, gain and slope of each unit, and what the slope gives each token. Slopes are
+derived by hand, masked entries are never read, and N counts the non-empty responses. The classes of an objective are read
+for their numbers alone; only a surrogate or a gate that is not known here is asked itself, for one unit or one response at a
+time: then everything around its formula is judged, and `on_trust` says what is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gspo_core.layouts.padded import Padded
+from gspo_core.objectives import clipped_surrogates, gates, ratios, reductions, soft_surrogates
+from gspo_core.objectives.loss import Objective
+
+Rows = Sequence[Sequence[float]]
+Masks = Sequence[Sequence[bool]]
+
+
+class Term(NamedTuple):
+    """One unit of the objective."""
+
+    gain: float
+    slope: float
+    """∂gain/∂log ratio, or the constant that the paper puts there."""
+
+
+class Verdict(NamedTuple):
+    """What a loss must be. Units are sequences, or tokens (0 or False where masked)."""
+
+    value: float
+    scale: float
+    """Σ |term| of the value: rounding errors of the value are in proportion to it."""
+    weight: list[list[float]]
+    """∂value/∂logp."""
+    log_ratio: list[Any]
+    clipped: list[Any]
+    """An advantage, but no gradient."""
+
+
+def clip_term(s: Any, x: float, a: float) -> Term:
+    """min(r A, clip(r) A), literally; on the bound the slope is that of the inside."""
+    r = math.exp(x)
+    shut = (a > 0 and x > math.log1p(s.high)) or (a < 0 and x < math.log1p(-s.low))
+    return Term(min(r * a, min(max(r, 1 - s.low), 1 + s.high) * a), 0.0 if shut else r * a)
+
+
+def _dual(s: Any, x: float, a: float) -> Term:
+    return Term(s.cap * a, 0.0) if a < 0 and x > math.log(s.cap) else clip_term(s, x, a)
+
+
+def _gate_only(s: Any, x: float, a: float) -> Term:
+    seen = min(x, math.log1p(s.high)) if a > 0 else max(x, math.log1p(-s.low)) if a < 0 else x
+    return Term(a * (1 + seen), a if seen == x else 0.0)
+
+
+def _soft(s: Any, x: float, a: float) -> Term:
+    tau, w = (s.tau_neg if a < 0 else s.tau_pos), math.exp(x)
+    e = math.exp(-abs(tau * (w - 1)))
+    sigma = 1 / (1 + e) if w >= 1 else e / (1 + e)
+    half = abs(tau * (w - 1) / 2)
+    return Term(a * 4 / tau * sigma, a * w * (0.0 if half > 372.5 else 1 / math.cosh(half) ** 2))
+
+
+def _truncated(s: Any, x: float, a: float) -> Term:
+    weight = a * max(min(math.exp(x), s.cap), s.floor)
+    return Term(weight, weight)
+
+
+def _reciprocal(s: Any, x: float, a: float) -> Term:
+    w = math.exp(x)
+    if a > 0:
+        weight = a * min(1 / w, s.cap)
+        return Term(a / (1 + s.high), 0.0) if w > 1 + s.high else Term(weight, weight)
+    weight = a * min(w, s.cap)
+    return Term(a * (1 - s.low), 0.0) if a < 0 and w < 1 - s.low else Term(weight, weight)
+
+
+def _gamma(s: Any, x: float, a: float) -> Term:
+    k, lam = (s.k_pos, s.lam_pos) if a >= 0 else (s.k_neg, s.lam_neg)
+    weight = a * math.exp(k * x + lam * (1 - math.exp(x)))
+    return Term(weight, weight)
+
+
+def _asked(s: Any, x: float, a: float) -> Term:
+    """A surrogate's own word on one unit."""
+    found = s(np, np.array([x]), np.array([a]))
+    return Term(float(found.value[0]), float(found.slope[0]))
+
+
+TERMS: dict[type, Callable[[Any, float, float], Term]] = {
+    clipped_surrogates.Clip: clip_term,
+    clipped_surrogates.DualClip: _dual,
+    clipped_surrogates.GateOnly: _gate_only,
+    clipped_surrogates.Unclipped: lambda s, x, a: Term(math.exp(x) * a, math.exp(x) * a),
+    soft_surrogates.SoftGate: _soft,
+    soft_surrogates.TruncatedWeight: _truncated,
+    soft_surrogates.ReciprocalWeight: _reciprocal,
+    soft_surrogates.GammaWeight: _gamma,
+}
+
+
+class Seen(NamedTuple):
+    """What a gate leaves of one response."""
+
+    d: list[float]
+    a: list[float]
+    open: list[bool]
+
+
+def _token_clip(g: Any, d: list[float], a: list[float]) -> Seen:
+    cut = [min(x, g.high) if y > 0 else max(x, -g.low) if y < 0 else x for x, y in zip(d, a, strict=True)]
+    return Seen(cut, a, [x == y for x, y in zip(d, cut, strict=True)])
+
+
+def _band(g: Any, d: list[float], a: list[float]) -> Seen:
+    mean, bound = math.fsum(d) / len(d), g.width * len(d) ** (g.length_power - 1)
+    shut = [(y > 0 and mean > bound) or (y < 0 and mean < -bound) for y in a]
+    edge = [bound if y > 0 else -bound for y in a]
+    return Seen([e if z else x for x, e, z in zip(d, edge, shut, strict=True)], a, [not z for z in shut])
+
+
+def _off_policy(g: Any, d: list[float], a: list[float]) -> Seen:
+    stale = math.fsum(d) / len(d) < -g.delta
+    return Seen(d, [0.0 if y < 0 and stale else y for y in a], [True] * len(d))
+
+
+def _asked_gate(g: Any, d: list[float], a: list[float]) -> Seen:
+    """A gate's own word on one response."""
+    seen = g(np.array([d]), np.array([a]), Padded(np.ones((1, len(d)), dtype=bool)), True)
+    return Seen(seen.d[0].tolist(), seen.advantage[0].tolist(), seen.open[0].tolist())
+
+
+GATES: dict[type, Callable[[Any, list[float], list[float]], Seen]] = {
+    type(None): lambda _, d, a: Seen(d, a, [True] * len(d)),
+    gates.TokenClip: _token_clip,
+    gates.Band: _band,
+    gates.OffPolicyMask: _off_policy,
+}
+
+# (log ratio of each unit, share of a unit's slope that each token gets); one unit, or one per token.
+RATIOS: dict[type, Callable[[list[float]], tuple[list[float], float]]] = {
+    ratios.Token: lambda d: (list(d), 1.0),
+    ratios.Sequence: lambda d: ([math.fsum(d) / len(d)], 1.0 / len(d)),
+    ratios.SequenceToken: lambda d: ([math.fsum(d) / len(d)] * len(d), 1.0),
+    ratios.Product: lambda d: ([math.fsum(d)], 1.0),
+    ratios.ProductToken: lambda d: ([math.fsum(d)] * len(d), 1.0),
+}
+REDUCTIONS = (reductions.SequenceMean, reductions.TokenMean, reductions.FixedLength)
+
+
+def can_judge(objective: Objective) -> bool:
+    """Whether the objective's ratio and reduction are known here; surrogates and gates are asked if they are not."""
+    return type(objective.ratio) in RATIOS and isinstance(objective.reduction, REDUCTIONS)
+
+
+def strangers(objective: Objective) -> list[Any]:
+    """The objective's surrogate and gate, if they are not known here."""
+    parts = ((objective.surrogate, TERMS), (objective.gate, GATES))
+    return [part for part, known in parts if type(part) not in known]
+
+
+def on_trust(objective: Objective) -> tuple[str, ...]:
+    """What no law can tell of this objective, one sentence each; nothing if the scalar loops know all of it."""
+    if not can_judge(objective):
+        named = f"{type(objective.ratio).__name__} with {type(objective.reduction).__name__}"
+        return (f"{named} has no scalar loops: its values are compared with each other, and its gradient with differences",)
+    return tuple(map(_trusted, strangers(objective)))
+
+
+def _trusted(part: Any) -> str:
+    name = type(part).__name__
+    if not hasattr(part, "exact"):
+        return f"whether {name} is the gate that you meant: its formula was taken from itself, one response at a time"
+    slope = (
+        "its slope was compared with differences of its gain" if part.exact else "so was its slope, as it is said to be none"
+    )
+    return f"whether {name} is the gain that you meant: its formula was taken from itself, one unit at a time; {slope}"
+
+
+def count(objective: Objective, mask: Masks) -> float:
+    """The batch's own denominator, at least 1."""
+    lengths = [sum(map(bool, row)) for row in mask]
+    filled, reduction = sum(n > 0 for n in lengths), objective.reduction
+    if isinstance(reduction, reductions.TokenMean):
+        return float(max(1, sum(lengths)))
+    return float(max(1, filled * reduction.length if isinstance(reduction, reductions.FixedLength) else filled))
+
+
+def judge(
+    objective: Objective, logp: Rows, old: Rows, advantage: Rows, mask: Masks, denominator: float | None = None
+) -> Verdict:
+    """The whole batch; `advantage` per token (a sequence ratio reads the first one)."""
+    n = count(objective, mask) if denominator is None else denominator
+    per_token, terms = objective.ratio.per_token, []
+    weight = [[0.0] * len(row) for row in mask]
+    log_ratio: list[Any] = [[0.0] * len(row) if per_token else 0.0 for row in mask]
+    clipped: list[Any] = [[False] * len(row) if per_token else False for row in mask]
+    for i, row in enumerate(mask):
+        where = [t for t, is_token in enumerate(row) if is_token]
+        if not where:
+            continue
+        a = [advantage[i][t] for t in where]
+        seen = GATES.get(type(objective.gate), _asked_gate)(objective.gate, [logp[i][t] - old[i][t] for t in where], a)
+        units, share = RATIOS[type(objective.ratio)](seen.d)
+        term_of = TERMS.get(type(objective.surrogate), _asked)
+        found = [term_of(objective.surrogate, x, y) for x, y in zip(units, seen.a, strict=False)]
+        size = _size(objective, len(where)) / n
+        terms += [-term.gain * size for term in found]
+        for j, t in enumerate(where):
+            term = found[j if per_token else 0]
+            weight[i][t] = -term.slope * share * size if seen.open[j] else 0.0
+            if per_token:
+                log_ratio[i][t], clipped[i][t] = units[j], a[j] != 0 and weight[i][t] == 0
+        if not per_token:
+            log_ratio[i], clipped[i] = units[0], a[0] != 0 and not any(weight[i])
+    return Verdict(math.fsum(terms), math.fsum(map(abs, terms)), weight, log_ratio, clipped)
+
+
+def _size(objective: Objective, length: int) -> float:
+    """A unit's weight before the division."""
+    if isinstance(objective.reduction, reductions.SequenceMean):
+        return 1.0 / length if objective.ratio.per_token else 1.0
+    return 1.0 if objective.ratio.per_token else float(length)

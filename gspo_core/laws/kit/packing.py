@@ -1,0 +1,46 @@
+"""Losses on packed arrays, made to look like padded ones, so that all laws can be asked of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from gspo_core._lib.array import arange_like, namespace
+
+
+class OwnGradient(NamedTuple):
+    """A loss that brings its own gradient, as closed forms and autodiff do."""
+
+    value: Any
+    """[] the loss."""
+    logp_grad: Any
+    """Token array: ∂value/∂logp."""
+    log_ratio: Any = None
+    """Units: their log ratios, if the loss says them."""
+    clipped: Any = None
+    """Units: which are clipped, if the loss says so."""
+
+
+def as_padded(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """From loss(logp [M], old_logp [M], advantage, segment_ids [M], num_sequences) to one on padded arrays [N, T].
+
+    All N·T slots are laid one after another; a masked slot has the id −1 and belongs to nobody. `advantage` is [N], or [M]
+    where the padded one is [N, T]. Works on any array library.
+    """
+
+    def padded(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
+        xp = namespace(logp=logp, mask=mask)
+        num = mask.shape[0]
+        ids = xp.where(mask, arange_like(xp, num, xp.astype(mask, xp.int64))[:, None], -1)
+
+        def flat(x: Any) -> Any:
+            return xp.reshape(x, (-1,))
+
+        tokens = flat(advantage) if len(advantage.shape) == 2 else advantage
+        found = loss(flat(logp), flat(old_logp), tokens, flat(ids), num)
+        if hasattr(found, "logp_grad"):
+            return OwnGradient(found.value, xp.reshape(found.logp_grad, mask.shape))
+        return found
+
+    padded.__name__ = getattr(loss, "__name__", type(loss).__name__)
+    return padded

@@ -1,0 +1,18 @@
+"""Layouts: which slots of an array hold the policy's tokens, and which sequence each belongs to."""
+
+from gspo_core.types import Layout
+
+from .packed import Packed
+from .padded import Padded
+from .restricted import Restricted
+from .shards import sharded
+from .turns import Turns
+
+__all__ = [
+    "Layout",
+    "Packed",
+    "Padded",
+    "Restricted",
+    "Turns",
+    "sharded",
+]

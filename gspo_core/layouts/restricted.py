@@ -1,0 +1,83 @@
+"""A layout without some of its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gspo_core._lib.array import namespace, shape_of, where_true
+from gspo_core._lib.validation import check_layout
+from gspo_core.types import Array, EachTurn, Layout, Namespace
+
+
+@dataclass(frozen=True, eq=False)
+class Restricted:
+    """The layout without the tokens where `kept` is False: |y_i|, counts and default denominators shrink with it.
+
+    `kept` is a boolean token array of the layout's shape; in masked slots it may be anything. The number of sequences
+    stays: a sequence that loses all its tokens becomes an empty one, which contributes nothing and is not counted.
+
+    Raises TypeError if `kept` is not a boolean array, ValueError if it has another shape.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> whole = Padded(np.array([[True, True, False], [True, False, False]]))
+    >>> Restricted(whole, np.array([[True, False, True], [False, False, True]])).lengths().tolist()
+    [1, 0]
+    """
+
+    layout: Layout
+    """Where the policy's tokens stand."""
+    kept: Array
+    """Token array, boolean: which of them are left."""
+
+    def __post_init__(self) -> None:
+        check_layout(self.layout)
+        xp = namespace(kept=self.kept, mask=self.layout.valid)
+        if not xp.isdtype(self.kept.dtype, "bool"):
+            raise TypeError(f"kept: expected a boolean array, got dtype {self.kept.dtype}; write kept > 0")
+        if shape_of(self.kept) != self.shape:
+            raise ValueError(f"kept: expected the layout's shape {list(self.shape)}, got {list(shape_of(self.kept))}")
+
+    @property
+    def xp(self) -> Namespace:
+        """The namespace of the layout."""
+        return self.layout.xp
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a token array: that of the whole layout."""
+        return self.layout.shape
+
+    @property
+    def num_sequences(self) -> int:
+        """N, of the whole layout."""
+        return self.layout.num_sequences
+
+    @property
+    def turns(self) -> EachTurn | None:
+        """The turns without the tokens that are not kept, if the layout knows its turns."""
+        turns: EachTurn | None = getattr(self.layout, "turns", None)
+        return None if turns is None else EachTurn(Restricted(turns.each, self.kept), turns.count)
+
+    @property
+    def valid(self) -> Array:
+        """Slots that hold a token and are kept."""
+        return self.layout.valid & self.kept
+
+    def lengths(self) -> Array:
+        """[N] |y_i| in kept tokens, integer."""
+        xp = self.xp
+        # A float32 counts exactly up to 2²⁴ tokens.
+        return xp.astype(self.layout.sum(xp.astype(self.kept, xp.float32)), self.layout.lengths().dtype)
+
+    def select(self, x: Array) -> Array:
+        """The token array x with every other slot replaced by 0, whatever stood there."""
+        return where_true(self.xp, self.valid, x)
+
+    def sum(self, x: Array) -> Array:
+        """[N] sums of the token array x over each sequence's kept tokens."""
+        return self.layout.sum(where_true(self.xp, self.kept, x))
+
+    def spread(self, x: Array) -> Array:
+        """The [N] array x at every kept token of its sequence, 0 elsewhere."""
+        return self.select(self.layout.spread(x))

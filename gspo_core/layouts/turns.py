@@ -1,0 +1,150 @@
+"""A layout that knows the turns of its sequences."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gspo_core._lib.array import arange_like, is_integer, namespace, shape_of
+from gspo_core._lib.checks import is_whole
+from gspo_core._lib.validation import check_layout
+from gspo_core.types import Array, EachTurn, Layout, Namespace
+
+from .packed import Packed
+from .restricted import Restricted
+from .shards import Sharded, sharded
+
+
+@dataclass(frozen=True, eq=False)
+class Turns:
+    """The layout, and which turn of its dialogue each token belongs to: for Turn(), TurnToken() and TurnMean().
+
+    Sequences stay sequences: |y_i|, counts, advantages [N] and every objective without a word about turns are those of the
+    layout. Turn ids are arrays and an objective is a value, static under jit; so they stand here, beside the mask, and not
+    in the ratio. `turns.each` is the same tokens with every turn as a sequence of its own: in that layout GSPO itself
+    weighs all turns of the batch equally, however they are spread over dialogues, with N · K advantages.
+
+    `turn_ids` is a token array of integers: 0 .. num_turns − 1, the turn of each token. As in `Packed`, any other number
+    marks a slot that is no token of the policy (tool output between turns), and the layout's own masked slots are inert.
+    A turn need not be contiguous. `num_turns` K is a Python number of at least 1, so that shapes are static under jit;
+    dialogues with fewer turns have empty ones, which contribute nothing and are not counted.
+
+    Raises TypeError if `layout` is none or the ids are not integers, ValueError if they have another shape than the layout
+    or num_turns is below 1.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> dialogues = Turns(Padded(np.ones((2, 4), dtype=bool)), np.array([[0, 0, -1, 1], [0, 0, 0, 0]]), 2)
+    >>> dialogues.lengths().tolist(), dialogues.turns.each.lengths().tolist()
+    ([3, 4], [2, 1, 4, 0])
+    """
+
+    layout: Layout
+    """Where the policy's tokens stand: Padded, Packed, sharded(...) or Restricted."""
+    turn_ids: Array
+    """Token array, integer: the turn of each token."""
+    num_turns: int
+    """K, the largest number of turns that a sequence can have."""
+
+    def __post_init__(self) -> None:
+        check_layout(self.layout)
+        xp = namespace(turn_ids=self.turn_ids, mask=self.layout.valid)
+        if not is_integer(xp, self.turn_ids):
+            raise TypeError(f"turn_ids: expected integers, got dtype {self.turn_ids.dtype}")
+        if shape_of(self.turn_ids) != self.shape:
+            raise ValueError(f"turn_ids: expected the layout's shape {list(self.shape)}, got {list(shape_of(self.turn_ids))}")
+        if not is_whole(self.num_turns, 1):
+            raise ValueError(f"num_turns: expected a whole number of at least 1, got {self.num_turns!r}")
+
+    @property
+    def xp(self) -> Namespace:
+        """The namespace of the layout."""
+        return self.layout.xp
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a token array."""
+        return self.layout.shape
+
+    @property
+    def num_sequences(self) -> int:
+        """N, empty sequences included."""
+        return self.layout.num_sequences
+
+    @property
+    def valid(self) -> Array:
+        """Slots that hold a token of the policy, in some turn."""
+        return self.layout.valid & self._in_a_turn()
+
+    @property
+    def turns(self) -> EachTurn:
+        """The same tokens, with every turn as a sequence of its own."""
+        return EachTurn(_each_turn(self.layout, self.turn_ids, self._in_a_turn(), self.num_turns), self.num_turns)
+
+    def lengths(self) -> Array:
+        """[N] |y_i| in tokens, integer."""
+        return self._tokens().lengths()
+
+    def select(self, x: Array) -> Array:
+        """The token array x with every other slot replaced by 0, whatever stood there."""
+        return self.xp.where(self.valid, x, 0.0)
+
+    def sum(self, x: Array) -> Array:
+        """[N] sums of the token array x over each sequence's own tokens."""
+        return self._tokens().sum(x)
+
+    def spread(self, x: Array) -> Array:
+        """The [N] array x at every token of its sequence, 0 elsewhere."""
+        return self._tokens().spread(x)
+
+    def _in_a_turn(self) -> Array:
+        return (self.turn_ids >= 0) & (self.turn_ids < self.num_turns)
+
+    def _tokens(self) -> Restricted:
+        return Restricted(self.layout, self._in_a_turn())
+
+
+@dataclass(frozen=True, eq=False)
+class _Folded:
+    """A packed layout whose token arrays have another shape."""
+
+    packed: Packed
+    shape: tuple[int, ...]
+
+    @property
+    def xp(self) -> Namespace:
+        return self.packed.xp
+
+    @property
+    def num_sequences(self) -> int:
+        return self.packed.num_sequences
+
+    @property
+    def valid(self) -> Array:
+        return self.xp.reshape(self.packed.valid, self.shape)
+
+    def lengths(self) -> Array:
+        return self.packed.lengths()
+
+    def select(self, x: Array) -> Array:
+        return self.xp.where(self.valid, x, 0.0)
+
+    def sum(self, x: Array) -> Array:
+        return self.packed.sum(self.xp.reshape(x, (-1,)))
+
+    def spread(self, x: Array) -> Array:
+        return self.xp.reshape(self.packed.spread(x), self.shape)
+
+
+def _each_turn(layout: Layout, turn_ids: Array, in_a_turn: Array, num_turns: int) -> Layout:
+    """N · num_turns sequences. Shards and restrictions stay outside, so that sums are still exchanged and restricted."""
+    if isinstance(layout, Sharded):
+        return sharded(_each_turn(layout.local, turn_ids, in_a_turn, num_turns), layout.sum_over_shards)
+    if isinstance(layout, Restricted):
+        return Restricted(_each_turn(layout.layout, turn_ids, in_a_turn, num_turns), layout.kept)
+    xp = layout.xp
+    turn = xp.astype(xp.where(in_a_turn, turn_ids, 0), xp.int32)
+    # A layout spreads real numbers; a float32 holds sequence numbers up to 2²⁴ exactly.
+    numbers = xp.astype(arange_like(xp, layout.num_sequences, turn), xp.float32)
+    sequence = xp.astype(layout.spread(numbers), xp.int32)
+    ids = xp.where(layout.valid & in_a_turn, sequence * num_turns + turn, -1)
+    return _Folded(Packed(xp.reshape(ids, (-1,)), layout.num_sequences * num_turns), layout.shape)

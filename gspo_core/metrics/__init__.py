@@ -1,0 +1,24 @@
+"""Metrics: mergeable statistics of a batch, numbers read from them, and sentences that say what is wrong."""
+
+from .batch import batch_metrics, group_metrics
+from .diagnosis import diagnose
+from .engines import sampler_metrics
+from .findings import Finding, FindingKind, Thresholds
+from .ledger import Metrics, merge
+from .readings import ClipCell, clip_counts, clip_share, summary
+
+__all__ = [
+    "ClipCell",
+    "Finding",
+    "FindingKind",
+    "Metrics",
+    "Thresholds",
+    "batch_metrics",
+    "clip_counts",
+    "clip_share",
+    "diagnose",
+    "group_metrics",
+    "merge",
+    "sampler_metrics",
+    "summary",
+]

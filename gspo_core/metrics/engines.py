@@ -1,0 +1,69 @@
+"""Mergeable statistics of the gap between the engine that sampled and the one that trains."""
+
+from __future__ import annotations
+
+from gspo_core._lib.array import count_true, detached, namespace
+from gspo_core._lib.validation import check_layout, log_probs
+from gspo_core.layouts.shards import measured
+from gspo_core.mismatch.bounds import Reject
+from gspo_core.mismatch.correction import Correction, sampler_weight
+from gspo_core.types import Array, Layout
+
+from .ledger import Entries, Metrics, ledger
+from .log_ratios import highest, log_ratio_entries
+
+
+def sampler_metrics(
+    correction: Correction, old_logp: Array, sampler_logp: Array, layout: Layout, *, allow_low_precision: bool = False
+) -> Metrics:
+    """How far apart trainer and sampler are, and what a correction does about it; `summary` explains every number.
+
+    Raw weights are those before truncation and rejection. The gap x = old_logp − sampler_logp is measured per token,
+    whatever the correction: its mean over a sequence, its spread, k1 and k3.
+
+    Args:
+        correction, old_logp, sampler_logp, layout, allow_low_precision: as in `sampler_weight`. The layout is the one before
+            anything was rejected.
+
+    Returns: `Metrics` in which only this is counted; `merge` it with those of the batch. On a sharded layout as in
+    `batch_metrics`, except that the largest weights of *tokens* are those of the rank; a maximum may be merged twice.
+
+    Raises: as `sampler_weight`.
+
+    >>> import numpy as np
+    >>> from gspo_core import TIS, Padded, summary
+    >>> old, sampler = np.log(np.array([[0.5, 0.75]])), np.log(np.array([[0.5, 0.25]]))
+    >>> numbers = summary(sampler_metrics(TIS, old, sampler, Padded(np.array([[True, True]]))))
+    >>> [round(numbers[f"sampler_{name}"], 9) for name in ("raw_mean", "raw_max", "weight_mean", "truncated", "rejected")]
+    [2.0, 3.0, 1.5, 0.5, 0.0]
+    """
+    check_layout(layout)
+    xp, layout = namespace(old_logp=old_logp, sampler_logp=sampler_logp, mask=layout.valid), measured(layout)
+    old_logp, sampler_logp = detached(old_logp), detached(sampler_logp)
+    found = sampler_weight(correction, old_logp, sampler_logp, layout, allow_low_precision=allow_low_precision)
+    old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
+    per_token, lengths = correction.level.per_token, layout.lengths()
+    there = layout.valid if per_token else lengths > 0
+
+    def total(x: Array) -> Array:
+        return xp.sum(layout.sum(x) if per_token else x)
+
+    def number(where: Array) -> Array:
+        # A float32 counts exactly up to 2²⁴ tokens of a sequence.
+        if not per_token:
+            return count_true(xp, where)
+        return xp.sum(xp.astype(layout.sum(xp.astype(where, found.raw.dtype)), xp.int32))
+
+    # A filter has no weight that could be cut: it keeps or it rejects.
+    truncated = found.kept & (found.weight != found.raw) & (not isinstance(correction.action, Reject))
+    counts = {
+        "sampler.sequences": count_true(xp, lengths > 0),
+        "sampler.tokens": xp.sum(lengths),
+        "sampler.units": number(there),
+        "sampler.truncated": number(truncated),
+        "sampler.rejected": number(there & ~found.kept),
+    }
+    sums = {"sampler.raw": total(found.raw), "sampler.weight": total(found.weight)}
+    largest = {"sampler.raw": highest(xp, found.raw, there), "sampler.weight": highest(xp, found.weight, there)}
+    gap = log_ratio_entries("sampler", old - sampler, layout)
+    return ledger(xp, gap | Entries(counts, sums, {}, largest), found.raw)

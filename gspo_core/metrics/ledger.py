@@ -1,0 +1,174 @@
+"""Metrics as four vectors, and what stands where in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from gspo_core._lib.array import count_true, namespace, shape_of, to_numpy
+from gspo_core.types import Array, Namespace
+
+from .sketch import BINS
+
+LENGTH_BINS = 18
+"""Lengths of 1, of 2 and 3, of 4 to 7 … and from 131,072 on."""
+
+COUNTS = {
+    "batches": 1,
+    "on_policy_batches": 1,
+    "sequences": 1,
+    "tokens": 1,
+    "units": 1,  # of the objective's own denominator
+    "zero_advantage": 1,
+    "clip_active": 1,
+    "clip_low": 1,
+    "clip_high": 1,
+    "clip_active_tokens": 1,
+    "clip_low_tokens": 1,
+    "clip_high_tokens": 1,
+    "table": LENGTH_BINS * 3 * 2,  # length, sign of the advantage, clipped
+    "log_s.bins": 3 * BINS,  # sign of the advantage, bin
+    "log_s.bin_tokens": BINS,
+    "groups": 1,
+    "constant_groups": 1,
+    "sampler.sequences": 1,
+    "sampler.tokens": 1,
+    "sampler.units": 1,
+    "sampler.truncated": 1,
+    "sampler.rejected": 1,
+    "sampler.bins": BINS,
+    "sampler.bin_tokens": BINS,
+}
+SUMS = {
+    "loss": 1,  # times its denominator
+    "gradient": 1,  # Σ |weight|, likewise
+    "advantage": 1,
+    "abs_advantage": 1,
+    "length_squares": 1,
+    "s": 1,
+    "s_squares": 1,
+    "log_s.moments": 2 * BINS,
+    "log_s.token_moments": 2 * BINS,
+    "log_s.within": 1,  # Σ (d − its sequence's mean)²
+    "log_s.k1": 1,
+    "log_s.k3": 1,
+    "sampler.raw": 1,
+    "sampler.weight": 1,
+    "sampler.moments": 2 * BINS,
+    "sampler.token_moments": 2 * BINS,
+    "sampler.within": 1,
+    "sampler.k1": 1,
+    "sampler.k3": 1,
+}
+MINIMA = {"length": 1, "log_s": 1, "sampler": 1}
+MAXIMA = {"length": 1, "log_s": 1, "sampler": 1, "sampler.raw": 1, "sampler.weight": 1}
+
+
+class Metrics(NamedTuple):
+    """Statistics of a batch, a step or a run, on the device where they were computed; `summary` gives them names.
+
+    Everything in them merges elementwise. Over micro-batches and steps use `merge`; over ranks one all-reduce per vector,
+
+        dist.all_reduce(m.counts), dist.all_reduce(m.sums), dist.all_reduce(m.minima, MIN), dist.all_reduce(m.maxima, MAX)
+
+    A tuple of arrays, and so a pytree for JAX. A batch without a token is the neutral element. Counts are exact up to the
+    largest number of the library's default integer (2³¹ tokens under JAX without x64).
+
+    >>> import numpy as np
+    >>> from gspo_core import group_metrics
+    >>> [vector.ndim for vector in group_metrics(np.array([1.0, -1.0]), np.array([3, 3]))]
+    [1, 1, 1, 1]
+    """
+
+    counts: Array
+    """Integers, added."""
+    sums: Array
+    """Float32, or float64 if the log-probs are; added."""
+    minima: Array
+    """The smaller one is kept; inf if there was nothing."""
+    maxima: Array
+    """The larger one is kept; −inf if there was nothing."""
+
+
+def merge(a: Metrics, b: Metrics) -> Metrics:
+    """The metrics of two batches together. Associative and commutative: exactly in counts and extremes, else within rounding.
+
+    Args:
+        a: of one batch, or merged.
+        b: of the same library, dtype and device.
+
+    Returns: `Metrics`, on the device.
+
+    Raises: TypeError if they are not of one library.
+
+    Args:
+        a, b: metrics of two batches, or of what batches were merged into.
+
+    Returns: `Metrics`.
+
+    Raises: TypeError for arrays of two libraries.
+
+    >>> import numpy as np
+    >>> from gspo_core import group_metrics, summary
+    >>> mixed = group_metrics(np.array([1.0, -1.0]), np.array([3, 3]))
+    >>> constant = group_metrics(np.array([0.0, 0.0]), np.array([4, 4]))
+    >>> summary(merge(mixed, constant))["constant_groups"]
+    0.5
+    """
+    xp = namespace(a=a.sums, b=b.sums)
+    minima = xp.where(a.minima < b.minima, a.minima, b.minima)
+    maxima = xp.where(a.maxima > b.maxima, a.maxima, b.maxima)
+    return Metrics(a.counts + b.counts, a.sums + b.sums, minima, maxima)
+
+
+@dataclass(frozen=True)
+class Entries:
+    """What a function has to say, by name; all else is neutral."""
+
+    counts: dict[str, Array] = field(default_factory=dict)
+    sums: dict[str, Array] = field(default_factory=dict)
+    minima: dict[str, Array] = field(default_factory=dict)
+    maxima: dict[str, Array] = field(default_factory=dict)
+
+    def __or__(self, other: Entries) -> Entries:
+        """Both."""
+        return Entries(
+            self.counts | other.counts, self.sums | other.sums, self.minima | other.minima, self.maxima | other.maxima
+        )
+
+
+def ledger(xp: Namespace, entries: Entries, like: Array) -> Metrics:
+    """The four vectors, in the dtype of `like`; arrays to be counted are boolean or integer."""
+    whole = count_true(xp, xp.abs(like) >= 0)  # only its dtype and device: the library's default integer
+    return Metrics(
+        _packed(xp, COUNTS, entries.counts, 0, whole),
+        _packed(xp, SUMS, entries.sums, 0.0, like),
+        _packed(xp, MINIMA, entries.minima, math.inf, like),
+        _packed(xp, MAXIMA, entries.maxima, -math.inf, like),
+    )
+
+
+def _packed(xp: Namespace, widths: Mapping[str, int], entries: Mapping[str, Array], neutral: float, like: Array) -> Array:
+    assert set(entries) <= set(widths), f"not in the ledger: {set(entries) - set(widths)}"
+    nothing = xp.zeros_like(xp.reshape(xp.sum(like), (1,)), dtype=like.dtype) + neutral
+    parts = []
+    for name, width in widths.items():
+        if name in entries:
+            parts.append(xp.astype(xp.reshape(entries[name], (width,)), like.dtype))
+        else:
+            parts.append(xp.broadcast_to(nothing, (width,)))
+    return xp.concat(parts)
+
+
+def read(vector: Array, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """A vector's entries by name, on the host."""
+    numbers: np.ndarray = to_numpy(vector)
+    expected = sum(widths.values())
+    if shape_of(numbers) != (expected,):
+        raise ValueError(f"metrics: expected a vector of {expected} numbers, got shape {list(shape_of(numbers))}")
+    ends = np.cumsum(list(widths.values()))
+    return dict(zip(widths, np.split(numbers, ends[:-1]), strict=True))

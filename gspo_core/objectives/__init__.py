@@ -1,0 +1,77 @@
+"""Objectives: the choices that make one, the loss, and the named combinations of the literature."""
+
+from gspo_core.types import Gain, Gate, Gated, Loss, PerToken, Ratio, Reduction, Surrogate
+
+from .clipped_surrogates import Clip, DualClip, GateOnly, Unclipped
+from .gates import Band, OffPolicyMask, TokenClip
+from .loss import Objective, policy_loss
+from .presets import (
+    ASPO,
+    BNPO,
+    CISPO,
+    DAPO,
+    DEEPSEEK_V3_2,
+    DR_GRPO,
+    FSPO,
+    GATE_ONLY_GSPO,
+    GMPO,
+    GRPO,
+    GSPO,
+    GSPO_TOKEN,
+    LUSPO,
+    SAPO,
+    VESPO,
+)
+from .ratios import Product, ProductToken, Sequence, SequenceToken, Token, Turn, TurnToken
+from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
+from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
+
+__all__ = [
+    "ASPO",
+    "BNPO",
+    "CISPO",
+    "DAPO",
+    "DEEPSEEK_V3_2",
+    "DR_GRPO",
+    "FSPO",
+    "GATE_ONLY_GSPO",
+    "GMPO",
+    "GRPO",
+    "GSPO",
+    "GSPO_TOKEN",
+    "LUSPO",
+    "SAPO",
+    "VESPO",
+    "Band",
+    "Clip",
+    "DualClip",
+    "FixedLength",
+    "Gain",
+    "GammaWeight",
+    "Gate",
+    "GateOnly",
+    "Gated",
+    "Loss",
+    "Objective",
+    "OffPolicyMask",
+    "PerToken",
+    "Product",
+    "ProductToken",
+    "Ratio",
+    "ReciprocalWeight",
+    "Reduction",
+    "Sequence",
+    "SequenceMean",
+    "SequenceToken",
+    "SoftGate",
+    "Surrogate",
+    "Token",
+    "TokenClip",
+    "TokenMean",
+    "TruncatedWeight",
+    "Turn",
+    "TurnMean",
+    "TurnToken",
+    "Unclipped",
+    "policy_loss",
+]

@@ -1,0 +1,147 @@
+"""What a JAX run holds in memory, and how it gets there: new, or from its last checkpoint."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import torch
+from huggingface_hub import snapshot_download
+
+from gspo_core import Objective
+from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
+from integration.on_jax.learner import Learner
+from integration.on_jax.qwen3 import load_qwen3
+from integration.on_jax.rollout import Sampler
+from integration.on_torch.small_model import make_small
+from integration.shared.clip_advice import Advised, ClipAdvice
+from integration.shared.config import Config, f_default
+from integration.shared.errors import UserError
+from integration.shared.pretrained import load_tokenizer
+from integration.shared.prompts import Prompter
+from integration.shared.run_folder import RunFolder
+from integration.shared.tasks import Task, load_task, parse_args
+
+
+@dataclass
+class Trainer(Advised):
+    """What a run holds in memory. The data's and the random numbers' state is the step: both are functions of it."""
+
+    config: Config
+    folder: RunFolder
+    task: Task
+    learner: Learner
+    objective: Objective
+    sampler: Sampler
+    model_config: Path
+    """The config.json that came with the weights; checkpoints get a copy."""
+    step: int = 0
+    """Rollouts done."""
+    optimizer_steps: int = 0
+    """Steps taken, skipped ones not counted."""
+    bad_steps: int = 0
+    """Non-finite gradients in a row."""
+    advice: ClipAdvice | None = None
+    """With --clip-fraction only."""
+
+    def save(self) -> None:
+        """A checkpoint at the current step."""
+        state: dict[str, Any] = {name: getattr(self, name) for name in ("step", "optimizer_steps", "bad_steps")}
+        state["advice"] = None if self.advice is None else self.advice.state()
+        tokenizer = self.sampler.prompter.tokenizer
+        self.folder.save_checkpoint(
+            self.step, lambda folder: write_checkpoint(folder, self.learner, tokenizer, self.model_config, state)
+        )
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continue exactly where it was saved."""
+        state = restore_checkpoint(checkpoint, self.learner)
+        self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]
+        if self.advice is not None:
+            self.advice.restore(state["advice"])
+            self.take_advice()
+
+
+def prepare(config: Config) -> Trainer:
+    """Everything a run needs, new or resumed."""
+    folder = RunFolder(config.resume or config.new_run_dir(), keep_checkpoints=config.keep_checkpoints)
+    checkpoint = None
+    if config.resume is not None:
+        config = config.resumed_from(Config.from_json(folder.config()))
+        checkpoint = folder.checkpoints()[-1] if folder.checkpoints() else None
+    refuse_what_is_not_here(config)
+    set_up(config.threads)
+    task = load_task(
+        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
+    )
+    source = checkpoint or weights_of(config, task)
+    tokenizer, model = load_tokenizer(str(source)), load_qwen3(source)
+    template_args = tuple(parse_args("--template-args", config.template_args).items())
+    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args)
+    learner = Learner(
+        model,
+        lr=config.lr,
+        lr_warm_up=config.lr_warm_up,
+        max_grad_norm=config.max_grad_norm,
+        temperature=config.temperature,
+    )
+    trainer = Trainer(
+        config, folder, task, learner, config.build_objective(),
+        Sampler(learner, prompter, config.max_new_tokens, config.temperature), source / "config.json",
+        advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
+    )  # fmt: skip
+    if config.resume is None:
+        folder.create(config.to_json())
+    elif checkpoint is not None:
+        trainer.restore(checkpoint)
+    folder.rewind(trainer.step if trainer.step else -1)
+    size = sum(x.size for x in jax.tree.leaves(learner.params))
+    print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
+    print(f"run folder: {folder.path}", flush=True)
+    return trainer
+
+
+def refuse_what_is_not_here(config: Config) -> None:
+    """UserError for options that only the PyTorch script has."""
+    if config.device != "cpu":
+        raise UserError("--device: JAX chooses its device itself; leave the option away, or set JAX_PLATFORMS=cuda")
+    if config.dtype != "float32":
+        raise UserError(f"--dtype: the JAX script computes in float32, not {config.dtype}")
+    if config.model in {"smollm2", "small-moe"}:
+        raise UserError(
+            f"--model {config.model}: the JAX script has a dense Qwen3 only; use --model small, or the folder or id of a Qwen3"
+        )
+    if config.routing_replay != "none":
+        raise UserError("--routing-replay: the JAX script has a dense Qwen3 only, without routers; use train_torch.py")
+    for name in ("router_noise", "sampler_dtype", "sampler_correction"):
+        if getattr(config, name) != f_default(Config.__dataclass_fields__[name]):
+            raise UserError(
+                f"--{name.replace('_', '-')}: the JAX script samples with the trainer's own passes; use train_torch.py"
+            )
+
+
+def set_up(threads: int | None) -> None:
+    """Threads of both frameworks, before JAX starts its own; float32 products in float32 on every device."""
+    if threads is not None:
+        os.environ["PJRT_NPROC"] = str(threads)
+        torch.set_num_threads(threads)
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def weights_of(config: Config, task: Task) -> Path:
+    """A folder with the weights to start from: the PyTorch script's own for `small`, so that both start from the same."""
+    if config.model == "small":
+        key = f"{config.task} {config.task_args} {config.train_size} {config.eval_prompts}"
+        return make_small(
+            task, config.warm_up, key=key, cache=config.cache_dir, seed=config.seed,
+            max_new_tokens=config.max_new_tokens, device=torch.device("cpu"),
+        )  # fmt: skip
+    if Path(config.model).is_dir():
+        return Path(config.model)
+    try:
+        return Path(snapshot_download(config.model, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--model: {config.model} is neither a folder nor to be had from the hub: {error}") from error

@@ -1,0 +1,95 @@
+"""Sampling engines that do not quite agree with the trainer: the two gaps of practice, made on purpose.
+
+with torch.no_grad(), router_noise(model, 0.2, generator):     # the same weights, and routers that see noise
+    ...
+engine = in_bfloat16(model)                                    # a copy; take_weights when the model's have moved
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from gspo_torch.routing.routers import mixture_of
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from integration.on_torch.rollout import Responses, Sampler
+    from integration.shared.tasks import Example
+
+
+@contextmanager
+def router_noise(model: nn.Module, sd: float, generator: torch.Generator) -> Iterator[None]:
+    """Every router of the model sees its inputs h through noise: h + sd · rms(h) · z, z ~ Normal(0, 1), new in every call.
+
+    rms(h) is a token's own root mean square over its hidden units, so that what a token gets does not depend on its batch,
+    nor on whether it runs alone against a KV cache. Experts and gate values both follow from the noisy input; all else of
+    the layer sees h. For passes without gradient: one under gradient checkpointing would draw other noise in backward.
+
+    Args:
+        model: a mixture of experts that `record_routes` knows, wrapped or not. Blocks of record_routes and replay_routes may
+            stand inside or outside; a replay keeps the experts, and has the noise in the gate values alone.
+        sd: in units of the inputs' root mean square, at least 0.
+        generator: of the noise, on any device.
+
+    Raises: ValueError for a model without routers, for which this would do nothing, or for another sd.
+    """
+    routers = mixture_of(model).routers
+    if not routers:
+        raise ValueError(f"model: expected a mixture of experts, got {type(model).__name__} without routers")
+    if not 0 <= sd < float("inf"):
+        raise ValueError(f"sd: expected a finite number of at least 0, got {sd}")
+
+    def disturb(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden: Tensor = args[0]
+        noise = torch.randn(hidden.shape, generator=generator, device=generator.device).to(hidden.device)
+        rms = hidden.float().square().mean(-1, keepdim=True).sqrt()
+        return ((hidden.float() + sd * rms * noise).to(hidden.dtype), *args[1:])
+
+    with ExitStack() as stack:
+        for router in routers:
+            stack.enter_context(router.register_forward_pre_hook(disturb))
+        yield
+
+
+def in_bfloat16(model: nn.Module) -> Any:
+    """A copy of the model that computes in bfloat16 throughout, routers and residual stream included, as engines do.
+
+    It is in evaluation mode and without gradients. Its log-probs are what `rollout.response_logp` makes of its hidden
+    states; a trainer's copy of the weights in float32, under autocast or not, is left alone. Buffers stay as they are:
+    frequencies of the rotary embedding in bfloat16 are off by a radian within a thousand tokens; no engine rounds them.
+    """
+    engine = copy.deepcopy(model).eval().requires_grad_(False)
+    for parameter in engine.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    return engine
+
+
+@torch.no_grad()
+def take_weights(engine: nn.Module, model: nn.Module) -> None:
+    """The model's current weights, rounded to the engine's: for a copy of it whose model has taken a step since."""
+    for mine, current in zip(engine.parameters(), model.parameters(), strict=True):
+        mine.copy_(current)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What samples in a run whose sampling engine is not quite the trainer, or has to write its routes down."""
+
+    sampler: Sampler
+    """Its model is the policy's, or a copy in another precision."""
+    policy: nn.Module
+    noise: float
+    """At the routers: `sd` of `router_noise`; 0 for none."""
+
+    def draw(self, examples: list[Example], count: int, generator: torch.Generator) -> Responses:
+        """As `Sampler.draw`, with the policy's current weights. The generator makes the noise, too."""
+        model = self.sampler.model
+        if model is not self.policy:
+            take_weights(model, self.policy)
+        with router_noise(model, self.noise, generator) if self.noise else nullcontext():
+            return self.sampler.draw(examples, count, generator)

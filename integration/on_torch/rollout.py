@@ -1,0 +1,204 @@
+"""What training asks of a transformers causal LM: sample responses, and give their log-probs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gspo_torch import Routes, token_logp
+from torch import Tensor
+
+from integration.on_torch.tape import Tape
+from integration.shared.errors import TrainingFailure, UserError
+from integration.shared.prompts import Prompter, left_pad
+from integration.shared.tasks import CORRECT, Example, Task
+
+
+@dataclass(frozen=True)
+class Responses:
+    """N sampled responses, in the order of their prompts. P prompt columns (left-padded), T response columns."""
+
+    prompt_ids: Tensor
+    """[N, P] token ids."""
+    prompt_mask: Tensor
+    """[N, P] 1 on prompt tokens."""
+    tokens: Tensor
+    """[N, T] token ids."""
+    mask: Tensor
+    """[N, T] boolean, True on the response's own tokens, its ending token included."""
+    logp: Tensor | None = None
+    """[N, T] the sampler's own log-probs at its temperature, if it wrote them down; 0 in masked slots."""
+    routes: Routes | None = None
+    """Of the P + T columns: the experts that the sampler sent each token to, if it wrote them down."""
+
+    def rows(self, index: Tensor) -> Responses:
+        """The chosen rows, with columns that are padding in all of them cut away."""
+        prompt_mask, mask = self.prompt_mask[index], self.mask[index]
+        first = int(prompt_mask.any(0).long().argmax())
+        last = max(1, int(mask.any(0).sum()))
+        return Responses(
+            self.prompt_ids[index, first:],
+            prompt_mask[:, first:],
+            self.tokens[index, :last],
+            mask[:, :last],
+            None if self.logp is None else self.logp[index, :last],
+            None if self.routes is None else self.routes.rows(index).columns(first, prompt_mask.shape[1] + last),
+        )
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Draws responses at a temperature, with the model's KV cache. A prompt is read once for all its responses."""
+
+    model: Any
+    prompter: Prompter
+    max_new_tokens: int
+    temperature: float
+    device: torch.device
+    stop_ids: Tensor
+    keep_logp: bool = False
+    """Write the log-probs of the drawn tokens down."""
+    keep_routes: bool = False
+    """Write down which experts each token went to."""
+
+    @torch.no_grad()
+    def draw(self, examples: list[Example], count: int, generator: torch.Generator | None) -> Responses:
+        """`count` responses to each example, [len(examples) · count] in all; greedy if there is no generator."""
+        pad_id = self.prompter.tokenizer.pad_token_id
+        prompt_ids, prompt_mask = left_pad([self.prompter.encode(e) for e in examples], pad_id, self.device)
+        everyone = torch.arange(len(examples) * count, device=self.device)
+        tokens = torch.full((len(everyone), self.max_new_tokens), pad_id, device=self.device)
+        mask = torch.zeros(tokens.shape, dtype=torch.bool, device=self.device)
+        tape = Tape(self.model, mask, temperature=self.temperature, logp=self.keep_logp, routes=self.keep_routes)
+        with tape.forward(everyone // count):
+            out = self.model(
+                input_ids=prompt_ids,
+                attention_mask=prompt_mask,
+                position_ids=positions(prompt_mask),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(count)
+        prompt_ids, prompt_mask = prompt_ids.repeat_interleave(count, 0), prompt_mask.repeat_interleave(count, 0)
+        logits, attention = out.logits[:, -1].repeat_interleave(count, 0), prompt_mask
+        rows = everyone  # the responses that are still growing
+        for column in range(self.max_new_tokens):
+            token = self._choose(logits, generator)
+            tape.chose(rows, column, logits, token)
+            tokens[rows, column], mask[rows, column] = token, True
+            going = (~torch.isin(token, self.stop_ids)).nonzero()[:, 0]
+            if len(going) == 0 or column + 1 == self.max_new_tokens:
+                break
+            if len(going) < len(rows):
+                cache.batch_select_indices(going)
+                rows, token, attention = rows[going], token[going], attention[going]
+            attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
+            with tape.forward(torch.full_like(everyone, -1).index_copy(0, rows, everyone[: len(rows)])):
+                step = self.model(
+                    input_ids=token[:, None],
+                    attention_mask=attention,
+                    position_ids=attention.sum(-1, keepdim=True) - 1,
+                    past_key_values=cache,
+                    use_cache=True,
+                )
+            logits = step.logits[:, -1]
+        longest = int(mask.any(0).sum())
+        logp = tape.logp()
+        return Responses(
+            prompt_ids,
+            prompt_mask,
+            tokens[:, :longest],
+            mask[:, :longest],
+            None if logp is None else logp[:, :longest],
+            tape.routes(prompt_mask),
+        )
+
+    def texts(self, responses: Responses) -> list[str]:
+        """What the responses say."""
+        return self.prompter.decode(responses.tokens, responses.mask)
+
+    def chooser(self, seed: int) -> torch.Generator:
+        """Random numbers for `draw`."""
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        if not bool(torch.isfinite(logits).all()):
+            raise TrainingFailure(
+                "the model's logits are not finite any more; resume from an earlier checkpoint with a lower --lr"
+            )
+        if generator is None:
+            return logits.argmax(-1)
+        # One uniform number a row against the cumulative distribution: on a CPU, multinomial's V random numbers a row cost
+        # a fifth of the whole sampling. float64, so that adding up a vocabulary loses nothing.
+        cumulative = torch.softmax(logits.float() / self.temperature, -1).double().cumsum(-1)
+        uniform = torch.rand(len(logits), 1, dtype=torch.float64, device=logits.device, generator=generator)
+        return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def positions(attention: Tensor) -> Tensor:
+    """[N, P] positions of left-padded prompts, counted from the first real token."""
+    return (attention.cumsum(-1) - 1).clamp(min=0)
+
+
+def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
+    """[N, T] log π(token) of the responses at the sampling temperature, float32 (float64 if the model is); 0 in masked slots.
+
+    Only hidden states of response tokens meet the LM head.
+    """
+    ids = torch.cat([batch.prompt_ids, batch.tokens], 1)
+    attention = torch.cat([batch.prompt_mask, batch.mask.to(batch.prompt_mask.dtype)], 1)
+    body, head = model.get_decoder(), model.get_output_embeddings()
+    hidden = body(input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False).last_hidden_state
+    predicting = hidden[:, batch.prompt_ids.shape[1] - 1 : -1][batch.mask]
+    logp = token_logp(predicting, head.weight, batch.tokens[batch.mask], bias=head.bias, temperature=temperature)
+    return torch.zeros(batch.mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(batch.mask, logp)
+
+
+@torch.no_grad()
+def require_plain_head(model: Any, sampler: Sampler, example: Example) -> None:
+    """UserError if the model does more to its logits than an LM head (soft-capping, scaling), which token_logp would miss."""
+    batch = sampler.draw([example], 1, None)
+    ours = response_logp(model, batch, 1.0)[:, 0]
+    logits = model(input_ids=batch.prompt_ids, attention_mask=batch.prompt_mask).logits[:, -1]
+    theirs = torch.log_softmax(logits.float(), -1).gather(-1, batch.tokens[:, :1])[:, 0]
+    allowed = 0.1 if logits.dtype == torch.bfloat16 else 1e-3  # the model's own logits are rounded there, ours are not
+    if not torch.allclose(ours, theirs, atol=allowed, rtol=0):
+        raise UserError(
+            f"--model: log-probs from hidden states and LM head differ from the model's own ({float(ours):.4f}, "
+            f"{float(theirs):.4f}): it transforms its logits (soft-capping or scaling), which is not supported yet"
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracy on held-out prompts."""
+
+    sampled: list[float]
+    """Per prompt, the share of sampled responses that are right."""
+    greedy: list[float]
+    """Per prompt, 1.0 if the greedy response is right."""
+    transcripts: list[dict[str, Any]]
+    """A few prompts with their responses and scores."""
+
+
+def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 256) -> Evaluation:
+    """Sampled and greedy accuracy on the held-out prompts; its random numbers are its own. Either framework's sampler."""
+    generator = sampler.chooser(seed)
+    sampled: list[float] = []
+    greedy: list[float] = []
+    transcripts: list[dict[str, Any]] = []
+    step = max(1, batch // samples)
+    for start in range(0, len(task.held_out), step):
+        examples = task.held_out[start : start + step]
+        for count, chooser, into in ((samples, generator, sampled), (1, None, greedy)):
+            responses = sampler.draw(examples, count, chooser)
+            texts = sampler.texts(responses)
+            for index, example in enumerate(examples):
+                own = texts[index * count : (index + 1) * count]
+                scores = [task.score(example, text) for text in own]
+                into.append(sum(s >= CORRECT for s in scores) / count)
+                if len(transcripts) < 20 and chooser is not None:
+                    transcripts.append({"question": example.question, "answer": example.answer, "texts": own, "scores": scores})
+    return Evaluation(sampled, greedy, transcripts)

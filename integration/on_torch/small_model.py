@@ -1,0 +1,195 @@
+"""A one-million-parameter Qwen3 for when nothing may be downloaded: made from a config, warmed up on the task. Or a Qwen3-MoE.
+
+Supervised steps on training questions teach it the task's form, and stop at an accuracy that leaves RL something to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from integration.on_torch.rollout import Sampler
+from integration.shared.errors import UserError
+from integration.shared.pretrained import load_pretrained
+from integration.shared.prompts import Prompter
+from integration.shared.tasks import CORRECT, Example, Task
+
+PAD, UNKNOWN, USER, ASSISTANT, END = "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"
+PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
+CHAT = (
+    "{% for m in messages %}{{ '" + USER + "' if m.role == 'user' else '" + ASSISTANT + "' }}{{ m.content }}"
+    "{% if m.role == 'assistant' %}" + END + "{% endif %}{% endfor %}{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """Supervised steps before RL. Part of the cache's key: another value makes another model."""
+
+    target: float = 0.35
+    """Sampled accuracy on training questions at which to stop."""
+    max_steps: int = 3000
+    batch_size: int = 48
+    lr: float = 2e-3
+    check_every: int = 25
+    check_prompts: int = 128
+    layers: int = 4
+    hidden: int = 160
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Of each layer. A token's top-k experts together are as wide as the dense model's layer."""
+
+    count: int = 16
+    top_k: int = 2
+
+
+def load_small(
+    task: Task,
+    warm_up: WarmUp,
+    experts: Experts | None = None,
+    *,
+    key: str,
+    cache: Path,
+    seed: int,
+    max_new_tokens: int,
+    device: torch.device,
+) -> tuple[Any, Any]:
+    """(model in evaluation mode, tokenizer), from the cache if this task, seed and warm-up were made before.
+
+    With `experts` it is a mixture of them, else dense. `key` names the training questions (task, its arguments, its sizes).
+    """
+    folder = make_small(
+        task, warm_up, key=key, cache=cache, seed=seed, max_new_tokens=max_new_tokens, device=device, experts=experts
+    )
+    return load_pretrained(str(folder), cache=cache, device=device)
+
+
+def make_small(
+    task: Task,
+    warm_up: WarmUp,
+    *,
+    key: str,
+    cache: Path,
+    seed: int,
+    max_new_tokens: int,
+    device: torch.device,
+    experts: Experts | None = None,
+) -> Path:
+    """The folder of such a model, made if it is not there."""
+    kind, mixed = ("small", []) if experts is None else ("small-moe", [asdict(experts)])
+    recipe = json.dumps([key, seed, max_new_tokens, asdict(warm_up), *mixed])
+    folder = cache / f"{kind}-{task.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    if not (folder / "config.json").exists():
+        tokenizer = build_tokenizer(task.train)
+        model = build_model(len(tokenizer), warm_up, seed, tokenizer, experts).to(device)
+        _warm_up(model, tokenizer, task, warm_up, seed=seed, max_new_tokens=max_new_tokens, device=device)
+        temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        os.replace(temporary, folder)
+    return folder
+
+
+def build_tokenizer(examples: list[Example]) -> Any:
+    """Single characters, and a token for every word of the question's boilerplate (words that most questions share)."""
+    characters = sorted({c for e in examples for c in f"{e.question}{e.answer}"} | set(PRINTABLE))
+    vocabulary = {token: index for index, token in enumerate([PAD, UNKNOWN, USER, ASSISTANT, END, *characters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))
+    tokenizer.decoder = decoders.Fuse()
+    words = Counter(word for e in examples for word in {w.strip(".,:;?!()") for w in e.question.split()} if len(word) > 1)
+    boilerplate = sorted(word for word, seen in words.items() if seen > 0.5 * len(examples))
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=False) for word in boilerplate])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, eos_token=END, clean_up_tokenization_spaces=False
+    )
+    fast.add_special_tokens({"additional_special_tokens": [USER, ASSISTANT]})
+    fast.chat_template = CHAT
+    return fast
+
+
+def build_model(vocabulary: int, warm_up: WarmUp, seed: int, tokenizer: Any, experts: Experts | None = None) -> Any:
+    """A randomly initialised Qwen3 with tied embeddings, about 1.2 M parameters; with `experts` a Qwen3-MoE, about 7.7 M."""
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": warm_up.hidden,
+        "intermediate_size": 3 * warm_up.hidden,
+        "num_hidden_layers": warm_up.layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": warm_up.hidden // 4,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }
+    if experts is None:
+        return Qwen3ForCausalLM(Qwen3Config(**sizes)).eval()
+    width = 3 * warm_up.hidden // experts.top_k
+    sizes |= {"num_experts": experts.count, "num_experts_per_tok": experts.top_k, "moe_intermediate_size": width}
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, norm_topk_prob=True)).eval()
+
+
+def _warm_up(
+    model: Any, tokenizer: Any, task: Task, warm_up: WarmUp, *, seed: int, max_new_tokens: int, device: torch.device
+) -> None:
+    if any(e.answer is None for e in task.train):
+        raise UserError(f"--model small: {task.name} gives no solutions to warm up on; use a pretrained model")
+    prompter = Prompter(tokenizer, "chat")
+    sampler = Sampler(model, prompter, max_new_tokens, 1.0, device, prompter.stop_ids(device))
+    generator = torch.Generator().manual_seed(seed)
+    drawing = torch.Generator(device).manual_seed(seed)
+    checked = task.train[: warm_up.check_prompts]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=warm_up.lr)
+    accuracy = 0.0
+    with tqdm(total=warm_up.max_steps, desc="warm-up", unit="step", leave=True) as bar:
+        for step in range(1, warm_up.max_steps + 1):
+            chosen = torch.randint(len(task.train), (warm_up.batch_size,), generator=generator).tolist()
+            _supervised_step(model, prompter, [task.train[i] for i in chosen], optimizer, device)
+            bar.update()
+            if step % warm_up.check_every == 0:
+                answers = sampler.draw(checked, 1, drawing)
+                texts = prompter.decode(answers.tokens, answers.mask)
+                accuracy = sum(task.score(e, t) >= CORRECT for e, t in zip(checked, texts, strict=True)) / len(checked)
+                bar.set_postfix(accuracy=f"{accuracy:.2f}", target=warm_up.target)
+                if accuracy >= warm_up.target:
+                    return
+    raise UserError(
+        f"--model small: warm-up reached {accuracy:.0%} after {warm_up.max_steps} steps, not {warm_up.target:.0%}; "
+        "choose an easier --task-args or a lower --warm-up.target"
+    )
+
+
+def _supervised_step(model: Any, prompter: Prompter, examples: list[Example], optimizer: Any, device: torch.device) -> None:
+    prompts = [prompter.encode(e) for e in examples]
+    answers = [prompter.tokenizer(f"{e.answer}{END}", add_special_tokens=False)["input_ids"] for e in examples]
+    width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
+    pad = prompter.tokenizer.pad_token_id
+    ids, labels, attention = [], [], []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        left = width - len(prompt) - len(answer)
+        ids.append([pad] * left + prompt + answer)
+        labels.append([-100] * (left + len(prompt)) + answer)
+        attention.append([0] * left + [1] * (width - left))
+    inputs, targets, mask = (torch.tensor(x, device=device) for x in (ids, labels, attention))
+    place = (mask.cumsum(-1) - 1).clamp(min=0)
+    balanced = {"output_router_logits": True} if hasattr(model.config, "num_experts") else {}  # adds the balancing loss
+    model(input_ids=inputs, attention_mask=mask, position_ids=place, labels=targets, **balanced).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,150 @@
+"""What a run holds in memory, and how it gets there: new, or from its last checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gspo_torch.routing.routers import mixture_of
+
+from gspo_core import Objective
+from integration.on_torch.checkpoint import load_state, write_checkpoint
+from integration.on_torch.engine import Engine, in_bfloat16
+from integration.on_torch.rollout import Responses, Sampler, require_plain_head
+from integration.on_torch.small_model import load_small
+from integration.shared.clip_advice import Advised, ClipAdvice
+from integration.shared.config import Config
+from integration.shared.errors import UserError
+from integration.shared.pretrained import compute_in, load_pretrained
+from integration.shared.prompts import Prompter
+from integration.shared.run_folder import RunFolder
+from integration.shared.tasks import Example, Task, load_task, parse_args
+
+
+@dataclass
+class Trainer(Advised):
+    """What a run holds in memory."""
+
+    config: Config
+    folder: RunFolder
+    task: Task
+    model: Any
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    sampler: Sampler
+    sampling: torch.Generator
+    shuffling: torch.Generator
+    step: int = 0
+    """Rollouts done."""
+    optimizer_steps: int = 0
+    """Steps taken, skipped ones not counted."""
+    bad_steps: int = 0
+    """Non-finite gradients in a row."""
+    advice: ClipAdvice | None = None
+    """With --clip-fraction only."""
+    engine: Engine | None = None
+    """What draws the rollouts, where it is not `sampler`: an engine that disagrees, or one that writes its routes down."""
+    mixture: bool = False
+    """The model has routers, whose choices are written down."""
+
+    def draw(self, examples: list[Example]) -> Responses:
+        """The rollout's responses, a group to each example."""
+        return (self.engine or self.sampler).draw(examples, self.config.group_size, self.sampling)
+
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint needs beside the weights. The data's state is the step: prompts are a function of it."""
+        return {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "sampling": self.sampling.get_state(),
+            "shuffling": self.shuffling.get_state(),
+            "optimizer_steps": self.optimizer_steps,
+            "bad_steps": self.bad_steps,
+            **({} if self.advice is None else {"advice": self.advice.state()}),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue exactly where `state` was taken."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sampling.set_state(state["sampling"])
+        self.shuffling.set_state(state["shuffling"])
+        self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]
+        if self.advice is not None:
+            self.advice.restore(state["advice"])
+            self.take_advice()
+
+    def save(self) -> None:
+        """A checkpoint at the current step."""
+        tokenizer, state = self.sampler.prompter.tokenizer, self.state()
+        self.folder.save_checkpoint(self.step, lambda folder: write_checkpoint(folder, self.model, tokenizer, state))
+
+
+def prepare(config: Config) -> Trainer:
+    """Everything a run needs, new or resumed."""
+    folder = RunFolder(config.resume or config.new_run_dir(), keep_checkpoints=config.keep_checkpoints)
+    checkpoint = None
+    if config.resume is not None:
+        config = config.resumed_from(Config.from_json(folder.config()))
+        checkpoint = folder.checkpoints()[-1] if folder.checkpoints() else None
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    device = torch.device(config.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: this PyTorch sees no CUDA device")
+    task = load_task(
+        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
+    )
+    if config.model in {"small", "small-moe"} and checkpoint is None:
+        key = f"{config.task} {config.task_args} {config.train_size} {config.eval_prompts}"
+        model, tokenizer = load_small(
+            task, config.warm_up, config.experts if config.model == "small-moe" else None, key=key, cache=config.cache_dir,
+            seed=config.seed, max_new_tokens=config.max_new_tokens, device=device,
+        )  # fmt: skip
+    else:
+        model, tokenizer = load_pretrained(str(checkpoint or config.model), cache=config.cache_dir, device=device)
+    mixture = has_routers(model, config)
+    copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
+    compute_in(model, getattr(torch, config.dtype))
+    template_args = tuple(parse_args("--template-args", config.template_args).items())
+    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args)
+    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, prompter.stop_ids(device))
+    require_plain_head(model, sampler, task.train[0])
+    trainer = Trainer(
+        config, folder, task, model, config.build_objective(),
+        torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,
+        torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed),
+        advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
+        engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
+    )  # fmt: skip
+    if config.resume is None:
+        folder.create(config.to_json())
+    elif checkpoint is not None:
+        trainer.restore(load_state(checkpoint, model))
+    folder.rewind(trainer.step if trainer.step else -1)
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
+    print(f"run folder: {folder.path}", flush=True)
+    return trainer
+
+
+def has_routers(model: Any, config: Config) -> bool:
+    """Whether the model's routes can be recorded; UserError if they cannot, and the options need them."""
+    try:
+        mixture = bool(mixture_of(model).routers)
+    except TypeError as error:  # a mixture of a kind that is not known, which can be trained without these options
+        if config.routing_replay != "none" or config.router_noise:
+            raise UserError(f"--routing-replay, --router-noise: {error}") from error
+        return False
+    if not mixture:
+        config.require_mixture(config.model)
+    return mixture
+
+
+def build_engine(config: Config, sampler: Sampler, copied: Any, mixture: bool) -> Engine | None:
+    """The sampler, or one on a copy of its model, that writes down what the trainer needs of it; None if that is nothing."""
+    if not config.mismatch and config.routing_replay != "r3":
+        return None
+    model = sampler.model if copied is None else copied
+    recording = dataclasses.replace(sampler, model=model, keep_logp=config.mismatch, keep_routes=mixture)
+    return Engine(recording, sampler.model, config.router_noise)

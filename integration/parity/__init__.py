@@ -1,0 +1,1 @@
+"""Twenty reference updates, and the comparison of both training scripts with them."""

@@ -1,0 +1,50 @@
+"""The parity run in JAX: train_jax's trainer on the stored responses. parity.py has PyTorch's side and the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from integration.on_jax.qwen3 import named_weights
+from integration.on_jax.rollout import Responses
+from integration.on_jax.trainer import Trainer, prepare
+from integration.parity.reference import START, Recorder, Rollout, Run, Update
+from integration.shared.config import Config
+from integration.train_jax import mini_batch, update
+
+
+def start(options: dict[str, Any], folder: Path) -> Trainer:
+    """The trainer, as a run of these options would prepare it."""
+    return prepare(Config(**{**options, "task_args": tuple(options["task_args"])}, model=str(START), run_dir=folder))
+
+
+def follow(trainer: Trainer, rollouts: Iterable[Rollout]) -> Run:
+    """All updates on the rollouts, in the trainer's own dtype."""
+    updates = [done for rollout in rollouts for done in one_rollout(trainer, rollout)]
+    return Run(updates, named_weights(trainer.learner.params))
+
+
+def one_rollout(trainer: Trainer, rollout: Rollout) -> Iterator[Update]:
+    """One optimizer step per mini-batch of stored responses; what train_jax.one_rollout does with sampled ones."""
+    pad = trainer.sampler.prompter.tokenizer.pad_token_id
+    responses, planned = Responses(*rollout.padded(pad)), rollout.planned()
+    advantages = np.asarray(planned.advantage, dtype=np.float32)
+    batches = [mini_batch(trainer, responses, advantages, planned, np.asarray(rows)) for rows in rollout.mini_batches]
+    old = [[trainer.learner.log_probs(part)[0] for part, _ in b.parts] for b in batches]
+    for batch, old_logps in zip(batches, old, strict=True):
+        seen = Recorder()
+        update(trainer, batch, old_logps, seen)
+        yield seen.update(named_weights(trainer.learner.params))
+    trainer.step += 1
+
+
+def widen(trainer: Trainer) -> None:
+    """float64 throughout, where x64 is on."""
+    learner = trainer.learner
+    learner.params = jax.tree.map(lambda x: x.astype(jnp.float64), learner.params)
+    learner.optimizer_state = learner.optimizer.init(learner.params)

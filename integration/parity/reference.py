@@ -1,0 +1,243 @@
+"""The golden file of the parity run: what was sampled, what each update did to it, and how far another trainer may stray.
+
+golden/config.json         options of the run that are not the defaults
+golden/start/              the weights and the tokenizer that it starts from, as transformers saves them
+golden/rollouts.json       prompts, responses, rewards, and which responses make up which mini-batch
+golden/updates.json        per update, in float32, in float64, and in float64 with longer steps: loss, gradient norm, log s,
+                           clip decisions, parameters' marks
+golden/float32.safetensors, float64.safetensors      the parameters after the last update
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from gspo_core import Loss, Padded
+from gspo_core import planning as plan
+from gspo_core.planning import Plan
+from integration.shared.measure import Rollup
+
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
+
+FOLDER = Path(__file__).parent / "golden"
+START = FOLDER / "start"
+FACTOR = 4.0
+"""A float32 trainer may be this many times as far from the truth as PyTorch's was at its worst so far."""
+EPS = float(np.finfo(np.float32).eps)
+FLOOR = {"loss": 8 * EPS, "gradient norm": 8 * EPS, "log s": 8 * EPS, "parameters": EPS}
+"""And this much further: log-probs of several nats are rounded, parameters of order one."""
+LONGER = 1e-5
+"""And as far as steps that are longer by this share take PyTorch in float64. In float32, as optax has it, Adam's 1 − 0.999^t
+is off by 1.3e-5 of itself at t = 1, where 0.999 is rounded; the root halves that. PyTorch takes it in float64."""
+MARGIN = 3e-5
+"""In nats. Closer to a bound than this, float32 may decide either way."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Sampled once. Responses are in the order of their prompts, G to each."""
+
+    prompts: list[list[int]]
+    """Token ids."""
+    responses: list[list[int]]
+    """Token ids, the ending token included."""
+    rewards: list[float]
+    mini_batches: list[list[int]]
+    """Numbers of responses; one optimizer step each."""
+
+    @property
+    def group_size(self) -> int:
+        """G."""
+        return len(self.responses) // len(self.prompts)
+
+    def planned(self) -> Plan:
+        """Advantages, and which responses have none."""
+        return plan(self.rewards, [index // self.group_size for index in range(len(self.rewards))])
+
+    def padded(self, pad: int) -> tuple[Ids, Mask, Ids, Mask]:
+        """Prompts [N, P] padded on the left and their mask, responses [N, T] padded on the right and theirs."""
+        prompts = [prompt for prompt in self.prompts for _ in range(self.group_size)]
+        return (*_padded(prompts, pad, left=True), *_padded(self.responses, pad, left=False))
+
+
+def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Ids, Mask]:
+    lengths, width = np.array([len(row) for row in rows])[:, None], max(map(len, rows))
+    slots = np.arange(width)[None, :]
+    mask = slots >= width - lengths if left else slots < lengths
+    ids: Ids = np.full(mask.shape, pad)
+    ids[mask] = np.concatenate(rows)
+    return ids, mask
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one optimizer step saw and did."""
+
+    loss: float
+    grad_norm: float
+    """Before it was cut down."""
+    log_s: list[float]
+    """Of the mini-batch's responses that have an advantage, in its order; nats per token."""
+    clipped: list[bool]
+    """Likewise."""
+    marks: dict[str, float]
+    """`mark` of every parameter, after the step."""
+
+
+class Recorder(Rollup):
+    """A rollup that keeps every number of one update, of either framework."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = self.grad_norm = 0.0
+        self.log_s: list[float] = []
+        self.clipped: list[bool] = []
+
+    def add_loss(self, loss: Loss, logp: Any, old_logp: Any, advantage: Any, layout: Padded) -> None:
+        """A micro-batch. Rows without a token only fill it up."""
+        super().add_loss(loss, logp, old_logp, advantage, layout)
+        there = layout.lengths() > 0
+        self.loss += loss.value.item()
+        self.log_s += loss.log_ratio[there].tolist()
+        self.clipped += loss.clipped[there].tolist()
+
+    def add_step(self, grad_norm: float, *, units: int, skipped: bool) -> None:
+        """An optimizer step."""
+        super().add_step(grad_norm, units=units, skipped=skipped)
+        self.grad_norm = grad_norm
+
+    def update(self, parameters: dict[str, np.ndarray]) -> Update:
+        """What was recorded, and the parameters after it."""
+        return Update(self.loss, self.grad_norm, self.log_s, self.clipped, marks(parameters))
+
+
+class Run(NamedTuple):
+    """What a trainer made of the rollouts."""
+
+    updates: list[Update]
+    parameters: dict[str, np.ndarray]
+    """At the end, by the names of the checkpoint."""
+
+
+class Golden(NamedTuple):
+    """Everything that the folder holds but the weights at the start."""
+
+    options: dict[str, Any]
+    rollouts: list[Rollout]
+    float32: Run
+    float64: Run
+    longer: list[Update]
+    """In float64, every step LONGER by that share."""
+
+
+class Deviation(NamedTuple):
+    """A number of one update, or of the end."""
+
+    update: int
+    what: str
+    error: float
+    """Largest distance from the float64 run."""
+    allowed: float
+
+
+def mark(parameter: np.ndarray) -> float:
+    """Σ cos(k) p_k √(2/n): one number that every entry moves; an error of e everywhere at random moves it by about e."""
+    flat = np.asarray(parameter, dtype=np.float64).reshape(-1)
+    return float(np.cos(np.arange(flat.size)) @ flat) * math.sqrt(2 / flat.size)
+
+
+def marks(parameters: dict[str, np.ndarray]) -> dict[str, float]:
+    """`mark` of each."""
+    return {name: mark(values) for name, values in sorted(parameters.items())}
+
+
+def save(golden: Golden) -> None:
+    """Write all but the weights at the start."""
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "config.json").write_text(json.dumps(golden.options, indent=1) + "\n")
+    (FOLDER / "rollouts.json").write_text(_lines([dataclasses.asdict(r) for r in golden.rollouts]))
+    runs = {"float32": golden.float32, "float64": golden.float64}
+    lists = {**{name: run.updates for name, run in runs.items()}, "longer": golden.longer}
+    rows = [{"run": name, **dataclasses.asdict(update)} for name, updates in lists.items() for update in updates]
+    (FOLDER / "updates.json").write_text(_lines(rows))
+    for name, run in runs.items():
+        save_file({k: np.ascontiguousarray(v, dtype=name) for k, v in run.parameters.items()}, FOLDER / f"{name}.safetensors")
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+
+
+def load() -> Golden:
+    """What `save` wrote."""
+    rollouts = [Rollout(**row) for row in json.loads((FOLDER / "rollouts.json").read_text())]
+    rows = json.loads((FOLDER / "updates.json").read_text())
+
+    def updates(name: str) -> list[Update]:
+        return [Update(**{k: v for k, v in row.items() if k != "run"}) for row in rows if row["run"] == name]
+
+    options = json.loads((FOLDER / "config.json").read_text())
+    narrow, wide = (Run(updates(name), dict(load_file(FOLDER / f"{name}.safetensors"))) for name in ("float32", "float64"))
+    return Golden(options, rollouts, narrow, wide, updates("longer"))
+
+
+def deviations(run: Run, golden: Golden) -> Iterator[Deviation]:
+    """Every number of a float32 run beside the float64 run, and what it may be off by.
+
+    FACTOR · PyTorch's own + what LONGER steps cost + FLOOR. An error that happens to be 0 grants nothing to others, hence the
+    largest so far; errors of one update are carried into all later ones. Gradient norms are relative.
+    """
+    truth, naive = golden.float64, golden.float32
+    worst = dict.fromkeys(FLOOR, 0.0)
+    stretched = dict.fromkeys(FLOOR, 0.0)
+    for index, (mine, torchs, longer, exact) in enumerate(
+        zip(run.updates, naive.updates, golden.longer, truth.updates, strict=True)
+    ):
+        for what, error in _errors(mine, exact).items():
+            worst[what] = max(worst[what], _errors(torchs, exact)[what])
+            stretched[what] = max(stretched[what], _errors(longer, exact)[what])
+            yield Deviation(index, what, error, FACTOR * worst[what] + stretched[what] + FLOOR[what])
+    for name, exact_values in truth.parameters.items():
+        errors = [_rms(values[name] - exact_values) for values in (run.parameters, naive.parameters)]
+        yield Deviation(len(run.updates), name, errors[0], FACTOR * errors[1] + FLOOR["parameters"])
+
+
+def _errors(a: Update, b: Update) -> dict[str, float]:
+    return {
+        "loss": abs(a.loss - b.loss),
+        "gradient norm": abs(a.grad_norm - b.grad_norm) / max(b.grad_norm, 1e-30),
+        "log s": max((abs(x - y) for x, y in zip(a.log_s, b.log_s, strict=True)), default=0.0),
+        "parameters": max(abs(a.marks[name] - b.marks[name]) for name in b.marks),
+    }
+
+
+def _rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
+class Decision(NamedTuple):
+    """One response in one update."""
+
+    update: int
+    clipped: bool
+    expected: bool
+    """In float64."""
+    distance: float
+    """|log s − the nearer bound| in float64, nats."""
+
+
+def decisions(run: Run, golden: Golden, low: float, high: float) -> Iterator[Decision]:
+    """Every clip decision beside the float64 run's, under Clip(low, high)."""
+    for index, (mine, exact) in enumerate(zip(run.updates, golden.float64.updates, strict=True)):
+        for clipped, expected, log_s in zip(mine.clipped, exact.clipped, exact.log_s, strict=True):
+            yield Decision(index, clipped, expected, min(abs(log_s - math.log1p(-low)), abs(log_s - math.log1p(high))))

@@ -1,0 +1,74 @@
+"""--clip-fraction: the clip range that the first rollouts advise, and how well it keeps what it promised."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from gspo_core import Clip, Objective, Pilot, clip_range_for
+from gspo_core.clip_range import clip_fraction_for
+from integration.shared.errors import TrainingFailure
+
+
+@dataclass
+class ClipAdvice:
+    """Gathers the pilot's rollouts, then chooses the range once; from there on it predicts."""
+
+    target: float
+    """Share of all responses that the range is to clip."""
+    pilot_rollouts: int
+    """Rollouts with the default range."""
+    rollouts: list[Pilot] = field(default_factory=list)
+    """The pilot's, so far."""
+    clip: Clip | None = None
+    """The advised range; None during the pilot."""
+
+    def after_rollout(self, measured: Pilot) -> dict[str, Any]:
+        """The advised range and the clip fraction that it predicts, for the rollout's line of metrics; both None in the pilot.
+
+        The prediction takes from `measured` only what is known before the first update: how many responses there are of
+        either sign of the advantage, and how long they are.
+        """
+        if self.clip is not None:
+            pilot = sum(self.rollouts[1:], self.rollouts[0])
+            predicted = clip_fraction_for(self.clip, pilot, measured.lengths, measured.advantage)
+            return {"clip_range": [self.clip.low, self.clip.high], "predicted_clip_fraction": predicted.total}
+        self.rollouts.append(measured)
+        if len(self.rollouts) == self.pilot_rollouts:
+            try:
+                self.clip = clip_range_for(self.target, sum(self.rollouts[1:], self.rollouts[0]))
+            except ValueError as error:
+                raise TrainingFailure(f"--clip-fraction: after the pilot's {self.pilot_rollouts} rollouts: {error}") from error
+        return {"clip_range": None, "predicted_clip_fraction": None}
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint: plain numbers."""
+        pilot = [[rollout.log_s.tolist(), rollout.lengths.tolist(), rollout.advantage.tolist()] for rollout in self.rollouts]
+        return {"pilot": pilot, "clip": None if self.clip is None else [self.clip.low, self.clip.high]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self.rollouts = [Pilot(*rollout) for rollout in state["pilot"]]
+        self.clip = None if state["clip"] is None else Clip(*state["clip"])
+
+
+class Advised:
+    """A trainer whose clip range may come from a pilot."""
+
+    objective: Objective
+    advice: ClipAdvice | None
+
+    def advised(self, rollout: Pilot) -> dict[str, Any]:
+        """Let the pilot see a rollout, and go on with its range when it has one. Returns what belongs into the metrics."""
+        if self.advice is None:
+            return {}
+        row = self.advice.after_rollout(rollout)
+        self.take_advice()
+        return row
+
+    def take_advice(self) -> None:
+        """Go on with the pilot's range, if it has one."""
+        if self.advice is not None and self.advice.clip is not None and self.advice.clip != self.objective.surrogate:
+            self.objective = dataclasses.replace(self.objective, surrogate=self.advice.clip)
+            print(f"\nclip range from the pilot: {self.advice.clip.low:.4g}, {self.advice.clip.high:.4g}", flush=True)

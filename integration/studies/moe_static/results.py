@@ -1,0 +1,65 @@
+"""The committed results of the static study, and what is said of numbers over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from integration.studies.moe_static.perturbations import LEARNING_RATES, STEPS, engines, steps_name
+
+DOCS = Path(__file__).parents[3] / "docs"
+RESULTS = DOCS / "results" / "moe-static"
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+"""97.5 % quantiles of Student's t with 1, 2, 3, … degrees of freedom; the last one for all that are beyond."""
+GAPS = [engine.name for engine in engines("moe")]
+UPDATES = [steps_name(steps, lr) for lr in LEARNING_RATES for steps in STEPS]
+
+Seeds = Sequence[dict[str, Any]]
+
+
+class Interval(NamedTuple):
+    """Of a mean over seeds."""
+
+    mean: float
+    half: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Interval:
+        """Half a width of 0 for a single seed, which has no interval."""
+        x = np.asarray(values, dtype=float)
+        if len(x) < 2:
+            return Interval(float(x.mean()), 0.0)
+        return Interval(float(x.mean()), STUDENT[min(len(x) - 1, len(STUDENT)) - 1] * float(x.std(ddof=1)) / math.sqrt(len(x)))
+
+    def text(self, scale: float = 1.0) -> str:
+        """ "0.092 ± 0.011": the half width to two digits, the mean to as many places."""
+        mean, half = scale * self.mean, scale * self.half
+        if half == 0:
+            return f"{mean:.3g}".replace("-", "−")
+        places = max(0, 1 - math.floor(math.log10(half)))
+        return f"{mean:.{places}f} ± {half:.{places}f}".replace("-", "−")
+
+
+def committed(size: str) -> list[dict[str, Any]]:
+    """The seeds that are there, in order."""
+    paths = sorted(RESULTS.glob(f"{size}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def over_seeds(seeds: Seeds, *path: str | int) -> Interval | None:
+    """The number at this path of every seed; None where the dense model has none, as for routes. KeyError for another."""
+
+    def at(found: Any) -> Any:
+        for key in path:
+            if path[0] == "dense" and key not in found:
+                return None
+            found = found[key]
+        return found
+
+    values = [at(seed) for seed in seeds]
+    return None if None in values else Interval.of(values)

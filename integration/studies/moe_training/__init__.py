@@ -1,0 +1,1 @@
+"""Which objectives and corrections keep the training of a mixture-of-experts model stable."""

@@ -1,0 +1,164 @@
+"""One run of the training study: a warmed-up model, an arm, a learning rate, a seed; and what is measured on the way."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from gspo_torch import Routes, policy_loss, record_routes, replay_routes
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from gspo_core import Padded, group_advantages
+from integration.studies.moe_training.arms import Job, Replay
+from integration.studies.moe_training.reversal import (
+    build,
+    evaluate,
+    generator_of,
+    log_probs,
+    prompts,
+    rewards,
+    sample,
+    score,
+    seeded,
+)
+
+BETAS = (0.9, 0.99)
+"""Adam's."""
+DIGITS = 5
+"""Significant ones of what is written down."""
+
+
+@dataclass
+class Updates:
+    """What the mini-batches of a rollout add up to."""
+
+    log_ratios: list[Tensor] = field(default_factory=list)
+    silenced: int = 0
+    live: int = 0
+    norms: list[float] = field(default_factory=list)
+    skipped: int = 0
+    flips: list[float] = field(default_factory=list)
+
+    def row(self) -> dict[str, float]:
+        """Plain numbers. Ratios are those before each step, of all mini-batches of the rollout."""
+        d = torch.cat(self.log_ratios)
+        log_s = d.mean(1)
+        return {
+            "clip_fraction": self.silenced / max(self.live, 1),
+            "grad_norm": sum(self.norms) / max(len(self.norms), 1),
+            "grad_norm_max": max(self.norms, default=0.0),
+            "sd_token": float(d.std()),
+            "sd_log_s": float(log_s.std()),
+            "log_s_max": float(log_s.abs().max()),
+        }
+
+
+def run(job: Job, weights: dict[str, Tensor], device: str = "cpu") -> dict[str, Any]:
+    """From the warmed-up weights to the evaluation at the end. All but the seconds is a function of the job alone.
+
+    A step with a gradient that is not finite is skipped and counted.
+    """
+    sizes, began = job.study.sizes, time.perf_counter()
+    model = build(sizes, job.arm.dense, job.seed)
+    model.load_state_dict(weights)
+    model.to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=job.lr, betas=BETAS)
+    rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / sizes.lr_warm_up))
+    before = evaluate(sizes, model, job.seed, device)
+    rows = [_rollout(job, model, optimizer, rise, number, device) for number in range(sizes.rollouts)]
+    after = evaluate(sizes, model, job.seed, device)
+    curves = {name: [_short(row[name]) for row in rows] for name in rows[0]}
+    return {
+        "study": job.study.name,
+        "arm": job.arm.name,
+        "lr": job.lr,
+        "seed": job.seed,
+        "held_out": [before, after],
+        "curves": {name: curve for name, curve in curves.items() if not name.startswith("seconds")},
+        "seconds": {
+            "run": round(time.perf_counter() - began, 1),
+            **{name.removeprefix("seconds_"): round(sum(curves[name]), 1) for name in curves if name.startswith("seconds")},
+        },
+    }
+
+
+def _rollout(job: Job, model: Any, optimizer: Optimizer, rise: LRScheduler, number: int, device: str) -> dict[str, Any]:
+    """Sample with the engine's noise, score again, then one step per mini-batch."""
+    sizes, began = job.study.sizes, time.perf_counter()
+    prompt = prompts(sizes, sizes.prompts, generator_of(job.seed, 3, number)).repeat_interleave(sizes.group, 0).to(device)
+    noise = 0.0 if job.arm.dense else sizes.noise
+    ids, sampled = sample(sizes, model, prompt, noise, seeded(job.seed, 4, number))
+    reward = rewards(sizes, ids)
+    advantage = group_advantages(reward, torch.arange(len(ids), device=device) // sizes.group)
+    answered = time.perf_counter()
+    r3 = sampled if job.arm.replay is Replay.R3 else None
+    old, own = score(sizes, model, ids, seeded(job.seed, 5, number), r3)
+    routes = {Replay.NONE: None, Replay.R2: own, Replay.R3: sampled}[job.arm.replay]
+    scored = time.perf_counter()
+    updates = Updates()
+    order = torch.randperm(len(ids), generator=generator_of(job.seed, 6, number)).chunk(sizes.mini_batches)
+    for rows in order:
+        update(job, model, optimizer, updates, ids[rows], old[rows], advantage[rows], routes and routes.rows(rows))
+        rise.step()
+    if routes is None:
+        updates.flips = _flips_since(job, model, ids[order[-1]], own.rows(order[-1]))
+    return {
+        "reward": float(reward.mean()),
+        **updates.row(),
+        "skipped": updates.skipped,
+        "flips_engine": [_short(x) for x in sampled.flips(own).tolist()],
+        "flips_updates": [_short(x) for x in updates.flips],
+        "seconds_responses": answered - began,
+        "seconds_scoring": scored - answered,
+        "seconds_updating": time.perf_counter() - scored,
+    }
+
+
+def update(
+    job: Job,
+    model: Any,
+    optimizer: Optimizer,
+    updates: Updates,
+    ids: Tensor,
+    old: Tensor,
+    advantage: Tensor,
+    routes: Routes | None,
+) -> None:
+    """One optimizer step on a mini-batch [n, ...]; gradients are not cut."""
+    with ExitStack() as stack:
+        if routes is not None:
+            stack.enter_context(replay_routes(model, routes))
+        logp = log_probs(job.study.sizes, model, ids)
+        layout = Padded(torch.ones(old.shape, dtype=torch.bool, device=old.device))
+        loss = policy_loss(job.arm.objective, logp, old, advantage, layout)
+        optimizer.zero_grad()
+        loss.value.backward()
+    live = (advantage != 0)[:, None].expand_as(old)
+    updates.live += int(live.sum())
+    updates.silenced += int((live & (loss.logp_grad == 0)).sum())
+    updates.log_ratios.append(logp.detach() - old)
+    norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
+    if math.isfinite(norm):
+        updates.norms.append(norm)
+        optimizer.step()
+    else:
+        updates.skipped += 1
+
+
+@torch.no_grad()
+def _flips_since(job: Job, model: Any, ids: Tensor, own: Routes) -> list[float]:
+    """By layer: share of slots of the last mini-batch that the rollout's updates have sent elsewhere."""
+    with record_routes(model) as now:
+        log_probs(job.study.sizes, model, ids)
+    flips: list[float] = own.flips(now).tolist()
+    return flips
+
+
+def _short(x: Any) -> Any:
+    return float(f"{x:.{DIGITS}g}") if isinstance(x, float) else x

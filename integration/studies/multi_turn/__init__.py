@@ -1,0 +1,1 @@
+"""Which importance ratio suits dialogues of several turns."""

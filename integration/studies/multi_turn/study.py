@@ -1,0 +1,109 @@
+"""GSPO with one advantage per response against GSPO-token with one per turn, on dialogues of 2, 4 and 8 turns.
+
+    python -m integration.studies.multi_turn.study --jobs 16 --time-limit 540 --out runs/multi-turn  again to go on
+
+A small policy (model.py) talks to a register machine (register_machine.py) that judges every turn. Every run of a seed
+begins from the same weights and is asked the same things in the same order. docs/multi-turn.md has the questions, which were
+written before the runs, and what was run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from integration.shared.errors import UserError
+from integration.studies.multi_turn.arms import ARMS
+from integration.studies.multi_turn.model import WarmUp, load_policy
+from integration.studies.multi_turn.report import write_report
+from integration.studies.multi_turn.training import Training
+from integration.studies.runner import Run, read_results, run_study
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run."""
+
+    out: Path = Path("runs/multi-turn")
+    """Folder for results.jsonl, the table and the picture; an existing results.jsonl is continued."""
+    jobs: int = 1
+    """Processes, of one thread each."""
+    time_limit: float | None = None
+    """Seconds after which to stop; the next call goes on."""
+    arms: tuple[str, ...] = ("gspo", "token", "token-to-go", "segment")
+    turns: tuple[int, ...] = (2, 4, 8)
+    lrs: tuple[float, ...] = (1e-4, 2e-4)
+    seeds: int = 6
+    first_seed: int = 0
+    rollouts: int = 100
+    target: float = 0.5
+    """Share of right turns at which a seed's warm-up stops."""
+    device: str = "cpu"
+    cache_dir: Path = Path("runs/cache")
+    """Where warmed-up models are kept."""
+    report_only: bool = False
+    """Write table and picture of the results that are there."""
+
+
+def one_run(settings: dict[str, Any], *, cache: Path) -> dict[str, Any]:
+    """Train once, from settings as `runs_of` makes them. Returns evaluations, rewards, the clip range and what it clipped."""
+    model = load_policy(WarmUp(settings["seed"], settings["target"]), cache, torch.device(settings["device"]))
+    arm = ARMS[settings["arm"]]
+    return Training(model, arm, settings["turns"], settings["lr"], settings["seed"]).run(settings["rollouts"])
+
+
+def make_policy(settings: dict[str, Any], *, cache: Path) -> dict[str, Any]:
+    """Warm a seed's model up, for all its runs."""
+    model = load_policy(WarmUp(settings["seed"], settings["target"]), cache, torch.device("cpu"))
+    return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def seeds_of(study: Study) -> range:
+    """The study's seeds."""
+    return range(study.first_seed, study.first_seed + study.seeds)
+
+
+def runs_of(study: Study) -> list[Run]:
+    """Seed by seed, so that what a time limit leaves is whole seeds; long dialogues first."""
+    shared = {"target": study.target, "device": study.device}
+    return [
+        Run(
+            f"{arm}-turns-{turns}-lr-{lr:g}-seed-{seed}",
+            {"arm": arm, "turns": turns, "lr": lr, "seed": seed, "rollouts": study.rollouts, **shared},
+        )
+        for seed in seeds_of(study)
+        for turns in sorted(study.turns, reverse=True)
+        for lr in study.lrs
+        for arm in study.arms
+    ]
+
+
+def main(study: Study) -> int:
+    """Warm up, train, report. Returns the exit status."""
+    unknown = sorted(set(study.arms) - set(ARMS))
+    if unknown:
+        raise UserError(f"--arms: expected some of {', '.join(ARMS)}, got {', '.join(unknown)}")
+    results, began, status = study.out / "results.jsonl", time.monotonic(), 0
+    if not study.report_only:
+        make, train = partial(make_policy, cache=study.cache_dir), partial(one_run, cache=study.cache_dir)
+        policies = [Run(f"policy-{seed}", {"seed": seed, "target": study.target}) for seed in seeds_of(study)]
+        made = run_study(make, policies, study.out / "policies.jsonl", jobs=study.jobs, time_limit=study.time_limit)
+        left = None if study.time_limit is None else study.time_limit - (time.monotonic() - began)
+        status = made.status or run_study(train, runs_of(study), results, jobs=study.jobs, time_limit=left).status
+    print(write_report(read_results(results), study.out))
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(tyro.cli(Study, description=__doc__)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,42 @@
+"""Eight host devices: under NamedSharding and under shard_map, losses and log-probs are those of one device.
+
+The devices must be asked for before JAX starts, hence the process of its own: tests/support/jax_on_eight_devices.py.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import mesh_cases
+
+TESTS = Path(__file__).parents[1]
+SAME = ["NamedSharding value", "NamedSharding gradient", "shard_map value", "shard_map gradient outside"]
+INSIDE = ["shard_map gradient inside", "shard_map second derivative", "is not vacuous"]
+UNCHECKED = ["check_vma=False is four times too large"]
+CLAIMS = [f"{name} {claim}" for name in ("GSPO", "GSPO_TOKEN", "GRPO") for claim in (*SAME, *INSIDE, *UNCHECKED)]
+CLAIMS += [f"vocabulary {claim}" for claim in ("even", "uneven", "empty", "soft cap and bias")]
+CLAIMS += mesh_cases.CLAIMS
+
+
+@pytest.fixture(scope="module")
+def said() -> list[str]:
+    """What the program printed."""
+    path = os.pathsep.join([str(TESTS.parent), str(TESTS.parent / "backends")])
+    env = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(TESTS / "support" / "jax_on_eight_devices.py")]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=500)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_sharded_is_single(claim: str, said: list[str]) -> None:
+    assert f"holds: {claim}" in said
+
+
+def test_every_line_is_a_claim(said: list[str]) -> None:
+    assert sorted(said) == sorted(f"holds: {claim}" for claim in CLAIMS)

@@ -1,0 +1,111 @@
+"""torch.compile takes the loss in one graph and, for any length, compiles it at most twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import gspo_torch
+import pytest
+import torch
+from support.differentiable import OBJECTIVES, Inputs, assert_close, by_preset, inputs
+from torch import Tensor
+from torch._dynamo.exc import Unsupported
+from torch._dynamo.utils import counters
+
+from gspo_core import Padded
+
+LENGTHS = range(3, 23)
+
+pytestmark = [
+    # array_api_compat caches questions about types; tracing through such a cache is harmless, and torch says so once.
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
+    # Torch's own use of what it deprecates, while tracing.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
+    pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def step(name: str) -> Callable[..., Tensor]:
+    """A training step's loss: scaled log-probs, so that the gradient passes through something."""
+
+    def value(scale: Tensor, logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
+        return gspo_torch.policy_loss(OBJECTIVES[name], scale * logp, old, advantage, Padded(mask)).value
+
+    return value
+
+
+def compilations() -> int:
+    """Graphs compiled since the test began."""
+    return int(counters["stats"]["unique_graphs"])
+
+
+def value_and_grad(f: Callable[..., Tensor], batch: Inputs) -> tuple[Tensor, Tensor]:
+    """(value, derivative with respect to the scale)."""
+    scale = torch.tensor(0.97, dtype=torch.float64, requires_grad=True)
+    value = f(scale, *batch)
+    (gradient,) = torch.autograd.grad(value, scale)
+    return value.detach(), gradient
+
+
+@by_preset
+def test_twenty_lengths_two_compilations_no_graph_break(name: str) -> None:
+    compiled = torch.compile(step(name), fullgraph=True, dynamic=True, backend="aot_eager")
+    for width in LENGTHS:
+        batch = inputs(seed=width, num=4 + width % 3, width=width)
+        for ours, eager in zip(value_and_grad(compiled, batch), value_and_grad(step(name), batch), strict=True):
+            assert_close(ours, eager)
+    assert 1 <= compilations() <= 2
+    assert not counters["graph_break"]
+
+
+# Compiling takes seconds: what does not depend on the ratio is tested once.
+@pytest.mark.parametrize("name", ["GSPO"])
+def test_on_policy_compiles_too(name: str) -> None:
+    def value(scale: Tensor, logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
+        return gspo_torch.policy_loss(OBJECTIVES[name], scale * logp, None, advantage, Padded(mask), on_policy=True).value
+
+    compiled = torch.compile(value, fullgraph=True, dynamic=True, backend="aot_eager")
+    batch = inputs()
+    without_old = Inputs(batch.logp, batch.advantage, batch.mask, None)[:3]
+    for ours, eager in zip(value_and_grad(compiled, without_old), value_and_grad(value, without_old), strict=True):
+        assert_close(ours, eager)
+
+
+@pytest.mark.parametrize("name", ["GSPO"])
+def test_a_denominator_may_change_without_recompiling(name: str) -> None:
+    def value(scale: Tensor, logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, total: Tensor) -> Tensor:
+        return gspo_torch.policy_loss(OBJECTIVES[name], scale * logp, old, advantage, Padded(mask), denominator=total).value
+
+    compiled = torch.compile(value, fullgraph=True, dynamic=True, backend="aot_eager")
+    batch = inputs()
+    for total in (3, 7, 100):
+        arguments = (*batch, torch.tensor(total))
+        for ours, eager in zip(value_and_grad(compiled, arguments), value_and_grad(value, arguments), strict=True):
+            assert_close(ours, eager)
+    assert compilations() == 1
+
+
+def test_the_graph_break_check_can_fail() -> None:
+    """The guard: a truth value of an array breaks the graph, and fullgraph says so."""
+
+    def bad(x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+    with pytest.raises(Unsupported):
+        torch.compile(bad, fullgraph=True, dynamic=True, backend="aot_eager")(torch.ones(3))
+
+
+def test_the_compilation_count_can_fail() -> None:
+    """The guard: a length that is read as a number recompiles every time."""
+    compiled = torch.compile(lambda x: x * len(x), backend="aot_eager", dynamic=False)
+    for width in range(2, 6):
+        compiled(torch.ones(width))
+    assert compilations() == 4

@@ -1,0 +1,196 @@
+"""Metrics of parts, merged in any order, are the metrics of the whole; what was not measured stays out of them."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import numpy as np
+import pytest
+from core.metrics.test_batch import judged, vectors
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from support.budgets import REL64, assert_same_bits, assert_within
+from support.cases import Batch, batches
+from support.family import MEMBERS, largest
+from support.libraries import NUMPY, Library
+from support.metric_cases import assert_numbers, measured
+from support.oracles import metrics as oracle_metrics
+from support.oracles import sampler as oracle_sampler
+
+from gspo_core import GSPO, TIS, Padded, group_advantages, group_metrics, merge, policy_loss, summary
+from gspo_core.metrics import Metrics, sampler_metrics
+from gspo_core.mismatch import GEO_RS, ICEPOP, MIS, Correction, GeometricWeight, ProductWeight, Reject, TokenWeight, Truncate
+
+THREE = [member for member in MEMBERS if member.name in ("GSPO", "GRPO", "DAPO")]
+CORRECTIONS = {
+    "TIS": TIS,
+    "MIS": MIS,
+    "ICEPOP": ICEPOP,
+    "GEO_RS": GEO_RS,
+    "product": Correction(ProductWeight(), Truncate(2.0, 0.5)),
+    "geometric": Correction(GeometricWeight(), Truncate(1.1)),
+    "filter": Correction(TokenWeight(), Reject(0.5, 2.0, drop=True)),
+}
+
+
+def assert_equal_metrics(a: Metrics, b: Metrics, scale: float) -> None:
+    """Counts and extremes to the bit, sums within rounding."""
+    for name in ("counts", "minima", "maxima"):
+        assert_same_bits(getattr(a, name), getattr(b, name))
+    assert_within(a.sums, b.sums, REL64 * np.maximum(scale, np.abs(b.sums)))
+
+
+@given(batch=batches(edges=False), parts=st.lists(st.integers(0, 3), min_size=8, max_size=8), seed=st.integers(0, 99))
+def test_merged_parts_are_the_whole(library: Library, batch: Batch, parts: list[int], seed: int) -> None:
+    """Any partition, empty parts and parts of empty rows included, in any order."""
+    member = THREE[seed % len(THREE)]
+    assume(member.is_clear_of_kinks(batch, batch.advantage, 1e-9))
+    total = float(member.objective.count(Padded(batch.mask))) or 1.0
+    belongs = np.array(parts[: len(batch.mask)])
+    order = np.random.default_rng(seed).permutation(4)
+    pieces = [batch.rows(belongs == part) for part in order]
+    metrics = [measured(library, member.objective, piece, piece.advantage, total) for piece in pieces]
+    numbers, loss_scale = judged(member, batch, batch.advantage)
+    found = summary(reduce(merge, metrics))
+    if numbers:
+        numbers["batches"] = float(sum(bool(piece.mask.any()) for piece in pieces))
+    assert_numbers(found, numbers, largest(batch), loss_scale)
+
+
+@given(a=batches(), b=batches(), c=batches())
+def test_merging_is_associative_and_commutative_and_an_empty_batch_is_neutral(a: Batch, b: Batch, c: Batch) -> None:
+    x, y, z = (measured(NUMPY, GSPO, batch, batch.advantage) for batch in (a, b, c))
+    scale = max(float(np.abs(m.sums).max()) for m in (x, y, z))
+    assert_equal_metrics(merge(merge(x, y), z), merge(x, merge(y, z)), scale)
+    for left, right in zip(merge(x, y), merge(y, x), strict=True):
+        assert_same_bits(left, right)
+    nothing = measured(NUMPY, GSPO, a.rows(slice(0, 0)), a.advantage[:0])
+    for left, right in zip(merge(x, nothing), x, strict=True):
+        assert (left == right).all()
+
+
+def test_over_ranks_one_all_reduce_per_vector_is_enough() -> None:
+    """What `merge` does to each vector is the all-reduce of one kind."""
+    rng = np.random.default_rng(0)
+    batch = Batch(
+        rng.normal(size=(6, 4)), rng.normal(size=(6, 4)), rng.random((6, 4)) < 0.7, rng.normal(size=6), np.zeros((6, 4)), 0, 0
+    )
+    ranks = [measured(NUMPY, GSPO, batch.rows(slice(2 * k, 2 * k + 2)), batch.advantage[2 * k : 2 * k + 2]) for k in range(3)]
+    counts, sums, minima, maxima = (np.stack(x) for x in zip(*ranks, strict=True))
+    reduced = Metrics(counts.sum(axis=0), sums.sum(axis=0), minima.min(axis=0), maxima.max(axis=0))
+    assert_equal_metrics(reduced, reduce(merge, ranks), float(np.abs(sums).max()))
+
+
+def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list) -> dict[str, float]:
+    """Raw and bounded weights of everything that has one, in scalar loops."""
+    action, per_token = correction.action, isinstance(correction.level, TokenWeight)
+    if per_token:
+        table = oracle_sampler.token_weights(old, sampler, mask)
+        raw = [table[i][t] for i, row in enumerate(mask) for t, there in enumerate(row) if there]
+    else:
+        by_row = oracle_sampler.sequence_weights(old, sampler, mask, isinstance(correction.level, GeometricWeight))
+        raw = [w for w, row in zip(by_row, mask, strict=True) if any(row)]
+    if not raw:
+        return {}
+    judge = {Truncate: oracle_sampler.truncated, Reject: oracle_sampler.filtered}.get(type(action), oracle_sampler.masked)
+    weights = [judge(w, action.low, action.high) for w in raw]  # type: ignore[attr-defined]
+    outside = [not action.low <= w <= action.high for w in raw]  # type: ignore[attr-defined]
+    cut = isinstance(action, Truncate)
+    every = [old[i][t] - sampler[i][t] for i, row in enumerate(mask) for t, there in enumerate(row) if there]
+    return {
+        "sampler_sequences": float(sum(any(row) for row in mask)),
+        "sampler_tokens": float(sum(sum(row) for row in mask)),
+        "sampler_raw_mean": oracle_metrics.mean(raw),
+        "sampler_raw_max": max(raw),
+        "sampler_weight_mean": oracle_metrics.mean(weights),
+        "sampler_weight_max": max(weights),
+        "sampler_truncated": oracle_metrics.mean(outside) if cut else 0.0,
+        "sampler_rejected": 0.0 if cut else oracle_metrics.mean(outside),
+        "sampler_mass": oracle_metrics.mean([float(np.exp(x)) for x in every]),
+    } | oracle_metrics.log_ratios(old, sampler, mask, "sampler_log", "sampler_")
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+@given(batch=batches(edges=False), parts=st.lists(st.booleans(), min_size=8, max_size=8))
+def test_sampler_metrics_are_the_oracles_in_whole_and_in_parts(name: str, batch: Batch, parts: list[bool]) -> None:
+    correction = CORRECTIONS[name]
+    numbers = sampler_oracle(correction, batch.logp.tolist(), batch.old_logp.tolist(), batch.mask.tolist())
+    # A weight on a bound within rounding may be judged either way.
+    d = np.where(batch.mask, batch.clean().logp - batch.clean().old_logp, 0.0)
+    log_weights = np.concatenate([d.ravel(), d.sum(axis=1), d.sum(axis=1) / np.maximum(1, batch.mask.sum(axis=1))])
+    bounds = [b for b in (correction.action.low, correction.action.high) if 0 < b < np.inf]  # type: ignore[attr-defined]
+    assume(np.min(np.abs(log_weights[:, None] - np.log(bounds)[None, :]), initial=np.inf) > 1e-9)
+    assume(np.abs(log_weights).max(initial=0.0) < 50)
+    belongs = np.array(parts[: len(batch.mask)])
+
+    def of(x: Batch) -> Metrics:
+        return sampler_metrics(correction, x.logp, x.old_logp, Padded(x.mask))
+
+    for metrics in (of(batch), merge(of(batch.rows(belongs)), of(batch.rows(~belongs)))):
+        assert_numbers(summary(metrics), numbers, largest(batch))
+
+
+@pytest.mark.parametrize("correction", [TIS, MIS, GEO_RS], ids=["TIS", "MIS", "GEO_RS"])
+def test_sampler_metrics_on_every_library(library: Library, correction: Correction) -> None:
+    rng = np.random.default_rng(3)
+    old, mask = rng.normal(size=(5, 6)), rng.random((5, 6)) < 0.6
+    sampler = old + 0.3 * rng.normal(size=(5, 6))
+    poisoned = [library.array(np.where(mask, x, np.nan)) for x in (old, sampler)]
+    metrics = sampler_metrics(correction, *poisoned, Padded(library.array(mask)))
+    assert not any(np.isnan(x).any() for x in vectors(metrics, library))
+    assert_numbers(summary(metrics), sampler_oracle(correction, old.tolist(), sampler.tolist(), mask.tolist()), 2.0)
+
+
+def test_a_gap_of_three_ten_thousandths_per_token_shows_raw_and_truncated() -> None:
+    """−2.8 nats over 9000 tokens: the product is e^−2.8 = 0.06, its 9000th root 0.9997."""
+    old, mask = np.full((1, 9000), -2.8 / 9000), np.ones((1, 9000), dtype=bool)
+    levels = {"product": (ProductWeight(), 0.0608), "geometric": (GeometricWeight(), 0.99969)}
+    for level, expected in levels.values():
+        numbers = summary(sampler_metrics(Correction(level, Truncate(2.0, 0.5)), old, np.zeros_like(old), Padded(mask)))
+        assert_within(numbers["sampler_raw_mean"], expected, 1e-4)
+        assert_within(numbers["sampler_weight_mean"], max(expected, 0.5), 1e-4)
+        assert numbers["sampler_truncated"] == (expected < 0.5)
+        assert_within(numbers["sampler_mass"], 1 - 2.8 / 9000, 1e-6)
+
+
+@given(
+    rewards=st.lists(st.sampled_from([0.0, 1.0]), min_size=0, max_size=12),
+    ids=st.lists(st.integers(-3, 3), min_size=12, max_size=12),
+)
+def test_groups_are_counted_as_sets_do(library: Library, rewards: list[float], ids: list[int]) -> None:
+    groups = np.array(ids[: len(rewards)], dtype=np.int64)
+    advantage = np.asarray(group_advantages(np.array(rewards), groups))
+    numbers = summary(group_metrics(library.array(advantage), library.array(groups)))
+    if not rewards:
+        assert numbers == {}
+        return
+    constant = [len({r for r, g in zip(rewards, groups, strict=True) if g == group}) == 1 for group in set(groups.tolist())]
+    assert numbers == {"groups": float(len(constant)), "constant_groups": sum(constant) / len(constant)}
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ids", "error", "message"),
+    [
+        (np.ones(3, dtype=int), np.ones(3, dtype=int), TypeError, "advantage"),
+        (np.ones(3), np.ones(3), TypeError, "group_ids"),
+        (np.ones((3, 1)), np.ones(3, dtype=int), ValueError, "advantage"),
+        (np.ones(3), np.ones(4, dtype=int), ValueError, "group_ids"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(
+    advantage: np.ndarray, ids: np.ndarray, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^{message}"):
+        group_metrics(advantage, ids)
+
+
+def test_kinds_of_metrics_add_up_to_one_book() -> None:
+    """Batch, sampler and groups: each says only what it measured, together everything."""
+    zero, mask, advantage = np.zeros((2, 3)), np.ones((2, 3), dtype=bool), np.array([1.0, -1.0])
+    batch = measured(NUMPY, GSPO, Batch(zero, zero, mask, advantage, zero, 0, 0), advantage)
+    sampler = sampler_metrics(TIS, zero, zero, Padded(mask))
+    groups = group_metrics(advantage, np.array([1, 1]))
+    parts = [summary(x) for x in (batch, sampler, groups)]
+    assert all(not a.keys() & b.keys() for a in parts for b in parts if a is not b)
+    assert summary(merge(merge(batch, sampler), groups)) == parts[2] | parts[0] | parts[1]
+    assert policy_loss(GSPO, zero, zero, advantage, Padded(mask)).value == parts[0]["loss"] == 0.0

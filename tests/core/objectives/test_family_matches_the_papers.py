@@ -1,0 +1,142 @@
+"""The laws of value, gradient and reports, asked in every library, every layout and either precision, by an oracle of its own.
+
+No second body of laws: gspo_core/laws states them; here is one judge, the scalar loops of oracle_family, which anchor the kit's
+(test_laws_presets holds the two against each other), and one budget, `Member.assert_judged`. Random batches of any shape where
+a new shape costs nothing; batches of one shape where it must be compiled.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from support.arrangements import ARRANGEMENTS, PACKED, Arrangement
+from support.cases import Batch, batches, core, core_loss
+from support.family import MEMBERS, Member, by_member, largest
+from support.libraries import EVERYWHERE, NUMPY, Library
+from support.one_shape import EXAMPLES, N, T
+
+pytestmark = [
+    # What torch says about itself while tracing; test_torch_compile has the reasons.
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
+]
+
+BEYOND_THE_GUARD = 49.0
+"""From log ρ = 50 on the core continues exp along its tangent; gspo_core/laws/chapters/extremes.py says what holds there."""
+
+EPS = float(np.finfo(np.float32).eps)
+F32, F64 = np.float32, np.float64
+
+
+def advantages(member: Member, batch: Batch) -> list[np.ndarray]:
+    """One per response, and where the ratio takes it one per token."""
+    return [member.advantage(batch, per_token) for per_token in sorted({False, member.method.per_token})]
+
+
+# ---- any shape
+
+
+@by_member
+@given(batch=batches(edges=False, max_tokens=5), arrangement=st.sampled_from(ARRANGEMENTS))
+def test_any_batch_in_any_layout(library: Library, member: Member, arrangement: Arrangement, batch: Batch) -> None:
+    assume(largest(batch) < BEYOND_THE_GUARD)
+    for advantage in advantages(member, batch):
+        assume(member.is_clear_of_kinks(batch, advantage, 1e-9))
+        loss = core_loss(library, member.objective, batch, advantage, arrangement=arrangement)
+        assert loss.value.dtype == F64
+        member.assert_judged(loss, batch, advantage)
+
+
+@by_member
+@given(batch=batches(edges=False, max_tokens=5), arrangement=st.sampled_from(ARRANGEMENTS))
+def test_any_batch_in_float32(library: Library, member: Member, arrangement: Arrangement, batch: Batch) -> None:
+    batch = batch.rounded(F32)
+    assume(largest(batch) < BEYOND_THE_GUARD)
+    assume(member.is_clear_of_kinks(batch, batch.advantage, 2 * member.rounding(batch, EPS)))
+    loss = core_loss(library, member.objective, batch, dtype=F32, arrangement=arrangement)
+    assert loss.value.dtype == loss.logp_grad.dtype == F32
+    member.assert_judged(loss, batch, batch.advantage)
+
+
+# ---- one shape, every library
+
+EVERY_LAYOUT = [(arrangement, dtype) for arrangement in ARRANGEMENTS for dtype in (F32, F64)]
+CELLS = [
+    pytest.param(library, arrangement, dtype, id=f"{library.name}-{arrangement}-{dtype.__name__}")
+    for library in EVERYWHERE
+    for arrangement, dtype in EVERY_LAYOUT
+]
+
+
+@pytest.mark.parametrize(("library", "arrangement", "dtype"), CELLS)
+@by_member
+def test_one_shape_in_every_library(library: Library, member: Member, arrangement: Arrangement, dtype: type) -> None:
+    quick = not library.compiles and not library.slow
+    kinds = {False, member.method.per_token} if quick else {member.method.per_token and arrangement is not PACKED}
+    for per_token in kinds:
+        loss = core(library, member.objective, arrangement, per_token)
+        for batch in list(EXAMPLES.values())[: 2 if library.slow else None]:
+            advantage = member.advantage(batch, per_token)
+            found = loss(batch, advantage, dtype)
+            assert found.value.dtype == found.logp_grad.dtype == found.log_ratio.dtype == dtype
+            member.assert_judged(found, batch, advantage)
+            assert not found.logp_grad[~batch.mask].any()
+
+
+# ---- guards
+
+
+@by_member
+def test_the_examples_silence_and_spare_units_of_every_member(member: Member) -> None:
+    """Every hard gate closes somewhere and stays open elsewhere, in the first two examples already."""
+    verdicts = [member.judged(batch, batch.advantage) for batch in list(EXAMPLES.values())[:2]]
+    silent = np.concatenate([np.asarray(v.clipped, dtype=bool).reshape(-1) for v in verdicts])
+    assert any(np.any(v.weight) for v in verdicts)
+    assert silent.any() == (member.name not in ("SAPO", "CISPO", "VESPO"))
+
+
+@by_member
+def test_the_examples_are_clear_of_kinks_in_float32(member: Member) -> None:
+    for batch in EXAMPLES.values():
+        for advantage in advantages(member, batch):
+            assert member.is_clear_of_kinks(batch, advantage, 2 * member.rounding(batch, EPS))
+
+
+def test_the_examples_have_what_layouts_must_stand() -> None:
+    lengths = {name: batch.mask.sum(axis=1) for name, batch in EXAMPLES.items()}
+    assert {name for name, n in lengths.items() if (n == 0).any()} >= {"right padding", "left padding", "holes", "nothing"}
+    assert not lengths["nothing"].any()
+    assert not EXAMPLES["left padding"].mask[1, 0]
+    assert not np.isfinite(EXAMPLES["left padding"].logp).all()
+    assert {batch.mask.shape for batch in EXAMPLES.values()} == {(N, T)}
+    assert all((batch.advantage == 0).any() for name, batch in EXAMPLES.items() if name != "nothing")
+
+
+def test_the_judge_tells_every_member_from_every_other() -> None:
+    """One example has another weight under each method; GSPO and GSPO-token must agree under equal advantages."""
+    batch = EXAMPLES["right padding"]
+    weights = {member.name: np.asarray(member.judged(batch, batch.advantage).weight) for member in MEMBERS}
+    for one, other in itertools.combinations(sorted(weights), 2):
+        same = (one, other) == ("GSPO", "GSPO_TOKEN")
+        assert (np.abs(weights[one] - weights[other]).max() <= 1e-6) == same, (one, other)
+
+
+@by_member
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_the_budget_would_notice(member: Member, dtype: type) -> None:
+    """A value or a weight that is off by 1e-5 in float32, 1e-12 in float64, or one decision, fails."""
+    batch = EXAMPLES["right padding"]
+    loss = core_loss(NUMPY, member.objective, batch, dtype=dtype)
+    size = {F32: 3e-4, F64: 1e-12}[dtype]
+    for name, wrong in {
+        "value": loss.value + size * member.judged(batch, batch.advantage).scale,
+        "logp_grad": np.where(np.abs(loss.logp_grad) == np.abs(loss.logp_grad).max(), 1 + size, 1.0) * loss.logp_grad,
+        "log_ratio": loss.log_ratio + size,
+        "clipped": ~loss.clipped,
+    }.items():
+        with pytest.raises(AssertionError):
+            member.assert_judged(loss._replace(**{name: wrong.astype(getattr(loss, name).dtype)}), batch, batch.advantage)

@@ -1,0 +1,119 @@
+"""A study survives kills, failures and restarts: no run is done twice, none is lost."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.study_runs import square
+
+from integration.shared.errors import UserError
+from integration.studies.runner import Run, read_results, run_study
+
+ROOT = Path(__file__).parents[3]
+
+
+def runs_of(count: int, marks: Path, **of: dict[str, Any]) -> list[Run]:
+    """Runs 0 … count − 1; `of` has further settings for some, by name."""
+    marks.mkdir(exist_ok=True)
+    return [Run(f"run{x}", {"x": x, "marks": str(marks), **of.get(f"run{x}", {})}) for x in range(count)]
+
+
+def test_every_run_is_done_once_by_as_many_processes_as_jobs(tmp_path: Path) -> None:
+    results, runs = tmp_path / "deep" / "results.jsonl", runs_of(5, tmp_path / "marks")
+    outcome = run_study(square, runs, results, jobs=2)
+    assert outcome.status == 0
+    assert [row["result"]["y"] for row in outcome.finished] == [0, 1, 4, 9, 16]
+    assert [row["settings"] for row in outcome.finished] == [run.settings for run in runs]
+    assert {row["result"]["threads"] for row in outcome.finished} == {1}
+    processes = {row["result"]["process"] for row in outcome.finished}
+    assert os.getpid() not in processes
+    assert len(processes) == 2
+
+    again = run_study(square, runs_of(6, tmp_path / "marks"), results)
+    assert again.status == 0
+    assert len(read_results(results)) == 6
+    assert sorted(mark.name.split("-")[0] for mark in (tmp_path / "marks").iterdir()) == list("012345")
+
+
+def test_a_torn_last_line_is_done_again(tmp_path: Path) -> None:
+    results, runs = tmp_path / "results.jsonl", runs_of(2, tmp_path / "marks")
+    run_study(square, runs, results)
+    whole = results.read_text()
+    results.write_text(whole[:-3])
+    assert len(read_results(results)) == 1
+    outcome = run_study(square, runs, results)
+    assert [row["name"] for row in read_results(results)] == ["run0", "run1"]
+    assert outcome.status == 0
+
+
+def test_runs_that_raise_die_or_return_no_number_are_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    runs = runs_of(5, tmp_path / "marks", run0={"raises": True}, run1={"dies": True}, run2={"nan": True})
+    outcome = run_study(square, runs, results)
+    assert outcome.status == 3
+    assert "seven is right out" in outcome.failed["run0"]
+    assert "exit code 9" in outcome.failed["run1"]
+    assert "not JSON compliant" in outcome.failed["run2"]
+    assert [row["name"] for row in read_results(results)] == ["run3", "run4"]
+
+
+def test_the_time_limit_ends_what_is_under_way_and_keeps_what_was_finished(tmp_path: Path) -> None:
+    results, runs = tmp_path / "results.jsonl", runs_of(3, tmp_path / "marks", run1={"sleeps": True})
+    run_study(square, runs[:1], results)
+    began = time.monotonic()
+    outcome = run_study(square, runs, results, jobs=2, time_limit=0.05)
+    assert time.monotonic() - began < 120  # run1 sleeps for 600 s
+    assert outcome.status == 130
+    assert outcome.waiting == ["run1", "run2"]
+    assert [row["name"] for row in outcome.finished] == ["run0"]
+    assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(tmp_path: Path) -> None:
+    runs = runs_of(3, tmp_path / "marks", run1={"sleeps": True})
+    script = tmp_path / "study.py"
+    script.write_text(
+        "import signal, sys\nfrom pathlib import Path\nfrom study_runner import Run, run_study\nfrom study_runs import square\n"
+        # As in a terminal: tests that run in the background inherit a Ctrl-C that is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"if __name__ == '__main__':\n    runs = {runs!r}\n"
+        f"    sys.exit(run_study(square, runs, Path({str(tmp_path / 'results.jsonl')!r})).status)\n"
+    )
+    path = os.pathsep.join(str(ROOT / part) for part in ("integration", "tests"))
+    with subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            printed = [process.stdout.readline() for _ in range(2)]
+            assert "run0" in printed[1]
+            while not list((tmp_path / "marks").glob("1-*")):
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            rest, _ = process.communicate(timeout=60)  # ends when no worker holds the pipe any more
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "1 of 3 runs are done, 2 waiting, 0 failed" in rest
+    assert json.loads((tmp_path / "results.jsonl").read_text())["result"]["y"] == 0
+
+
+def test_what_a_person_does_wrong(tmp_path: Path) -> None:
+    results, runs = tmp_path / "results.jsonl", runs_of(1, tmp_path / "marks")
+    with pytest.raises(UserError, match=r"--jobs: expected at least 1, got 0"):
+        run_study(square, runs, results, jobs=0)
+    with pytest.raises(UserError, match=r"runs: expected unique names, got \['run0'\] more than once"):
+        run_study(square, runs * 2, results)
+    row = {"name": "run0", "settings": {"x": 8}, "seconds": 1.0, "result": {}}
+    results.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"run run0 was done with other settings, \{'x': 8\}, not"):
+        run_study(square, runs, results)

@@ -1,0 +1,236 @@
+"""A run's folder never holds half of anything, and its report says what its numbers say."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from integration.on_torch.checkpoint import fingerprint, load_state, write_checkpoint
+from integration.on_torch.small_model import Experts, WarmUp
+from integration.shared.config import Config
+from integration.shared.errors import UserError
+from integration.shared.report import gain_interval, summary, write_report
+from integration.shared.run_folder import RunFolder
+
+MOE = {"model": "small-moe"}
+
+
+class Model(torch.nn.Linear):
+    """Something with weights that saves itself like a transformers model."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        torch.save(self.state_dict(), folder / "weights.pt")
+
+
+class FullDisk(Model):
+    """A model that is interrupted while it is written."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        super().save_pretrained(folder)
+        raise OSError("no space left")
+
+
+class Tokenizer:
+    """Nothing to save."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        (folder / "tokenizer.json").write_text("{}")
+
+
+def save(folder: RunFolder, step: int, model: Model, state: dict[str, Any]) -> Path:
+    """A checkpoint."""
+    return folder.save_checkpoint(step, lambda path: write_checkpoint(path, model, Tokenizer(), {"step": step, **state}))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A new run."""
+    run = RunFolder(tmp_path / "run", keep_checkpoints=2)
+    run.create(Config().to_json())
+    return run
+
+
+def metrics(step: int, **changes: Any) -> dict[str, Any]:
+    """A line of metrics."""
+    row = {
+        "step": step,
+        "reward": 0.5,
+        "response_length": 5.0,
+        "clip_fraction": 0.25,
+        "clip_low": 0.2,
+        "clip_high": 0.05,
+        "max_abs_log_s": 0.125,
+        "skipped_steps": 1,
+        "grad_norm": None,
+        "by_mini_batch": [{"clip_fraction": 0.0, "log_s_rms": 0.0}],
+        "log_s": [0.01, -0.02],
+    }
+    return {**row, **changes}
+
+
+def test_a_torn_last_line_is_left_out(folder: RunFolder) -> None:
+    for step in (1, 2):
+        folder.append("metrics.jsonl", metrics(step))
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "rew')
+    assert [row["step"] for row in folder.rows("metrics.jsonl")] == [1, 2]
+    folder.rewind(1)
+    assert [row["step"] for row in folder.rows("metrics.jsonl")] == [1]
+    folder.append("metrics.jsonl", metrics(2))
+    assert [row["step"] for row in folder.rows("metrics.jsonl")] == [1, 2]
+    folder.close()
+
+
+def test_an_interrupted_checkpoint_is_none(folder: RunFolder) -> None:
+    save(folder, 1, Model(2, 2), {"x": 1})
+    with pytest.raises(OSError, match="no space left"):
+        save(folder, 2, FullDisk(2, 2), {"x": 2})
+    assert [p.name for p in folder.checkpoints()] == ["000001"]
+    save(folder, 2, Model(2, 2), {"x": 3})
+    assert load_state(folder.checkpoints()[-1], Model(2, 2))["x"] == 3
+
+
+def test_old_checkpoints_go_and_new_ones_stay(folder: RunFolder) -> None:
+    for step in (9, 10, 100):
+        save(folder, step, Model(2, 2), {})
+    assert [p.name for p in folder.checkpoints()] == ["000010", "000100"]
+
+
+def test_a_checkpoint_knows_its_model(folder: RunFolder) -> None:
+    path = save(folder, 1, Model(2, 2), {})
+    assert load_state(path, Model(2, 2))["step"] == 1
+    with pytest.raises(UserError, match="is a checkpoint of another model"):
+        load_state(path, Model(2, 3))
+    (path / "trainer.pt").write_bytes(b"half a file")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_state(path, Model(2, 2))
+    assert fingerprint(Model(2, 2)) != fingerprint(Model(1, 4))
+
+
+def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
+    config = Config(model="small-moe", experts=Experts(4, 1), task_args=("a=1",), lr=0.5, run_dir=Path("x/y"))
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert Config.from_json(folder.config()) == Config()
+    with pytest.raises(UserError, match=r"config\.json is of another version"):
+        Config.from_json({**config.to_json(), "renamed_option": 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"checkpoint_every": 0}, "--checkpoint-every: expected at least 1, got 0"),
+        ({"keep_checkpoints": 0}, "--keep-checkpoints: expected at least 1, got 0"),
+        ({"train_size": 0}, "--train-size: expected at least 1, got 0"),
+        ({"eval_every": -1}, "--eval-every: expected at least 0, got -1"),
+        ({"shots": -1}, "--shots: expected at least 0, got -1"),
+        ({"clip_fraction": 1.0}, r"--clip-fraction: expected a share in \(0, 1\), got 1.0"),
+        ({"clip_fraction": 0.1, "clip_low": 0.03}, "--clip-fraction: chooses the clip range from a pilot; leave --clip-low"),
+        ({"clip_fraction": 0.1, "clip_high": 0.03}, "--clip-fraction: chooses the clip range from a pilot; leave --clip-low"),
+        ({"clip_fraction": 0.1, "objective": "grpo"}, "--clip-fraction: predicts log s of whole responses"),
+        ({"clip_fraction": 0.1, "mini_batches": 1}, "--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1"),
+        ({"clip_fraction": 0.1, "lr": 0.0}, "--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1"),
+        ({"clip_fraction": 0.1, "rollouts": 10}, "--pilot-rollouts: expected fewer than the 10 rollouts, got 10"),
+        ({"pilot_rollouts": 3}, "--pilot-rollouts: only --clip-fraction has a pilot"),
+        ({"pilot_rollouts": 0}, "--pilot-rollouts: expected at least 1, got 0"),
+        ({"routing_replay": "r3"}, "--routing-replay: --model smollm2 has no routers; it takes a mixture of experts, such as"),
+        ({"router_noise": 0.1, "model": "small"}, "--router-noise: --model small has no routers"),
+        ({"router_noise": -0.1, **MOE}, "--router-noise: expected a finite number of at least 0, got -0.1"),
+        ({"router_noise": math.inf, **MOE}, "--router-noise: expected a finite number of at least 0, got inf"),
+        ({"routing_replay": "r2", "mini_batches": 1, **MOE}, "--routing-replay r2: with --mini-batches 1 no update comes"),
+        ({"sampler_correction": "mis"}, "--sampler-correction: the trainer samples, and every weight is 1"),
+        (
+            {"sampler_correction": "tis", "sampler_dtype": "bfloat16"},
+            "--sampler-correction tis: has a weight per token, and --objective gspo one ratio per response",
+        ),
+        ({"experts": Experts(count=4), "model": "small"}, "--experts: only --model small-moe is made with them"),
+        ({"experts": Experts(count=4, top_k=5), **MOE}, "--experts.top-k: expected 1 to 4, --experts.count, got 5"),
+        ({"experts": Experts(top_k=0), **MOE}, "--experts.top-k: expected 1 to 16, --experts.count, got 0"),
+        ({"warm_up": WarmUp(hidden=8)}, "--warm-up: only --model small and small-moe are warmed up"),
+        ({"prompt": "plain", "template_args": ("a=1",)}, "--template-args: only --prompt chat has a template"),
+    ],
+)
+def test_an_option_without_effect_or_sense_is_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        Config(**options)
+
+
+def test_a_resumed_run_stays_in_its_folder_and_keeps_its_options() -> None:
+    saved = Config(run_dir=Path("x"), lr=0.5, rollouts=7)
+    assert Config(resume=Path("x"), rollouts=9).resumed_from(saved) == replace(saved, resume=Path("x"), rollouts=9)
+    with pytest.raises(UserError, match=r"^--run-dir: a resumed run goes on in its own folder"):
+        Config(resume=Path("x"), run_dir=Path("y")).resumed_from(saved)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        RunFolder(tmp_path, keep_checkpoints=1).config()
+
+
+def test_the_interval_of_the_gain_is_that_of_a_mean() -> None:
+    assert gain_interval([0.25] * 50, [0.75] * 50) == (50.0, 50.0)
+    before, after = [0.0] * 400, [float(i % 2) for i in range(400)]
+    low, high = gain_interval(before, after)
+    half = 1.96 * 100 * math.sqrt(0.25 / 400)  # normal theory: 50 ± 4.9 points
+    # 4,000 draws give the ends to about 0.05 standard errors of 2.5 points; means come in steps of 0.25
+    assert (low, high) == (pytest.approx(50 - half, abs=0.5), pytest.approx(50 + half, abs=0.5))
+
+
+def test_the_interval_is_over_prompts_not_responses() -> None:
+    """Pairing matters: prompts that are hard before and after must not widen the interval."""
+    before = [float(i % 2) * 0.5 for i in range(100)]
+    low, high = gain_interval(before, [b + 0.25 for b in before])
+    assert (low, high) == (25.0, 25.0)
+
+
+def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
+    for step in (1, 2):
+        folder.append("metrics.jsonl", metrics(step))
+    for step, right in ((0, 0.25), (2, 0.75)):
+        row = {"step": step, "sampled_accuracy": right, "greedy_accuracy": right, "sampled": [right] * 9, "greedy": [right] * 9}
+        folder.append("evaluations.jsonl", row)
+    transcript = [{"question": "<b>1 < 2?</b>", "answer": "yes", "texts": ["", "no"], "scores": [0.0, 0.5]}]
+    folder.write_json("transcripts/before.json", transcript)
+    text = summary(folder)
+    assert "sampled: 25.0 % → 75.0 %, gain +50.0 points (95 % interval +50.0 to +50.0, 9 prompts)" in text
+    assert "Clip fraction 0.250 on average (low 0.200, high 0.050), largest |log s| 0.1250, 2 optimizer steps skipped" in text
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "&lt;b&gt;1 &lt; 2?&lt;/b&gt;" in page
+    assert "<b>1" not in page
+    assert (folder.path / "report.png").stat().st_size > 10_000
+    folder.close()
+
+
+def test_a_report_says_what_engine_and_routers_did(folder: RunFolder) -> None:
+    """Where it was written down: rollouts without any advantage have no such numbers."""
+    seen = {
+        "sampler_token_std": 0.25,
+        "sampler_ess": 0.5,
+        "flips_engine": [0.1, 0.3],
+        "flips_update": [[0.0, 0.0], [0.02, 0.04]],
+    }
+    folder.append("metrics.jsonl", metrics(1, **seen))
+    folder.append("metrics.jsonl", metrics(2))
+    text = summary(folder)
+    assert "token log ratios spread by 0.2500, effective sample size 0.500." in text
+    assert "would choose 20.00% of the sampler's experts otherwise" in text
+    assert "would choose 3.00% of the old experts otherwise" in text
+    folder.close()
+
+
+def test_a_configuration_from_before_there_were_mixtures_still_loads() -> None:
+    saved = Config(model="small").to_json()
+    for name in ("experts", "routing_replay", "router_noise", "sampler_dtype", "sampler_correction"):
+        del saved[name]
+    assert Config.from_json(saved) == Config(model="small")
+
+
+def test_a_run_killed_before_its_first_rollout_still_has_a_report(folder: RunFolder) -> None:
+    assert write_report(folder).exists()
+    assert summary(folder) == "0 rollouts."

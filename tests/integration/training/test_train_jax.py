@@ -1,0 +1,191 @@
+"""The JAX trainer: sampling and log-probs are those of transformers' forward pass; checkpoints; options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from support.jax_trainers import draw, make_trainer, promotion, save_model, words
+
+from integration.on_jax import learner as learner_jax
+from integration.on_jax import rollout as rollout_jax
+from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
+from integration.on_jax.learner import Learner
+from integration.on_jax.qwen3 import load_qwen3
+from integration.on_jax.rollout import Responses, bucket, random_keys, resized
+from integration.on_jax.trainer import Trainer, refuse_what_is_not_here
+from integration.on_torch.rollout import evaluate
+from integration.on_torch.small_model import WarmUp, build_model
+from integration.shared.config import Config
+from integration.shared.errors import UserError
+from integration.shared.tasks import Task
+
+
+@pytest.fixture(autouse=True)
+def _promotion() -> Iterator[None]:
+    with promotion():
+        yield
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """What is asked."""
+    return words()
+
+
+@pytest.fixture(scope="module")
+def saved(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    """The model that trainers start from."""
+    return save_model(task, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def trainer(task: Task, saved: tuple[Any, Any, Path], tmp_path: Path) -> Trainer:
+    """A fresh trainer."""
+    return make_trainer(task, saved, tmp_path)
+
+
+def sequence(batch: Responses, row: int) -> tuple[Any, Any]:
+    """(prompt, response) of a row without padding, for torch."""
+    prompt, tokens = batch.prompt_ids[row][batch.prompt_mask[row]], batch.tokens[row][batch.mask[row]]
+    return torch.tensor(prompt, dtype=torch.long), torch.tensor(tokens, dtype=torch.long)
+
+
+def their_logits(model: Any, batch: Responses, row: int) -> Any:
+    """[|y|, V] of transformers, at the positions that predict the response."""
+    prompt, tokens = sequence(batch, row)
+    with torch.no_grad():
+        return model(input_ids=torch.cat([prompt, tokens])[None]).logits[0, len(prompt) - 1 : -1].double()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_log_probs_are_those_of_transformers(task: Task, saved: Any, tmp_path: Path, temperature: float) -> None:
+    trainer = make_trainer(task, saved, tmp_path, temperature=temperature)
+    batch = draw(trainer, 16)
+    lengths = batch.mask.sum(-1)
+    assert lengths.min() < lengths.max(), "all responses have one length: padding is not tested"
+    assert len(np.unique(batch.prompt_mask.sum(-1))) > 1, "all prompts have one length"
+    order = np.array([63, *np.argsort(lengths)[:3], 0])
+    part = batch.rows(order)
+    assert part.mask.shape == (8, 8)
+    logp = np.asarray(trainer.learner.log_probs(part)[0])
+    for place, row in enumerate(order):
+        logits = their_logits(saved[0], batch, row) / temperature
+        expected = torch.log_softmax(logits, -1).gather(-1, sequence(batch, row)[1][:, None])[:, 0].numpy()
+        np.testing.assert_allclose(logp[place][part.mask[place]], expected, atol=1e-5, rtol=0)
+    assert (logp[~part.mask] == 0).all()
+    assert not part.mask[len(order) :].any()
+
+
+def test_a_response_ends_with_its_stop_token_and_holds_no_other(trainer: Trainer) -> None:
+    batch = draw(trainer, 16)
+    stops = set(trainer.sampler.prompter.stop_ids(torch.device("cpu")).tolist())
+    ended = 0
+    for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
+        own = tokens[mask].tolist()
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True), "no holes"
+        assert not stops & set(own[:-1])
+        ended += own[-1] in stops
+        assert own[-1] in stops or len(own) == trainer.config.max_new_tokens
+    assert 0 < ended < len(batch.tokens)
+
+
+def test_greedy_sampling_is_the_argmax_of_transformers(trainer: Trainer, saved: Any) -> None:
+    batch = trainer.sampler.draw(trainer.task.train[:4], 1, None)
+    assert len(batch.tokens) == 4
+    for row in range(4):
+        assert their_logits(saved[0], batch, row).argmax(-1).tolist() == sequence(batch, row)[1].tolist()
+
+
+def test_sampled_tokens_follow_the_models_distribution(task: Task, saved: Any, tmp_path: Path) -> None:
+    trainer = make_trainer(task, saved, tmp_path, temperature=0.8, max_new_tokens=1)
+    count = 4000
+    batch = trainer.sampler.draw(task.train[:1], count, random_keys(0, 0))
+    expected = torch.softmax(their_logits(saved[0], batch, 0)[0] / 0.8, -1).numpy()
+    seen = np.bincount(batch.tokens[:, 0], minlength=len(expected)) / count
+    # five standard errors of the most uncertain frequency
+    assert np.abs(seen - expected).max() < 5 * (0.25 / count) ** 0.5
+    assert 0.05 < seen.max() < 0.9, "the distribution is a point, or flat: nothing is tested"
+
+
+def test_random_keys_are_a_function_of_seed_and_step(trainer: Trainer) -> None:
+    assert (draw(trainer, seed=3).tokens == draw(trainer, seed=3).tokens).all()
+    keys = [k for seed, step in ((0, 0), (0, 1), (1, 0)) for k in itertools.islice(random_keys(seed, step), 3)]
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == 9
+    first = evaluate(trainer.task, trainer.sampler, samples=2, seed=5)
+    draw(trainer)
+    assert first == evaluate(trainer.task, trainer.sampler, samples=2, seed=5)
+    assert len(first.sampled) == len(first.greedy) == 10
+
+
+def test_shapes_come_in_buckets_and_compile_once_each(trainer: Trainer) -> None:
+    batch, random = draw(trainer), np.random.default_rng(0)
+    shapes = set()
+    before = learner_jax._log_probs._cache_size()
+    for size in random.integers(1, 17, 20):
+        part = batch.rows(random.permutation(16)[:size])
+        shapes.add((part.prompt_mask.shape, part.mask.shape))
+        trainer.learner.log_probs(part)
+    assert len(shapes) == 2, "8 and 16 rows; prompts and responses fit one bucket each"
+    assert learner_jax._log_probs._cache_size() - before <= len(shapes)
+    compiled = rollout_jax.generate._cache_size()
+    for prompts in (1, 3, 8):
+        trainer.sampler.draw(trainer.task.train[:prompts], 4, random_keys(0, prompts))
+    assert rollout_jax.generate._cache_size() - compiled <= 1
+    assert [bucket(n) for n in (1, 8, 9, 32, 33)] == [8, 8, 16, 32, 64]
+    assert resized(np.array([[1, 2, 3]]), (2, -2)).tolist() == [[2, 3], [0, 0]]
+    assert resized(np.array([1]), (-3,)).tolist() == [0, 0, 1]
+
+
+def test_a_checkpoint_gives_back_every_bit(trainer: Trainer, task: Task, saved: Any, tmp_path: Path) -> None:
+    trainer.learner.step(jax.tree.map(jnp.ones_like, trainer.learner.params))
+    (tmp_path / "checkpoints").mkdir()
+    trainer.step = 7
+    trainer.save()
+    (path,) = trainer.folder.checkpoints()
+    again = make_trainer(task, (saved[0], saved[1], path), tmp_path)  # the weights are read from the checkpoint
+    fresh = jax.tree.leaves(again.learner.optimizer_state)
+    again.restore(path)
+    assert again.step == 7
+    for learner in (lambda t: t.learner.params, lambda t: t.learner.optimizer_state):
+        pairs = list(zip(jax.tree.leaves(learner(trainer)), jax.tree.leaves(learner(again)), strict=True))
+        assert all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
+    restored = jax.tree.leaves(again.learner.optimizer_state)
+    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(fresh, restored, strict=True))
+    (path / "state.json").unlink()
+    with pytest.raises(UserError, match="was not written by the JAX script"):
+        again.restore(path)
+
+
+def test_a_checkpoint_of_another_model_is_refused(trainer: Trainer, saved: Any, tmp_path: Path) -> None:
+    larger = build_model(len(saved[1]), WarmUp(layers=3, hidden=32), 0, saved[1])
+    larger.save_pretrained(tmp_path / "larger")
+    other = Learner(load_qwen3(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0, temperature=1.0)
+    (tmp_path / "checkpoint").mkdir()
+    write_checkpoint(tmp_path / "checkpoint", other, saved[1], saved[2] / "config.json", {"step": 1})
+    with pytest.raises(UserError, match="is a checkpoint of another model"):
+        restore_checkpoint(tmp_path / "checkpoint", trainer.learner)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"device": "cuda"}, "--device: JAX chooses its device itself"),
+        ({"dtype": "bfloat16"}, "--dtype: the JAX script computes in float32, not bfloat16"),
+        ({"model": "small-moe"}, "--model small-moe: the JAX script has a dense Qwen3 only"),
+        ({"model": "a/folder", "routing_replay": "r3"}, "--routing-replay: the JAX script has a dense Qwen3 only"),
+        ({"sampler_dtype": "bfloat16"}, "--sampler-dtype: the JAX script samples with the trainer's own passes"),
+        ({"model": "smollm2"}, "--model smollm2: the JAX script has a dense Qwen3 only"),
+    ],
+)
+def test_options_of_the_other_script_are_refused(options: dict[str, Any], sentence: str) -> None:
+    refuse_what_is_not_here(Config(model="small"))
+    with pytest.raises(UserError, match=f"^{sentence}"):
+        refuse_what_is_not_here(Config(**{"model": "small", **options}))

@@ -1,0 +1,113 @@
+"""The JAX script, as a person runs it: it trains, it can be killed and resumed exactly, it refuses another script's runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import script_runs
+from support.script_runs import TINY, command, environment, rows
+
+run = partial(script_runs.run, script="train_jax.py")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the cache of warmed-up models that all runs share."""
+    return tmp_path_factory.mktemp("training-jax")
+
+
+@pytest.fixture(scope="module")
+def finished(workplace: Path) -> Path:
+    """A run of six rollouts, to its end."""
+    folder = workplace / "finished"
+    done = run(workplace / "cache", *TINY, "--rollouts", "6", "--checkpoint-every", "2", "--run-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
+    return folder
+
+
+def test_a_run_moves_the_ratio_clips_and_leaves_what_a_person_looks_for(finished: Path) -> None:
+    metrics = rows(finished)
+    assert [row["step"] for row in metrics] == list(range(1, 7))
+    assert all(math.isfinite(row["loss"]) and 0 <= row["clip_fraction"] <= 1 for row in metrics)
+    assert max(row["max_abs_log_s"] for row in metrics) > 1e-4
+    assert any(0 < row["clip_fraction"] < 1 for row in metrics)
+    assert all(row["by_mini_batch"][0] == {"clip_fraction": 0.0, "log_s_rms": 0.0} for row in metrics)
+    assert any(row["by_mini_batch"][3]["log_s_rms"] > 0 for row in metrics)
+    for name in ("config.json", "evaluations.jsonl", "report.html", "report.png", "transcripts/after-000006.json"):
+        assert (finished / name).stat().st_size > 0, name
+    assert [p.name for p in sorted((finished / "checkpoints").iterdir())] == ["000004", "000006"]
+
+
+def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> None:
+    folder = workplace / "killed"
+    options = [*TINY, "--rollouts", "6", "--checkpoint-every", "2", "--run-dir", str(folder)]
+    line = command(workplace / "cache", *options, script="train_jax.py")
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    deadline, metrics = time.monotonic() + 200, folder / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 3 <= len(metrics.read_text().splitlines()) < 6, "killed too late to prove anything"
+    with metrics.open("a") as file:
+        file.write('{"step": 99, "torn')  # what a kill in mid-write leaves
+    done = run(workplace / "cache", "--resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert rows(folder) == rows(finished)
+    assert rows(folder, "evaluations.jsonl") == rows(finished, "evaluations.jsonl")
+    weights = [(f / "checkpoints" / "000006" / "model.safetensors").read_bytes() for f in (folder, finished)]
+    assert weights[0] == weights[1]
+
+
+def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> None:
+    folder = workplace / "interrupted"
+    options = [*TINY, "--rollouts", "6", "--checkpoint-every", "100", "--run-dir", str(folder)]
+    line = command(workplace / "cache", *options, script="train_jax.py")
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
+    deadline = time.monotonic() + 200
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"--resume {folder}" in output
+    assert len(rows(folder)) < 6, "interrupted too late to prove anything"
+    done = run(workplace / "cache", "--resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert rows(folder) == rows(finished)
+
+
+def test_a_checkpoint_is_a_folder_that_transformers_reads(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 (only this test wants it)
+
+    folder = finished / "checkpoints" / "000006"
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert model.config.model_type == "qwen3"
+    assert AutoTokenizer.from_pretrained(folder).eos_token_id is not None
+
+
+def test_a_run_of_the_other_script_is_refused(workplace: Path, finished: Path) -> None:
+    folder = workplace / "of-torch"
+    shutil.copytree(finished, folder)
+    (folder / "checkpoints" / "000006" / "state.json").rename(folder / "checkpoints" / "000006" / "trainer.pt")
+    done = run(workplace / "cache", "--resume", str(folder), "--rollouts", "7")
+    assert done.returncode == 2
+    assert "was not written by the JAX script" in done.stderr
+    assert "Traceback" not in done.stderr
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["rollouts"] == 6, "nothing was touched"

@@ -1,0 +1,182 @@
+"""The training script, as a person runs it: it trains, it can be killed and resumed exactly, it says what was wrong.
+
+All on a Qwen3 of a few thousand parameters, made from a config, through the command line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from support.script_runs import TINY, command, environment, rows, run
+
+PRETRAINED = [*TINY[2:9], "--eval-prompts", "10"]
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the cache of warmed-up models that all runs share."""
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="session")
+def finished(workplace: Path) -> Path:
+    """A run of eight rollouts, to its end."""
+    folder = workplace / "finished"
+    done = run(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "3", "--run-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
+    return folder
+
+
+def test_a_run_moves_the_ratio_and_clips(finished: Path) -> None:
+    metrics = rows(finished)
+    assert [row["step"] for row in metrics] == list(range(1, 9))
+    assert all(math.isfinite(row["loss"]) and 0 <= row["clip_fraction"] <= 1 for row in metrics)
+    assert max(row["max_abs_log_s"] for row in metrics) > 1e-4
+    assert any(0 < row["clip_fraction"] < 1 for row in metrics)
+    # The first mini-batch of a rollout is on policy, the later ones are not.
+    assert all(row["by_mini_batch"][0] == {"clip_fraction": 0.0, "log_s_rms": 0.0} for row in metrics)
+    assert any(row["by_mini_batch"][3]["log_s_rms"] > 0 for row in metrics)
+
+
+def test_a_run_leaves_everything_a_person_looks_for(finished: Path) -> None:
+    for name in ("config.json", "evaluations.jsonl", "report.html", "report.png", "transcripts/before.json"):
+        assert (finished / name).stat().st_size > 0, name
+    assert (finished / "transcripts" / "after-000008.json").exists()
+    assert list((finished / "tensorboard").iterdir())
+    page = (finished / "report.html").read_text()
+    assert "data:image/svg+xml;base64," in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert [p.name for p in sorted((finished / "checkpoints").iterdir())] == ["000006", "000008"]
+    assert (finished / "checkpoints" / "000008" / "model.safetensors").exists()
+
+
+def test_held_out_questions_are_never_trained_on(finished: Path) -> None:
+    from integration.shared.tasks import load_task  # noqa: PLC0415 (imports reasoning-gym: 4 s)
+
+    task = load_task("count_bits", ["min_n=1", "max_n=63"], seed=0, train_size=40, held_out_size=10)
+    trained = {e.question for step in range(30) for e in task.prompts_for(step, 4, 0)}
+    assert trained == {e.question for e in task.train}, "every training question comes up"
+    assert not trained & {e.question for e in task.held_out}
+    asked = {row["question"] for row in json.loads((finished / "transcripts" / "before.json").read_text())}
+    assert asked <= {e.question for e in task.held_out}
+
+
+def test_a_learning_rate_of_zero_leaves_every_ratio_exactly_one(workplace: Path) -> None:
+    folder = workplace / "lr0"
+    done = run(workplace / "cache", *TINY, "--lr", "0", "--rollouts", "2", "--micro-batch-size", "3", "--run-dir", str(folder))
+    assert done.returncode == 0, done.stderr
+    for row in rows(folder):
+        assert row["log_s"], "no response had an advantage: the claim would be empty"
+        assert set(row["log_s"]) == {0.0}
+        assert row["clip_fraction"] == 0
+        assert row["max_abs_log_s"] == 0
+        assert row["grad_norm"] > 0
+
+
+def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> None:
+    folder = workplace / "killed"
+    options = command(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "3", "--run-dir", str(folder))
+    process = subprocess.Popen(options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    deadline = time.monotonic() + 200
+    metrics = folder / "metrics.jsonl"
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(metrics.read_text().splitlines()) < 8, "killed too late to prove anything"
+    with metrics.open("a") as file:
+        file.write('{"step": 99, "torn')  # what a kill in mid-write leaves
+    done = run(workplace / "cache", "--resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert rows(folder) == rows(finished)
+    assert rows(folder, "evaluations.jsonl") == rows(finished, "evaluations.jsonl")
+    weights = [(f / "checkpoints" / "000008" / "model.safetensors").read_bytes() for f in (folder, finished)]
+    assert weights[0] == weights[1]
+
+
+def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> None:
+    folder = workplace / "interrupted"
+    options = command(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "100", "--run-dir", str(folder))
+    process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
+    while not (folder / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"--resume {folder}" in output
+    done = run(workplace / "cache", "--resume", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert rows(folder) == rows(finished)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--task", "count_bitz"], "no task 'count_bitz'; did you mean count_bits"),
+        (["--task-args", "nonsense=1"], "--task-args: count_bits does not take nonsense=1"),
+        (["--task-args", "max_n"], "--task-args: expected key=value, got 'max_n'"),
+        (["--objective", "ppo"], "ppo"),
+        (["--clip-low", "1.5"], "--clip-low: expected a clip width in [0, 1), got 1.5"),
+        (["--mini-batches", "5"], "--mini-batches: 16 responses cannot be cut into 5 equal mini-batches"),
+        (["--group-size", "1"], "--group-size: expected at least 2"),
+        (["--model", "/nowhere/model"], "--model"),
+        (["--eval-prompts", "60"], "--task: count_bits has only"),
+        (["--resume", "/nowhere/run"], "--resume: /nowhere/run is not the folder of a run"),
+    ],
+)
+def test_bad_input_gets_one_clear_sentence(workplace: Path, options: list[str], sentence: str) -> None:
+    arguments = PRETRAINED if options[0] == "--model" else TINY
+    done = run(workplace / "cache", *arguments, *options, "--run-dir", str(workplace / "bad"))
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workplace / "bad").exists()
+
+
+def test_a_run_is_not_overwritten(workplace: Path, finished: Path) -> None:
+    before = (finished / "metrics.jsonl").read_bytes()
+    done = run(workplace / "cache", *TINY, "--rollouts", "8", "--run-dir", str(finished))
+    assert done.returncode == 2
+    assert f"go on with --resume {finished}" in done.stderr
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_resuming_with_another_option_is_refused(workplace: Path, finished: Path) -> None:
+    done = run(workplace / "cache", "--resume", str(finished), "--lr", "0.5")
+    assert done.returncode == 2
+    assert "--lr: the run to resume has 0.001, not 0.5" in done.stderr
+
+
+def test_a_checkpoint_of_another_model_is_refused(workplace: Path, finished: Path) -> None:
+    folder = workplace / "mixed"
+    shutil.copytree(finished, folder)
+    other = workplace / "other"
+    larger = [option if option != "32" else "64" for option in TINY]
+    done = run(workplace / "cache", *larger, "--rollouts", "1", "--run-dir", str(other))
+    assert done.returncode == 0, done.stderr
+    shutil.copy(other / "checkpoints" / "000001" / "trainer.pt", folder / "checkpoints" / "000008" / "trainer.pt")
+    done = run(workplace / "cache", "--resume", str(folder), "--rollouts", "9")
+    assert done.returncode == 2
+    assert "is a checkpoint of another model" in done.stderr
+
+
+def test_a_model_without_a_tokenizer_is_refused(workplace: Path, finished: Path) -> None:
+    bare = workplace / "bare"
+    shutil.copytree(finished / "checkpoints" / "000008", bare)
+    for file in bare.glob("*token*"):
+        file.unlink()
+    done = run(workplace / "cache", *PRETRAINED, "--model", str(bare), "--run-dir", str(workplace / "bad"))
+    assert done.returncode == 2
+    assert "tokenizer" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,258 @@
+"""One training step: sampling, log-probs and the update agree with the model's own forward pass."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.budgets import assert_within, float32_budget
+from support.trainers import make_trainer
+
+from gspo_core.planning import Plan
+from integration.on_torch.passes import Old
+from integration.on_torch.rollout import Responses, evaluate, require_plain_head, response_logp
+from integration.on_torch.trainer import Trainer
+from integration.shared.errors import TrainingFailure, UserError
+from integration.shared.measure import Rollup
+from integration.shared.pretrained import compute_in
+from integration.shared.tasks import Task, load_task
+from integration.train_torch import MiniBatch, mini_batch, one_rollout, update
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """Short words backward: prompts and answers of different lengths."""
+    return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
+
+
+@pytest.fixture
+def trainer(task: Task, tmp_path: Path) -> Trainer:
+    """A fresh trainer."""
+    return make_trainer(task, tmp_path)
+
+
+def draw(trainer: Trainer, count: int = 4) -> Responses:
+    """Responses to four questions."""
+    return trainer.sampler.draw(trainer.task.train[:4], count, trainer.sampling)
+
+
+def naive_logp(trainer: Trainer, batch: Responses, row: int) -> torch.Tensor:
+    """Log-probs of one response from the whole logits, its own tokens only: no padding, no cache, no token_logp."""
+    prompt = batch.prompt_ids[row][batch.prompt_mask[row] > 0]
+    tokens = batch.tokens[row][batch.mask[row]]
+    logits = trainer.model(input_ids=torch.cat([prompt, tokens])[None]).logits[0].double() / trainer.sampler.temperature
+    return torch.log_softmax(logits, -1)[len(prompt) - 1 : -1].gather(-1, tokens[:, None])[:, 0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_the_unpadded_sequence(task: Task, tmp_path: Path, temperature: float) -> None:
+    trainer = make_trainer(task, tmp_path, temperature=temperature)
+    batch = draw(trainer)
+    lengths = batch.mask.sum(-1)
+    assert lengths.min() < lengths.max(), "all responses have one length: padding is not tested"
+    assert (batch.prompt_mask == 0).any(), "no prompt is padded"
+    logp = response_logp(trainer.model, batch, temperature)
+    for row in range(len(batch.tokens)):
+        # float32 forward passes of different shapes: sums of about a hundred terms of order one
+        assert torch.allclose(logp[row][batch.mask[row]].double(), naive_logp(trainer, batch, row), atol=1e-5, rtol=0)
+        assert (logp[row][~batch.mask[row]] == 0).all()
+
+
+def test_a_response_ends_with_its_stop_token_and_holds_no_other(trainer: Trainer) -> None:
+    batch = draw(trainer, 16)
+    stops = set(trainer.sampler.stop_ids.tolist())
+    ended = 0
+    for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
+        own = tokens[mask].tolist()
+        assert mask.tolist() == sorted(mask.tolist(), reverse=True), "no holes"
+        assert not stops & set(own[:-1])
+        ended += own[-1] in stops
+        assert own[-1] in stops or len(own) == trainer.config.max_new_tokens
+    assert 0 < ended < len(batch.tokens)
+
+
+def test_greedy_sampling_is_the_argmax_of_the_whole_sequence(trainer: Trainer) -> None:
+    batch = trainer.sampler.draw(trainer.task.train[:4], 1, None)
+    for row in range(4):
+        prompt = batch.prompt_ids[row][batch.prompt_mask[row] > 0]
+        tokens = batch.tokens[row][batch.mask[row]]
+        logits = trainer.model(input_ids=torch.cat([prompt, tokens])[None]).logits[0]
+        assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == tokens.tolist()
+
+
+def test_sampled_tokens_follow_the_models_distribution(trainer: Trainer) -> None:
+    example, count = trainer.task.train[0], 4000
+    batch = trainer.sampler.draw([example], count, trainer.sampling)
+    logits = trainer.model(input_ids=torch.tensor([trainer.sampler.prompter.encode(example)])).logits[0, -1]
+    expected = torch.softmax(logits.double(), -1)
+    seen = torch.bincount(batch.tokens[:, 0], minlength=len(expected)).double() / count
+    # five standard errors of the most uncertain frequency
+    assert (seen - expected).abs().max() < 5 * (0.25 / count) ** 0.5
+    assert seen.max() < 0.9, "the distribution is a point: nothing is tested"
+
+
+def gradients(trainer: Trainer, responses: Responses, advantages: torch.Tensor, old: torch.Tensor) -> list[torch.Tensor]:
+    """Gradients of one update, the optimizer being still."""
+    rows = torch.arange(len(advantages))
+    batch = mini_batch(trainer, responses, advantages, Plan(advantages), rows)
+    live = rows[advantages != 0]
+    size = trainer.config.micro_batch_size or len(rows)
+    pieces = live.split(size) if len(live) else ()
+    olds = [Old(old[piece][:, : part.mask.shape[1]]) for piece, (part, _) in zip(pieces, batch.parts, strict=True)]
+    update(trainer, batch, olds, Rollup())
+    return [parameter.grad.clone() for parameter in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("objective", ["gspo", "gspo-token", "grpo"])
+def test_micro_batches_and_left_out_responses_change_nothing(task: Task, tmp_path: Path, objective: str) -> None:
+    results = []
+    for micro_batch_size in (None, 3):
+        trainer = make_trainer(task, tmp_path, objective=objective, micro_batch_size=micro_batch_size, lr=0.0)
+        trainer.model.double()
+        responses = draw(trainer)
+        advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
+        advantages[::5] = 0
+        old = response_logp(trainer.model, responses, 1.0).detach()
+        old = old + 0.02 * torch.randn(old.shape, generator=torch.Generator().manual_seed(2))
+        results.append(gradients(trainer, responses, advantages, old))
+    assert sum(float(g.norm()) for g in results[0]) > 1e-3
+    for whole, parts in zip(*results, strict=True):
+        # the LM head works in float32, whatever the model is in
+        assert torch.allclose(whole, parts, atol=1e-6, rtol=1e-4)
+
+
+def test_a_mini_batch_without_any_advantage_has_zero_gradients(trainer: Trainer) -> None:
+    responses = draw(trainer)
+    for gradient in gradients(trainer, responses, torch.zeros(16), torch.zeros(responses.mask.shape)):
+        assert (gradient == 0).all()
+
+
+def test_non_finite_gradients_are_skipped_counted_and_end_the_run(trainer: Trainer) -> None:
+    parameter = next(trainer.model.parameters())
+    handle = parameter.register_hook(lambda gradient: gradient * float("nan"))
+    weights = copy.deepcopy(trainer.model.state_dict())
+    responses = draw(trainer)
+    batch = mini_batch(trainer, responses, torch.ones(16), Plan(torch.ones(16)), torch.arange(16))
+    old = [Old(response_logp(trainer.model, part, 1.0).detach()) for part, _ in batch.parts]
+    rollup = Rollup()
+    for attempt in (1, 2):
+        update(trainer, batch, old, rollup)
+        assert trainer.bad_steps == attempt
+    handle.remove()
+    assert all(torch.equal(weights[name], value) for name, value in trainer.model.state_dict().items())
+    update(trainer, batch, old, rollup)
+    assert trainer.bad_steps == 0, "a good step forgives"
+    assert rollup.row()["skipped_steps"] == 2
+    parameter.register_hook(lambda gradient: gradient * float("inf"))
+    for _ in range(2):
+        update(trainer, batch, old, rollup)
+    with pytest.raises(TrainingFailure, match="3 gradients in a row were not finite, in rollout 1"):
+        update(trainer, batch, old, rollup)
+
+
+def test_logits_that_are_not_finite_end_the_run(trainer: Trainer) -> None:
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingFailure, match="logits are not finite"):
+        draw(trainer)
+
+
+def test_a_model_that_transforms_its_logits_is_refused(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_plain_head(trainer.model, trainer.sampler, trainer.task.train[0])
+    forward = trainer.model.forward
+
+    def capped(*args: Any, **kwargs: Any) -> Any:
+        out = forward(*args, **kwargs)
+        out.logits = 0.5 * torch.tanh(out.logits)
+        return out
+
+    monkeypatch.setattr(trainer.model, "forward", capped)
+    with pytest.raises(UserError, match="it transforms its logits"):
+        require_plain_head(trainer.model, trainer.sampler, trainer.task.train[0])
+
+
+def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Half of the answers right, or no response of a random model has an advantage.
+    coin = iter(range(10**6))
+    monkeypatch.setattr(trainer.task, "score", lambda *_: float(next(coin) % 2))
+    row = one_rollout(trainer)
+    assert row["by_mini_batch"][0] == {"clip_fraction": 0.0, "log_s_rms": 0.0}
+    assert all(part["log_s_rms"] > 0 for part in row["by_mini_batch"][1:])
+    assert row["clip_low"] + row["clip_high"] == pytest.approx(row["clip_fraction"])
+    assert len(row["log_s"]) == 16
+
+
+def test_bfloat16_passes_leave_weights_gradients_and_log_probs_in_float32(trainer: Trainer) -> None:
+    batch = draw(trainer)
+    exact = response_logp(trainer.model, batch, 1.0).detach()
+    compute_in(trainer.model, torch.bfloat16)
+    require_plain_head(trainer.model, trainer.sampler, trainer.task.train[0])
+    assert trainer.sampler.draw(trainer.task.train[:2], 2, trainer.sampling).mask.any()
+    rounded = response_logp(trainer.model, batch, 1.0)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(exact, rounded.detach()), "nothing was computed in bfloat16"
+    # two layers of bfloat16 (2⁻⁸ a rounding) on logits of order one
+    assert torch.allclose(exact, rounded.detach(), atol=0.1, rtol=0)
+    rounded.sum().backward()
+    assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+def test_evaluation_does_not_touch_the_training_random_numbers(trainer: Trainer) -> None:
+    before = trainer.sampling.get_state().clone()
+    first = evaluate(trainer.task, trainer.sampler, samples=2, seed=5)
+    assert torch.equal(before, trainer.sampling.get_state())
+    assert first == evaluate(trainer.task, trainer.sampler, samples=2, seed=5)
+    assert first == evaluate(trainer.task, trainer.sampler, samples=2, seed=5, batch=20)
+    assert len(first.sampled) == len(first.greedy) == 10
+
+
+def test_units_left_out_count_in_the_clip_fraction(trainer: Trainer) -> None:
+    responses = draw(trainer)
+    advantages = torch.zeros(16)
+    advantages[:4] = 1
+    batch = mini_batch(trainer, responses, advantages, Plan(advantages), torch.arange(16))
+    assert isinstance(batch, MiniBatch)
+    assert (batch.units, int(batch.denominator)) == (16, 16)
+    (part, _), rollup = batch.parts[0], Rollup()
+    old = response_logp(trainer.model, part, 1.0).detach() - 0.1  # s = e^0.1 everywhere: above the range, and A > 0
+    update(trainer, batch, [Old(old)], rollup)
+    row = rollup.row()
+    assert (row["clip_fraction"], row["clip_high"], row["clip_low"]) == (0.25, 0.25, 0.0)
+    assert row["grad_norm"] == 0
+
+
+@pytest.mark.parametrize("objective", ["gspo", "gspo-token", "grpo"])
+def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: Path, objective: str) -> None:
+    """Two steps, the second with a momentum and nothing to run: parameters as if every response had been run."""
+    advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
+    advantages[::3] = 0
+    moves, runs = [], []
+    for everything, wrong in ((False, False), (True, False), (False, True)):
+        trainer = make_trainer(task, tmp_path / f"{everything}{wrong}", objective=objective, max_grad_norm=1e9, lr_warm_up=0)
+        trainer.model.double()
+        # Not AdamW, whose first step is that of the gradient's sign, whatever it was divided by.
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters(), lr=1.0, momentum=0.9)
+        before = copy.deepcopy(list(trainer.model.parameters()))
+        responses, run = draw(trainer), 0
+        for values in (advantages, torch.zeros(16)):
+            planned = Plan(values, loss_has_other_terms=everything)
+            batch = mini_batch(trainer, responses, values, planned, torch.randperm(16, generator=trainer.shuffling))
+            batch = dataclasses.replace(batch, denominator=batch.denominator - 1) if wrong else batch
+            olds = [Old(response_logp(trainer.model, part, 1.0).detach() + 0.005) for part, _ in batch.parts]
+            update(trainer, batch, olds, Rollup())
+            run += sum(len(part.mask) for part, _ in batch.parts)
+        pairs = zip(trainer.model.parameters(), before, strict=True)
+        moves.append(torch.cat([(new - old).detach().flatten() for new, old in pairs]))
+        runs.append(run)
+    assert runs == [10, 32, 10]
+    kept, whole, wrong_denominator = moves
+    largest = float(whole.abs().max())
+    assert largest > 1e-4
+    # The LM head is float32, over at most 16 responses of 6 tokens.
+    budget = float32_budget(16 * 6, 0.01) * largest
+    assert_within(kept, whole, budget)
+    assert float((wrong_denominator - whole).abs().max()) > 10 * budget

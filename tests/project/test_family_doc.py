@@ -1,0 +1,154 @@
+"""docs/family.md has one row per preset, its numbers are the preset's, and each row's formula of the weight is the weight."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.budgets import assert_within
+from support.cases import Batch, core_loss
+from support.family import PRESETS
+from support.libraries import NUMPY
+
+import gspo_core
+
+PAGE = (Path(__file__).parents[2] / "docs" / "family.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `([A-Z0-9_]+)`((?:[^|\\]|\\\|)*) \| (.*) \|$", flags=re.MULTILINE)
+ROWS = {
+    name: (numbers.strip(), [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)])
+    for name, numbers, rest in ROW.findall(PAGE)
+}
+
+
+def numbers_of(value: Any) -> list[float]:
+    """Every number in a preset, through nested dataclasses, in order."""
+    if dataclasses.is_dataclass(value):
+        return [n for field in dataclasses.fields(value) for n in numbers_of(getattr(value, field.name))]
+    return [float(value)] if isinstance(value, (int, float)) else []
+
+
+def test_every_preset_has_a_row_and_every_row_a_preset() -> None:
+    assert set(ROWS) == set(PRESETS)
+    assert len(ROW.findall(PAGE)) == len(PRESETS)
+    assert set(PRESETS) <= set(gspo_core.__all__)
+    assert len(PRESETS) == 15
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_row_is_complete(name: str) -> None:
+    numbers, cells = ROWS[name]
+    value, weight, when, source = cells
+    assert "A" in value
+    assert "A" in weight
+    assert len(when.split()) >= 2
+    assert re.search(r"arXiv \d{4}\.\d{5}|this package|TRL", source)
+    assert numbers
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_numbers_of_a_row_are_the_presets(name: str) -> None:
+    """Every number behind the name is in the preset, and the other way round (0.4 and √ = ½ aside, which are written once)."""
+    said = {abs(float(x)) for x in re.findall(r"\d+(?:\.\d+)?(?:e-?\d+)?", ROWS[name][0])}
+    implied = {"FSPO": {0.5}, "CISPO": {0.0}, "LUSPO": {1.0}}.get(name, set())
+    assert said | implied == set(numbers_of(PRESETS[name]))
+
+
+def names(d: np.ndarray, advantage: np.ndarray, name: str) -> dict[str, Any]:
+    """What the symbols of a weight's formula stand for, as [N, T] arrays; no padding."""
+    n, length = d.shape
+    w, a = np.exp(d), np.repeat(advantage[:, None], length, axis=1)
+    mean = np.repeat(d.mean(axis=1, keepdims=True), length, axis=1)
+    total = length * mean
+    low, high = {"GRPO": (0.2, 0.2), "DAPO": (0.2, 0.28), "LUSPO": (2e-3, 2.5e-3)}.get(
+        name, (3e-4, 4e-4) if "GSPO" in name else (0.2, 0.2)
+    )
+
+    def u(r: np.ndarray) -> np.ndarray:
+        return np.where(a > 0, r <= 1 + high, r >= 1 - low)
+
+    clipped = np.where(a > 0, np.minimum(d, 0.4), np.maximum(d, -0.4))
+    k, lam = np.where(a > 0, 2.0, 3.0), np.where(a > 0, 3.0, 2.0)
+    tau = np.where(a > 0, 1.0, 1.05)
+    bound = 0.03 * np.sqrt(length)
+    return {
+        "N": n, "L": length, "S": n * length, "A": a, "w": w, "s": np.exp(mean), "rho": np.exp(total), "u": u,
+        "g": np.exp(clipped.mean(axis=1, keepdims=True)), "token_open": clipped == d,
+        "within": np.where(a > 0, total <= bound, total >= -bound),
+        "phi": lambda r: r**k * np.exp(lam * (1 - r)), "tau": tau, "sech2": lambda z: 1 / np.cosh(z) ** 2,
+        "minimum": np.minimum, "M": ~((a < 0) & (-mean > 0.5)), "W": np.minimum(np.where(a > 0, 1 / w, w), 3.0),
+    }  # fmt: skip
+
+
+SPELLING = [
+    (r"\\\|y_i\\\|", "L"), (r"Σ\\\|y\\\|", "S"), (r"1\[token t not clipped\]", "token_open"),
+    (r"1\[\\\|log ρ_i\\\| within b_i on A's side\]", "within"), ("φ", "phi"), ("ρ_i", "rho"), ("sech²", "sech2"), ("τ", "tau"),
+    ("−", "-"), (r"min\(", "minimum("), (r"_it?\b", ""), (r"tau\(", "tau*("), (r"(?<=[\w)\]]) (?=[\w(])", " * "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_rows_weight_is_what_the_preset_gives(name: str) -> None:
+    """The cell itself is evaluated: Σ|y| is N·T here."""
+    rng = np.random.default_rng(3)
+    d = np.repeat(10.0 ** np.linspace(-4, 0.2, 8), 2)[:, None] * rng.uniform(0.5, 1.0, (16, 3)) * rng.choice([-1, 1], (16, 1))
+    advantage = np.tile([1.0, -1.0, -0.5, 0.5], 4)
+    formula = ROWS[name][1][1]
+    for written, python in SPELLING:
+        formula = re.sub(written, python, formula)
+    expected = eval(formula, {}, names(d, advantage, name))
+    batch = Batch(d, np.zeros_like(d), np.ones(d.shape, dtype=bool), advantage, np.zeros_like(d), 0.2, 0.2)
+    weight = -core_loss(NUMPY, PRESETS[name], batch).logp_grad
+    assert (weight != 0).any()
+    assert_within(weight, np.broadcast_to(expected, d.shape), 1e-11 * np.abs(weight) + 1e-18)
+
+
+BY_CONSTRUCTION = re.findall(r"^\| `(Objective\([^`]*)` \| (.*) \|$", PAGE, flags=re.MULTILINE)
+TURN_SPELLING = [
+    (r"\\\|y_ik\\\|", "Lk"), (r"\\\|y_i\\\|", "L"), (r"_i[kt]?\b", ""), (r"(?<=[\w)]) (?=[\w(])", " * "),
+]  # fmt: skip
+
+
+def test_there_are_three_objectives_by_construction() -> None:
+    assert len(BY_CONSTRUCTION) == 3
+    assert {("Token" in name, "TurnMean" in name) for name, _ in BY_CONSTRUCTION} == {(0, 1), (0, 0), (1, 0)}
+
+
+@pytest.mark.parametrize(("code", "rest"), BY_CONSTRUCTION, ids=[name for name, _ in BY_CONSTRUCTION])
+def test_a_constructed_objectives_weight_is_what_its_row_says(code: str, rest: str) -> None:
+    """Dialogues of two turns, of one and three tokens; the cell itself is evaluated, one row at a time."""
+    objective = eval(code, vars(gspo_core))
+    rng = np.random.default_rng(4)
+    d = (
+        10.0 ** np.linspace(-5, -2, 24).reshape(12, 2)[:, [0, 1, 1, 1]]
+        * rng.uniform(0.5, 1, (12, 4))
+        * rng.choice([-1, 1], (12, 1))
+    )
+    turn, per_turn = np.array([0, 1, 1, 1]), rng.normal(size=(12, 2))
+    log_s = np.stack([d[:, 0], d[:, 1:].mean(axis=1)], axis=1)[:, turn]
+    a = rng.normal(size=(12, 4)) if objective.ratio.per_token else per_turn[:, turn]
+    formula = re.split(r"(?<!\\)\|", rest)[1].strip()
+    for written, python in TURN_SPELLING:
+        formula = re.sub(written, python, formula)
+    scope = {
+        "A": a, "s": np.exp(log_s), "u": lambda s: np.where(a > 0, s <= 1 + 4e-4, s >= 1 - 3e-4), "N": 12, "K": 2, "L": 4,
+        "Lk": np.array([1, 3, 3, 3]),
+    }  # fmt: skip
+    expected = eval(formula, {}, scope)
+    layout = gspo_core.Turns(gspo_core.Padded(np.ones((12, 4), dtype=bool)), np.tile(turn, (12, 1)), 2)
+    given = a if objective.ratio.per_token else per_turn
+    weight = -gspo_core.policy_loss(objective, d, np.zeros((12, 4)), given, layout).logp_grad
+    assert (weight == 0).any()
+    assert (weight != 0).any()
+    assert_within(weight, expected, 1e-12 * np.abs(expected))
+
+
+def test_the_code_on_the_page_runs() -> None:
+    scope: dict[str, Any] = {**vars(gspo_core), "replace": dataclasses.replace}
+    snippets = re.findall(r"`(replace\([^`]*)`", PAGE)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        assert isinstance(eval(snippet, scope), gspo_core.Objective)

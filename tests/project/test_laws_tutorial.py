@@ -1,0 +1,30 @@
+"""docs/new-variant.md runs, and prints what it shows."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+PAGE = (Path(__file__).parents[2] / "docs" / "new-variant.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(python)?\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def test_every_block_runs_and_prints_what_is_shown() -> None:
+    scope: dict[str, Any] = {"__name__": "tutorial"}
+    printed = ""
+    for language, text in BLOCKS:
+        if language == "python":
+            assert printed == "", f"printed, but not shown: {printed}"
+            out = io.StringIO()
+            with contextlib.redirect_stdout(out):
+                exec(compile(text, "docs/new-variant.md", "exec", dont_inherit=True), scope)
+            printed = out.getvalue()
+        else:
+            assert printed == text
+            printed = ""
+    assert printed == ""
+    assert sum(not language for language, _ in BLOCKS) == 6
+    assert callable(scope["test_my_loss"])

@@ -1,0 +1,46 @@
+"""The README's quick starts run, and its list of files is the list of files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+QUICK_STARTS = re.findall(r"## Quick start: (\w+)\n\n```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_there_are_three_quick_starts() -> None:
+    assert [name for name, _ in QUICK_STARTS] == ["NumPy", "PyTorch", "JAX"]
+
+
+@pytest.mark.parametrize(("name", "code"), QUICK_STARTS)
+def test_the_quick_start_runs(name: str, code: str, capsys: pytest.CaptureFixture[str]) -> None:
+    scope: dict[str, object] = {}
+    exec(compile(code, f"README.md, {name}", "exec"), scope)
+    if name == "NumPy":
+        printed = capsys.readouterr().out
+        assert "[False False  True  True]" in printed
+        # −(1/4)(e^1e-4 − e^2e-4 − (1 − 3e-4) + (1 + 4e-4)), by hand to second order
+        assert float(printed.split()[0]) == pytest.approx(-(1e-4 - 2e-4 + 7e-4) / 4, abs=1e-8)
+
+
+def test_every_file_of_the_tree_is_there_and_every_module_is_named() -> None:
+    tree = README.split("## What is where")[1]
+    modules = [
+        p
+        for folder in ("gspo_core", "backends/gspo_torch", "backends/gspo_jax", "backends/gspo_plots", "integration")
+        for p in (ROOT / folder).glob("*.py")
+    ]
+    missing = [p.name for p in modules if p.name != "__init__.py" and p.name not in tree]
+    assert not missing, f"not in the README's tree: {missing}"
+    named = set(re.findall(r"\b(\w+\.py)\b", tree))
+    there = {p.name for p in ROOT.rglob("*.py") if ".venv" not in p.parts}
+    assert named <= there, f"in the README's tree but gone: {named - there}"
+
+
+def test_the_commands_it_names_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets

@@ -1,0 +1,50 @@
+"""Wrong calls of gspo_jax, one row per error. What it hands on to the core is refused by the core's own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gspo_jax
+import jax.numpy as jnp
+import numpy as np
+from support.errors.places import Row
+from support.errors.rows import T, V
+
+from gspo_core import GSPO, Padded
+
+GOOD: dict[str, Any] = {
+    "hidden": jnp.zeros((2, 3, 4)),
+    "lm_head": jnp.zeros((5, 4)),
+    "tokens": jnp.zeros((2, 3), dtype=jnp.int32),
+}
+
+
+def scored(**wrong: Any) -> Callable[[], Any]:
+    """Log-probs with some arguments replaced."""
+    return lambda: gspo_jax.token_logp(**{**GOOD, **wrong})
+
+
+def lossy(**wrong: Any) -> Callable[[], Any]:
+    """A loss on hidden states with some arguments replaced."""
+    batch = {"old_logp": jnp.zeros((2, 3)), "advantage": jnp.ones(2), "layout": Padded(jnp.ones((2, 3), dtype=bool))}
+    return lambda: gspo_jax.linear_policy_loss(GSPO, **{**GOOD, **batch, **wrong})
+
+
+JAX: list[Row] = [
+    Row(T, ("hidden: expected a jax array", "got numpy.ndarray"), scored(hidden=np.zeros((2, 3, 4)))),
+    Row(T, ("lm_head: expected a floating-point array", "got int32"), scored(lm_head=jnp.zeros((5, 4), dtype=jnp.int32))),
+    Row(T, ("tokens: expected integer token ids", "got float32"), scored(tokens=jnp.zeros((2, 3)))),
+    Row(V, ("hidden: expected shape [..., H]", "got []"), scored(hidden=jnp.zeros(()), tokens=jnp.zeros((), dtype=jnp.int32))),
+    Row(V, ("lm_head: expected [V, H] with H = 4 as in hidden [2, 3, 4]", "got [5, 3]"), scored(lm_head=jnp.zeros((5, 3)))),
+    Row(
+        V,
+        ("tokens: expected [2, 3], hidden without its last axis", "got [3]"),
+        scored(tokens=jnp.zeros(3, dtype=jnp.int32)),
+    ),
+    Row(V, ("bias: expected [V] = [5]", "got [4]"), scored(bias=jnp.zeros(4))),
+    Row(V, ("temperature: expected a positive finite number", "got 0.0"), scored(temperature=0.0)),
+    Row(V, ("tokens: expected the layout's shape [3, 2]", "got [2, 3]"), lossy(layout=Padded(jnp.ones((3, 2), dtype=bool)))),
+    Row(V, ("budget_bytes: expected a number of bytes, 0 or more", "got -1"), lossy(budget_bytes=-1)),
+    Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), scored(soft_cap=-1.0)),
+]

@@ -1,0 +1,104 @@
+"""Wrong calls of gspo_torch, one row per error. What it hands on to the core is refused by the core's own rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gspo_torch
+import numpy as np
+import torch
+from support.errors.places import Row
+from support.errors.rows import LAYOUT, ONES, ZEROS, T, V
+
+from gspo_core import GSPO, Padded
+
+MASK = torch.ones(2, 3) > 0
+GOOD: dict[str, Any] = {
+    "objective": GSPO,
+    "hidden": torch.zeros(2, 3, 4),
+    "lm_head": torch.zeros(5, 4),
+    "tokens": torch.zeros(2, 3, dtype=torch.int64),
+    "old_logp": torch.zeros(2, 3),
+    "advantage": torch.ones(2),
+    "layout": Padded(MASK),
+}
+
+
+def linear(**wrong: Any) -> Callable[[], Any]:
+    """A loss on hidden states with some arguments replaced."""
+    return lambda: gspo_torch.linear_policy_loss(**{**GOOD, **wrong})
+
+
+def twice(**options: Any) -> None:
+    """A second derivative through the head."""
+    hidden = torch.ones(2, 3, 4, requires_grad=True)
+    logp = gspo_torch.token_logp(hidden, torch.randn(5, 4), GOOD["tokens"], **options)
+    (gradient,) = torch.autograd.grad(logp.sum(), hidden, create_graph=True)
+    gradient.sum().backward()
+
+
+def backward_twice() -> None:
+    """A second backward through the aligned scheme, which has handed its gradients over."""
+    hidden = torch.ones(2, 3, 4, requires_grad=True)
+    head = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    loss = gspo_torch.linear_policy_loss(**{**GOOD, "hidden": hidden, "lm_head": head, "old_logp": None}, on_policy=True)
+    loss.value.backward(retain_graph=True)
+    loss.value.backward()
+
+
+SHARD = gspo_torch.VocabularyShard
+TORCH: list[Row] = [
+    Row(
+        T,
+        ("logp: expected a torch tensor", "got numpy.ndarray"),
+        lambda: gspo_torch.policy_loss(GSPO, ZEROS, ZEROS, ONES, LAYOUT),
+    ),
+    Row(T, ("layout: expected a layout such as Padded(mask)", "got Tensor"), linear(layout=MASK)),
+    Row(T, ("hidden: expected a torch tensor", "got numpy.ndarray"), linear(hidden=np.zeros((2, 3, 4)))),
+    Row(
+        T,
+        ("lm_head: expected a floating-point tensor", "got torch.int64"),
+        linear(lm_head=torch.zeros(5, 4, dtype=torch.int64)),
+    ),
+    Row(T, ("tokens: expected int64 or int32 token ids", "got torch.float32"), linear(tokens=torch.zeros(2, 3))),
+    Row(
+        V,
+        ("hidden: expected shape [..., H]", "got []"),
+        lambda: gspo_torch.token_logp(torch.tensor(0.0), GOOD["lm_head"], torch.tensor(0)),
+    ),
+    Row(V, ("lm_head: expected [V, H] with H = 4 as in hidden [2, 3, 4]", "got [5, 3]"), linear(lm_head=torch.zeros(5, 3))),
+    Row(
+        V,
+        ("tokens: expected [2], hidden without its last axis", "got [3]"),
+        lambda: gspo_torch.token_logp(torch.zeros(2, 4), GOOD["lm_head"], torch.zeros(3, dtype=torch.int64)),
+    ),
+    Row(V, ("bias: expected [V] = [5]", "got [4]"), linear(bias=torch.zeros(4))),
+    Row(
+        V,
+        ("lm_head: 5 rows from row 3 on do not fit into a vocabulary of 7",),
+        linear(vocabulary=SHARD(3, 7, None)),
+    ),
+    Row(V, ("tokens: expected the device of hidden, cpu", "got meta"), linear(tokens=GOOD["tokens"].to("meta"))),
+    Row(V, ("tokens: expected ids in [0, 5), the rows of lm_head", "from 9 to 9"), linear(tokens=GOOD["tokens"] + 9)),
+    Row(T, ("temperature: expected a number", "got 'warm'"), linear(temperature="warm")),
+    Row(V, ("temperature: expected a positive finite number", "got 0.0"), linear(temperature=0.0)),
+    Row(T, ("soft_cap: expected a number",), linear(soft_cap="30")),
+    Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), linear(soft_cap=-1.0)),
+    Row(T, ("vocabulary: expected a VocabularyShard or None", "got int"), linear(vocabulary=5)),
+    Row(V, ("tokens: expected the layout's shape [1, 3]", "got [2, 3]"), linear(layout=Padded(MASK[:1]))),
+    Row(V, ("budget_bytes: expected a number of bytes, 0 or more", "got -1"), linear(budget_bytes=-1)),
+    Row(
+        V,
+        ("entropy_bonus: expected a positive finite number", "got 0.0", "leave it out for none"),
+        linear(entropy_bonus=0.0),
+    ),
+    Row(T, ("kl: expected a KLTerm(estimator, ref_logp, coefficient) or None", "got float"), linear(kl=0.1)),
+    Row(
+        T, ("estimator: expected an estimator such as K3()", "got 'k3'"), lambda: gspo_torch.KLTerm("k3", GOOD["old_logp"], 0.1)
+    ),
+    Row(T, ("start: expected a number of rows", "got 1.5"), lambda: SHARD(1.5, 3, None)),
+    Row(V, ("start: expected a row in [0, 3]", "got 4"), lambda: SHARD(4, 3, None)),
+    Row(RuntimeError, ("LM head: its gradient cannot be differentiated again", "log_softmax of full logits"), twice),
+    Row(RuntimeError, ("linear_policy_loss: the aligned scheme", "pass budget_bytes=0"), backward_twice),
+]

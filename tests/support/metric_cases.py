@@ -1,0 +1,74 @@
+"""One way to measure a batch on any library, and the budget of each number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from support.budgets import REL64, assert_within
+from support.cases import Batch
+from support.libraries import Library
+
+from gspo_core import Objective, Padded, batch_metrics, policy_loss
+from gspo_core.layouts import Layout
+from gspo_core.metrics import Metrics
+
+
+def on_layout(objective: Objective, logp: Any, old: Any, advantage: Any, layout: Layout, denominator: Any = None) -> Metrics:
+    """The metrics of arrays that are already where they belong, beside their loss."""
+    loss = policy_loss(objective, logp, old, advantage, layout, denominator=denominator)
+    return batch_metrics(objective, loss, logp, old, advantage, layout)
+
+
+def measured(library: Library, objective: Objective, batch: Batch, advantage: np.ndarray, denominator: Any = None) -> Metrics:
+    """`on_layout` of a padded batch in float64."""
+    arrays = [library.array(x) for x in (batch.logp, batch.old_logp, advantage)]
+    return on_layout(objective, *arrays, Padded(library.array(batch.mask)), denominator)
+
+
+def assert_numbers(actual: dict[str, float], expected: dict[str, float], scale: float, loss_scale: float = 0.0) -> None:
+    """Every number of `expected`, and no others but quantiles. `scale` is the largest |d|, `loss_scale` Σ |terms| of the loss.
+
+    A design effect is a quotient of variances: it is compared where the variance is one, not rounding.
+    """
+    names = {name for name in expected if not name.endswith("design_effect")}
+    assert {name for name in actual if "_q" not in name and not name.endswith("design_effect")} == names
+    for name in names:
+        assert_within(actual[name], expected[name], _budget(name, expected, scale, loss_scale))
+    for prefix in ("", "sampler_"):
+        if expected.get(f"{prefix}token_std", 0.0) > 1e-3 * scale and f"{prefix}design_effect" in expected:
+            wanted = expected[f"{prefix}design_effect"]
+            assert_within(actual[f"{prefix}design_effect"], wanted, 1e-8 * max(1.0, wanted))
+
+
+def _budget(name: str, expected: dict[str, float], scale: float, loss_scale: float) -> float:
+    """What rounding may cost.
+
+    Means and extremes of log ratios round in proportion to the largest |d|. A variance is off by at most 1e-12 (0.09 scale)²,
+    the squares inside a bin: its root by 1e-8 scale if the variance vanishes, by 1e-12 scale if it is not small. e^d turns
+    an error of d into a relative one, and k3 = e^d − 1 − d cancels down to that of d. The rest is relative.
+    """
+    value = abs(expected[name])
+    relative = 10 * REL64 * value * (1 + scale)
+    if name == "loss":
+        return 10 * REL64 * loss_scale * (1 + scale)
+    if name == "advantage_mean":
+        return REL64 * expected["advantage_abs_mean"]
+    if name.endswith(("log_s_std", "log_std", "token_std")):
+        return 1e-8 * scale if value < 1e-4 * scale else 1e-11 * scale
+    if "log_" in name:
+        return REL64 * scale
+    if "kl_" in name:
+        return relative + REL64 * scale * expected.get("length_max", 10.0)
+    return relative
+
+
+def token_arrays(batch: Batch) -> list[np.ndarray]:
+    """What has a token axis."""
+    return [batch.logp, batch.old_logp, batch.token_advantage]
+
+
+def pack(batch: Batch, hole: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """(segment_ids, token arrays) with every slot kept; masked ones belong to nobody."""
+    ids = np.where(batch.mask, np.arange(len(batch.mask))[:, None], hole).reshape(-1)
+    return ids, [x.reshape(-1) for x in token_arrays(batch)]

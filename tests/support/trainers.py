@@ -1,0 +1,44 @@
+"""Trainers on small random models, for tests of one step."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from integration.on_torch.engine import in_bfloat16
+from integration.on_torch.rollout import Sampler
+from integration.on_torch.small_model import Experts, WarmUp, build_model, build_tokenizer
+from integration.on_torch.trainer import Trainer, build_engine
+from integration.shared.config import Config
+from integration.shared.pretrained import compute_in
+from integration.shared.prompts import Prompter
+from integration.shared.run_folder import RunFolder
+from integration.shared.tasks import Task
+
+CPU = torch.device("cpu")
+
+
+def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
+    """On a dense model, or with `model="small-moe"` on 8 experts whose routes are far from ties."""
+    config = Config(model=options.pop("model", "small"), group_size=4, prompts_per_rollout=4, max_new_tokens=6, lr=1e-3)
+    config = dataclasses.replace(config, **{"clip_low": 0.01, "clip_high": 0.01, **options})
+    tokenizer, sizes = build_tokenizer(task.train), WarmUp(layers=2, hidden=32)
+    model = build_model(len(tokenizer), sizes, 0, tokenizer, Experts(8, 2) if config.model == "small-moe" else None)
+    if config.model == "small-moe":
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.mul_(1.0 if parameter.ndim == 1 or "embed" in name else 10.0)
+    copied = in_bfloat16(model) if config.sampler_dtype else None
+    compute_in(model, getattr(torch, config.dtype))
+    prompter = Prompter(tokenizer, "chat")
+    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, CPU, prompter.stop_ids(CPU))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
+    generators = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    run, mixture = RunFolder(folder, keep_checkpoints=1), config.model == "small-moe"
+    return Trainer(
+        config, run, task, model, config.build_objective(), optimizer, sampler, *generators,
+        engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
+    )  # fmt: skip
