@@ -70,9 +70,9 @@ class Plan:
             layout: where the tokens of all the step's responses stand, those that will be dropped included.
             rows: [M] integers, the numbers of the step's responses in the batch, in the layout's order; None means all.
 
-        Returns: `PlannedStep`. Run the model on `rows` only, in as many micro-batches as you like, and give every one of
-        them the denominator. If no row is left the gradient is zero: take the optimizer step with zeros where it would have been
-        taken (momentum moves on), without running the model.
+        Returns: `PlannedStep`. Run the model on `rows` only, in as many micro-batches as you like, and give every
+        one of them the denominator. If no row is left the gradient is zero: take the optimizer step with zeros where it would
+        have been taken (momentum moves on), without running the model.
 
         Raises: TypeError for a wrong kind, ValueError if there are not as many rows as the layout has sequences, or numbers
         outside the batch.

@@ -21,8 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gspo_core import Loss, Padded
-from gspo_core import planning as plan
+from gspo_core import Loss, Padded, plan
 from gspo_core.planning import Plan
 from integration.shared.measure import Rollup
 

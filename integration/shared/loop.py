@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import tyro
 from tqdm import tqdm
 
-from gspo_core import planning as plan
+from gspo_core import plan
 from gspo_core.planning import Plan
 from integration.on_torch.rollout import evaluate
 from integration.shared.config import Config

@@ -12,8 +12,7 @@ from support.budgets import REL64, assert_close64, assert_within
 from support.libraries import LIBRARIES, Library
 from support.oracles import loss as oracle
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Packed, Padded, group_advantages, policy_loss
-from gspo_core import planning as plan
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Packed, Padded, group_advantages, plan, policy_loss
 from gspo_core.advantages import Centred, decoupled_advantages
 from gspo_core.laws.kit.oracle import Verdict, judge
 from gspo_core.objectives import DAPO, DR_GRPO, presets

@@ -15,8 +15,8 @@ from support.libraries import TORCH, Library
 from support.oracles import family as oracle_family
 
 from gspo_core import GRPO, GSPO, Packed, Padded, policy_loss
-from gspo_core import routing as router_shift
 from gspo_core.objectives import GMPO
+from gspo_core.routing import router_shift
 
 FLOOR = 0.6
 

@@ -22,13 +22,13 @@ from gspo_core import (
     Padded,
     TokenMean,
     batch_metrics,
+    diagnose,
     group_metrics,
     merge,
     policy_loss,
     summary,
 )
 from gspo_core.metrics import FindingKind, Metrics, Thresholds, sampler_metrics
-from gspo_core.metrics import diagnosis as diagnose
 from gspo_core.mismatch import MIS
 
 N, T = 64, 1000
