@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from support.budgets import assert_within
 from support.family import MEMBERS, Member, by_member
-from support.jax_losses import BATCH, by_layout, inputs, value_of
+from support.jax_programs.losses import BATCH, by_layout, inputs, value_of
 from support.libraries import TORCH
 
 from gspo_core import Padded

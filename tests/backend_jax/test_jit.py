@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from support.budgets import assert_within
-from support.jax_losses import SEQUENCE, inputs, traces, value_of
+from support.jax_programs.losses import SEQUENCE, inputs, traces, value_of
 
 from gspo_core import GSPO, Clip, Packed, Padded, PerToken, Turns, sharded
 from gspo_core.layouts import Restricted

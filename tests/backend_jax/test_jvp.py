@@ -12,7 +12,7 @@ import numpy as np
 from support.budgets import assert_within
 from support.cases import core_loss
 from support.family import MEMBERS, Member, by_member
-from support.jax_losses import BATCH, SEQUENCE, by_layout, inputs, value_of, weight_direction
+from support.jax_programs.losses import BATCH, SEQUENCE, by_layout, inputs, value_of, weight_direction
 from support.libraries import NUMPY
 
 

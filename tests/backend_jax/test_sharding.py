@@ -1,6 +1,6 @@
 """Eight host devices: under NamedSharding and under shard_map, losses and log-probs are those of one device.
 
-The devices must be asked for before JAX starts, hence the process of its own: tests/support/jax_on_eight_devices.py.
+The devices must be asked for before JAX starts, hence the process of its own: tests/support/jax_programs/on_eight_devices.py.
 """
 
 from __future__ import annotations
@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from support import mesh_cases
+from support.jax_programs import mesh_cases
+from support.repository import PATHS, ROOT
 
-TESTS = Path(__file__).parents[1]
 SAME = ["NamedSharding value", "NamedSharding gradient", "shard_map value", "shard_map gradient outside"]
 INSIDE = ["shard_map gradient inside", "shard_map second derivative", "is not vacuous"]
 UNCHECKED = ["check_vma=False is four times too large"]
@@ -25,9 +24,9 @@ CLAIMS += mesh_cases.CLAIMS
 @pytest.fixture(scope="module")
 def said() -> list[str]:
     """What the program printed."""
-    path = os.pathsep.join([str(TESTS.parent), str(TESTS.parent / "backends")])
+    path = os.pathsep.join(PATHS)
     env = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(TESTS / "support" / "jax_on_eight_devices.py")]
+    command = [sys.executable, str(ROOT / "tests/support/jax_programs/on_eight_devices.py")]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=500)
     assert result.returncode == 0, result.stderr
     return result.stdout.splitlines()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from support.budgets import assert_within
 from support.family import MEMBERS, Member
-from support.jax_losses import Inputs, by_layout, inputs, loss_at, value_of
+from support.jax_programs.losses import Inputs, by_layout, inputs, loss_at, value_of
 from support.one_shape import EXAMPLES
 
 SOME = [member for member in MEMBERS if member.name in {"GSPO", "GSPO_TOKEN", "DEEPSEEK_V3_2", "GMPO"}]

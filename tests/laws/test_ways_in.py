@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.repository import ROOT
 from torch import Tensor
 
 from gspo_core import GSPO, laws
@@ -33,8 +34,7 @@ def run_pytest(tmp_path: Path, name: str) -> str:
         f"@laws.conformance({name}, LIKE, examples=5)\ndef test_mine(law): ...\n"
     )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), str(tmp_path)]
-    root = str(Path(__file__).parents[2])
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={"PYTHONPATH": root})
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={"PYTHONPATH": str(ROOT)})
     return result.stdout + result.stderr
 
 

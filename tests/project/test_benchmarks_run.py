@@ -16,8 +16,9 @@ import lm_head
 import pytest
 import stopwatch
 import torch
+from support.repository import ROOT
 
-FOLDER = Path(__file__).parents[2] / "benchmarks"
+FOLDER = ROOT / "benchmarks"
 
 # Other tests of the same process have loaded JAX, which minds any fork; the forked child does not touch it.
 pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")

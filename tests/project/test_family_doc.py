@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ from support.budgets import assert_within
 from support.cases import Batch, core_loss
 from support.family import PRESETS
 from support.libraries import NUMPY
+from support.repository import ROOT
 
 import gspo_core
 
-PAGE = (Path(__file__).parents[2] / "docs" / "family.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "family.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| `([A-Z0-9_]+)`((?:[^|\\]|\\\|)*) \| (.*) \|$", flags=re.MULTILINE)
 ROWS = {
     name: (numbers.strip(), [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from support.repository import ROOT
 
 from gspo_core.laws.cards.document import markdown
 from gspo_core.laws.chapters.catalogue import EVERY
 
-PAGE = Path(__file__).parents[2] / "docs" / "laws.md"
+PAGE = ROOT / "docs" / "laws.md"
 
 
 def test_the_page_is_up_to_date() -> None:

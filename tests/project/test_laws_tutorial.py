@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-from pathlib import Path
 from typing import Any
 
-PAGE = (Path(__file__).parents[2] / "docs" / "new-variant.md").read_text(encoding="utf-8")
+from support.repository import ROOT
+
+PAGE = (ROOT / "docs" / "new-variant.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(python)?\n(.*?)```", PAGE, flags=re.DOTALL)
 
 

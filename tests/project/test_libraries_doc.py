@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +16,7 @@ from support.arrangements import ARRANGEMENTS
 from support.budgets import assert_within
 from support.family import PRESETS
 from support.libraries import EVERYWHERE
+from support.repository import ROOT
 
 from gspo_core import (
     TIS,
@@ -34,7 +34,7 @@ from gspo_core import (
 from gspo_core.kl import K3
 from gspo_core.objectives import Turn, TurnMean
 
-PAGE = (Path(__file__).parents[2] / "docs" / "libraries.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "libraries.md").read_text(encoding="utf-8")
 SUITE = re.findall(r"^\| `([\w.]+)` \| (.+) \| (\d+) \| (.+) \|$", PAGE, flags=re.MULTILINE)
 OTHERS = re.findall(r"^\| `(\w+)` ([\d.]+) \| (.+) \| (.+) \|$", PAGE, flags=re.MULTILINE)
 

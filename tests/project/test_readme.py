@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK_STARTS = re.findall(r"## Quick start: (\w+)\n\n```python\n(.*?)```", README, flags=re.DOTALL)
 

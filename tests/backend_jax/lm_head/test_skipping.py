@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from gspo_jax.lm_head import blocks, two_pass
-from support.jax_linear_cases import arguments, largest_array, loss_of, ours, ring_of, small_pieces
-from support.linear_cases import Problem, make
+from support.jax_programs.linear_cases import arguments, largest_array, loss_of, ours, ring_of, small_pieces
+from support.lm_head.cases import Problem, make
 
 from gspo_core import GRPO, PerToken
 

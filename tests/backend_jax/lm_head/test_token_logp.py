@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gspo_jax.lm_head import two_pass
 from support.budgets import assert_within
-from support.jax_linear_cases import largest_array, small_pieces
+from support.jax_programs.linear_cases import largest_array, small_pieces
 
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 0.7}, {"soft_cap": 2.0}, {"temperature": 1.3, "soft_cap": 3.0}]
 # Vocabularies that blocks of 3 to 5 rows divide, do not divide, and are larger than; token counts that chunks of 4 do not.

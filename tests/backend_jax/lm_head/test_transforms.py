@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from support.budgets import assert_within
-from support.jax_linear_cases import arguments, loss_of, ours, ring_of, small_pieces
-from support.jax_losses import traces
-from support.linear_cases import from_logits, make, packed
+from support.jax_programs.linear_cases import arguments, loss_of, ours, ring_of, small_pieces
+from support.jax_programs.losses import traces
+from support.lm_head.cases import from_logits, make, packed
 
 from gspo_core import GSPO_TOKEN, Padded
 

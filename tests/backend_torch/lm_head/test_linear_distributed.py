@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from support import head_ranks
-from support.head_ranks import SPLITS, VOCABULARY, Split, problem_of
-from support.linear_cases import Answer, from_logits
+from support.lm_head import ranks as head_ranks
+from support.lm_head.cases import Answer, from_logits
+from support.lm_head.ranks import SPLITS, VOCABULARY, Split, problem_of
 from torch import Tensor
 
 by_split = pytest.mark.parametrize("name", SPLITS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.linear_cases import (
+from support.lm_head.cases import (
     Answer,
     Problem,
     assert_in_budget,

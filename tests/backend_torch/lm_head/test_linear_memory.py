@@ -10,7 +10,7 @@ import gspo_torch
 import pytest
 import torch
 from gspo_torch.lm_head import products
-from support.linear_cases import WIDER
+from support.lm_head.cases import WIDER
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

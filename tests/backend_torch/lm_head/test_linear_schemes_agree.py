@@ -16,7 +16,7 @@ from gspo_torch.lm_head.head import Head
 from gspo_torch.lm_head.two_pass import Gradients
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
-from support.linear_cases import (
+from support.lm_head.cases import (
     Answer,
     Problem,
     assert_in_budget,

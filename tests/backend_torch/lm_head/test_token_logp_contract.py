@@ -7,7 +7,7 @@ from typing import Any
 import gspo_torch
 import pytest
 import torch
-from support.heads import head, naive_logp
+from support.lm_head.heads import head, naive_logp
 
 HIDDEN, LM_HEAD, TOKENS, BIAS = torch.zeros(2, 3, 4), torch.zeros(7, 4), torch.zeros(2, 3, dtype=torch.int64), torch.zeros(7)
 

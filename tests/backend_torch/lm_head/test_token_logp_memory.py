@@ -8,7 +8,7 @@ from typing import Any
 import gspo_torch
 import pytest
 import torch
-from support.heads import head, naive_logp
+from support.lm_head.heads import head, naive_logp
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gspo_torch
 import pytest
 import torch
-from support.heads import Head, head, naive_logp, truth
+from support.lm_head.heads import Head, head, naive_logp, truth
 from torch import Tensor
 
 LOW = [torch.bfloat16, torch.float16]

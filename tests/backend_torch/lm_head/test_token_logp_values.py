@@ -6,7 +6,7 @@ import gspo_torch
 import pytest
 import torch
 from gspo_torch.lm_head import two_pass
-from support.heads import Head, head, naive_logp, truth
+from support.lm_head.heads import Head, head, naive_logp, truth
 from torch import Tensor
 
 EPS32 = torch.finfo(torch.float32).eps

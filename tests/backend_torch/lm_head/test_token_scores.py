@@ -5,7 +5,7 @@ from __future__ import annotations
 import gspo_torch
 import pytest
 import torch
-from support.heads import Head, head, naive_logp
+from support.lm_head.heads import Head, head, naive_logp
 from torch import Tensor
 
 CUTS = pytest.mark.parametrize("tile", [(1, 7), (5, 20), (100, 100)], ids=str)

@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.repository import PATHS, ROOT
 
-ROOT = Path(__file__).parents[3]
-PATHS = [str(ROOT), str(ROOT / "backends"), str(ROOT / "tests")]
 CHECKS = [
     "log_probs_and_entropies_are_float32_good",
     "scores_are_those_of_plain_torch",
@@ -46,7 +44,7 @@ def python(*arguments: str, **variables: str) -> str:
 def reports() -> dict[str, str]:
     """By check: what failed, or nothing. The interpreter must be asked for before Triton is imported, hence a process."""
     pytest.importorskip("triton", reason="Triton has no wheel for this platform")
-    lines = python(str(ROOT / "tests" / "support" / "interpreted_kernels.py"), TRITON_INTERPRET="1").splitlines()
+    lines = python(str(ROOT / "tests" / "support" / "lm_head" / "interpreted_kernels.py"), TRITON_INTERPRET="1").splitlines()
     return {report["check"]: report["failure"] for report in map(json.loads, lines)}
 
 

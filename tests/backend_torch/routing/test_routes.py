@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from gspo_torch import Routes, record_routes, replay_routes
-from support.moes import EXPERTS, FAMILIES, TOP_K, batch, gradients, log_probs, moved, recorded, routers, tiny, watched
+from support.runs.moes import EXPERTS, FAMILIES, TOP_K, batch, gradients, log_probs, moved, recorded, routers, tiny, watched
 from torch import Tensor
 from transformers import DynamicCache
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gspo_torch import record_routes, replay_routes
-from support.moes import batch, gradients, log_probs, moved, recorded, routers, tiny, watched
+from support.runs.moes import batch, gradients, log_probs, moved, recorded, routers, tiny, watched
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 

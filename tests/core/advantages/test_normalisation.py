@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.repository import ROOT
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Objective, Padded, policy_loss
 from gspo_core.objectives import DAPO
 
-PAGE = (Path(__file__).parents[3] / "docs" / "normalisation.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "normalisation.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (.+?) \| (.+?) \| `denominator=(.+?)` \| `loss\.(\w+)` \|$", PAGE, flags=re.MULTILINE)
 
 # What each host does with a part's gradient, in numbers: (divides by steps, averages over ranks).

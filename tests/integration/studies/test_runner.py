@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.study_runs import square
+from support.repository import PATHS
+from support.runs.studies import square
 
 from integration.shared.errors import UserError
 from integration.studies.runner import Run, read_results, run_study
-
-ROOT = Path(__file__).parents[3]
 
 
 def runs_of(count: int, marks: Path, **of: dict[str, Any]) -> list[Run]:
@@ -82,16 +81,15 @@ def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(tmp_path: Path) ->
     runs = runs_of(3, tmp_path / "marks", run1={"sleeps": True})
     script = tmp_path / "study.py"
     script.write_text(
-        "import signal, sys\nfrom pathlib import Path\nfrom study_runner import Run, run_study\nfrom study_runs import square\n"
+        "import signal, sys\nfrom pathlib import Path\n"
+        "from integration.studies.runner import Run, run_study\nfrom support.runs.studies import square\n"
         # As in a terminal: tests that run in the background inherit a Ctrl-C that is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"if __name__ == '__main__':\n    runs = {runs!r}\n"
         f"    sys.exit(run_study(square, runs, Path({str(tmp_path / 'results.jsonl')!r})).status)\n"
     )
-    path = os.pathsep.join(str(ROOT / part) for part in ("integration", "tests"))
-    with subprocess.Popen(
-        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": path}, stdout=subprocess.PIPE, text=True
-    ) as process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
+    with subprocess.Popen([sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             printed = [process.stdout.readline() for _ in range(2)]

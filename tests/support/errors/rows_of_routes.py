@@ -9,7 +9,7 @@ import torch
 from gspo_torch import Routes, record_routes, replay_routes
 from support.errors.places import Row
 from support.errors.rows import T, V
-from support.moes import EXPERTS, batch, log_probs, tiny
+from support.runs.moes import EXPERTS, batch, log_probs, tiny
 from torch import Tensor, nn
 
 MASK = torch.ones(4, 9, dtype=torch.bool)

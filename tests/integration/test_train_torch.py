@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.budgets import assert_within, float32_budget
-from support.trainers import make_trainer
+from support.runs.torch_trainers import make_trainer
 
 from gspo_core.planning import Plan
 from integration.on_torch.passes import Old

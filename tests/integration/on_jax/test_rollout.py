@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from support.jax_trainers import draw, make_trainer, promotion, save_model, words
+from support.runs.jax_trainers import draw, make_trainer, promotion, save_model, words
 
 from integration.on_jax import learner as learner_jax
 from integration.on_jax import rollout as rollout_jax

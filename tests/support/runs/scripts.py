@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support.repository import ROOT
 import json
 import os
 import subprocess
@@ -9,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
 TINY = [
     *("--model", "small", "--task", "count_bits", "--task-args", "min_n=1", "max_n=63", "--train-size", "40"),
     *("--warm-up.target", "0.2", "--warm-up.hidden", "32", "--warm-up.layers", "2", "--warm-up.check-every", "10"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.repository import ROOT
 
 from integration.shared.errors import UserError
 from integration.studies.moe_training import analysis as moe_analysis
@@ -167,7 +168,7 @@ def test_the_matched_band_is_interpolated_between_the_bands_that_were_tried() ->
 
 def test_the_matched_range_is_that_of_the_committed_calibration() -> None:
     """And the page says so."""
-    root = Path(__file__).parents[3]
+    root = ROOT
     target, high = moe_analysis.matched_band(Grid(moe_analysis.load(root / "docs/results/moe-pilot"), "calibration"))
     assert list(MATCHED) == [round(0.75 * high, 4), round(high, 4)]
     text = (root / "docs/moe-hypotheses.md").read_text(encoding="utf-8")
@@ -176,7 +177,7 @@ def test_the_matched_range_is_that_of_the_committed_calibration() -> None:
 
 
 def test_the_page_has_every_hypothesis_and_its_rule() -> None:
-    text = (Path(__file__).parents[3] / "docs/moe-hypotheses.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/moe-hypotheses.md").read_text(encoding="utf-8")
     arms = {study.name: {arm.name for arm in study.arms} for study in (MAIN, RESCUE)}
     for h in HYPOTHESES:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {h.name} |")]

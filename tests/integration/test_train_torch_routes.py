@@ -10,8 +10,8 @@ import pytest
 import torch
 from backend_torch.routing.test_routes_checkpointing import checkpointing
 from gspo_torch import Routes, record_routes
-from support.moes import watched
-from support.trainers import make_trainer
+from support.runs.moes import watched
+from support.runs.torch_trainers import make_trainer
 
 from gspo_core.planning import Plan
 from integration.on_torch.passes import Old, old_pass, update_pass

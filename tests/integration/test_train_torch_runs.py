@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.script_runs import TINY, command, environment, rows, run
+from support.runs.scripts import TINY, command, environment, rows, run
 
 PRETRAINED = [*TINY[2:9], "--eval-prompts", "10"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from gspo_torch import record_routes, replay_routes
-from support.moes import batch, log_probs, moved, recorded, routers, tiny
+from support.runs.moes import batch, log_probs, moved, recorded, routers, tiny
 from torch import Tensor
 
 from integration.on_torch.engine import in_bfloat16, router_noise, take_weights

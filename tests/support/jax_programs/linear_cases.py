@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from gspo_jax.lm_head import schemes, two_pass
-from support.linear_cases import PARAMETERS, Answer, Problem
+from support.lm_head.cases import PARAMETERS, Answer, Problem
 from torch import Tensor
 
 from gspo_core import Packed, Padded, PerToken

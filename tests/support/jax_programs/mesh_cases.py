@@ -71,7 +71,7 @@ CLAIMS = [f"mesh: {name}: {variant}" for name in _EVERY_WAY for variant in LENGT
 CLAIMS += [f"mesh: {name}, {what}" for name in EVERYWHERE for what in ("float32", "Hessian times a vector")]
 CLAIMS += [f"mesh: {name}, exchanges" for name in EXCHANGES]
 CLAIMS += [f"mesh: {case.name} is not vacuous" for case in CASES]
-"""What jax_on_a_mesh must say."""
+"""What on_a_mesh must say."""
 
 
 class Batch(NamedTuple):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from support.jax_trainers import draw, make_trainer, promotion, save_model, words
+from support.runs.jax_trainers import draw, make_trainer, promotion, save_model, words
 
 from gspo_core.planning import Plan
 from integration.on_jax.learner import Learner

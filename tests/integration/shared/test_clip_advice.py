@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.script_runs import ROOT, TINY, rows, run
+from support.repository import ROOT
+from support.runs.scripts import TINY, rows, run
 
 from gspo_core import Clip, Pilot
 from gspo_core.clip_range import clip_fraction_for

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import jax_on_a_mesh
+from support.jax_programs import on_a_mesh
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective, Padded, sharded
 
@@ -154,5 +154,5 @@ if __name__ == "__main__":
     rows = {"even": (16, {}), "uneven": (15, {}), "empty": (5, {}), "soft cap and bias": (14, {"soft_cap": 2.0, "bias": True})}
     for claim, (total, options) in rows.items():
         print(f"{'holds' if vocabulary_claim(total, **options) else 'FAILS'}: vocabulary {claim}")
-    for claim, holds in jax_on_a_mesh.claims():
+    for claim, holds in on_a_mesh.claims():
         print(f"{'holds' if holds else 'FAILS'}: mesh: {claim}")

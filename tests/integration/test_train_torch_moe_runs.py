@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.trainers import make_trainer
+from support.runs.torch_trainers import make_trainer
 
 from integration import train_torch
 from integration.on_torch.small_model import Experts, WarmUp

@@ -14,7 +14,7 @@ import gspo_torch
 import torch
 import torch.distributed as dist
 from gspo_torch import KLTerm, VocabularyShard, sum_over
-from support.linear_cases import Problem, make, with_kl
+from support.lm_head.cases import Problem, make, with_kl
 
 from gspo_core import GRPO, GSPO_TOKEN, Padded, sharded
 from gspo_core.kl import K3

@@ -18,7 +18,7 @@ from gspo_torch.lm_head import blocks, two_pass
 from gspo_torch.lm_head import triton_kernels as kernels
 from gspo_torch.lm_head.blocks import Scores, Weights
 from gspo_torch.lm_head.head import Head
-from support.linear_cases import Answer, Problem, error, from_logits, make, ours, small_pieces
+from support.lm_head.cases import Answer, Problem, error, from_logits, make, ours, small_pieces
 from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16)

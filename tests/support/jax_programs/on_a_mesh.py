@@ -1,6 +1,6 @@
 """Claims about a 2 × 2 × 2 mesh, data × context × tensor: hidden states and a sharded head to value and both gradients.
 
-Run by jax_on_eight_devices.py. Every program is compiled once and used for every way in which shards may be uneven or empty.
+Run by on_eight_devices.py. Every program is compiled once and used for every way in which shards may be uneven or empty.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
-from support import mesh_cases
-from support.mesh_cases import BY_NAME, LENGTHS, ROWS, TURNS, VOCABULARY, Answer, Case, N
+from support.jax_programs import mesh_cases
+from support.jax_programs.mesh_cases import BY_NAME, LENGTHS, ROWS, TURNS, VOCABULARY, Answer, Case, N
 
 from gspo_core import Packed, Padded, PerToken, Turns, sharded
 from gspo_core.layouts import Layout

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import script_runs
-from support.script_runs import TINY, command, environment, rows
+from support.runs import scripts as script_runs
+from support.runs.scripts import TINY, command, environment, rows
 
 run = partial(script_runs.run, script="train_jax.py")
 
