@@ -14,6 +14,7 @@ import gspo_core as g
 from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Packed, PerToken, SequenceMean
 from gspo_core.clip_range import Drift
 from gspo_core.objectives import TurnMean
+from gspo_core.routing import router_shift
 
 SEGMENT = Objective(g.objectives.Turn(), Clip(0.2, 0.2), TurnMean())
 SEGMENT_TOKEN = Objective(g.objectives.TurnToken(), Clip(0.2, 0.2), SequenceMean())
@@ -159,7 +160,7 @@ def kl(estimator: Any, reduction: Any = None, **options: Any) -> Callable[[], An
 
 def shift(old: Any = ROUTER, new: Any = ROUTER, floor: Any = 0.5) -> Callable[[], Any]:
     """A router shift."""
-    return lambda: g.routing.router_shift(old, new, LAYOUT, floor=floor)
+    return lambda: router_shift(old, new, LAYOUT, floor=floor)
 
 
 TERMS: list[Row] = [
