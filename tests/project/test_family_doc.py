@@ -15,8 +15,10 @@ from support.libraries import NUMPY
 from support.repository import ROOT
 
 import gspo_core
+import gspo_core.objectives
 
 PAGE = (ROOT / "docs" / "family.md").read_text(encoding="utf-8")
+SCOPE = {**vars(gspo_core), **vars(gspo_core.objectives)}
 ROW = re.compile(r"^\| `([A-Z0-9_]+)`((?:[^|\\]|\\\|)*) \| (.*) \|$", flags=re.MULTILINE)
 ROWS = {
     name: (numbers.strip(), [cell.strip() for cell in re.split(r"(?<!\\)\|", rest)])
@@ -34,7 +36,7 @@ def numbers_of(value: Any) -> list[float]:
 def test_every_preset_has_a_row_and_every_row_a_preset() -> None:
     assert set(ROWS) == set(PRESETS)
     assert len(ROW.findall(PAGE)) == len(PRESETS)
-    assert set(PRESETS) <= set(gspo_core.__all__)
+    assert set(PRESETS) <= set(gspo_core.objectives.__all__)
     assert len(PRESETS) == 15
 
 
@@ -120,7 +122,7 @@ def test_there_are_three_objectives_by_construction() -> None:
 @pytest.mark.parametrize(("code", "rest"), BY_CONSTRUCTION, ids=[name for name, _ in BY_CONSTRUCTION])
 def test_a_constructed_objectives_weight_is_what_its_row_says(code: str, rest: str) -> None:
     """Dialogues of two turns, of one and three tokens; the cell itself is evaluated, one row at a time."""
-    objective = eval(code, vars(gspo_core))
+    objective = eval(code, SCOPE)
     rng = np.random.default_rng(4)
     d = (
         10.0 ** np.linspace(-5, -2, 24).reshape(12, 2)[:, [0, 1, 1, 1]]
@@ -147,7 +149,7 @@ def test_a_constructed_objectives_weight_is_what_its_row_says(code: str, rest: s
 
 
 def test_the_code_on_the_page_runs() -> None:
-    scope: dict[str, Any] = {**vars(gspo_core), "replace": dataclasses.replace}
+    scope: dict[str, Any] = {**SCOPE, "replace": dataclasses.replace}
     snippets = re.findall(r"`(replace\([^`]*)`", PAGE)
     assert len(snippets) == 2
     for snippet in snippets:
