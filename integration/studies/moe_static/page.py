@@ -1,4 +1,4 @@
-"""The tables of docs/moe.md's static study from its committed results: mean and 95 % interval (Student's t) over seeds."""
+"""The tables of docs/studies/moe-static.md from its committed results: mean and 95 % interval (Student's t) over seeds."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ TABLES: dict[str, Callable[[Seeds], str]] = {
 
 def marks(name: str) -> tuple[str, str]:
     """Around a table on the page."""
-    return f"<!-- {name}: written by moe_stability.py --tables -->", f"<!-- end of {name} -->"
+    return f"<!-- {name}: written by moe_static.study --tables -->", f"<!-- end of {name} -->"
 
 
 def with_tables(page: str) -> str:
@@ -136,7 +136,7 @@ def with_tables(page: str) -> str:
 
 
 def write() -> None:
-    """docs/moe.md and its pictures."""
-    page = DOCS / "moe.md"
+    """docs/studies/moe-static.md and its pictures."""
+    page = DOCS / "studies" / "moe-static.md"
     page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     moe_static_pictures.write(committed("small"), RESULTS)

@@ -2,7 +2,7 @@
 
     python -m integration.studies.moe_static.study --seeds 8 --jobs 2 --out runs/moe-static
     python -m integration.studies.moe_static.study --size large --device cuda --seeds 4 --out runs/moe-static
-    python -m integration.studies.moe_static.study --tables      # docs/moe.md and its pictures, from the committed results
+    python -m integration.studies.moe_static.study --tables      # docs/studies/moe-static.md: its tables and pictures
 
 A small Qwen3-MoE and a dense Qwen3 of the same active width write responses. Sampling engines with the same weights score
 them otherwise, and the trainer takes optimizer steps. Log ratios are measured with free routing, with routes replayed (of
@@ -44,7 +44,7 @@ class Options:
     out: Path = Path("runs/moe-static")
     """Folder of a JSON file per seed. A seed that has its file is not run again."""
     tables: bool = False
-    """Run nothing: write the tables and pictures of docs/moe.md from the committed results."""
+    """Run nothing: write the tables and pictures of docs/studies/moe-static.md from the committed results."""
 
 
 def run(options: Options) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Tables and pictures of the training study, by the plan in docs/moe-hypotheses.md.
+"""Tables and pictures of the training study, by the plan in docs/studies/moe-training.md.
 
     python -m integration.studies.moe_training.analysis runs/moe-training --out docs/results/moe-training
 

@@ -123,7 +123,7 @@ WIDE = (0.2, 0.27)
 BAND = (0.015, 0.02)
 """GSPO's range: fifty times the paper's, for responses of a dozen tokens, not thousands, and a far larger step size."""
 MATCHED = (0.0072, 0.0096)
-"""GRPO's range with the clip fraction that GSPO has at BAND: docs/moe-hypotheses.md has the calibration."""
+"""GRPO's range with the clip fraction that GSPO has at BAND: docs/studies/moe-training.md has the calibration."""
 TIGHT = (0.003, 0.004)
 
 ARMS = (

@@ -1,4 +1,4 @@
-"""The hypotheses of docs/moe-hypotheses.md as values, and the rule by which each is decided."""
+"""The hypotheses of docs/studies/moe-training.md as values, and the rule by which each is decided."""
 
 from __future__ import annotations
 

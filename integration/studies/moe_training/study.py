@@ -1,4 +1,4 @@
-"""Which losses train a small mixture of experts, and which break it: the runs of docs/moe-hypotheses.md.
+"""Which losses train a small mixture of experts, and which break it: the runs of docs/studies/moe-training.md.
 
     python -m integration.studies.moe_training.study --out runs/a --jobs 16  everything, one run per core
     python -m integration.studies.moe_training.study --out runs/b --start-from runs/a --time-limit 560  go on from runs/a
@@ -6,7 +6,7 @@
     python -m integration.studies.moe_training.study --out runs/d --device cuda --size large --only gspo-matched grpo-wide
     python -m integration.studies.moe_training.analysis runs/b  tables and pictures
 
-A Qwen3-MoE made from its config learns to reverse strings; docs/moe-hypotheses.md says what is asked and how it is judged.
+A Qwen3-MoE made from its config learns to reverse strings; docs/studies/moe-training.md says what is asked and how it is judged.
 It is a toy of the mechanism. A run that was cut off is repeated: it takes less than two minutes on a core.
 """
 

@@ -3,8 +3,8 @@
     python -m integration.studies.multi_turn.study --jobs 16 --time-limit 540 --out runs/multi-turn  again to go on
 
 A small policy (model.py) talks to a register machine (register_machine.py) that judges every turn. Every run of a seed
-begins from the same weights and is asked the same things in the same order. docs/multi-turn.md has the questions, which were
-written before the runs, and what was run.
+begins from the same weights and is asked the same things in the same order. docs/studies/multi-turn.md has the questions,
+which were written before the runs, and the results.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import pytest
 from integration.studies.moe_static import page as moe_static_page
 from integration.studies.moe_static.results import DOCS, RESULTS, STUDENT, Interval, committed, over_seeds
 
-PAGE = (DOCS / "moe.md").read_text(encoding="utf-8")
+PAGE = (DOCS / "studies" / "moe-static.md").read_text(encoding="utf-8")
 
 
 def test_the_page_has_the_tables_of_the_committed_results() -> None:
@@ -29,7 +29,7 @@ def test_another_result_would_change_the_page(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_every_picture_of_the_page_is_there() -> None:
-    pictures = re.findall(r"\]\((results/moe-static/\w+\.png)\)", PAGE)
+    pictures = re.findall(r"\]\(\.\./(results/moe-static/\w+\.png)\)", PAGE)
     assert {f"results/moe-static/{path.name}" for path in RESULTS.glob("*.png")} == set(pictures)
     assert len(pictures) == 4
 
