@@ -2,6 +2,7 @@
 
 from gspo_core.types import Layout
 
+from .next_token import NextTokens, next_tokens
 from .packed import Packed
 from .padded import Padded
 from .restricted import Restricted
@@ -10,9 +11,11 @@ from .turns import Turns
 
 __all__ = [
     "Layout",
+    "NextTokens",
     "Packed",
     "Padded",
     "Restricted",
     "Turns",
+    "next_tokens",
     "sharded",
 ]

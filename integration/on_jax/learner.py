@@ -16,6 +16,7 @@ import optax
 from flax import nnx
 from gspo_jax import token_logp
 
+from gspo_core import Padded
 from integration.on_jax.qwen3 import Qwen3
 
 Array = Any
@@ -67,7 +68,7 @@ def _log_probs(
     def log_probs(params: Any) -> Array:
         model = nnx.merge(graph, params)
         predicting = model(ids, attention)[:, prompt_ids.shape[1] - 1 : -1]
-        return jnp.where(mask, token_logp(predicting, model.lm_head, tokens, temperature=temperature), 0.0)
+        return token_logp(predicting, model.lm_head, tokens, layout=Padded(mask), temperature=temperature)
 
     return jax.vjp(log_probs, params)
 

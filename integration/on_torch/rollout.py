@@ -9,6 +9,7 @@ import torch
 from gspo_torch import Routes, token_logp
 from torch import Tensor
 
+from gspo_core import Padded
 from integration.on_torch.tape import Tape
 from integration.shared.errors import TrainingFailure, UserError
 from integration.shared.prompts import Prompter, left_pad
@@ -151,9 +152,8 @@ def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
     attention = torch.cat([batch.prompt_mask, batch.mask.to(batch.prompt_mask.dtype)], 1)
     body, head = model.get_decoder(), model.get_output_embeddings()
     hidden = body(input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False).last_hidden_state
-    predicting = hidden[:, batch.prompt_ids.shape[1] - 1 : -1][batch.mask]
-    logp = token_logp(predicting, head.weight, batch.tokens[batch.mask], bias=head.bias, temperature=temperature)
-    return torch.zeros(batch.mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(batch.mask, logp)
+    predicting, layout = hidden[:, batch.prompt_ids.shape[1] - 1 : -1], Padded(batch.mask)
+    return token_logp(predicting, head.weight, batch.tokens, layout=layout, bias=head.bias, temperature=temperature)
 
 
 @torch.no_grad()

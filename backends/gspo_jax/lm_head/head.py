@@ -10,6 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gspo_core._lib.validation import check_layout
+from gspo_core.layouts import Layout
+
 Array = Any
 INT32_MAX = 2**31 - 1
 
@@ -86,6 +89,16 @@ def check_head(hidden: Array, head: Head, tokens: Array) -> None:
         raise ValueError(f"tokens: expected {list(hidden.shape[:-1])}, hidden without its last axis, got {list(tokens.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected [V] = {list(weight.shape[:1])}, got {list(bias.shape)}")
+
+
+def check_slots(layout: Layout, tokens: Array) -> None:
+    """TypeError or ValueError unless `layout` is a layout of jax arrays with the shape of `tokens`."""
+    check_layout(layout)
+    mask = layout.valid
+    if not isinstance(mask, jax.Array):
+        raise TypeError(f"layout: expected a layout of jax arrays, got one of {type(mask).__module__}.{type(mask).__name__}")
+    if tuple(tokens.shape) != tuple(layout.shape):
+        raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
 
 
 def mesh_axes(*arrays: Any) -> frozenset[str]:

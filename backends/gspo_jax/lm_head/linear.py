@@ -14,10 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from gspo_core import Objective, PerToken
-from gspo_core._lib.validation import check_layout
 from gspo_core.layouts import Layout
 
-from .head import Array, Head, Options, VocabularyAxis, check_head, first_row, mesh_axes, token_ids, varying, wide
+from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
 from .schemes import Constants, Job, aligned_loss, cut_for
 from .two_pass import flat_logp
 
@@ -104,12 +103,9 @@ def linear_policy_loss(
     >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
     (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
     """
-    check_layout(layout)
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
-    if tuple(tokens.shape) != tuple(layout.shape):
-        raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
-
+    check_slots(layout, tokens)
     if not isinstance(budget_bytes, int) or budget_bytes < 0:
         raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
     kind = wide(hidden, lm_head)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .head import Array, Head, Options, VocabularyAxis, check_head, first_row, mesh_axes, token_ids, varying
+from gspo_core.layouts import Layout
+
+from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying
 from .two_pass import flat_logp
 
 
@@ -11,6 +13,7 @@ def token_logp(
     lm_head: Array,
     tokens: Array,
     *,
+    layout: Layout | None = None,
     bias: Array | None = None,
     temperature: float = 1.0,
     soft_cap: float | None = None,
@@ -22,14 +25,18 @@ def token_logp(
         hidden: [..., H] final hidden states, at the positions that predict `tokens`; any real floating dtype.
         lm_head: [V, H] the output embedding's weight.
         tokens: [...] integer token ids in [0, V). An id outside has log-prob −∞: nothing can be raised under jit.
+        layout: which slots hold tokens of the policy. `hidden` is then [*layout.shape, H], `tokens` is a token array, and
+            masked slots may hold NaN and ids such as −100. Shapes are static: tokens are sorted, and no loop visits the
+            masked ones. Without a layout every slot is a token, and each costs a row of logits.
         bias: [V] of the output embedding, if it has one.
         temperature: the sampling temperature.
         soft_cap: the c of Gemma's c · tanh(z / c); None: the logits are not capped.
         vocabulary: inside shard_map, over which mesh axis the rows of `lm_head` are spread.
 
-    Returns: [...] float32 (float64 for float64 inputs), differentiable in reverse mode; gradients add up in float32 and come
-    in the parameters' dtypes. float32 arrays are multiplied as they are on every device, whatever
-    jax_default_matmul_precision says. Forward mode alone is refused by JAX (a TypeError), forward over reverse is exact.
+    Returns: [...] float32 (float64 for float64 inputs), exactly 0 in masked slots, differentiable in reverse mode; gradients
+    are accumulated in float32 and returned in the parameters' dtypes, exactly 0 in masked slots of hidden. Products of float32
+    arrays are computed in float32 on every device, whatever jax_default_matmul_precision is. Forward mode alone is refused by
+    JAX (a TypeError); forward over reverse (a Hessian-vector product) is exact.
 
     Raises: TypeError for a wrong dtype, ValueError for a wrong shape, temperature or cap, naming the argument.
 
@@ -37,11 +44,19 @@ def token_logp(
     >>> logp = token_logp(jnp.zeros((2, 5, 8)), jnp.ones((10, 8)), jnp.zeros((2, 5), dtype=jnp.int32))
     >>> logp.shape, bool(jnp.allclose(jnp.exp(logp), 0.1))
     ((2, 5), True)
+    >>> from gspo_core import Padded
+    >>> tokens = jnp.array([[3, 1, -100], [2, -100, -100]])
+    >>> jnp.exp(token_logp(jnp.zeros((2, 3, 8)), jnp.ones((4, 8)), tokens, layout=Padded(tokens >= 0))).tolist()
+    [[0.25, 0.25, 1.0], [0.25, 1.0, 1.0]]
     """
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
+    live = None
+    if layout is not None:
+        check_slots(layout, tokens)
+        live = layout.valid.reshape(-1)
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens)
-    # Gradients are a rank's own inside; the transpose of this adds them up where an array was the same on several ranks.
-    axes = mesh_axes(rows, head, flat, first_row(head, options) if vocabulary else ())
+    # Inside shard_map, gradients are a rank's own; the transpose of `varying` sums those of an array that several ranks share.
+    axes = mesh_axes(rows, head, flat, live, first_row(head, options) if vocabulary else ())
     rows, head = varying((rows, head), axes)
-    return flat_logp(options, rows, head, flat, None).reshape(tokens.shape)
+    return flat_logp(options, rows, head, flat, live).reshape(tokens.shape)

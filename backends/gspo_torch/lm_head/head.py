@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from gspo_core._lib.checks import check_number
+from gspo_core._lib.validation import check_layout
+from gspo_core.layouts import Layout
 from gspo_torch.distributed import VocabularyShard
 
 
@@ -84,6 +86,18 @@ def _check_shapes(hidden: Tensor, head: Head, tokens: Tensor) -> None:
     devices = {name: x.device for name, x in (("lm_head", weight), ("tokens", tokens)) if x.device != hidden.device}
     for name, device in devices.items():
         raise ValueError(f"{name}: expected the device of hidden, {hidden.device}, got {device}")
+
+
+def check_slots(layout: Layout, tokens: Tensor) -> None:
+    """TypeError or ValueError unless `layout` is a layout of torch tensors with the shape and device of `tokens`."""
+    check_layout(layout)
+    mask = layout.valid
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"layout: expected a layout of torch tensors, got one of {type(mask).__module__}.{type(mask).__name__}")
+    if tuple(tokens.shape) != tuple(layout.shape):
+        raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
+    if mask.device != tokens.device:
+        raise ValueError(f"layout: expected the device of tokens, {tokens.device}, got {mask.device}")
 
 
 def check_ids(tokens: Tensor, head: Head) -> None:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
-from gspo_core._lib.validation import check_layout
 from gspo_core.layouts import Layout
 from gspo_torch.distributed import VocabularyShard
 
-from .head import Head, check_head
+from .head import Head, check_head, check_slots
 from .schemes import LinearFunction, prepare
 from .terms import KLTerm, Terms, check_coefficient
 
@@ -112,13 +111,11 @@ def linear_policy_loss(
     >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
     (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
     """
-    check_layout(layout)
     if kl is not None and not isinstance(kl, KLTerm):
         raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
-    if tuple(tokens.shape) != tuple(layout.shape):
-        raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
+    check_slots(layout, tokens)
     if not isinstance(budget_bytes, int) or budget_bytes < 0:
         raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
     if entropy_bonus is not None:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gspo_core.layouts import Layout
 from gspo_torch.distributed import VocabularyShard
 
 from .blocks import Weights
-from .head import Head, check_head, check_ids
+from .head import Head, check_head, check_ids, check_slots
 from .two_pass import Gradients, backward, forward
 
 
@@ -38,6 +39,7 @@ def token_logp(
     lm_head: Tensor,
     tokens: Tensor,
     *,
+    layout: Layout | None = None,
     bias: Tensor | None = None,
     temperature: float = 1.0,
     soft_cap: float | None = None,
@@ -48,14 +50,18 @@ def token_logp(
     Args:
         hidden: [..., H] final hidden states, at the positions that predict `tokens`; any real floating dtype.
         lm_head: [V, H] the output embedding's weight.
-        tokens: [...] integer token ids in [0, V). Select the policy's tokens first: every one costs a row of logits.
+        tokens: [...] integer token ids in [0, V).
+        layout: which slots hold tokens of the policy. `hidden` is then [*layout.shape, H], `tokens` is a token array, and
+            masked slots are neither read nor computed: they may hold NaN and ids such as −100. Without a layout every slot is
+            a token, and each costs a row of logits.
         bias: [V] of the output embedding, if it has one.
         temperature: the sampling temperature.
         soft_cap: the c of Gemma's c · tanh(z / c); None: the logits are not capped.
         vocabulary: which rows `lm_head` holds, if the head is spread over ranks. All ranks of its group call together.
 
-    Returns: [...] float32 (float64 for float64 inputs), differentiable once with respect to hidden, lm_head and bias;
-    gradients add up in float32 and come in the parameters' dtypes. A second derivative is refused with a RuntimeError.
+    Returns: [...] float32 (float64 for float64 inputs), exactly 0 in masked slots, differentiable once with respect to hidden,
+    lm_head and bias; gradients are accumulated in float32 and returned in the parameters' dtypes, exactly 0 in masked slots
+    of hidden. A second derivative is refused with a RuntimeError.
 
     Raises: TypeError for a wrong dtype, ValueError for a wrong shape, temperature, cap or token id, naming the argument.
 
@@ -64,9 +70,13 @@ def token_logp(
     >>> logp = token_logp(hidden, head, torch.zeros(2, 5, dtype=torch.int64))
     >>> logp.shape, bool(torch.allclose(logp.exp(), torch.tensor(0.1)))
     (torch.Size([2, 5]), True)
+    >>> from gspo_core import Padded
+    >>> tokens = torch.tensor([[3, 1, -100], [2, -100, -100]])
+    >>> token_logp(torch.zeros(2, 3, 8), torch.randn(4, 8), tokens, layout=Padded(tokens >= 0)).exp().tolist()
+    [[0.25, 0.25, 1.0], [0.25, 1.0, 1.0]]
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
-    logp, _ = _score(hidden, head, tokens, entropy=False, entropy_gradient=False)
+    logp, _ = _score(hidden, head, tokens, layout, entropy=False, entropy_gradient=False)
     return logp
 
 
@@ -76,6 +86,7 @@ def token_scores(
     tokens: Tensor,
     *,
     entropy_gradient: bool = False,
+    layout: Layout | None = None,
     bias: Tensor | None = None,
     temperature: float = 1.0,
     soft_cap: float | None = None,
@@ -83,15 +94,13 @@ def token_scores(
 ) -> TokenScores:
     """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass.
 
-    `entropy_gradient=True` makes the entropy differentiable; otherwise it is a number to look at, and costs no memory.
-
     Args:
-        hidden, lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`.
-        entropy_gradient: see above.
+        hidden, lm_head, tokens, layout, bias, temperature, soft_cap, vocabulary: as for `token_logp`.
+        entropy_gradient: whether the entropy is differentiable. If not, it is a constant and no memory is kept for backward.
 
-    Returns: `TokenScores`, [...] each, in the dtype of `token_logp`.
+    Returns: `TokenScores`, two arrays of the shape and dtype of `token_logp`, both exactly 0 in masked slots.
 
-    Raises: what `token_logp` does.
+    Raises: the errors of `token_logp`.
 
     >>> import torch
     >>> scores = token_scores(torch.zeros(1, 8), torch.randn(4, 8), torch.tensor([3]))
@@ -99,16 +108,29 @@ def token_scores(
     True
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
-    return TokenScores(*_score(hidden, head, tokens, entropy=True, entropy_gradient=entropy_gradient))
+    return TokenScores(*_score(hidden, head, tokens, layout, entropy=True, entropy_gradient=entropy_gradient))
 
 
-def _score(hidden: Tensor, head: Head, tokens: Tensor, *, entropy: bool, entropy_gradient: bool) -> tuple[Tensor, Tensor]:
+def _score(
+    hidden: Tensor, head: Head, tokens: Tensor, layout: Layout | None, *, entropy: bool, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """(log-probs, entropies), each of the shape of `tokens`; the entropies are empty if they are not wanted."""
     check_head(hidden, head, tokens)
-    flat = tokens.reshape(-1)
-    check_ids(flat, head)
-    rows = hidden.reshape(-1, hidden.shape[-1]).contiguous()
-    logp, uncertainty = _Scores.apply(rows, head.weight, head.bias, head, flat, entropy, entropy_gradient)
-    return logp.reshape(tokens.shape), uncertainty.reshape(tokens.shape if entropy else (0,))
+    rows, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
+    places: Tensor | None = None
+    if layout is not None:
+        check_slots(layout, tokens)
+        live = torch.nonzero(layout.valid.reshape(-1))[:, 0]
+        if len(live) < len(ids):
+            rows, ids, places = rows.index_select(0, live), ids.index_select(0, live), live
+    check_ids(ids, head)
+    logp, uncertainty = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, entropy, entropy_gradient)
+    return _at(logp, places, tokens.shape), _at(uncertainty, places, tokens.shape) if entropy else uncertainty
+
+
+def _at(x: Tensor, places: Tensor | None, shape: torch.Size) -> Tensor:
+    """x of some tokens as an array of this shape, 0 in all other slots."""
+    return (x if places is None else x.new_zeros(shape.numel()).index_copy(0, places, x)).reshape(shape)
 
 
 class _Scores(torch.autograd.Function):

@@ -74,8 +74,8 @@ def dialogue_logp(model: Any, dialogues: Dialogues) -> Tensor:
         position_ids=places(dialogues.attention),
         use_cache=False,
     ).last_hidden_state
-    logp = token_logp(hidden[:, :-1][mask[:, 1:]], head.weight, dialogues.tokens[mask])
-    return torch.zeros(mask.shape, dtype=logp.dtype, device=logp.device).masked_scatter(mask, logp)
+    logp = token_logp(hidden[:, :-1], head.weight, dialogues.tokens[:, 1:], layout=Padded(mask[:, 1:]))
+    return torch.nn.functional.pad(logp, (1, 0))  # nothing predicts a dialogue's first token, which is never the policy's
 
 
 def places(attention: Tensor) -> Tensor:

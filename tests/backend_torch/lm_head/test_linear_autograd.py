@@ -23,7 +23,7 @@ SUBSETS = [set(names) for size in (1, 2, 3) for names in combinations(PARAMETERS
 
 @pytest.fixture(autouse=True)
 def _chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gspo_torch.schemes.LEAST_CHUNK", 1)
+    monkeypatch.setattr("gspo_torch.lm_head.schemes.LEAST_CHUNK", 1)
 
 
 def only(problem: Problem, wanted: set[str]) -> Problem:

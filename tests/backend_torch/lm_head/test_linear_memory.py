@@ -88,7 +88,7 @@ def seen(path: Callable[..., Tensor], num: int, dtype: torch.dtype = torch.float
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gspo_torch.lm_head.two_pass.TILE", (TILE_ROWS, VOCABULARY))
-    monkeypatch.setattr("gspo_torch.schemes.LEAST_CHUNK", 1)
+    monkeypatch.setattr("gspo_torch.lm_head.schemes.LEAST_CHUNK", 1)
     monkeypatch.setattr("gspo_torch.lm_head.aligned.CACHE", VOCABULARY)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,18 @@ from support.errors.places import Row
 
 import gspo_core as g
 from gspo_core import Clip, Objective, Packed, Padded, Sequence, SequenceMean, Token, Turns
-from gspo_core.layouts import Restricted
+from gspo_core.layouts import Restricted, next_tokens
 
 T, V = TypeError, ValueError
 MASK, ZEROS, ONES = np.ones((2, 3), dtype=bool), np.zeros((2, 3)), np.ones(2)
 IDS, LAYOUT = np.zeros((2, 3), dtype=int), Padded(MASK)
 TURNS = Turns(LAYOUT, IDS, 4)
 ROUTER = np.zeros((2, 3, 1, 2))
+
+
+def next_of(**wrong: Any) -> Callable[[], Any]:
+    """The predicting slots of one sequence of three tokens, with some arguments replaced."""
+    return lambda: next_tokens(**{"token_ids": IDS[0], "cu_seqlens": np.array([0, 3]), "mask": MASK[0], **wrong})
 
 
 class Foreign:
@@ -170,6 +176,13 @@ LAYOUTS: list[Row] = [
         lambda: Packed.from_cu_seqlens(np.array([0, 2]), 2, ONES),
     ),
     Row(V, ("mask: expected shape [2]", "got [3]"), lambda: Packed.from_cu_seqlens(np.array([0, 2]), 2, MASK[0])),
+    Row(T, ("token_ids: expected integers", "got dtype float64"), next_of(token_ids=ZEROS[0])),
+    Row(V, ("token_ids: expected shape [T]", "got [2, 3]", "flatten a batch of rows first"), next_of(token_ids=IDS)),
+    Row(V, ("mask: expected either mask or prompt_lengths", "got neither"), next_of(mask=None)),
+    Row(V, ("mask: expected either mask or prompt_lengths", "got both"), next_of(prompt_lengths=IDS[0, :1])),
+    Row(T, ("prompt_lengths: expected integers", "got dtype float64"), next_of(mask=None, prompt_lengths=ONES[:1])),
+    Row(V, ("prompt_lengths: expected shape [1]", "got [3]"), next_of(mask=None, prompt_lengths=IDS[0])),
+    Row(V, ("x: expected shape [3]", "got [2]"), lambda: next_of()().shifted(ONES)),
     Row(T, ("layout: expected a layout such as Padded(mask)", "got ndarray"), lambda: g.sharded(MASK, lambda x: x)),
     Row(T, ("layout: expected a layout such as Padded(mask)", "got the class Padded"), lambda: g.sharded(Padded, lambda x: x)),
     Row(T, ("sum_over_shards: expected a function", "got int"), lambda: g.sharded(LAYOUT, 3)),

@@ -45,6 +45,11 @@ JAX: list[Row] = [
     Row(V, ("bias: expected [V] = [5]", "got [4]"), scored(bias=jnp.zeros(4))),
     Row(V, ("temperature: expected a positive finite number", "got 0.0"), scored(temperature=0.0)),
     Row(V, ("tokens: expected the layout's shape [3, 2]", "got [2, 3]"), lossy(layout=Padded(jnp.ones((3, 2), dtype=bool)))),
+    Row(
+        T,
+        ("layout: expected a layout of jax arrays", "got one of numpy.ndarray"),
+        lossy(layout=Padded(np.ones((2, 3), dtype=bool))),
+    ),
     Row(V, ("budget_bytes: expected a number of bytes, 0 or more", "got -1"), lossy(budget_bytes=-1)),
     Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), scored(soft_cap=-1.0)),
 ]

@@ -87,6 +87,8 @@ TORCH: list[Row] = [
     Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), linear(soft_cap=-1.0)),
     Row(T, ("vocabulary: expected a VocabularyShard or None", "got int"), linear(vocabulary=5)),
     Row(V, ("tokens: expected the layout's shape [1, 3]", "got [2, 3]"), linear(layout=Padded(MASK[:1]))),
+    Row(T, ("layout: expected a layout of torch tensors", "got one of numpy.ndarray"), linear(layout=Padded(MASK.numpy()))),
+    Row(V, ("layout: expected the device of tokens, cpu", "got meta"), linear(layout=Padded(MASK.to("meta")))),
     Row(V, ("budget_bytes: expected a number of bytes, 0 or more", "got -1"), linear(budget_bytes=-1)),
     Row(
         V,

@@ -193,10 +193,10 @@ def is_clear_of_kinks(problem: Problem, distance: float = 5e-5) -> bool:
 def small_pieces(tile: tuple[int, int], least_chunk: int = 1, cache: int = 7) -> Iterator[None]:
     """Every constant that says how work is cut, small: tiny problems then have many pieces, with short last ones."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gspo_torch.two_pass.TILE", tile)
-        patch.setattr("gspo_torch.schemes.LEAST_CHUNK", least_chunk)
-        patch.setattr("gspo_torch.aligned.CACHE", cache)
-        patch.setattr("gspo_torch.aligned.COLUMNS", 5)
+        patch.setattr("gspo_torch.lm_head.two_pass.TILE", tile)
+        patch.setattr("gspo_torch.lm_head.schemes.LEAST_CHUNK", least_chunk)
+        patch.setattr("gspo_torch.lm_head.aligned.CACHE", cache)
+        patch.setattr("gspo_torch.lm_head.aligned.COLUMNS", 5)
         yield
 
 
