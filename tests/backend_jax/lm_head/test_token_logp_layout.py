@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gspo_jax.lm_head import blocks, two_pass
 from support.budgets import assert_within
-from support.jax_linear_cases import small_pieces
+from support.jax_programs.linear_cases import small_pieces
 
 from gspo_core import Packed, Padded, Turns, sharded
 from gspo_core.layouts import Layout, Restricted

@@ -11,7 +11,7 @@ import torch
 from gspo_torch.lm_head import logp as module
 from hypothesis import given
 from hypothesis import strategies as st
-from support.heads import Head, head, truth
+from support.lm_head.heads import Head, head, truth
 from torch import Tensor
 
 from gspo_core import Packed, Padded, Turns, sharded
