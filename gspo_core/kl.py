@@ -23,9 +23,16 @@ from ._lib.checks import check_choice
 from ._lib.validation import check_layout, divisor, log_probs
 from .types import Array, Layout, Namespace, Reduction
 
+__all__ = ["K1", "K2", "K3", "Divergence", "KLEstimator", "KLPenalty", "SequenceKL", "TokenKL", "kl_penalty"]
+
 
 class Divergence(NamedTuple):
-    """What an estimator gives back, elementwise."""
+    """What an estimator returns, elementwise.
+
+    >>> import numpy as np
+    >>> K3()(np, np.array([0.0]), np.zeros(1))
+    Divergence(value=array([0.]), slope=array([0.]))
+    """
 
     value: Array
     """Estimate of the divergence; nats."""

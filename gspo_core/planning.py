@@ -15,6 +15,8 @@ from .advantages.normalisers import Normaliser, ZScore
 from .objectives.loss import Objective
 from .types import Array, Layout
 
+__all__ = ["Plan", "PlannedStep", "plan"]
+
 _POPULATION = ZScore()
 
 

@@ -9,6 +9,8 @@ from ._lib.checks import check_number
 from ._lib.validation import check_layout
 from .types import Array, Layout, Namespace
 
+__all__ = ["router_shift"]
+
 
 def router_shift(old_router_logp: Array, router_logp: Array, layout: Layout, *, floor: float) -> Array:
     """log γ_it, with γ_it = max(exp(−(1/L) Σ_l (1/K) Σ_k |Δ log r_itlk|), floor): 0 where routing stands still, else below.

@@ -116,7 +116,7 @@ def clip_range_for(
         advantage: as for `clip_fraction_for`.
         high_over_low: ε_high/ε_low, positive; one number cannot choose two, and this is the paper's.
 
-    Returns: a `Clip`, to be put into an objective: `dataclasses.replace(GSPO, surrogate=clip_range_for(...))`.
+    Returns: a `Clip`; the objective is then `GSPO.with_clip(clip.low, clip.high)`.
 
     Raises: ValueError for numbers out of range, and where no range clips as much (then it names the most that one clips:
     responses that move in the direction of their advantage) or as little.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -94,23 +95,18 @@ class Metrics(NamedTuple):
     """The larger one is kept; −inf if there was nothing."""
 
 
-def merge(a: Metrics, b: Metrics) -> Metrics:
-    """The metrics of two batches together. Associative and commutative: exactly in counts and extremes, else within rounding.
+def merge(*metrics: Metrics) -> Metrics:
+    """The metrics of several batches as if they were one: counts and sums are added, the extremes are kept.
+
+    Associative and commutative: exactly in counts and extremes, within rounding in sums, which are added from the left.
+    Runs under jax.jit, and reads no number on the host.
 
     Args:
-        a: of one batch, or merged.
-        b: of the same library, dtype and device.
+        metrics: one or more, of single batches or merged before; of one library, dtype and device.
 
     Returns: `Metrics`, on the device.
 
-    Raises: TypeError if they are not of one library.
-
-    Args:
-        a, b: metrics of two batches, or of what batches were merged into.
-
-    Returns: `Metrics`.
-
-    Raises: TypeError for arrays of two libraries.
+    Raises: TypeError without any metrics, for what is no `Metrics`, and for arrays of two libraries.
 
     >>> import numpy as np
     >>> from gspo_core import group_metrics, summary
@@ -119,6 +115,15 @@ def merge(a: Metrics, b: Metrics) -> Metrics:
     >>> summary(merge(mixed, constant))["constant_groups"]
     0.5
     """
+    if not metrics:
+        raise TypeError("merge: expected at least one Metrics, got none; write merge(*parts) with parts that are not empty")
+    for part in metrics:
+        if not isinstance(part, Metrics):
+            raise TypeError(f"merge: expected Metrics, got {type(part).__name__}; write merge(*parts) for a list of them")
+    return reduce(_two, metrics)
+
+
+def _two(a: Metrics, b: Metrics) -> Metrics:
     xp = namespace(a=a.sums, b=b.sums)
     minima = xp.where(a.minima < b.minima, a.minima, b.minima)
     maxima = xp.where(a.maxima > b.maxima, a.maxima, b.maxima)

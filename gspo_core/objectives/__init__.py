@@ -5,43 +5,14 @@ from gspo_core.types import Gain, Gate, Gated, Loss, PerToken, Ratio, Reduction,
 from .clipped_surrogates import Clip, DualClip, GateOnly, Unclipped
 from .gates import Band, OffPolicyMask, TokenClip
 from .loss import Objective, policy_loss
-from .presets import (
-    ASPO,
-    BNPO,
-    CISPO,
-    DAPO,
-    DEEPSEEK_V3_2,
-    DR_GRPO,
-    FSPO,
-    GATE_ONLY_GSPO,
-    GMPO,
-    GRPO,
-    GSPO,
-    GSPO_TOKEN,
-    LUSPO,
-    SAPO,
-    VESPO,
-)
+from .presets import *  # noqa: F403 - a preset is public as soon as presets.py defines it
+from .presets import PRESETS
 from .ratios import Product, ProductToken, Sequence, SequenceToken, Token, Turn, TurnToken
 from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 
 __all__ = [
-    "ASPO",
-    "BNPO",
-    "CISPO",
-    "DAPO",
-    "DEEPSEEK_V3_2",
-    "DR_GRPO",
-    "FSPO",
-    "GATE_ONLY_GSPO",
-    "GMPO",
-    "GRPO",
-    "GSPO",
-    "GSPO_TOKEN",
-    "LUSPO",
-    "SAPO",
-    "VESPO",
+    "PRESETS",
     "Band",
     "Clip",
     "DualClip",
@@ -75,3 +46,4 @@ __all__ = [
     "Unclipped",
     "policy_loss",
 ]
+__all__ += list(PRESETS)

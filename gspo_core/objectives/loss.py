@@ -5,7 +5,7 @@ log ratio → (gate) → (gain, slope) → reduce → pull back
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 from gspo_core._lib.array import is_real, namespace, shape_of, subtracts_in_silence
@@ -20,9 +20,9 @@ from gspo_core.types import Array, Gate, Gated, Layout, Loss, PerToken, Ratio, R
 class Objective:
     """J = Σ_units weight · gain(log ratio, advantage).  A value: hashable, comparable, static under jit.
 
-    Swap one choice with `dataclasses.replace(GSPO, surrogate=Clip(0.02, 0.03))`. Raises TypeError for a choice of another
-    kind, for a class in place of a value, and if a sequence ratio is given a mean over tokens, which would weight sequences
-    by their length, or a mean over turns, of which it knows none.
+    `with_clip` changes the clip range, `dataclasses.replace(GSPO, reduction=...)` any other choice. Raises TypeError for a
+    choice of another kind, for a class in place of a value, and if a sequence ratio is given a mean over tokens, which would
+    weight sequences by their length, or a mean over turns, of which it knows none.
 
     >>> from gspo_core import GSPO, Clip, Sequence, SequenceMean
     >>> Objective(Sequence(), Clip(3e-4, 4e-4), SequenceMean()) == GSPO
@@ -48,6 +48,25 @@ class Objective:
         if self.gate is not None:
             check_choice("gate", self.gate, ("__call__",), "a gate such as TokenClip(0.4, 0.4), or None")
         _check_pair(self.ratio, self.reduction)
+
+    def with_clip(self, low: float, high: float) -> Objective:
+        """The same objective with the clip range [1 − low, 1 + high], for any surrogate that has one.
+
+        The paper's 3e-4 and 4e-4 are for answers of thousands of tokens; `clip_range_for` finds the widths for others.
+        TypeError if the surrogate has no clip range (SoftGate, Unclipped ...), ValueError for widths that it refuses.
+
+        >>> from gspo_core import GSPO
+        >>> GSPO.with_clip(0.03, 0.04).surrogate
+        Clip(low=0.03, high=0.04)
+        """
+        surrogate: Any = self.surrogate
+        names = {field.name for field in fields(surrogate)} if is_dataclass(surrogate) else set()
+        if not {"low", "high"} <= names:
+            raise TypeError(
+                f"with_clip: {surrogate} has no clip range. Replace the surrogate itself: "
+                f"dataclasses.replace(objective, surrogate=Clip({low}, {high}))"
+            )
+        return replace(self, surrogate=replace(surrogate, low=low, high=high))
 
     def count(self, layout: Layout) -> Array:
         """[] this batch's own denominator: add it up over micro-batches and ranks, and pass the sum as `denominator`.

@@ -145,3 +145,10 @@ the value that TRL suggests.
 >>> DEEPSEEK_V3_2.gate(np.array([[-0.4], [-0.6]]), -np.ones(2), layout, per_token=False).advantage.tolist()
 [-1.0, 0.0]
 """
+
+PRESETS: dict[str, Objective] = {name: value for name, value in globals().items() if isinstance(value, Objective)}
+"""Every preset above by its name, such as PRESETS["DAPO"].
+
+>>> PRESETS["DR_GRPO"] is DR_GRPO, sorted(PRESETS)[:3]
+(True, ['ASPO', 'BNPO', 'CISPO'])
+"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,5 +69,5 @@ class Advised:
     def take_advice(self) -> None:
         """Go on with the pilot's range, if it has one."""
         if self.advice is not None and self.advice.clip is not None and self.advice.clip != self.objective.surrogate:
-            self.objective = dataclasses.replace(self.objective, surrogate=self.advice.clip)
+            self.objective = self.objective.with_clip(self.advice.clip.low, self.advice.clip.high)
             print(f"\nclip range from the pilot: {self.advice.clip.low:.4g}, {self.advice.clip.high:.4g}", flush=True)

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Clip, Objective
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Objective
 from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
 from integration.on_torch.small_model import Experts, WarmUp
 from integration.shared.errors import UserError
@@ -217,11 +217,11 @@ class Config:
     def build_objective(self) -> Objective:
         """The preset with this run's clip range."""
         low, high = CLIP_RANGES[self.objective]
+        low, high = low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
         try:
-            clip = Clip(low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high)
+            return PRESETS[self.objective].with_clip(low, high)
         except ValueError as error:
             raise UserError(f"--clip-{error}") from error
-        return dataclasses.replace(PRESETS[self.objective], surrogate=clip)
 
     def new_run_dir(self) -> Path:
         """The folder asked for, or runs/<model>-<task>-<objective>-seed<seed>-<time>."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import gspo_jax
@@ -12,7 +11,7 @@ import numpy as np
 from support.budgets import assert_within
 from support.jax_programs.losses import SEQUENCE, inputs, traces, value_of
 
-from gspo_core import GSPO, Clip, Packed, Padded, PerToken, Turns, sharded
+from gspo_core import GSPO, Packed, Padded, PerToken, Turns, sharded
 from gspo_core.layouts import Restricted
 
 BUCKETS = (16, 32)
@@ -28,7 +27,7 @@ def bucketed(length: int) -> Any:
 
 def test_twenty_lengths_compile_once_per_bucket() -> None:
     advantage = jnp.array([1.0, -1.0])
-    wide = replace(GSPO, surrogate=Clip(0.5, 0.5))
+    wide = GSPO.with_clip(0.5, 0.5)
     f, seen = traces(
         jax.value_and_grad(lambda logp, old, layout: gspo_jax.policy_loss(wide, logp, old, advantage, layout).value)
     )
@@ -49,7 +48,7 @@ def test_an_equal_objective_is_the_same_static_argument() -> None:
         return gspo_jax.policy_loss(objective, *y).value
 
     f = jax.jit(value, static_argnums=0)
-    clips = [GSPO, replace(GSPO, surrogate=Clip(3e-4, 4e-4)), replace(GSPO, surrogate=Clip(0.2, 0.2))]
+    clips = [GSPO, GSPO.with_clip(3e-4, 4e-4), GSPO.with_clip(0.2, 0.2)]
     values = [f(objective, x) for objective in clips]
     assert seen == [clips[0], clips[2]]
     assert values[0] == values[1] != values[2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def test_one_compilation_for_all_batches_of_a_shape_and_all_equal_objectives() -
         for objective in (GSPO, Objective(Sequence(), Clip(3e-4, 4e-4), SequenceMean())):
             f(objective, *arrays(batch))
     assert traced == [GSPO]
-    f(replace(GSPO, surrogate=Clip(0.2, 0.2)), *arrays(BATCH))
+    f(GSPO.with_clip(0.2, 0.2), *arrays(BATCH))
     assert len(traced) == 2
 
 
@@ -214,6 +213,6 @@ def test_jax_takes_denormal_numbers_for_zero() -> None:
     """docs/libraries.md: XLA flushes them on a CPU, so a log ratio below 1e-38 is exactly on policy."""
     tiny = np.nextafter(np.float32(0), np.float32(1))
     batch = Batch(np.array([[0.0]]), np.array([[-float(tiny)]]), np.array([[True]]), np.ones(1), np.ones((1, 1)), 0.0, 0.0)
-    objective = replace(GSPO, surrogate=Clip(0.0, 0.0))
+    objective = GSPO.with_clip(0.0, 0.0)
     clipped = [bool(core_loss(library, objective, batch, dtype=np.float32).clipped[0]) for library in (NUMPY, JAX)]
     assert clipped == [True, False]

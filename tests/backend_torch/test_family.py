@@ -19,7 +19,7 @@ from gspo_core import Padded
 @by_member
 @given(batch=batches(edges=False, max_tokens=5))
 def test_the_gradient_in_torch_is_the_weight(member: Member, batch: Batch) -> None:
-    advantage = member.advantage(batch, member.method.per_token)
+    advantage = member.advantage(batch, member.per_token)
     logp = torch.tensor(batch.logp, requires_grad=True)
     old, adv, mask = (torch.tensor(x) for x in (batch.old_logp, advantage, batch.mask))
     loss = gspo_torch.policy_loss(member.objective, logp, old, adv, Padded(mask))

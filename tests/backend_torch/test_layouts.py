@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import gspo_torch
 import pytest
@@ -11,7 +10,7 @@ import torch
 from support.cases import Case
 from torch import Tensor
 
-from gspo_core import Clip, Packed, Padded, PerToken, sharded
+from gspo_core import Packed, Padded, PerToken, sharded
 from gspo_core.layouts import Layout
 
 Flat = Callable[[Tensor], Tensor]
@@ -29,7 +28,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def loss_on(case: Case, layout: Layout, shape: Flat) -> Callable[[Tensor], Tensor]:
     """The loss as a function of padded log-probs, in another layout; a token advantage where the preset takes one."""
     _, old, advantage, _ = batch()
-    objective = replace(case.preset, surrogate=Clip(0.02, 0.03))
+    objective = case.preset.with_clip(0.02, 0.03)
     given = PerToken(shape(advantage)) if case.per_token else advantage[:, 0]
     return lambda x: gspo_torch.policy_loss(objective, shape(x), shape(old), given, layout).value
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.arrangements import PADDED, Arrangement, Ready
 from support.libraries import Library
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Loss, Objective, PerToken, TokenMean, policy_loss
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Loss, Objective, PerToken, TokenMean, policy_loss
 from gspo_core.laws.kit.oracle import Verdict, judge
 from gspo_core.layouts import Layout
 
@@ -52,7 +52,7 @@ class Batch:
 
     def with_clip(self, preset: Objective) -> Objective:
         """The preset with this batch's clip range."""
-        return replace(preset, surrogate=Clip(self.low, self.high))
+        return preset.with_clip(self.low, self.high)
 
     def advantages(self, per_token: bool) -> np.ndarray:
         """Per token or per sequence."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
 import gspo_torch
@@ -12,12 +11,11 @@ import torch
 from support.oracles import paper_in_torch
 from torch import Tensor
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective, Padded
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Objective, Padded
 
 LOW, HIGH = 0.2, 0.27
 OBJECTIVES = {
-    name: replace(preset, surrogate=Clip(LOW, HIGH))
-    for name, preset in {"GSPO": GSPO, "GSPO_TOKEN": GSPO_TOKEN, "GRPO": GRPO}.items()
+    name: preset.with_clip(LOW, HIGH) for name, preset in {"GSPO": GSPO, "GSPO_TOKEN": GSPO_TOKEN, "GRPO": GRPO}.items()
 }
 by_preset = pytest.mark.parametrize("name", OBJECTIVES)
 

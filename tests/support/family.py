@@ -1,4 +1,8 @@
-"""Every preset, and DualClip in GRPO's place, beside its scalar judge."""
+"""Every preset, and DualClip in GRPO's place, beside scalar loops that judge it.
+
+A published formula has loops of its own in `support.oracles.family`, with the paper's numbers written into them. A preset
+without such loops is judged by those of `gspo_core.laws`, which are composed from its ratio, surrogate, reduction and gate.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +14,45 @@ from support.budgets import assert_within
 from support.cases import Batch
 from support.oracles import family as oracle_family
 
-from gspo_core import GRPO, Loss, Objective
-from gspo_core.laws.kit.oracle import Verdict
-from gspo_core.objectives import DualClip, presets
-
-PRESETS = {name: value for name, value in vars(presets).items() if isinstance(value, Objective)}
+from gspo_core import GRPO, Loss, Objective, SequenceToken
+from gspo_core.laws.kit import oracle
+from gspo_core.objectives import PRESETS, DualClip, GammaWeight, ProductToken, SoftGate, TruncatedWeight, Unclipped
 
 
 @dataclass(frozen=True)
 class Member:
-    """An objective and its method in `oracle_family`."""
+    """An objective and the name of its formula in `support.oracles.family`, if it has one there."""
 
     name: str
     objective: Objective
-    method: oracle_family.Method
+
+    @property
+    def per_token(self) -> bool:
+        """Whether a unit is a token."""
+        return self.objective.ratio.per_token
+
+    @property
+    def has_an_edge(self) -> bool:
+        """Whether something sets gradients to exactly 0 where the policy has moved far."""
+        smooth = (SoftGate, TruncatedWeight, GammaWeight, Unclipped)
+        return self.objective.gate is not None or not isinstance(self.objective.surrogate, smooth)
 
     @property
     def exact(self) -> bool:
-        """Whether the weight is the derivative of the value (GSPO-token's is that of another function: s_i held)."""
-        return self.objective.surrogate.exact and self.name != "GSPO_TOKEN"
+        """Whether the weight is the derivative of the value (that of a ratio with a held s_i or ρ_i is another function's)."""
+        return self.objective.surrogate.exact and not isinstance(self.objective.ratio, (SequenceToken, ProductToken))
 
     def advantage(self, batch: Batch, per_token: bool) -> np.ndarray:
         """[N], or [N, T] where the ratio takes that."""
-        return batch.token_advantage if per_token and self.method.per_token else batch.advantage
+        return batch.token_advantage if per_token and self.per_token else batch.advantage
 
-    def judged(self, batch: Batch, advantage: np.ndarray, logp: np.ndarray | None = None) -> Verdict:
+    def judged(self, batch: Batch, advantage: np.ndarray, logp: np.ndarray | None = None) -> oracle.Verdict:
         """The oracle's verdict, at other log-probs if given."""
         at_tokens = np.repeat(advantage[:, None], batch.mask.shape[1], axis=1) if advantage.ndim == 1 else advantage
         logp = batch.logp if logp is None else logp
         rows = (logp.tolist(), batch.old_logp.tolist(), at_tokens.tolist(), batch.mask.tolist())
-        return oracle_family.judge(self.method, *rows)
+        method = oracle_family.METHODS.get(self.name)
+        return oracle.judge(self.objective, *rows) if method is None else oracle_family.judge(method, *rows)
 
     def rounding(self, batch: Batch, eps: float) -> float:
         """What a token's log ratio is off by, in nats: its own rounding, and its share of that of a sum of T of them."""
@@ -62,7 +75,7 @@ class Member:
         assert_within(loss.value, verdict.value, allowed + tiny)
         assert_within(loss.logp_grad, weight, 2 * moved + 16 * eps * np.abs(weight) + tiny)
         assert_within(loss.log_ratio, verdict.log_ratio, 2 * batch.mask.shape[1] * off)
-        units = np.abs(weight if self.method.per_token else weight.sum(axis=1))
+        units = np.abs(weight if self.per_token else weight.sum(axis=1))
         settled = (units == 0) | (units > tiny)
         assert (loss.clipped == np.asarray(verdict.clipped, dtype=bool))[settled].all()
 
@@ -75,8 +88,8 @@ class Member:
         )
 
 
-MEMBERS = [Member(name, value, oracle_family.METHODS[name]) for name, value in PRESETS.items()]
-MEMBERS.append(Member("DUAL_CLIP", replace(GRPO, surrogate=DualClip(0.2, 0.2, 3.0)), oracle_family.METHODS["DUAL_CLIP"]))
+MEMBERS = [Member(name, value) for name, value in PRESETS.items()]
+MEMBERS.append(Member("DUAL_CLIP", replace(GRPO, surrogate=DualClip(0.2, 0.2, 3.0))))
 EXACT = [member for member in MEMBERS if member.exact]
 by_member = pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.name)
 

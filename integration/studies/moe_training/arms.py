@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective
-from gspo_core.objectives import GATE_ONLY_GSPO, GateOnly, Unclipped
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Objective
+from gspo_core.objectives import GATE_ONLY_GSPO, Unclipped
 
 
 class Replay(Enum):
@@ -108,16 +108,6 @@ class Job:
         return f"{self.study.name}/{'dense' if self.arm.dense else 'moe'}/{self.seed}"
 
 
-def grpo(low: float, high: float) -> Objective:
-    """GRPO with a clip range."""
-    return replace(GRPO, surrogate=Clip(low, high))
-
-
-def gspo(low: float, high: float) -> Objective:
-    """GSPO with a clip range."""
-    return replace(GSPO, surrogate=Clip(low, high))
-
-
 WIDE = (0.2, 0.27)
 """The GSPO paper's range for GRPO."""
 BAND = (0.015, 0.02)
@@ -127,33 +117,33 @@ MATCHED = (0.0072, 0.0096)
 TIGHT = (0.003, 0.004)
 
 ARMS = (
-    Arm("grpo-wide", grpo(*WIDE)),
-    Arm("grpo-matched", grpo(*MATCHED)),
-    Arm("grpo-tight", grpo(*TIGHT)),
-    Arm("gspo-wide", gspo(*WIDE)),
-    Arm("gspo-matched", gspo(*BAND)),
-    Arm("gspo-tight", gspo(*TIGHT)),
-    Arm("gate-only", replace(GATE_ONLY_GSPO, surrogate=GateOnly(*BAND))),
-    Arm("gspo-token", replace(GSPO_TOKEN, surrogate=Clip(*BAND))),
+    Arm("grpo-wide", GRPO.with_clip(*WIDE)),
+    Arm("grpo-matched", GRPO.with_clip(*MATCHED)),
+    Arm("grpo-tight", GRPO.with_clip(*TIGHT)),
+    Arm("gspo-wide", GSPO.with_clip(*WIDE)),
+    Arm("gspo-matched", GSPO.with_clip(*BAND)),
+    Arm("gspo-tight", GSPO.with_clip(*TIGHT)),
+    Arm("gate-only", GATE_ONLY_GSPO.with_clip(*BAND)),
+    Arm("gspo-token", GSPO_TOKEN.with_clip(*BAND)),
     Arm("no-clip", replace(GRPO, surrogate=Unclipped())),
-    Arm("grpo-wide-r2", grpo(*WIDE), Replay.R2),
-    Arm("gspo-matched-r2", gspo(*BAND), Replay.R2),
-    Arm("dense-grpo-wide", grpo(*WIDE), dense=True),
-    Arm("dense-gspo-matched", gspo(*BAND), dense=True),
+    Arm("grpo-wide-r2", GRPO.with_clip(*WIDE), Replay.R2),
+    Arm("gspo-matched-r2", GSPO.with_clip(*BAND), Replay.R2),
+    Arm("dense-grpo-wide", GRPO.with_clip(*WIDE), dense=True),
+    Arm("dense-gspo-matched", GSPO.with_clip(*BAND), dense=True),
 )
 RESCUE_BAND = (0.0053, 0.0071)
 """BAND for 96 tokens: by 1/√8."""
 RESCUE_ARMS = (
-    Arm("grpo-wide", grpo(*WIDE)),
-    Arm("grpo-wide-r2", grpo(*WIDE), Replay.R2),
-    Arm("grpo-wide-r3", grpo(*WIDE), Replay.R3),
-    Arm("gspo-matched", gspo(*RESCUE_BAND)),
+    Arm("grpo-wide", GRPO.with_clip(*WIDE)),
+    Arm("grpo-wide-r2", GRPO.with_clip(*WIDE), Replay.R2),
+    Arm("grpo-wide-r3", GRPO.with_clip(*WIDE), Replay.R3),
+    Arm("gspo-matched", GSPO.with_clip(*RESCUE_BAND)),
 )
 CALIBRATION_BANDS = (0.005, 0.01, 0.02, 0.05, 0.1)
 """Upper widths that the calibration tries for GRPO; the lower width is three quarters of it, as in BAND."""
 CALIBRATION_ARMS = (
-    Arm("gspo-matched", gspo(*BAND)),
-    *(Arm(f"grpo-{high:g}", grpo(0.75 * high, high)) for high in CALIBRATION_BANDS),
+    Arm("gspo-matched", GSPO.with_clip(*BAND)),
+    *(Arm(f"grpo-{high:g}", GRPO.with_clip(0.75 * high, high)) for high in CALIBRATION_BANDS),
 )
 
 MAIN = Study("main", ARMS, (1e-3, 2e-3, 3e-3), tuple(range(6)), Sizes())

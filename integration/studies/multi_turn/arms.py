@@ -61,7 +61,7 @@ class Arm:
 
     def clipped_at(self, clip: Clip) -> Arm:
         """With another range."""
-        return replace(self, objective=replace(self.objective, surrogate=clip))
+        return replace(self, objective=self.objective.with_clip(clip.low, clip.high))
 
     def pilot(self, logp: Tensor, old_logp: Tensor, values: Tensor, dialogues: Dialogues) -> Pilot:
         """log s, length and advantage of the units with an advantage: responses, or turns with the ratio that gates them."""
@@ -78,13 +78,13 @@ class Arm:
         return Pilot(log_s[there], lengths[there], values[there])
 
 
-WIDE = Clip(0.03, 0.04)
+WIDE = (0.03, 0.04)
 """The range of the pilot, in which no arm is told apart yet."""
 ARMS = {
-    "gspo": Arm(replace(GSPO, surrogate=WIDE), of_the_response),
-    "token": Arm(replace(GSPO_TOKEN, surrogate=WIDE), of_the_turn),
-    "token-to-go": Arm(replace(GSPO_TOKEN, surrogate=WIDE), of_the_rest),
-    "segment": Arm(Objective(Turn(), WIDE, TurnMean()), of_the_turn),
-    "token-uniform": Arm(replace(GSPO_TOKEN, surrogate=WIDE), of_the_response),
+    "gspo": Arm(GSPO.with_clip(*WIDE), of_the_response),
+    "token": Arm(GSPO_TOKEN.with_clip(*WIDE), of_the_turn),
+    "token-to-go": Arm(GSPO_TOKEN.with_clip(*WIDE), of_the_rest),
+    "segment": Arm(Objective(Turn(), Clip(*WIDE), TurnMean()), of_the_turn),
+    "token-uniform": Arm(GSPO_TOKEN.with_clip(*WIDE), of_the_response),
 }
 """GSPO; GSPO-token with the turn's own reward, with all rewards from the turn on; a ratio per turn; and GSPO-token as GSPO."""

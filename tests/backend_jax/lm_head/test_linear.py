@@ -88,7 +88,7 @@ class FromTheHead:
 def test_every_preset_is_its_scalar_oracles(member: Member, flat: bool) -> None:
     """Value and both gradients, from the oracle's weights and a softmax written out; both kinds of advantages; two-pass."""
     case = FromTheHead(BATCH)
-    advantages = [case.batch.advantage] + ([case.batch.token_advantage] if member.method.per_token else [])
+    advantages = [case.batch.advantage] + ([case.batch.token_advantage] if member.per_token else [])
     for advantage in advantages:
         case.assert_right(member, advantage, flat, budget_bytes=0)
 

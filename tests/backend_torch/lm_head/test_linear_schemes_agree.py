@@ -31,11 +31,10 @@ from support.lm_head.cases import (
 from torch import Tensor
 
 from gspo_core import GSPO, Padded
-from gspo_core.objectives import presets
+from gspo_core.objectives import PRESETS
 from gspo_core.objectives.loss import Objective
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-PRESETS = tuple(value for value in vars(presets).values() if isinstance(value, Objective))
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 TILES = st.tuples(st.integers(1, 9), st.integers(1, 25))
 
@@ -83,7 +82,7 @@ def test_both_schemes_are_the_truth_within_the_error_budget(
             assert_in_budget(problem, answer, truth)
 
 
-@pytest.mark.parametrize("objective", PRESETS, ids=[name for name, x in vars(presets).items() if isinstance(x, Objective)])
+@pytest.mark.parametrize("objective", PRESETS.values(), ids=PRESETS)
 @settings(max_examples=8)
 @given(data=st.data(), tile=TILES, rows=st.integers(1, 12))
 def test_every_preset(objective: Objective, data: st.DataObject, tile: tuple[int, int], rows: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from support.cases import Case
 from support.libraries import Library, on_every_library
 from support.ranks import on_all_ranks
 
-from gspo_core import GSPO, Clip, Loss, Packed, Padded, PerToken, policy_loss, sharded
+from gspo_core import GSPO, Loss, Packed, Padded, PerToken, policy_loss, sharded
 
 
 def test_gspo_exchanges_lengths_and_log_ratios_and_nothing_else() -> None:
@@ -44,7 +43,7 @@ def test_an_anchor_in_a_packed_layout() -> None:
     """s = e^0.1 > 1.04: clipped, gain 1.04; s = e^-0.01: live; two sequences, an empty third does not count."""
     packed = Packed(np.array([0, 0, 1, -1]), 3)
     logp = np.array([0.15, 0.05, -0.01, np.nan])
-    objective = replace(GSPO, surrogate=Clip(0.03, 0.04))
+    objective = GSPO.with_clip(0.03, 0.04)
     loss = policy_loss(objective, logp, np.zeros(4), np.array([1.0, -1.0, np.nan]), packed)
     s = 0.9900498337491681
     assert float(loss.value) == pytest.approx(-(1.04 - s) / 2, rel=1e-14)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -113,7 +112,7 @@ def test_packed_metrics_are_padded_metrics(batch: Batch, hole: int, seed: int) -
     ids, arrays = pack(batch, hole)
     order = np.random.default_rng(seed).permutation(len(ids))
     for member in (m for m in MEMBERS if m.name in ("GSPO", "GSPO_TOKEN", "GRPO")):
-        per_token = member.method.per_token
+        per_token = member.per_token
         advantage = batch.advantages(per_token)
         assume(member.is_clear_of_kinks(batch, advantage, 1e-9))
         numbers, loss_scale = judged(member, batch, advantage)
@@ -147,7 +146,7 @@ def test_by_hand() -> None:
     """Three answers of 2, 1 and 0 tokens: log s is 0.3 and −0.1; clip range ±0.2 in the ratio."""
     logp = np.array([[0.2, 0.4], [-0.1, 9.0], [9.0, 9.0]])
     mask = np.array([[True, True], [True, False], [False, False]])
-    advantage, objective = np.array([2.0, -1.0, 5.0]), replace(GSPO, surrogate=Clip(0.2, 0.2))
+    advantage, objective = np.array([2.0, -1.0, 5.0]), GSPO.with_clip(0.2, 0.2)
     metrics = on_layout(objective, logp, np.zeros((3, 2)), advantage, Padded(mask))
     numbers = summary(metrics)
     expected = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from gspo_core import (
     GSPO,
     GSPO_TOKEN,
     TIS,
-    Clip,
     Objective,
     Padded,
     TokenMean,
@@ -57,7 +55,7 @@ def on_policy_window() -> Metrics:
     """Four updates without old log-probs."""
     logp, layout = np.full((N, T), -1.0), Padded(FULL)
     loss = policy_loss(GSPO, logp, None, centred(), layout, on_policy=True)
-    return reduce(merge, [batch_metrics(GSPO, loss, logp, None, centred(), layout)] * 4)
+    return merge(*[batch_metrics(GSPO, loss, logp, None, centred(), layout)] * 4)
 
 
 def sampler(x: np.ndarray) -> Metrics:
@@ -99,7 +97,7 @@ SITUATIONS = [
     Situation("ratio 1 without old log-probs", on_policy_window, (FindingKind.RATIO_IS_ONE,), False, says="100% declared"),
     Situation(
         "ratio 1 with old log-probs taken anew each time",
-        lambda: reduce(merge, [batch(ratios(0), np.ones(N)) for _ in range(4)]),
+        lambda: merge(*(batch(ratios(0), np.ones(N)) for _ in range(4))),
         (FindingKind.RATIO_IS_ONE,),
         False,
         says="0% declared",
@@ -126,15 +124,15 @@ SITUATIONS = [
     ),
     Situation(
         "0.03 for answers of 10 tokens",
-        lambda: batch(ratios(0.1)[:, :10], centred(), FULL[:, :10], replace(GSPO, surrogate=Clip(0.03, 0.04))),
+        lambda: batch(ratios(0.1)[:, :10], centred(), FULL[:, :10], GSPO.with_clip(0.03, 0.04)),
         (),
-        objective=replace(GSPO, surrogate=Clip(0.03, 0.04)),
+        objective=GSPO.with_clip(0.03, 0.04),
     ),
     Situation(
         "GRPO's range for long answers",
-        lambda: batch(ratios(FITTING), centred(), FULL, replace(GSPO, surrogate=Clip(0.2, 0.2))),
+        lambda: batch(ratios(FITTING), centred(), FULL, GSPO.with_clip(0.2, 0.2)),
         (FindingKind.CLIP_RANGE_WIDE,),
-        objective=replace(GSPO, surrogate=Clip(0.2, 0.2)),
+        objective=GSPO.with_clip(0.2, 0.2),
         says="never acts",
     ),
     Situation(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import numpy as np
 import pytest
 from core.metrics.test_batch import judged, vectors
@@ -33,6 +31,12 @@ CORRECTIONS = {
 }
 
 
+def random_batch(rng: np.random.Generator) -> Batch:
+    """Six ragged rows, none of which need have a token."""
+    mask = rng.random((6, 4)) < 0.7
+    return Batch(rng.normal(size=(6, 4)), rng.normal(size=(6, 4)), mask, rng.normal(size=6), np.zeros((6, 4)), 0, 0)
+
+
 def assert_equal_metrics(a: Metrics, b: Metrics, scale: float) -> None:
     """Counts and extremes to the bit, sums within rounding."""
     for name in ("counts", "minima", "maxima"):
@@ -51,7 +55,7 @@ def test_merged_parts_are_the_whole(library: Library, batch: Batch, parts: list[
     pieces = [batch.rows(belongs == part) for part in order]
     metrics = [measured(library, member.objective, piece, piece.advantage, total) for piece in pieces]
     numbers, loss_scale = judged(member, batch, batch.advantage)
-    found = summary(reduce(merge, metrics))
+    found = summary(merge(*metrics))
     if numbers:
         numbers["batches"] = float(sum(bool(piece.mask.any()) for piece in pieces))
     assert_numbers(found, numbers, largest(batch), loss_scale)
@@ -69,16 +73,38 @@ def test_merging_is_associative_and_commutative_and_an_empty_batch_is_neutral(a:
         assert (left == right).all()
 
 
+@pytest.mark.parametrize("number", range(1, 6))
+def test_merging_many_is_merging_two_from_the_left(library: Library, number: int) -> None:
+    rng = np.random.default_rng(number)
+    parts = [measured(library, GSPO, batch, batch.advantage) for batch in (random_batch(rng) for _ in range(number))]
+    expected = parts[0]
+    for part in parts[1:]:
+        expected = merge(expected, part)
+    for left, right in zip(merge(*parts), expected, strict=True):
+        assert_same_bits(library.numpy(left), library.numpy(right))
+
+
+def test_merging_many_runs_under_jit() -> None:
+    jax = pytest.importorskip("jax")
+    parts = [group_metrics(jax.numpy.asarray(a), jax.numpy.asarray([1, 1])) for a in ([1.0, -1.0], [0.0, 0.0], [2.0, 0.0])]
+    for left, right in zip(jax.jit(merge)(*parts), merge(*parts), strict=True):
+        assert_same_bits(np.asarray(left), np.asarray(right))
+
+
+def test_merging_nothing_is_refused_and_so_is_a_list() -> None:
+    with pytest.raises(TypeError, match=r"^merge: expected at least one Metrics, got none; write merge\(\*parts\)"):
+        merge()
+    with pytest.raises(TypeError, match=r"^merge: expected Metrics, got list; write merge\(\*parts\)"):
+        merge([group_metrics(np.ones(2), np.zeros(2, dtype=int))])  # type: ignore[arg-type]
+
+
 def test_over_ranks_one_all_reduce_per_vector_is_enough() -> None:
     """What `merge` does to each vector is the all-reduce of one kind."""
-    rng = np.random.default_rng(0)
-    batch = Batch(
-        rng.normal(size=(6, 4)), rng.normal(size=(6, 4)), rng.random((6, 4)) < 0.7, rng.normal(size=6), np.zeros((6, 4)), 0, 0
-    )
+    batch = random_batch(np.random.default_rng(0))
     ranks = [measured(NUMPY, GSPO, batch.rows(slice(2 * k, 2 * k + 2)), batch.advantage[2 * k : 2 * k + 2]) for k in range(3)]
     counts, sums, minima, maxima = (np.stack(x) for x in zip(*ranks, strict=True))
     reduced = Metrics(counts.sum(axis=0), sums.sum(axis=0), minima.min(axis=0), maxima.max(axis=0))
-    assert_equal_metrics(reduced, reduce(merge, ranks), float(np.abs(sums).max()))
+    assert_equal_metrics(reduced, merge(*ranks), float(np.abs(sums).max()))
 
 
 def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list) -> dict[str, float]:
@@ -192,5 +218,5 @@ def test_kinds_of_metrics_add_up_to_one_book() -> None:
     groups = group_metrics(advantage, np.array([1, 1]))
     parts = [summary(x) for x in (batch, sampler, groups)]
     assert all(not a.keys() & b.keys() for a in parts for b in parts if a is not b)
-    assert summary(merge(merge(batch, sampler), groups)) == parts[2] | parts[0] | parts[1]
+    assert summary(merge(batch, sampler, groups)) == parts[2] | parts[0] | parts[1]
     assert policy_loss(GSPO, zero, zero, advantage, Padded(mask)).value == parts[0]["loss"] == 0.0

@@ -35,13 +35,13 @@ def everything(
     old: torch.Tensor, advantage: torch.Tensor, ids: torch.Tensor, layout: Layout, per_token: torch.Tensor
 ) -> Metrics:
     """Every function that makes metrics, merged."""
-    found = group_metrics(advantage, ids)
+    found = [group_metrics(advantage, ids)]
     logp = old + 1e-3
     for objective, values in ((GSPO, advantage), (GSPO_TOKEN, PerToken(per_token)), (GRPO, advantage)):
-        found = merge(found, on_layout(objective, logp, old, values, layout))
+        found.append(on_layout(objective, logp, old, values, layout))
     for correction in (TIS, MIS):
-        found = merge(found, sampler_metrics(correction, old, logp, layout))
-    return found
+        found.append(sampler_metrics(correction, old, logp, layout))
+    return merge(*found)
 
 
 def test_no_number_is_read_on_the_host() -> None:

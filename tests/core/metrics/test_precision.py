@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from support.libraries import NUMPY, Library
 from support.metric_cases import measured, on_layout
 from support.oracles import metrics as oracle_metrics
 
-from gspo_core import GSPO, Clip, Padded, summary
+from gspo_core import GSPO, Padded, summary
 from gspo_core.metrics import clip_share
 from gspo_core.metrics.batch import _LOG_S_CAP
 from gspo_core.metrics.sketch import RESOLUTION
@@ -79,10 +78,10 @@ def test_the_clip_share_of_the_range_in_use_is_the_clip_fraction() -> None:
     rng, n = np.random.default_rng(2), 20_000
     log_s, advantage = rng.normal(-1e-4, 3e-4, size=(n, 1)), rng.normal(size=n)
     layout, zero = Padded(np.ones((n, 1), dtype=bool)), np.zeros((n, 1))
-    pilot = on_layout(replace(GSPO, surrogate=Clip(0.5, 0.5)), log_s, zero, advantage, layout)
+    pilot = on_layout(GSPO.with_clip(0.5, 0.5), log_s, zero, advantage, layout)
     assert summary(pilot)["clip_active"] == 0.0
     for low, high in ((3e-4, 4e-4), (1e-4, 2e-3), (0.0, 0.0)):
-        actual = summary(on_layout(replace(GSPO, surrogate=Clip(low, high)), log_s, zero, advantage, layout))["clip_active"]
+        actual = summary(on_layout(GSPO.with_clip(low, high), log_s, zero, advantage, layout))["clip_active"]
         assert_within(clip_share(pilot, low, high), actual, 0.005)
     assert 0.1 < clip_share(pilot, 3e-4, 4e-4) < 0.3
 

@@ -17,7 +17,7 @@ from support.budgets import REL64, assert_close64, assert_within
 from support.cases import Batch, batches
 from support.family import Member, by_member, largest
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective, Sequence, SequenceMean, Token, TokenMean
+from gspo_core import GRPO, GSPO, GSPO_TOKEN, Objective, Sequence, SequenceMean, Token, TokenMean
 from gspo_core.laws.kit.oracle import count, judge
 from gspo_core.objectives import (
     DEEPSEEK_V3_2,
@@ -99,7 +99,7 @@ def test_luspo_is_gspo_times_the_length(batch: Batch) -> None:
 @given(batch=batches(edges=False), low=st.sampled_from([3e-4, 0.02, 0.4]))
 def test_gspos_gate_on_bad_responses_is_deepseeks_mask(batch: Batch, low: float) -> None:
     """δ = −log(1 − ε_low), the same statistic; both one sided, so good responses pass the mask."""
-    gate = judged(replace(GSPO, surrogate=Clip(low, 1e9)), batch)
+    gate = judged(GSPO.with_clip(low, 1e9), batch)
     mask = judged(replace(GSPO, surrogate=Unclipped(), gate=OffPolicyMask(-math.log1p(-low))), batch)
     assert (gate.clipped == mask.clipped).all()
     assert_within(mask.logp_grad, gate.logp_grad, 4 * REL64 * np.abs(gate.logp_grad))
@@ -117,7 +117,7 @@ def test_the_mask_of_the_preset_silences_all_tokens_of_a_stale_bad_response() ->
 @given(batch=batches(edges=False), width=st.sampled_from([4e-4, 0.05, 0.7]))
 def test_a_band_in_proportion_to_the_length_is_gspos_clip(batch: Batch, width: float) -> None:
     """Length power 1; the clip whose bounds are e^±width."""
-    clip = replace(GSPO, surrogate=Clip(-math.expm1(-width), math.expm1(width)))
+    clip = GSPO.with_clip(-math.expm1(-width), math.expm1(width))
     band = Objective(Sequence(), Unclipped(), SequenceMean(), Band(width, 1.0))
     a, b = judged(band, batch), judged(clip, batch)
     assume(np.abs(np.abs(b.log_ratio) - width).min(initial=1.0) > 1e-9)

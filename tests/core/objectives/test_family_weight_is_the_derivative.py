@@ -30,12 +30,12 @@ def test_exact_is_said_where_it_holds_and_only_there(member: Member) -> None:
     advantage = np.array([1.0, -1.0, -1.0, 1.0])
     uneven = advantage[:, None] * np.array([1.0, 0.5])
     batch = Batch(d, np.zeros((4, 2)), np.ones((4, 2), dtype=bool), advantage, uneven, 0.2, 0.2)
-    given_ = member.advantage(batch, member.method.per_token)
+    given_ = member.advantage(batch, member.per_token)
     weight, expected = core_loss(NUMPY, member.objective, batch, given_).logp_grad, slopes(member, batch, given_)
     agree = bool(np.abs(weight - expected).max() <= 1e-8 * np.abs(weight).max())
     assert agree == member.exact
 
 
 def test_both_kinds_are_there() -> None:
-    assert {m.name for m in MEMBERS if not m.exact} == {"GSPO_TOKEN", "CISPO", "ASPO", "VESPO"}
-    assert len(EXACT) == len(MEMBERS) - 4
+    assert {m.name for m in MEMBERS if not m.exact} >= {"GSPO_TOKEN", "CISPO", "ASPO", "VESPO"}
+    assert {m.name for m in EXACT} >= {"GSPO", "GRPO", "GMPO", "SAPO"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
@@ -26,6 +27,7 @@ from gspo_core import (
 )
 from gspo_core.advantages import Centred, LeaveOneOut, ZScore
 from gspo_core.objectives import (
+    PRESETS,
     Band,
     DualClip,
     FixedLength,
@@ -91,12 +93,42 @@ def test_the_presets_are_three_different_values() -> None:
 
 def test_one_choice_can_be_replaced(library: Library) -> None:
     """A variant is another with one value changed, and it behaves so: s = 1.1 is clipped by GSPO's band only."""
-    wide = replace(GSPO, surrogate=Clip(0.2, 0.3))
+    wide = GSPO.with_clip(0.2, 0.3)
     assert (wide.ratio, wide.reduction, wide.surrogate) == (GSPO.ratio, GSPO.reduction, Clip(0.2, 0.3))
     arrays = [library.array(x) for x in (np.log([[1.1]]), np.zeros((1, 1)), np.ones(1))]
     layout = Padded(library.array(np.ones((1, 1), dtype=bool)))
     clipped = [bool(policy_loss(objective, *arrays, layout).clipped[0]) for objective in (GSPO, wide)]
     assert clipped == [True, False]
+
+
+CLIPPED = {name: value for name, value in PRESETS.items() if {"low", "high"} <= {f.name for f in fields(value.surrogate)}}
+
+
+@pytest.mark.parametrize("objective", [*CLIPPED.values(), replace(GSPO, surrogate=DualClip(0.2, 0.2, 3.0))], ids=str)
+def test_with_clip_changes_the_two_widths_and_nothing_else(objective: Objective) -> None:
+    found, surrogate = objective.with_clip(0.0125, 0.25), objective.surrogate
+    assert found == replace(objective, surrogate=replace(surrogate, low=0.0125, high=0.25))
+    assert found != objective
+    assert type(found.surrogate) is type(surrogate)
+    assert found.with_clip(surrogate.low, surrogate.high) == objective
+
+
+def test_the_presets_have_three_kinds_of_clipped_surrogates() -> None:
+    assert {type(value.surrogate) for value in CLIPPED.values()} >= {Clip, GateOnly, ReciprocalWeight}
+
+
+@pytest.mark.parametrize("objective", [value for name, value in PRESETS.items() if name not in CLIPPED], ids=str)
+def test_with_clip_needs_a_surrogate_that_has_a_range(objective: Objective) -> None:
+    """GMPO's bounds per token, in nats, are its gate's."""
+    with pytest.raises(TypeError, match=rf"^with_clip: {re.escape(str(objective.surrogate))} has no clip range. Replace the"):
+        objective.with_clip(0.2, 0.2)
+
+
+def test_with_clip_checks_its_widths_as_the_surrogate_does() -> None:
+    with pytest.raises(ValueError, match=r"^low: expected a clip width in \[0, 1\), got 1\.5"):
+        GSPO.with_clip(1.5, 0.2)
+    with pytest.raises(TypeError, match=r"^high: expected a number, got None"):
+        GSPO.with_clip(0.2, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ratio", Token), ("surrogate", Clip), ("reduction", SequenceMean)])

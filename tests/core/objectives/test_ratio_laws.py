@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +19,6 @@ from support.libraries import Library
 
 from gspo_core import (
     GSPO,
-    Clip,
     Objective,
     Packed,
     Padded,
@@ -200,7 +198,7 @@ def test_at_unequal_lengths_it_may_keep_fewer() -> None:
 def test_geometric_rejection_is_gspos_gate_on_the_samplers_ratio(library: Library, batch: Batch) -> None:
     """GEO_RS keeps what a GSPO clip of ±0.001 on π_old/π_sampler clips for neither sign of A: the same statistic."""
     old, sampler = (library.array(x) for x in (batch.logp, batch.old_logp))
-    layout, objective = Padded(library.array(batch.mask)), replace(GSPO, surrogate=Clip(0.001, 0.001))
+    layout, objective = Padded(library.array(batch.mask)), GSPO.with_clip(0.001, 0.001)
     found = sampler_weight(GEO_RS, old, sampler, layout)
     signs = [library.array(sign * np.ones(len(batch.mask))) for sign in (1.0, -1.0)]
     losses = [policy_loss(objective, old, sampler, sign, layout) for sign in signs]

@@ -94,7 +94,7 @@ def test_one_turn_is_gspo(library: Library, reduction: str, batch: Batch, seed: 
     ids = np.where(batch.mask, seed % 3, -5)
     mask = Padded(library.array(batch.mask))
     layout = Turns(mask, library.array(ids), 3) if seed % 3 else Turns(mask, library.array(np.zeros_like(ids)), 1)
-    objective = replace(GSPO, surrogate=Clip(batch.low, batch.high))
+    objective = GSPO.with_clip(batch.low, batch.high)
     whole = loss_of(library, objective, batch, batch.advantage, mask)
     loss = loss_of(library, replace(objective, ratio=Turn(), reduction=REDUCTIONS[reduction]), batch, batch.advantage, layout)
     turn = seed % 3

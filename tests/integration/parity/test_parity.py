@@ -166,7 +166,7 @@ def unbounded(trainer: Trainer) -> None:
 
 def another_bound(trainer: Trainer) -> None:
     """A clip range of a percent more: it matters where a log s lies between."""
-    trainer.objective = dataclasses.replace(GSPO, surrogate=Clip(0.0303, 0.0404))
+    trainer.objective = GSPO.with_clip(0.0303, 0.0404)
 
 
 @pytest.mark.parametrize("change", [decayed, late, another_epsilon, unbounded, another_bound])

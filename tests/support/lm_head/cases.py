@@ -15,11 +15,11 @@ from gspo_torch import KLTerm
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gspo_core import GSPO, Clip, Objective, Packed, Padded, PerToken, TokenKL, kl_penalty, policy_loss
+from gspo_core import GSPO, Objective, Packed, Padded, PerToken, TokenKL, kl_penalty, policy_loss
 from gspo_core.kl import K3, KLEstimator
 from gspo_core.layouts import Layout
 
-WIDER = replace(GSPO, surrogate=Clip(0.03, 0.04))
+WIDER = GSPO.with_clip(0.03, 0.04)
 """Bounds that the rounding of float32 log-probs stays clear of."""
 PARAMETERS = ("hidden", "lm_head", "bias")
 
