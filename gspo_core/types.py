@@ -17,31 +17,6 @@ Namespace: TypeAlias = Any
 """An array-API namespace (`xp`)."""
 
 
-class Loss(NamedTuple):
-    """A policy loss as a value and a weight; −objective, to be minimised.
-
-    >>> import numpy as np
-    >>> from gspo_core import GSPO, Padded, policy_loss
-    >>> zeros = np.zeros((1, 2))
-    >>> loss = policy_loss(GSPO, zeros, zeros, np.array([1.0]), Padded(np.array([[True, True]])))
-    >>> float(loss.value), loss.logp_grad.tolist(), loss.clipped.tolist(), float(loss.denominator)
-    (-1.0, [[-0.5, -0.5]], [False], 1.0)
-    """
-
-    value: Array
-    """[] the loss: −Σ units weight · gain."""
-    logp_grad: Array
-    """Token array: ∂value/∂logp in closed form, exactly 0 in masked slots."""
-    log_ratio: Array
-    """Units: log importance ratio (log s_i for a sequence ratio), 0 for empty sequences and in masked slots; nats."""
-    clipped: Array
-    """Units, boolean: the advantage is not zero, yet the gradient is exactly zero."""
-    denominator: Array
-    """[] what the sum was divided by: the batch's own count, or the one that was given."""
-    on_policy: bool
-    """True if no old log-probs were given: every ratio is 1 by definition and clipping is inert."""
-
-
 @dataclass(frozen=True, eq=False)
 class PerToken:
     """An advantage for every token, said so: in a packed layout [T] and [N] may have the same length, and nobody guesses.

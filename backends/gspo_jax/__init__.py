@@ -10,10 +10,10 @@ Importing it makes layouts, `PerToken` and `Loss` pytrees, so that they go in an
 
 from . import pytrees
 from .lm_head.head import VocabularyAxis
-from .lm_head.linear import LinearLoss, linear_policy_loss
+from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import token_logp
 from .policy import policy_loss
 
-__all__ = ["LinearLoss", "VocabularyAxis", "linear_policy_loss", "policy_loss", "token_logp"]
+__all__ = ["VocabularyAxis", "linear_policy_loss", "policy_loss", "token_logp"]
 
 pytrees.register()

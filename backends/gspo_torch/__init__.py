@@ -11,7 +11,7 @@ with replay_routes(model, routes): ...          # and the same ones again
 """
 
 from .distributed import VocabularyShard, sum_over
-from .lm_head.linear import LinearLoss, linear_policy_loss
+from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import TokenScores, token_logp, token_scores
 from .lm_head.terms import KLTerm
 from .policy import policy_loss
@@ -20,7 +20,6 @@ from .routing.routes import Routes
 
 __all__ = [
     "KLTerm",
-    "LinearLoss",
     "Routes",
     "TokenScores",
     "VocabularyShard",

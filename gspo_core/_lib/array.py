@@ -80,6 +80,16 @@ def to_numpy(x: Any) -> Any:
     return np.asarray(x) if is_numpy_namespace(xp) or is_jax_namespace(xp) else np.from_dlpack(x)
 
 
+def read_if_possible(x: Any) -> Any:
+    """`to_numpy` of an array whose numbers can be read; None for one that is traced or has none, and for what is no array."""
+    if not is_array_api_obj(x):
+        return None
+    try:
+        return to_numpy(x)
+    except (TypeError, RuntimeError):  # JAX refuses to read a traced array with a TypeError, PyTorch with a RuntimeError
+        return None
+
+
 def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
     """x, broadcast to the mask's shape, where the mask is True; +0 elsewhere, whatever stood there (NaN included)."""
     bits = _BITS.get(x.dtype) if xp is _NUMPY else None

@@ -11,7 +11,8 @@ from gspo_core._lib.units import flat, has_turn_units, mean_over_tokens, turns_o
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.shards import measured
 from gspo_core.objectives.loss import Objective, unit_advantage
-from gspo_core.types import Array, Layout, Loss, Namespace, PerToken, Ratio
+from gspo_core.objectives.result import LinearLoss, Loss
+from gspo_core.types import Array, Layout, Namespace, PerToken, Ratio
 
 from .ledger import LENGTH_BINS, Entries, Metrics, ledger
 from .log_ratios import highest, log_ratio_entries, lowest
@@ -36,8 +37,11 @@ def batch_metrics(
 
     Args:
         objective: what `loss` was computed with.
-        loss: what `policy_loss` returned for the arguments that follow.
-        logp, old_logp, advantage, layout, allow_low_precision: what it was given. Masked slots are inert.
+        loss: the result of `policy_loss` for the arguments that follow, or that of `linear_policy_loss`: its policy loss is
+            measured, without KL term and entropy bonus.
+        logp: token array, the log-probs at which the loss was computed. Of a `linear_policy_loss` pass `loss.logp`, which it
+            has with `return_logp=True`: log s is then measured for every sequence, those without an advantage included.
+        old_logp, advantage, layout, allow_low_precision: the loss's own arguments. Masked slots are inert.
 
     Returns: `Metrics`. On a sharded layout they are of whole sequences, and equal on all ranks that share these: merge over
     data-parallel ranks only, as you would add up losses.
@@ -55,7 +59,9 @@ def batch_metrics(
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
     check_layout(layout)
-    _check_loss(loss, old_logp, layout)
+    _check_loss(loss, logp, old_logp, layout)
+    if isinstance(loss, LinearLoss) and loss.policy is not None:
+        loss = loss.policy
     xp, layout = namespace(logp=logp, weight=loss.logp_grad, mask=layout.valid), measured(layout)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     selected = [detached(x) for x in log_probs(xp, layout, allow_low_precision, **named)]
@@ -76,9 +82,11 @@ def _at_tokens(ratio: Ratio, units: Array, layout: Layout) -> Array:
     return units if ratio.per_token else layout.spread(units)
 
 
-def _check_loss(loss: Loss, old_logp: Array | None, layout: Layout) -> None:
+def _check_loss(loss: Loss, logp: Array, old_logp: Array | None, layout: Layout) -> None:
     if not isinstance(loss, Loss):
-        raise TypeError(f"loss: expected what policy_loss returns, got {type(loss).__name__}")
+        raise TypeError(f"loss: expected the result of policy_loss or linear_policy_loss, got {type(loss).__name__}")
+    if logp is None and isinstance(loss, LinearLoss) and loss.logp is None:
+        raise TypeError("logp: expected an array, got None; pass return_logp=True to linear_policy_loss to have loss.logp")
     if shape_of(loss.logp_grad) != layout.shape:
         raise ValueError(
             f"loss: expected a weight of the layout's shape {list(layout.shape)}, got {list(shape_of(loss.logp_grad))}"

@@ -1,6 +1,6 @@
 """Objectives: the choices that make one, the loss, and the named combinations of the literature."""
 
-from gspo_core.types import Gain, Gate, Gated, Loss, PerToken, Ratio, Reduction, Surrogate
+from gspo_core.types import Gain, Gate, Gated, PerToken, Ratio, Reduction, Surrogate
 
 from .clipped_surrogates import Clip, DualClip, GateOnly, Unclipped
 from .gates import Band, OffPolicyMask, TokenClip
@@ -9,6 +9,7 @@ from .presets import *  # noqa: F403 - a preset is public as soon as presets.py 
 from .presets import PRESETS
 from .ratios import Product, ProductToken, Sequence, SequenceToken, Token, Turn, TurnToken
 from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
+from .result import LinearLoss, Loss
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Gate",
     "GateOnly",
     "Gated",
+    "LinearLoss",
     "Loss",
     "Objective",
     "OffPolicyMask",

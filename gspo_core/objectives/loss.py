@@ -13,7 +13,9 @@ from gspo_core._lib.checks import check_choice
 from gspo_core._lib.units import flat, has_turn_units, is_per_turn, non_empty, sum_by_turn, turn_lengths, turns_of
 from gspo_core._lib.validation import check_layout, divisor, unselected_log_probs
 from gspo_core.layouts.prepared import for_one_loss
-from gspo_core.types import Array, Gate, Gated, Layout, Loss, PerToken, Ratio, Reduction, Surrogate
+from gspo_core.types import Array, Gate, Gated, Layout, PerToken, Ratio, Reduction, Surrogate
+
+from .result import Loss
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ advantage need no forward pass, clipped ones no backward pass. Two exact schemes
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from gspo_core import Objective, PerToken
 from gspo_core.layouts import Layout
+from gspo_core.objectives import LinearLoss
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
 from .schemes import Constants, Job, aligned_loss, cut_for
@@ -22,34 +21,6 @@ from .two_pass import flat_logp
 
 BUDGET_BYTES = 2**28
 """256 MiB."""
-
-
-class LinearLoss(NamedTuple):
-    """A loss on hidden states: the fields of `gspo_core.Loss`, and the log-probs if asked for. A pytree.
-
-    >>> import jax.numpy as jnp
-    >>> from gspo_core import GSPO, Padded
-    >>> hidden, tokens, mask = jnp.zeros((1, 2, 8)), jnp.array([[3, 1]]), jnp.array([[True, True]])
-    >>> batch = (tokens, None, jnp.array([1.0]), Padded(mask))
-    >>> loss = linear_policy_loss(GSPO, hidden, jnp.zeros((4, 8)), *batch, on_policy=True, return_logp=True)
-    >>> loss.value.item(), jnp.exp(loss.logp).tolist()
-    (-1.0, [[0.25, 0.25]])
-    """
-
-    value: Array
-    """[] the loss, differentiable with respect to hidden, lm_head and bias."""
-    logp_grad: Array
-    """Token array: ∂value/∂logp."""
-    log_ratio: Array
-    """Units: as in `gspo_core.Loss`; 0 for sequences that were left out because they have no advantage."""
-    clipped: Array
-    """Units, boolean: the advantage is not zero, yet the loss has no gradient."""
-    denominator: Array
-    """[] what the sum was divided by."""
-    on_policy: bool
-    """True if no old log-probs were given."""
-    logp: Array | None
-    """Token array: log-probs of every valid token, 0 in masked slots; None unless `return_logp=True`."""
 
 
 def linear_policy_loss(
@@ -126,8 +97,7 @@ def linear_policy_loss(
         value, logp = aligned_loss(job, rows, head, flat, live, x)
     logp = lax.stop_gradient(logp)
     loss = job.loss(job.scored(logp, live, x), x)
-    readings = (loss.logp_grad, loss.log_ratio, loss.clipped, loss.denominator)
-    return LinearLoss(value, *readings, on_policy, logp.reshape(layout.shape) if return_logp else None)
+    return LinearLoss(*loss._replace(value=value), logp=logp.reshape(layout.shape) if return_logp else None)
 
 
 def moved(objective: Objective, advantage: Array | PerToken, layout: Layout) -> Array:

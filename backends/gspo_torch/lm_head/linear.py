@@ -7,13 +7,14 @@ advantage need no forward pass, clipped ones no backward pass. Two exact schemes
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
 from gspo_core.layouts import Layout
+from gspo_core.objectives import LinearLoss
 from gspo_torch.distributed import VocabularyShard
 
 from .head import Head, check_head, check_slots
@@ -22,38 +23,6 @@ from .terms import KLTerm, Terms, check_coefficient
 
 BUDGET_BYTES = 2**28
 """256 MiB."""
-
-
-class LinearLoss(NamedTuple):
-    """A loss on hidden states: the fields of `gspo_core.Loss`, and what else was computed on the way.
-
-    >>> import torch
-    >>> from gspo_core import GSPO, Padded
-    >>> hidden, tokens, mask = torch.zeros(1, 2, 8), torch.tensor([[3, 1]]), torch.tensor([[True, True]])
-    >>> batch = (tokens, None, torch.tensor([1.0]), Padded(mask))
-    >>> loss = linear_policy_loss(GSPO, hidden, torch.zeros(4, 8), *batch, on_policy=True, return_logp=True)
-    >>> loss.value.item(), loss.logp.exp().tolist(), loss.entropy
-    (-1.0, [[0.25, 0.25]], None)
-    """
-
-    value: Tensor
-    """[] policy loss + β KL − entropy bonus, differentiable with respect to hidden, lm_head and bias."""
-    logp_grad: Tensor
-    """Token array: ∂value/∂logp."""
-    log_ratio: Tensor
-    """Units: as in `gspo_core.Loss`; 0 for sequences that were left out because they have no advantage."""
-    clipped: Tensor
-    """Units, boolean: the advantage is not zero, yet the policy loss has no gradient."""
-    denominator: Tensor
-    """[] what the sum was divided by."""
-    on_policy: bool
-    """True if no old log-probs were given."""
-    logp: Tensor | None
-    """Token array: log-probs of every valid token, 0 in masked slots; None unless `return_logp=True`."""
-    entropy: Tensor | None
-    """Token array: entropies; None without an entropy bonus."""
-    kl: Tensor | None
-    """[] the KL estimate, before β; None without a KL term."""
 
 
 def linear_policy_loss(
@@ -125,9 +94,19 @@ def linear_policy_loss(
     with torch.no_grad():
         job = prepare(head, hidden, tokens, terms, return_logp=return_logp, budget_bytes=budget_bytes)
     value, weighed, logp, entropy = LinearFunction.apply(hidden, lm_head, bias, job, torch.is_grad_enabled())
-    loss = weighed.loss
-    told = logp if return_logp else None
-    return LinearLoss(value, weighed.c, loss.log_ratio, loss.clipped, loss.denominator, on_policy, told, entropy, weighed.kl)
+    policy = weighed.loss
+    return LinearLoss(
+        value=value,
+        logp_grad=weighed.c,
+        log_ratio=policy.log_ratio,
+        clipped=policy.clipped,
+        denominator=policy.denominator,
+        on_policy=on_policy,
+        logp=logp if return_logp else None,
+        entropy=entropy,
+        kl=weighed.kl,
+        policy=policy if terms.every_token else None,
+    )
 
 
 def _constant(x: Any) -> Any:

@@ -256,7 +256,7 @@ READINGS: list[Row] = [
         ("objective: expected an Objective such as GSPO", "got str"),
         lambda: g.diagnose(g.group_metrics(ONES, IDS[:, 0]), "gspo"),
     ),
-    Row(T, ("loss: expected what policy_loss returns", "got float"), metrics(loss=0.0)),
+    Row(T, ("loss: expected the result of policy_loss or linear_policy_loss", "got float"), metrics(loss=0.0)),
     Row(
         V,
         ("loss: expected a weight of the layout's shape [2, 3]", "got [2]"),

@@ -17,6 +17,7 @@ from support.lm_head.cases import PARAMETERS, Answer, Problem
 from torch import Tensor
 
 from gspo_core import Packed, Padded, PerToken
+from gspo_core.objectives import LinearLoss
 
 DTYPES = {torch.bfloat16: jnp.bfloat16, torch.float16: jnp.float16}
 
@@ -63,7 +64,7 @@ def arguments(problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
     return {name: array(getattr(problem, name)) for name in PARAMETERS}, rest
 
 
-def loss_of(problem: Problem, parameters: dict[str, Any], rest: dict[str, Any], **more: Any) -> gspo_jax.LinearLoss:
+def loss_of(problem: Problem, parameters: dict[str, Any], rest: dict[str, Any], **more: Any) -> LinearLoss:
     """What is tested."""
     return gspo_jax.linear_policy_loss(problem.objective, **parameters, **rest, **{**problem.options, **more})
 

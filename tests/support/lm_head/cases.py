@@ -18,6 +18,7 @@ from torch import Tensor
 from gspo_core import GSPO, Objective, Packed, Padded, PerToken, TokenKL, kl_penalty, policy_loss
 from gspo_core.kl import K3, KLEstimator
 from gspo_core.layouts import Layout
+from gspo_core.objectives import LinearLoss
 
 WIDER = GSPO.with_clip(0.03, 0.04)
 """Bounds that the rounding of float32 log-probs stays clear of."""
@@ -69,7 +70,7 @@ class Problem:
         found = {name: getattr(self, name) for name in PARAMETERS}
         return {name: x for name, x in found.items() if x is not None and x.requires_grad}
 
-    def loss(self, **more: Any) -> gspo_torch.LinearLoss:
+    def loss(self, **more: Any) -> LinearLoss:
         """What is tested."""
         arguments = (self.hidden, self.lm_head, self.tokens, self.old_logp, self.advantage, self.layout)
         return gspo_torch.linear_policy_loss(self.objective, *arguments, bias=self.bias, **{**self.options, **more})
