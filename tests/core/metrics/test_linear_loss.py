@@ -12,8 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from support.family import MEMBERS
-from support.jax_linear_cases import arguments, loss_of, precision
-from support.linear_cases import Problem, from_logits, is_clear_of_kinks, make, problems, with_kl
+from support.jax_programs.linear_cases import arguments, loss_of, precision
+from support.lm_head.cases import Problem, from_logits, is_clear_of_kinks, make, problems, with_kl
 
 from gspo_core import batch_metrics, policy_loss, summary
 from gspo_core.kl import K3
