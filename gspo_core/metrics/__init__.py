@@ -5,6 +5,7 @@ from .diagnosis import diagnose
 from .engines import sampler_metrics
 from .findings import Finding, FindingKind, Thresholds
 from .ledger import Metrics, merge
+from .left_out import left_out_metrics
 from .readings import ClipCell, clip_counts, clip_share, summary
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "clip_share",
     "diagnose",
     "group_metrics",
+    "left_out_metrics",
     "merge",
     "sampler_metrics",
     "summary",

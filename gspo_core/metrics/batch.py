@@ -71,7 +71,7 @@ def batch_metrics(
     sign = _sign(xp, layout.sum(units))
     clipping, clipped = _clipping(xp, layout, units, ratio, detached(loss.logp_grad), mean_over_tokens(d, layout))
     entries = clipping | _batch(xp, objective, loss, layout, units) | _ratios(xp, d, layout)
-    entries |= Entries({"table": _table(xp, layout.lengths(), sign, clipped)})
+    entries |= Entries({"table": length_table(xp, layout.lengths(), sign, clipped)})
     return ledger(xp, entries | log_ratio_entries("log_s", d, layout, sign), d)
 
 
@@ -156,7 +156,7 @@ def _ratios(xp: Namespace, d: Array, layout: Layout) -> Entries:
     return Entries(sums={"s": xp.sum(s), "s_squares": xp.sum(s * s)})
 
 
-def _table(xp: Namespace, lengths: Array, sign: Array, clipped: Array) -> Array:
+def length_table(xp: Namespace, lengths: Array, sign: Array, clipped: Array) -> Array:
     """Sequences by length (powers of two), sign of the advantage, and whether clipped."""
     # Half a token more keeps the logarithm of a power of two away from the edge that rounding could push it over.
     octave = xp.floor(xp.log2(xp.astype(lengths, xp.float32) + 0.5))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from gspo_core._lib.array import count_true, detached, namespace
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.shards import measured
@@ -11,6 +13,9 @@ from gspo_core.types import Array, Layout
 
 from .ledger import Entries, Metrics, ledger
 from .log_ratios import highest, log_ratio_entries
+
+WEIGHT_CAP = math.exp(20.0)
+"""Larger weights count as this in the effective sample size: float32 still holds the square."""
 
 
 def sampler_metrics(
@@ -63,7 +68,13 @@ def sampler_metrics(
         "sampler.truncated": number(truncated),
         "sampler.rejected": number(there & ~found.kept),
     }
-    sums = {"sampler.raw": total(found.raw), "sampler.weight": total(found.weight)}
+    capped = xp.where(found.weight > WEIGHT_CAP, WEIGHT_CAP, found.weight)
+    sums = {
+        "sampler.raw": total(found.raw),
+        "sampler.weight": total(found.weight),
+        "sampler.capped": total(capped),
+        "sampler.capped_squares": total(capped * capped),
+    }
     largest = {"sampler.raw": highest(xp, found.raw, there), "sampler.weight": highest(xp, found.weight, there)}
     gap = log_ratio_entries("sampler", old - sampler, layout)
     return ledger(xp, gap | Entries(counts, sums, {}, largest), found.raw)

@@ -59,6 +59,8 @@ SUMS = {
     "log_s.k3": 1,
     "sampler.raw": 1,
     "sampler.weight": 1,
+    "sampler.capped": 1,  # weights, none above WEIGHT_CAP
+    "sampler.capped_squares": 1,
     "sampler.moments": 2 * BINS,
     "sampler.token_moments": 2 * BINS,
     "sampler.within": 1,

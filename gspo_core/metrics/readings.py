@@ -26,6 +26,7 @@ def summary(metrics: Metrics) -> dict[str, float]:
 
     Sizes: batches, sequences, tokens (empty sequences count nothing), length_mean, length_std, length_min, length_max;
         on_policy: share of batches without old log-probs.
+        Responses of `left_out_metrics` count among the sequences and tokens, but not as batches.
     Loss: loss = Σ value · denominator / Σ the objective's own count: of the merged batches as if they were one.
         gradient = Σ |∂loss/∂logp|, likewise.
     Advantages: advantage_mean, advantage_abs_mean, over sequences; zero_advantage: share of sequences where it is 0 at every
@@ -34,7 +35,8 @@ def summary(metrics: Metrics) -> dict[str, float]:
         and clip_high (log s > 0). As shares of all tokens: clip_active_tokens, clip_low_tokens, clip_high_tokens, by the
         token's own log ratio, or that of its sequence. TRL logs the first for a sequence ratio, verl the second.
     log s, in nats: log_s_mean, log_s_std (population), log_s_min, log_s_max; log_s_q01 … log_s_q99, abs_log_s_q50,
-        abs_log_s_q95 (within 4.5 % of the order statistic, for sizes between 1e-9 and 64); log_s_rms.
+        abs_log_s_q95 (within 4.5 % of the order statistic, for sizes between 1e-9 and 64); log_s_rms. These and all that
+        follows are over the responses that were run.
     ess: effective sample size (Σ s)² / (N Σ s²), in (0, 1]; log s beyond 20 counts as 20. Left out if every s is 0.
     token_std: standard deviation of d = log π − log π_old over all tokens, nats.
     design_effect: [Σ_i |y_i| (log s_i − m)² / (N − 1)] / [Σ_it (d_it − m)² / (Σ|y| − 1)], m the mean of d over all tokens.
@@ -44,9 +46,11 @@ def summary(metrics: Metrics) -> dict[str, float]:
     Sampler (where `sampler_metrics` were merged in), with x = old_logp − sampler_logp: sampler_sequences, sampler_tokens
         (before anything was rejected); sampler_raw_mean, sampler_raw_max,
         sampler_weight_mean, sampler_weight_max, over tokens or sequences, whichever have weights; sampler_truncated,
-        sampler_rejected: shares of these; sampler_log_mean, …_std, …_rms, …_min, …_max, …_q01 … : of the mean of x over a
-        sequence, as log_s; sampler_token_std, sampler_design_effect, sampler_kl_k1_per_token … of KL(sampler ‖ π_old);
-        sampler_mass: mean of e^x over tokens, 1 on average if the sampler can say whatever the trainer can.
+        sampler_rejected: shares of these; sampler_ess: effective sample size (Σ w)² / (n Σ w²) of the n weights, of which none
+        counts as more than e²⁰, in (0, 1], left out if every weight is 0; sampler_log_mean, …_std, …_rms, …_min, …_max,
+        …_q01 … : of the mean of x over a sequence, as log_s; sampler_token_std, sampler_design_effect,
+        sampler_kl_k1_per_token … of KL(sampler ‖ π_old); sampler_mass: mean of e^x over tokens, 1 on average if the sampler
+        can say whatever the trainer can.
 
     >>> import numpy as np
     >>> from gspo_core import group_metrics
@@ -164,10 +168,10 @@ def _batch(book: _Book) -> dict[str, float]:
     sequences, tokens = book.number("sequences"), book.number("tokens")
     if not sequences:
         return {}
-    mean = tokens / sequences
-    found = {
-        "batches": book.number("batches"),
-        "on_policy": book.number("on_policy_batches") / book.number("batches"),
+    mean, batches = tokens / sequences, book.number("batches")
+    found = {"on_policy": book.number("on_policy_batches") / batches} if batches else {}
+    found |= {
+        "batches": batches,
         "sequences": sequences,
         "tokens": tokens,
         "length_mean": mean,
@@ -184,7 +188,7 @@ def _batch(book: _Book) -> dict[str, float]:
         found[name] = book.number(name) / sequences
         found[f"{name}_tokens"] = book.number(f"{name}_tokens") / tokens
     if book.total("s_squares") > 0:
-        found["ess"] = min(1.0, book.total("s") ** 2 / (sequences * book.total("s_squares")))
+        found["ess"] = min(1.0, book.total("s") ** 2 / (float(book.counts["log_s.bins"].sum()) * book.total("s_squares")))
     return found
 
 
@@ -226,5 +230,7 @@ def _sampler(book: _Book) -> dict[str, float]:
     found |= {f"sampler_{name}_mean": book.total(f"sampler.{name}") / units for name in ("raw", "weight")}
     found |= {f"sampler_{name}_max": float(book.maxima[f"sampler.{name}"][0]) for name in ("raw", "weight")}
     found |= {f"sampler_{name}": book.number(f"sampler.{name}") / units for name in ("truncated", "rejected")}
+    if book.total("sampler.capped_squares") > 0:
+        found["sampler_ess"] = min(1.0, book.total("sampler.capped") ** 2 / (units * book.total("sampler.capped_squares")))
     mass = 1 + (book.total("sampler.k3") - book.total("sampler.k1")) / book.number("sampler.tokens")
     return found | _log_ratios(book, "sampler") | {"sampler_mass": mass}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from core.metrics.test_batch import judged, vectors
@@ -133,6 +135,7 @@ def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list)
         "sampler_truncated": oracle_metrics.mean(outside) if cut else 0.0,
         "sampler_rejected": 0.0 if cut else oracle_metrics.mean(outside),
         "sampler_mass": oracle_metrics.mean([float(np.exp(x)) for x in every]),
+        **({"sampler_ess": sum(weights) ** 2 / len(weights) / sum(w * w for w in weights)} if any(weights) else {}),
     } | oracle_metrics.log_ratios(old, sampler, mask, "sampler_log", "sampler_")
 
 
@@ -177,6 +180,24 @@ def test_a_gap_of_three_ten_thousandths_per_token_shows_raw_and_truncated() -> N
         assert_within(numbers["sampler_weight_mean"], max(expected, 0.5), 1e-4)
         assert numbers["sampler_truncated"] == (expected < 0.5)
         assert_within(numbers["sampler_mass"], 1 - 2.8 / 9000, 1e-6)
+
+
+def test_the_effective_sample_size_of_huge_weights_is_finite_and_counts_none_above_e20() -> None:
+    """Float32 weights of e⁰, e¹⁸ and e⁵⁰, whose squares overflow, measured in two parts."""
+    gap = np.array([[0.0], [18.0], [50.0]], dtype=np.float32)
+    unbounded = Correction(ProductWeight(), Truncate(1e30))
+    parts = [sampler_metrics(unbounded, x, np.zeros_like(x), Padded(np.full(x.shape, True))) for x in (gap[:2], gap[2:])]
+    weights = [1.0, math.exp(18), math.exp(20)]
+    expected = sum(weights) ** 2 / 3 / sum(w * w for w in weights)
+    assert summary(merge(*parts))["sampler_ess"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_without_any_weight_there_is_no_effective_sample_size() -> None:
+    """MIS rejects every response."""
+    old, layout = np.full((2, 1), 3.0), Padded(np.full((2, 1), True))
+    numbers = summary(sampler_metrics(MIS, old, np.zeros_like(old), layout))
+    assert numbers["sampler_rejected"] == 1.0
+    assert "sampler_ess" not in numbers
 
 
 @given(

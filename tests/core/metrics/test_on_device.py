@@ -27,7 +27,7 @@ from gspo_core import (
     summary,
 )
 from gspo_core.layouts import Layout
-from gspo_core.metrics import Metrics, sampler_metrics
+from gspo_core.metrics import Metrics, left_out_metrics, sampler_metrics
 from gspo_core.mismatch import MIS
 
 
@@ -39,6 +39,7 @@ def everything(
     logp = old + 1e-3
     for objective, values in ((GSPO, advantage), (GSPO_TOKEN, PerToken(per_token)), (GRPO, advantage)):
         found.append(on_layout(objective, logp, old, values, layout))
+        found.append(left_out_metrics(objective, advantage, layout))
     for correction in (TIS, MIS):
         found.append(sampler_metrics(correction, old, logp, layout))
     return merge(*found)

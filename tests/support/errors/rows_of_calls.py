@@ -201,6 +201,11 @@ def metrics(loss: Any = LOSS, old: Any = ZEROS, objective: Any = GSPO) -> Callab
     return lambda: g.batch_metrics(objective, loss, ZEROS, old, ONES, LAYOUT)
 
 
+def left_out(objective: Any = GSPO, advantage: Any = ONES) -> Callable[[], Any]:
+    """Metrics of the responses without an advantage."""
+    return lambda: g.metrics.left_out_metrics(objective, advantage, LAYOUT)
+
+
 READINGS: list[Row] = [
     Row(T, ("clip: expected a Clip(low, high)", "got Objective"), mismatch(clip=GSPO)),
     Row(V, ("clip: expected widths above 0", "got Clip(low=0.0"), mismatch(clip=Clip(0.0, 0.1))),
@@ -267,6 +272,9 @@ READINGS: list[Row] = [
     Row(T, ("group_ids: expected integers", "float64"), lambda: g.group_metrics(ONES, ONES)),
     Row(V, ("advantage: expected shape [N]", "got [2, 3]"), lambda: g.group_metrics(ZEROS, IDS)),
     Row(V, ("group_ids: expected shape [2]", "got [3]"), lambda: g.group_metrics(ONES, IDS[0])),
+    Row(T, ("objective: expected an Objective such as GSPO", "got str"), left_out(objective="gspo")),
+    Row(T, ("advantage: expected real floating-point numbers", "int"), left_out(advantage=IDS[:, 0])),
+    Row(V, ("advantage: expected shape [2], one per sequence", "got [3]"), left_out(advantage=np.ones(3))),
     Row(T, ("metrics: expected Metrics", "got dict"), lambda: g.summary({})),
     Row(
         V,
