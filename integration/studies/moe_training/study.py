@@ -6,7 +6,7 @@
     python -m integration.studies.moe_training.study --out runs/d --device cuda --size large --only gspo-matched grpo-wide
     python -m integration.studies.moe_training.analysis runs/b  tables and pictures
 
-A Qwen3-MoE made from its config learns to reverse strings; docs/studies/moe-training.md says what is asked and how it is judged.
+A Qwen3-MoE made from its config learns to reverse strings; docs/studies/moe-training.md has the questions and the criteria.
 It is a toy of the mechanism. A run that was cut off is repeated: it takes less than two minutes on a core.
 """
 
