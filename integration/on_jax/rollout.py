@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
 from flax import nnx
 
 from integration.on_jax.learner import Learner
@@ -89,13 +88,12 @@ class Sampler:
 
     def draw(self, examples: list[Example], count: int, keys: Iterator[Array] | None) -> Responses:
         """`count` responses to each example, [len(examples) · count] in all; greedy if there are no keys."""
-        cpu = torch.device("cpu")
         pad_id = self.prompter.tokenizer.pad_token_id
-        ids, there = (x.numpy() for x in left_pad([self.prompter.encode(e) for e in examples], pad_id, cpu))
+        ids, there = left_pad([self.prompter.encode(e) for e in examples], pad_id)
         size, width = bucket(len(ids)), bucket(ids.shape[1])
         ids, there = resized(ids, (size, -width)).astype(np.int32), resized(there, (size, -width)) > 0
         key = None if keys is None else next(keys)
-        stops = self.prompter.stop_ids(cpu).numpy()
+        stops = np.array(self.prompter.stop_ids())
         drawn = generate(
             self.learner.graph, (count, self.max_new_tokens), self.learner.params, ids, there, stops, self.temperature, key
         )
@@ -109,7 +107,7 @@ class Sampler:
 
     def texts(self, responses: Responses) -> list[str]:
         """What the responses say."""
-        return self.prompter.decode(torch.tensor(responses.tokens), torch.tensor(responses.mask))
+        return self.prompter.decode(responses.tokens, responses.mask)
 
     def chooser(self, seed: int) -> Iterator[Array]:
         """Random keys for `draw`, other ones than any rollout's."""

@@ -13,7 +13,7 @@ from gspo_core import Padded
 from integration.on_torch.tape import Tape
 from integration.shared.errors import TrainingFailure, UserError
 from integration.shared.prompts import Prompter, left_pad
-from integration.shared.tasks import CORRECT, Example, Task
+from integration.shared.tasks import Example
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Sampler:
     def draw(self, examples: list[Example], count: int, generator: torch.Generator | None) -> Responses:
         """`count` responses to each example, [len(examples) · count] in all; greedy if there is no generator."""
         pad_id = self.prompter.tokenizer.pad_token_id
-        prompt_ids, prompt_mask = left_pad([self.prompter.encode(e) for e in examples], pad_id, self.device)
+        padded = left_pad([self.prompter.encode(e) for e in examples], pad_id)
+        prompt_ids, prompt_mask = (torch.from_numpy(x).to(self.device) for x in padded)
         everyone = torch.arange(len(examples) * count, device=self.device)
         tokens = torch.full((len(everyone), self.max_new_tokens), pad_id, device=self.device)
         mask = torch.zeros(tokens.shape, dtype=torch.bool, device=self.device)
@@ -169,36 +170,3 @@ def require_plain_head(model: Any, sampler: Sampler, example: Example) -> None:
             f"--model: log-probs from hidden states and LM head differ from the model's own ({float(ours):.4f}, "
             f"{float(theirs):.4f}): it transforms its logits (soft-capping or scaling), which is not supported yet"
         )
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracy on held-out prompts."""
-
-    sampled: list[float]
-    """Per prompt, the share of sampled responses that are right."""
-    greedy: list[float]
-    """Per prompt, 1.0 if the greedy response is right."""
-    transcripts: list[dict[str, Any]]
-    """A few prompts with their responses and scores."""
-
-
-def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 256) -> Evaluation:
-    """Sampled and greedy accuracy on the held-out prompts; its random numbers are its own. Either framework's sampler."""
-    generator = sampler.chooser(seed)
-    sampled: list[float] = []
-    greedy: list[float] = []
-    transcripts: list[dict[str, Any]] = []
-    step = max(1, batch // samples)
-    for start in range(0, len(task.held_out), step):
-        examples = task.held_out[start : start + step]
-        for count, chooser, into in ((samples, generator, sampled), (1, None, greedy)):
-            responses = sampler.draw(examples, count, chooser)
-            texts = sampler.texts(responses)
-            for index, example in enumerate(examples):
-                own = texts[index * count : (index + 1) * count]
-                scores = [task.score(example, text) for text in own]
-                into.append(sum(s >= CORRECT for s in scores) / count)
-                if len(transcripts) < 20 and chooser is not None:
-                    transcripts.append({"question": example.question, "answer": example.answer, "texts": own, "scores": scores})
-    return Evaluation(sampled, greedy, transcripts)

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from integration.on_torch.rollout import Sampler
 from integration.shared.errors import UserError
 from integration.shared.pretrained import load_pretrained
 from integration.shared.prompts import Prompter
+from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import CORRECT, Example, Task
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"
@@ -31,29 +32,6 @@ CHAT = (
     "{% for m in messages %}{{ '" + USER + "' if m.role == 'user' else '" + ASSISTANT + "' }}{{ m.content }}"
     "{% if m.role == 'assistant' %}" + END + "{% endif %}{% endfor %}{% if add_generation_prompt %}" + ASSISTANT + "{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """Supervised steps before RL. Part of the cache's key: another value makes another model."""
-
-    target: float = 0.35
-    """Sampled accuracy on training questions at which to stop."""
-    max_steps: int = 3000
-    batch_size: int = 48
-    lr: float = 2e-3
-    check_every: int = 25
-    check_prompts: int = 128
-    layers: int = 4
-    hidden: int = 160
-
-
-@dataclass(frozen=True)
-class Experts:
-    """Of each layer. A token's top-k experts together are as wide as the dense model's layer."""
-
-    count: int = 16
-    top_k: int = 2
 
 
 def load_small(
@@ -151,7 +129,8 @@ def _warm_up(
     if any(e.answer is None for e in task.train):
         raise UserError(f"--model small: {task.name} gives no solutions to warm up on; use a pretrained model")
     prompter = Prompter(tokenizer, "chat")
-    sampler = Sampler(model, prompter, max_new_tokens, 1.0, device, prompter.stop_ids(device))
+    stop_ids = torch.tensor(prompter.stop_ids(), device=device)
+    sampler = Sampler(model, prompter, max_new_tokens, 1.0, device, stop_ids)
     generator = torch.Generator().manual_seed(seed)
     drawing = torch.Generator(device).manual_seed(seed)
     checked = task.train[: warm_up.check_prompts]

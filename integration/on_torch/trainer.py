@@ -108,7 +108,8 @@ def prepare(config: Config) -> Trainer:
     compute_in(model, getattr(torch, config.dtype))
     template_args = tuple(parse_args("--template-args", config.template_args).items())
     prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args)
-    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, prompter.stop_ids(device))
+    stop_ids = torch.tensor(prompter.stop_ids(), device=device)
+    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
     require_plain_head(model, sampler, task.train[0])
     trainer = Trainer(
         config, folder, task, model, config.build_objective(),

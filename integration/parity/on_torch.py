@@ -24,12 +24,12 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from integration.on_torch.passes import old_pass
 from integration.on_torch.rollout import Responses
-from integration.on_torch.small_model import WarmUp
 from integration.on_torch.trainer import Trainer, prepare
 from integration.parity import reference as golden
 from integration.parity.reference import START, Golden, Recorder, Rollout, Run, Update
 from integration.shared.config import Config
 from integration.shared.measure import Rollup
+from integration.shared.sizes import WarmUp
 from integration.shared.tasks import CORRECT
 from integration.train_torch import mini_batch, update
 

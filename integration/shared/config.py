@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Objective
 from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
-from integration.on_torch.small_model import Experts, WarmUp
 from integration.shared.errors import UserError
 from integration.shared.prompts import PromptStyle
+from integration.shared.sizes import Experts, WarmUp
 
 PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
 CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from gspo_core import plan
 from gspo_core.planning import Plan
-from integration.on_torch.rollout import evaluate
 from integration.shared.config import Config
 from integration.shared.errors import TrainingFailure, UserError
+from integration.shared.evaluation import evaluate
 from integration.shared.interrupt import StopOnSignal
 from integration.shared.pace import Pace
 from integration.shared.report import summary, write_report

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from integration.shared.errors import UserError
 from integration.shared.tasks import Example
@@ -52,25 +52,29 @@ class Prompter:
     def _ask(self, example: Example) -> str:
         return f"{example.question} {self.instruction}".strip()
 
-    def stop_ids(self, device: torch.device) -> Tensor:
-        """[S] ids that end a response; the ending token belongs to it."""
+    def stop_ids(self) -> list[int]:
+        """Ids that end a response, in ascending order; the ending token belongs to the response."""
         if self.tokenizer.eos_token_id is None:
             raise UserError("--model: this tokenizer has no end-of-sequence token")
         stops = {int(self.tokenizer.eos_token_id)}
         if self.style == "plain":
             ids = range(len(self.tokenizer))
             stops |= {i for i, piece in enumerate(self.tokenizer.batch_decode([[i] for i in ids])) if "\n" in piece}
-        return torch.tensor(sorted(stops), device=device)
+        return sorted(stops)
 
-    def decode(self, tokens: Tensor, mask: Tensor) -> list[str]:
-        """Texts of responses [N, T], without special tokens."""
-        rows = [row[keep].tolist() for row, keep in zip(tokens.cpu(), mask.cpu(), strict=True)]
+    def decode(self, tokens: Any, mask: Any) -> list[str]:
+        """Texts of responses, without special tokens: [N, T] ids and boolean mask, arrays of any library."""
+        rows = [list(compress(*pair)) for pair in zip(tokens.tolist(), mask.tolist(), strict=True)]
         return [str(text) for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
-def left_pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts as [N, P] ids and attention mask, padded on the left."""
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts as [N, P] ids and attention mask, int64, padded on the left.
+
+    >>> [x.tolist() for x in left_pad([[5], [6, 7]], pad_id=0)]
+    [[[0, 5], [6, 7]], [[0, 1], [1, 1]]]
+    """
     width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
-    attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    ids = np.array([[pad_id] * (width - len(row)) + list(row) for row in rows], dtype=np.int64)
+    attention = np.array([[0] * (width - len(row)) + [1] * len(row) for row in rows], dtype=np.int64)
     return ids, attention

@@ -14,9 +14,10 @@ from support.runs.torch_trainers import make_trainer
 
 from gspo_core.planning import Plan
 from integration.on_torch.passes import Old
-from integration.on_torch.rollout import Responses, evaluate, require_plain_head, response_logp
+from integration.on_torch.rollout import Responses, require_plain_head, response_logp
 from integration.on_torch.trainer import Trainer
 from integration.shared.errors import TrainingFailure, UserError
+from integration.shared.evaluation import evaluate
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in
 from integration.shared.tasks import Task, load_task

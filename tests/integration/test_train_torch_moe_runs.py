@@ -13,10 +13,10 @@ import pytest
 from support.runs.torch_trainers import make_trainer
 
 from integration import train_torch
-from integration.on_torch.small_model import Experts, WarmUp
 from integration.on_torch.trainer import Trainer, prepare
 from integration.shared.config import Config
 from integration.shared.errors import UserError
+from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import Task, load_task
 from integration.train_torch import one_rollout
 

@@ -21,10 +21,11 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, bucket, random_keys, resized
 from integration.on_jax.trainer import Trainer, refuse_what_is_not_here
-from integration.on_torch.rollout import evaluate
-from integration.on_torch.small_model import WarmUp, build_model
+from integration.on_torch.small_model import build_model
 from integration.shared.config import Config
 from integration.shared.errors import UserError
+from integration.shared.evaluation import evaluate
+from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task
 
 
@@ -86,7 +87,7 @@ def test_log_probs_are_those_of_transformers(task: Task, saved: Any, tmp_path: P
 
 def test_a_response_ends_with_its_stop_token_and_holds_no_other(trainer: Trainer) -> None:
     batch = draw(trainer, 16)
-    stops = set(trainer.sampler.prompter.stop_ids(torch.device("cpu")).tolist())
+    stops = set(trainer.sampler.prompter.stop_ids())
     ended = 0
     for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
         own = tokens[mask].tolist()

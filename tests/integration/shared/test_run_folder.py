@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from integration.on_torch.checkpoint import fingerprint, load_state, write_checkpoint
-from integration.on_torch.small_model import Experts, WarmUp
 from integration.shared.config import Config
 from integration.shared.errors import UserError
 from integration.shared.report import gain_interval, summary, write_report
 from integration.shared.run_folder import RunFolder
+from integration.shared.sizes import Experts, WarmUp
 
 MOE = {"model": "small-moe"}
 

@@ -6,7 +6,6 @@ import random
 from typing import Any
 
 import pytest
-import torch
 
 from integration.on_torch.small_model import build_tokenizer
 from integration.shared.errors import UserError
@@ -93,14 +92,14 @@ def test_a_plain_prompt_is_lines_of_question_and_answer(spelling: Task) -> None:
     prompter = Prompter(tokenizer, "plain", shots=(spelling.train[0],))
     shot, asked = spelling.train[0], spelling.train[1]
     assert tokenizer.decode(prompter.encode(asked)) == f"{shot.question} {shot.answer}\n{asked.question}"
-    stops = prompter.stop_ids(torch.device("cpu")).tolist()
+    stops = prompter.stop_ids()
     assert tokenizer.eos_token_id in stops
     assert tokenizer("\n", add_special_tokens=False)["input_ids"][0] in stops
     assert len(stops) == 2
 
 
 def test_left_padding_puts_every_prompt_against_the_answer() -> None:
-    ids, attention = left_pad([[5], [6, 7, 8]], 0, torch.device("cpu"))
+    ids, attention = left_pad([[5], [6, 7, 8]], 0)
     assert ids.tolist() == [[0, 0, 5], [6, 7, 8]]
     assert attention.tolist() == [[0, 0, 1], [1, 1, 1]]
 

@@ -15,10 +15,11 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, Sampler, random_keys
 from integration.on_jax.trainer import Trainer
-from integration.on_torch.small_model import WarmUp, build_model, build_tokenizer
+from integration.on_torch.small_model import build_model, build_tokenizer
 from integration.shared.config import Config
 from integration.shared.prompts import Prompter
 from integration.shared.run_folder import RunFolder
+from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task, load_task
 
 

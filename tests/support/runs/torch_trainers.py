@@ -10,12 +10,13 @@ import torch
 
 from integration.on_torch.engine import in_bfloat16
 from integration.on_torch.rollout import Sampler
-from integration.on_torch.small_model import Experts, WarmUp, build_model, build_tokenizer
+from integration.on_torch.small_model import build_model, build_tokenizer
 from integration.on_torch.trainer import Trainer, build_engine
 from integration.shared.config import Config
 from integration.shared.pretrained import compute_in
 from integration.shared.prompts import Prompter
 from integration.shared.run_folder import RunFolder
+from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import Task
 
 CPU = torch.device("cpu")
@@ -34,7 +35,8 @@ def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
     copied = in_bfloat16(model) if config.sampler_dtype else None
     compute_in(model, getattr(torch, config.dtype))
     prompter = Prompter(tokenizer, "chat")
-    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, CPU, prompter.stop_ids(CPU))
+    stop_ids = torch.tensor(prompter.stop_ids())
+    sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, CPU, stop_ids)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0)
     generators = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
     run, mixture = RunFolder(folder, keep_checkpoints=1), config.model == "small-moe"
