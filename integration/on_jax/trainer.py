@@ -134,9 +134,8 @@ def set_up(threads: int | None) -> None:
 def weights_of(config: Config, task: Task) -> Path:
     """A folder with the weights to start from: the PyTorch script's own for `small`, so that both start from the same."""
     if config.model == "small":
-        key = f"{config.task} {config.task_args} {config.train_size} {config.eval_prompts}"
         return make_small(
-            task, config.warm_up, key=key, cache=config.cache_dir, seed=config.seed,
+            task, config.warm_up, cache=config.cache_dir, seed=config.seed,
             max_new_tokens=config.max_new_tokens, device=torch.device("cpu"),
         )  # fmt: skip
     if Path(config.model).is_dir():

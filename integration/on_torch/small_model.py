@@ -1,14 +1,12 @@
-"""A one-million-parameter Qwen3 for when nothing may be downloaded: made from a config, warmed up on the task. Or a Qwen3-MoE.
+"""`--model small` and `small-moe`: a Qwen3 or Qwen3-MoE that is made here and warmed up on the task, without a download.
 
-Supervised steps on training questions teach it the task's form, and stop at an accuracy that leaves RL something to do.
+Supervised steps on training questions teach it the form of the answers, and stop at an accuracy that RL can improve.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +15,12 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import PreTrainedTokenizerFast
 
+from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
 from integration.on_torch.rollout import Sampler
 from integration.shared.errors import UserError
+from integration.shared.model_cache import cached_model
 from integration.shared.pretrained import load_pretrained
 from integration.shared.prompts import Prompter
 from integration.shared.sizes import Experts, WarmUp
@@ -39,47 +39,50 @@ def load_small(
     warm_up: WarmUp,
     experts: Experts | None = None,
     *,
-    key: str,
     cache: Path,
     seed: int,
     max_new_tokens: int,
     device: torch.device,
 ) -> tuple[Any, Any]:
-    """(model in evaluation mode, tokenizer), from the cache if this task, seed and warm-up were made before.
-
-    With `experts` it is a mixture of them, else dense. `key` names the training questions (task, its arguments, its sizes).
-    """
-    folder = make_small(
-        task, warm_up, key=key, cache=cache, seed=seed, max_new_tokens=max_new_tokens, device=device, experts=experts
-    )
+    """(model in evaluation mode, tokenizer): as `make_small`, loaded."""
+    folder = make_small(task, warm_up, experts, cache=cache, seed=seed, max_new_tokens=max_new_tokens, device=device)
     return load_pretrained(str(folder), cache=cache, device=device)
 
 
 def make_small(
     task: Task,
     warm_up: WarmUp,
+    experts: Experts | None = None,
     *,
-    key: str,
     cache: Path,
     seed: int,
     max_new_tokens: int,
     device: torch.device,
-    experts: Experts | None = None,
 ) -> Path:
-    """The folder of such a model, made if it is not there."""
-    kind, mixed = ("small", []) if experts is None else ("small-moe", [asdict(experts)])
-    recipe = json.dumps([key, seed, max_new_tokens, asdict(warm_up), *mixed])
-    folder = cache / f"{kind}-{task.name}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    if not (folder / "config.json").exists():
-        tokenizer = build_tokenizer(task.train)
-        model = build_model(len(tokenizer), warm_up, seed, tokenizer, experts).to(device)
+    """The folder of a model that was warmed up on the task's training questions, made if the cache has none.
+
+    With `experts` it is a mixture of them, else dense. Raises UserError if the task has no solutions to learn from, or the
+    warm-up does not reach its target.
+    """
+    tokenizer = build_tokenizer(task.train)
+    sizes = small_sizes(tokenizer, warm_up, experts)
+
+    def make() -> tuple[Any, Any]:
+        model = build_qwen3(sizes, seed).to(device)
         _warm_up(model, tokenizer, task, warm_up, seed=seed, max_new_tokens=max_new_tokens, device=device)
-        temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        os.replace(temporary, folder)
-    return folder
+        return model, tokenizer
+
+    questions = json.dumps([[example.question, example.answer] for example in task.train])
+    recipe = {
+        "task": [task.name, *task.args],
+        "questions": hashlib.sha256(questions.encode()).hexdigest(),
+        "sizes": asdict(sizes),
+        "warm_up": asdict(warm_up),
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "device": device.type,
+    }
+    return cached_model(cache, f"{'small' if experts is None else 'small-moe'}-{task.name}", recipe, make)
 
 
 def build_tokenizer(examples: list[Example]) -> Any:
@@ -99,35 +102,30 @@ def build_tokenizer(examples: list[Example]) -> Any:
     return fast
 
 
-def build_model(vocabulary: int, warm_up: WarmUp, seed: int, tokenizer: Any, experts: Experts | None = None) -> Any:
-    """A randomly initialised Qwen3 with tied embeddings, about 1.2 M parameters; with `experts` a Qwen3-MoE, about 7.7 M."""
-    torch.manual_seed(seed)
-    sizes: dict[str, Any] = {
-        "vocab_size": vocabulary,
-        "hidden_size": warm_up.hidden,
-        "intermediate_size": 3 * warm_up.hidden,
-        "num_hidden_layers": warm_up.layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": warm_up.hidden // 4,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": True,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
-    }
-    if experts is None:
-        return Qwen3ForCausalLM(Qwen3Config(**sizes)).eval()
-    width = 3 * warm_up.hidden // experts.top_k
-    sizes |= {"num_experts": experts.count, "num_experts_per_tok": experts.top_k, "moe_intermediate_size": width}
-    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, norm_topk_prob=True)).eval()
+def small_sizes(tokenizer: Any, warm_up: WarmUp, experts: Experts | None = None) -> Qwen3Sizes:
+    """A Qwen3 with tied embeddings, by default about 1.2 M parameters; with `experts` a Qwen3-MoE, about 7.7 M."""
+    width = 3 * warm_up.hidden
+    return Qwen3Sizes(
+        vocabulary=len(tokenizer),
+        layers=warm_up.layers,
+        hidden=warm_up.hidden,
+        feed_forward=width,
+        heads=4,
+        key_value_heads=2,
+        head=warm_up.hidden // 4,
+        experts=None if experts is None else ExpertSizes(experts.count, experts.top_k, width // experts.top_k),
+        positions=512,
+        tied=True,
+        pad_id=tokenizer.pad_token_id,
+        end_id=tokenizer.eos_token_id,
+    )
 
 
 def _warm_up(
     model: Any, tokenizer: Any, task: Task, warm_up: WarmUp, *, seed: int, max_new_tokens: int, device: torch.device
 ) -> None:
     if any(e.answer is None for e in task.train):
-        raise UserError(f"--model small: {task.name} gives no solutions to warm up on; use a pretrained model")
+        raise UserError(f"--model small: the task {task.name} has no solutions to warm up on; use a pretrained model")
     prompter = Prompter(tokenizer, "chat")
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, max_new_tokens, 1.0, device, stop_ids)

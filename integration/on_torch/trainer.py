@@ -96,9 +96,8 @@ def prepare(config: Config) -> Trainer:
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )
     if config.model in {"small", "small-moe"} and checkpoint is None:
-        key = f"{config.task} {config.task_args} {config.train_size} {config.eval_prompts}"
         model, tokenizer = load_small(
-            task, config.warm_up, config.experts if config.model == "small-moe" else None, key=key, cache=config.cache_dir,
+            task, config.warm_up, config.experts if config.model == "small-moe" else None, cache=config.cache_dir,
             seed=config.seed, max_new_tokens=config.max_new_tokens, device=device,
         )  # fmt: skip
     else:

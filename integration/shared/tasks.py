@@ -36,6 +36,8 @@ class Task:
     train: list[Example]
     held_out: list[Example]
     verifier: Any = field(repr=False)
+    args: tuple[str, ...] = ()
+    """The generator's arguments, as key=value."""
     verifier_errors: int = 0
     """Answers on which the verifier itself failed; they score 0."""
 
@@ -83,7 +85,7 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
     overlap = {e.question for e in held_out} & {e.question for e in train}
     if overlap:
         raise AssertionError(f"held-out questions among the training questions: {sorted(overlap)[:3]}")
-    return Task(name, train, held_out, dataset)
+    return Task(name, train, held_out, dataset, tuple(task_args))
 
 
 def _split(dataset: Any, train_size: int, held_out_size: int) -> tuple[list[Example], list[Example]]:

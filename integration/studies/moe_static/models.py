@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 from gspo_torch import Routes, record_routes, replay_routes, token_logp
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from gspo_core import Padded, group_advantages
+from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
 
 PROMPT = 4
 """Tokens that a response begins from."""
@@ -167,23 +167,16 @@ def every_token(logp: Tensor) -> Padded:
 
 
 def _made(size: Size, seed: int, kind: Kind) -> Any:
-    common: dict[str, Any] = {
-        "vocab_size": size.vocabulary,
-        "hidden_size": size.hidden,
-        "num_hidden_layers": size.layers,
-        "num_attention_heads": size.hidden // size.head,
-        "num_key_value_heads": size.hidden // size.head,
-        "head_dim": size.head,
-        "initializer_range": size.initializer,
-        **dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id")),
-    }
-    mixture: dict[str, Any] = {
-        "moe_intermediate_size": size.expert_width,
-        "num_experts": size.experts,
-        "num_experts_per_tok": size.top_k,
-        "norm_topk_prob": True,
-    }
-    torch.manual_seed(seed)
-    if kind == "dense":
-        return Qwen3ForCausalLM(Qwen3Config(**common, intermediate_size=size.top_k * size.expert_width)).eval()
-    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**common, **mixture)).eval()
+    mixture = ExpertSizes(size.experts, size.top_k, size.expert_width)
+    sizes = Qwen3Sizes(
+        vocabulary=size.vocabulary,
+        layers=size.layers,
+        hidden=size.hidden,
+        feed_forward=size.top_k * size.expert_width,
+        heads=size.hidden // size.head,
+        key_value_heads=size.hidden // size.head,
+        head=size.head,
+        experts=mixture if kind == "moe" else None,
+        initializer=size.initializer,
+    )
+    return build_qwen3(sizes, seed)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from gspo_torch import Routes, record_routes, replay_routes
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from integration.on_torch.engine import router_noise
+from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
 from integration.studies.moe_training.arms import Sizes
 
 EVALUATIONS = 4
@@ -33,30 +33,26 @@ def generator_of(seed: int, *path: int) -> torch.Generator:
 
 
 def build(sizes: Sizes, dense: bool, seed: int) -> Any:
-    """A new model in evaluation mode; the dense one is as wide as the experts that a token sees."""
-    torch.manual_seed(seeded(seed, 0))
-    common: dict[str, Any] = {
-        "vocab_size": sizes.alphabet + 1,
-        "hidden_size": sizes.hidden,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": sizes.heads,
-        "num_key_value_heads": sizes.heads,
-        "head_dim": sizes.hidden // sizes.heads,
-        "intermediate_size": sizes.top_k * _width(sizes),
-        "initializer_range": 0.1 * (48 / sizes.hidden) ** 0.5,
-        **dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id")),
-    }
-    if dense:
-        return Qwen3ForCausalLM(Qwen3Config(**common)).eval()
-    experts: dict[str, Any] = {
-        "moe_intermediate_size": _width(sizes),
-        "num_experts": sizes.experts,
-        "num_experts_per_tok": sizes.top_k,
-        "norm_topk_prob": sizes.normalised_gates,
-    }
-    model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**common, **experts)).eval()
-    if not torch.cuda.is_available():
-        model.set_experts_implementation("eager")  # no slower than grouped_mm at this size, and there in every version
+    """A new model in evaluation mode; the dense one is as wide as the experts that a token is routed to."""
+    mixture = ExpertSizes(sizes.experts, sizes.top_k, _width(sizes), sizes.normalised_gates)
+    shape = Qwen3Sizes(
+        vocabulary=sizes.alphabet + 1,
+        layers=sizes.layers,
+        hidden=sizes.hidden,
+        feed_forward=sizes.top_k * _width(sizes),
+        heads=sizes.heads,
+        key_value_heads=sizes.heads,
+        head=sizes.hidden // sizes.heads,
+        experts=None if dense else mixture,
+        initializer=0.1 * (48 / sizes.hidden) ** 0.5,
+    )
+    return with_plain_experts(build_qwen3(shape, seeded(seed, 0)))
+
+
+def with_plain_experts(model: Any) -> Any:
+    """The model; on a CPU its experts run one by one: no slower at this size, and there in every version of transformers."""
+    if hasattr(model.config, "num_experts") and not torch.cuda.is_available():
+        model.set_experts_implementation("eager")
     return model
 
 

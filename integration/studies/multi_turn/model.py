@@ -1,20 +1,18 @@
-"""A Qwen3 of a third of a million parameters for the register machine: from a config, warmed up, cached by its recipe."""
+"""The policy of the multi-turn study: a small Qwen3, warmed up on dialogues with the register machine and kept in the cache."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import random
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3ForCausalLM
 
+from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
 from integration.shared.errors import TrainingFailure
+from integration.shared.model_cache import cached_model
 from integration.studies.multi_turn.register_machine import END, PAD, SYMBOLS, draw_episodes
 from integration.studies.multi_turn.rollout import dialogue_logp, draw, written
 
@@ -38,40 +36,33 @@ class WarmUp:
 
 
 def load_policy(warm_up: WarmUp, cache: Path, device: torch.device) -> Any:
-    """The warmed-up model, in evaluation mode; made if the cache has none of this recipe."""
-    recipe = json.dumps(asdict(warm_up))
-    folder = cache / f"register-machine-{warm_up.seed}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
-    if not (folder / "config.json").exists():
-        model = warmed_up(warm_up)
-        temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-        model.save_pretrained(temporary)
-        try:
-            os.replace(temporary, folder)
-        except OSError:  # another process was faster, with the same weights
-            shutil.rmtree(temporary)
+    """The warmed-up model in evaluation mode, from the cache, or made and put there."""
+    recipe = {"sizes": asdict(sizes_of(warm_up)), "warm_up": asdict(warm_up)}
+    folder = cached_model(cache, f"register-machine-{warm_up.seed}", recipe, lambda: (warmed_up(warm_up),))
     saved: Any = Qwen3ForCausalLM.from_pretrained(folder)
     return saved.to(device).eval()
 
 
-def build_policy(warm_up: WarmUp) -> Any:
-    """Randomly initialised, tied embeddings."""
-    torch.manual_seed(warm_up.seed)
-    config = Qwen3Config(
-        vocab_size=len(SYMBOLS),
-        hidden_size=warm_up.hidden,
-        intermediate_size=3 * warm_up.hidden,
-        num_hidden_layers=warm_up.layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=warm_up.hidden // 4,
-        max_position_embeddings=256,
-        tie_word_embeddings=True,
-        pad_token_id=PAD,
-        eos_token_id=END,
-        bos_token_id=None,
+def sizes_of(warm_up: WarmUp) -> Qwen3Sizes:
+    """A third of a million parameters by default, with tied embeddings."""
+    return Qwen3Sizes(
+        vocabulary=len(SYMBOLS),
+        layers=warm_up.layers,
+        hidden=warm_up.hidden,
+        feed_forward=3 * warm_up.hidden,
+        heads=4,
+        key_value_heads=2,
+        head=warm_up.hidden // 4,
+        positions=256,
+        tied=True,
+        pad_id=PAD,
+        end_id=END,
     )
-    model: Any = Qwen3ForCausalLM(config)
-    return model.eval()
+
+
+def build_policy(warm_up: WarmUp) -> Any:
+    """The policy before its warm-up."""
+    return build_qwen3(sizes_of(warm_up), warm_up.seed)
 
 
 def warmed_up(warm_up: WarmUp) -> Any:

@@ -21,7 +21,8 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, bucket, random_keys, resized
 from integration.on_jax.trainer import Trainer, refuse_what_is_not_here
-from integration.on_torch.small_model import build_model
+from integration.on_torch.qwen3 import build_qwen3
+from integration.on_torch.small_model import small_sizes
 from integration.shared.config import Config
 from integration.shared.errors import UserError
 from integration.shared.evaluation import evaluate
@@ -166,7 +167,7 @@ def test_a_checkpoint_gives_back_every_bit(trainer: Trainer, task: Task, saved: 
 
 
 def test_a_checkpoint_of_another_model_is_refused(trainer: Trainer, saved: Any, tmp_path: Path) -> None:
-    larger = build_model(len(saved[1]), WarmUp(layers=3, hidden=32), 0, saved[1])
+    larger = build_qwen3(small_sizes(saved[1], WarmUp(layers=3, hidden=32)), 0)
     larger.save_pretrained(tmp_path / "larger")
     other = Learner(load_qwen3(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0, temperature=1.0)
     (tmp_path / "checkpoint").mkdir()

@@ -15,7 +15,8 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, Sampler, random_keys
 from integration.on_jax.trainer import Trainer
-from integration.on_torch.small_model import build_model, build_tokenizer
+from integration.on_torch.qwen3 import build_qwen3
+from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.shared.config import Config
 from integration.shared.prompts import Prompter
 from integration.shared.run_folder import RunFolder
@@ -38,7 +39,7 @@ def words() -> Task:
 def save_model(task: Task, folder: Path) -> tuple[Any, Any, Path]:
     """A small random model of transformers, its tokenizer, and the folder it was saved to."""
     tokenizer = build_tokenizer(task.train)
-    model = build_model(len(tokenizer), WarmUp(layers=2, hidden=32), 0, tokenizer)
+    model = build_qwen3(small_sizes(tokenizer, WarmUp(layers=2, hidden=32)), 0)
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(10.0)  # logits of order one: some tokens are likelier than others
     model.save_pretrained(folder)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from integration.on_torch.engine import in_bfloat16
+from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.rollout import Sampler
-from integration.on_torch.small_model import build_model, build_tokenizer
+from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.on_torch.trainer import Trainer, build_engine
 from integration.shared.config import Config
 from integration.shared.pretrained import compute_in
@@ -26,8 +27,8 @@ def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
     """On a dense model, or with `model="small-moe"` on 8 experts whose routes are far from ties."""
     config = Config(model=options.pop("model", "small"), group_size=4, prompts_per_rollout=4, max_new_tokens=6, lr=1e-3)
     config = dataclasses.replace(config, **{"clip_low": 0.01, "clip_high": 0.01, **options})
-    tokenizer, sizes = build_tokenizer(task.train), WarmUp(layers=2, hidden=32)
-    model = build_model(len(tokenizer), sizes, 0, tokenizer, Experts(8, 2) if config.model == "small-moe" else None)
+    tokenizer, experts = build_tokenizer(task.train), Experts(8, 2) if config.model == "small-moe" else None
+    model = build_qwen3(small_sizes(tokenizer, WarmUp(layers=2, hidden=32), experts), 0)
     if config.model == "small-moe":
         with torch.no_grad():
             for name, parameter in model.named_parameters():

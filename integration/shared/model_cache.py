@@ -1,0 +1,43 @@
+"""Models that take a while to make are kept on disk, by a hash of all that determines them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from integration.shared.files import create_folder, write_whole
+
+
+class Saved(Protocol):
+    """A model or a tokenizer of transformers."""
+
+    def save_pretrained(self, folder: Path) -> Any:
+        """Write it into a folder, which is created if it is missing."""
+
+
+def cached_model(cache: Path, name: str, recipe: dict[str, Any], make: Callable[[], Sequence[Saved]]) -> Path:
+    """The folder of a model, in the format of transformers; `make` is called only if the cache has none of this recipe.
+
+    Args:
+        cache: the folder of all such folders.
+        name: the beginning of the folder's name, for people.
+        recipe: JSON values that determine the weights: sizes, seed, data, steps. The versions of torch and transformers
+            are added here, since another version may initialise or compute otherwise. It is written to recipe.json.
+        make: returns the model, and the tokenizer if there is one.
+    """
+    recipe = recipe | {package: version(package) for package in ("torch", "transformers")}
+    text = json.dumps(recipe, indent=1, sort_keys=True)
+    folder = cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    if not folder.exists():
+
+        def fill(temporary: Path) -> None:
+            for part in make():
+                part.save_pretrained(temporary)
+            write_whole(temporary / "recipe.json", text + "\n")
+
+        create_folder(folder, fill)
+    return folder
