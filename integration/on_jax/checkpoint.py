@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import named_weights
 from integration.shared.errors import UserError
-from integration.shared.run_folder import Row
+from integration.shared.json_lines import Row
 
 
 def write_checkpoint(folder: Path, learner: Learner, tokenizer: Any, model_config: Path, state: Row) -> None:

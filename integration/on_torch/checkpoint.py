@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from integration.shared.errors import UserError
-from integration.shared.run_folder import Row
+from integration.shared.json_lines import Row
 
 
 def write_checkpoint(folder: Path, model: Any, tokenizer: Any, state: Row) -> None:

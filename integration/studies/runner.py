@@ -1,4 +1,4 @@
-"""Many short training runs: several processes of one thread each, one line per finished run, and restarts that skip those.
+"""Many short runs: several processes of one thread each, one line per finished run, and restarts that skip those.
 
     runs = [Run(f"gspo-seed-{seed}", {"arm": "gspo", "seed": seed}) for seed in range(8)]
     outcome = run_study(train_once, runs, Path("runs/study/results.jsonl"), jobs=16, time_limit=540)
@@ -9,32 +9,24 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import signal
+import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeVar
 
-import torch
+import tyro
 
 from integration.shared.errors import UserError
+from integration.shared.json_lines import Row, append_line, drop_torn_line, read_rows
+from integration.studies.worker import Function, Run, Worker
 
-Row = dict[str, Any]
-Function = Callable[[Row], Row]
+INTERRUPTED, FAILED = 130, 3
+"""Exit statuses."""
 
-
-@dataclass(frozen=True)
-class Run:
-    """One run of a study."""
-
-    name: str
-    """Unique in the study: what a restart knows it by."""
-    settings: Row
-    """What the function gets: plain JSON values."""
+Options = TypeVar("Options")
 
 
 @dataclass
@@ -44,22 +36,22 @@ class Outcome:
     finished: list[Row] = field(default_factory=list)
     """The lines of this study's runs in the results, those of earlier calls included."""
     waiting: list[str] = field(default_factory=list)
-    """Runs that were not finished: the time limit or Ctrl-C came first. The next call does them."""
+    """Runs that are not finished because of the time limit or Ctrl-C. The next call does them."""
     failed: dict[str, str] = field(default_factory=dict)
     """Runs that raised, and their tracebacks. The next call tries them again."""
 
     @property
     def status(self) -> int:
         """Exit status: 3 if a run failed, 130 if some are waiting, else 0."""
-        return 3 if self.failed else 130 if self.waiting else 0
+        return FAILED if self.failed else INTERRUPTED if self.waiting else 0
 
 
 def run_study(function: Function, runs: list[Run], results: Path, *, jobs: int = 1, time_limit: float | None = None) -> Outcome:
-    """Do the runs that `results` does not hold, in their order, `jobs` at a time; append each as it finishes.
+    """Do the runs that are not in `results` yet, in order, `jobs` at a time; append each as it finishes.
 
-    A line is {"name", "settings", "seconds", "result"}. Ctrl-C and `time_limit` (seconds) end the processes under way; what
-    was finished stays. Raises UserError if names repeat, `jobs` is below 1, or `results` has a run of that name with other
-    settings.
+    A line is {"name", "settings", "seconds", "result"}. Ctrl-C and `time_limit` (seconds) end the processes under way; the
+    lines of finished runs stay. Raises UserError if names repeat, `jobs` is below 1, or `results` has a run of that name with
+    other settings.
     """
     if jobs < 1:
         raise UserError(f"--jobs: expected at least 1, got {jobs}")
@@ -81,10 +73,35 @@ def run_study(function: Function, runs: list[Run], results: Path, *, jobs: int =
     return Outcome(list(rows.values()), waiting, study.failed)
 
 
-def read_results(results: Path) -> list[Row]:
-    """The finished runs; a torn last line (the process was killed while writing) is left out."""
-    lines = results.read_text(encoding="utf-8").split("\n") if results.exists() else []
-    return [json.loads(line) for line in lines[:-1]]
+class Stage(NamedTuple):
+    """Runs of one function, and where their results go."""
+
+    function: Function
+    runs: list[Run]
+    results: Path
+
+
+def run_stages(stages: Sequence[Stage], *, jobs: int, time_limit: float | None) -> int:
+    """Studies one after the other, within one time limit: each if all runs of the one before are done. Returns the exit status.
+
+    For models that are made first, and runs that start from them.
+    """
+    began, status = time.monotonic(), 0
+    for function, runs, results in stages:
+        left = None if time_limit is None else max(time_limit - (time.monotonic() - began), 0.0)
+        status = run_study(function, runs, results, jobs=jobs, time_limit=left).status
+        if status:
+            break
+    return status
+
+
+def command_line(main: Callable[[Options], int], options: type[Options], description: str | None) -> None:
+    """Read a study's options, run it and exit with its status; a UserError is one sentence and status 2."""
+    try:
+        sys.exit(main(tyro.cli(options, description=description)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _finished(runs: list[Run], results: Path) -> dict[str, Row]:
@@ -92,118 +109,65 @@ def _finished(runs: list[Run], results: Path) -> dict[str, Row]:
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         raise UserError(f"runs: expected unique names, got {sorted({n for n in names if names.count(n) > 1})} more than once")
-    rows = {row["name"]: row for row in read_results(results)}
+    rows = {row["name"]: row for row in read_rows(results)}
     for run in runs:
         if run.name in rows and rows[run.name]["settings"] != run.settings:
             raise UserError(
                 f"{results}: run {run.name} was done with other settings, {rows[run.name]['settings']}, not {run.settings}; "
-                "name another file"
+                "name another folder with --out"
             )
     return {name: rows[name] for name in names if name in rows}
 
 
-class _Worker:
-    """A process that does one run after another. It ends with its connection, so it cannot outlive the study."""
-
-    def __init__(self, function: Function) -> None:
-        context = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.run: Run | None = None
-
-    def give(self, run: Run) -> None:
-        """Begin a run."""
-        self.run = run
-        self.connection.send(run)
-
-    def take(self) -> tuple[str | None, str | None]:
-        """(line for the results, None), or (None, what went wrong)."""
-        self.run = None
-        try:
-            line, error = self.connection.recv()
-        except EOFError:
-            self.process.join()
-            return None, f"its process ended with exit code {self.process.exitcode}"
-        return line, error
-
-
 class _Study:
-    """Workers, the runs that are left, and the file."""
+    """Workers, the runs that are left, and the file of results."""
 
     def __init__(self, function: Function, runs: list[Run], results: Path) -> None:
         self.function, self.left, self.results = function, list(runs), results
-        self.workers: list[_Worker] = []
+        self.workers: list[Worker] = []
         self.failed: dict[str, str] = {}
         self.seconds: list[float] = []
         results.parent.mkdir(parents=True, exist_ok=True)
-        if results.exists():  # a torn last line goes before anything is appended to it
-            whole = results.read_bytes()
-            results.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        drop_torn_line(results)
 
     def work(self, jobs: int, deadline: float | None) -> None:
-        """Until nothing is left, or the deadline."""
+        """Until all runs are done, or to the deadline."""
         while self.left or any(worker.run for worker in self.workers):
             self.workers = [worker for worker in self.workers if worker.run or worker.process.is_alive()]
             while self.left and sum(worker.run is not None for worker in self.workers) < jobs:
                 idle = [worker for worker in self.workers if worker.run is None]
                 if not idle:
-                    idle = [_Worker(self.function)]
+                    idle = [Worker(self.function)]
                     self.workers += idle
-                idle[0].give(self.left.pop(0))
+                idle[0].start(self.left.pop(0))
             busy = {worker.connection: worker for worker in self.workers if worker.run}
             rest = None if deadline is None else deadline - time.monotonic()
             ready = wait(list(busy), rest) if rest is None or rest > 0 else []
             if not ready:
-                print("the time limit has come", flush=True)
+                print("the time limit is reached", flush=True)
                 return
             for connection in ready:
                 assert isinstance(connection, Connection)
                 self._finish(busy[connection], jobs)
 
-    def _finish(self, worker: _Worker, jobs: int) -> None:
+    def _finish(self, worker: Worker, jobs: int) -> None:
         assert worker.run is not None
         name = worker.run.name
-        line, error = worker.take()
+        line, error = worker.receive()
         if line is None:
             self.failed[name] = str(error)
             print(f"{name} failed: {str(error).strip().splitlines()[-1]}", flush=True)
             return
-        with self.results.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self.results, line)
         self.seconds.append(json.loads(line)["seconds"])
         under_way = sum(worker.run is not None for worker in self.workers)
         mean = sum(self.seconds) / len(self.seconds)
         rest = mean * (len(self.left) + under_way / 2) / jobs
-        print(f"{name}: {self.seconds[-1]:.1f} s; {len(self.left) + under_way} to go, about {rest:.0f} s", flush=True)
+        print(f"{name}: {self.seconds[-1]:.1f} s; {len(self.left) + under_way} runs left, about {rest:.0f} s", flush=True)
 
     def end(self) -> None:
-        """Let idle processes leave by themselves, end those under way, and wait until all are gone."""
+        """End all processes, and wait until they are gone."""
         for worker in self.workers:
-            worker.connection.close()
-            if worker.run:
-                worker.process.terminate()
+            worker.close()
         for worker in self.workers:
             worker.process.join()
-
-
-def _serve(function: Function, connection: Connection) -> None:
-    """A worker's life: one thread, deaf to Ctrl-C (the study ends it)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    while True:
-        try:
-            run: Run = connection.recv()
-        except EOFError:
-            return
-        began = time.perf_counter()
-        answer: tuple[str | None, str | None]
-        try:
-            result = function(run.settings)
-            seconds = round(time.perf_counter() - began, 2)
-            row = {"name": run.name, "settings": run.settings, "seconds": seconds, "result": result}
-            answer = json.dumps(row, allow_nan=False), None
-        except Exception:  # whatever a run raises is the study's to report, and the other runs go on
-            answer = None, traceback.format_exc()
-        connection.send(answer)

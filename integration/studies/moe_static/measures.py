@@ -1,4 +1,4 @@
-"""What the static study asks of log ratios: their spread, tails, correlation within a response, and the gate's decisions."""
+"""The static study's measures of log ratios: spread, tails, correlation within a response, and clip decisions."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def flips(routes: Routes, other: Routes, d: Tensor) -> tuple[list[float], Number
 
 
 def gates(now: Tensor, old: Tensor, sampler: Tensor, advantage: Tensor, clip: Clip) -> Numbers:
-    """What becomes of the clip decisions if the engine's log-probs stand in for the recomputed ones."""
+    """How the clip decisions on responses change if the engine's log-probs take the place of recomputed old ones."""
     report = mismatch_report(now, old, sampler, advantage, every_token(now), clip)
     return {
         "disagreement": float(report.gate_disagreement),
@@ -83,15 +83,11 @@ def gates(now: Tensor, old: Tensor, sampler: Tensor, advantage: Tensor, clip: Cl
 
 
 def token_gates(now: Tensor, old: Tensor, sampler: Tensor, advantage: Tensor, clip: Clip) -> Numbers:
-    """The same of the clip decisions about single tokens, as shares of all tokens."""
-
-    def clipped(d: Tensor) -> Tensor:
-        up, down = (advantage > 0)[:, None], (advantage < 0)[:, None]
-        return (up & (d > math.log1p(clip.high))) | (down & (d < math.log1p(-clip.low)))
-
-    by_old, by_sampler = clipped(now - old), clipped(now - sampler)
+    """The same of the clip decisions on single tokens, as shares of all tokens: each counts as a response of one token."""
+    new, before, engine = (x.reshape(-1, 1) for x in (now, old, sampler))
+    report = mismatch_report(new, before, engine, advantage.repeat_interleave(now.shape[1]), every_token(new), clip)
     return {
-        "disagreement": float((by_old != by_sampler).double().mean()),
-        "clipped_by_old": float(by_old.double().mean()),
-        "clipped_by_sampler": float(by_sampler.double().mean()),
+        "disagreement": float(report.gate_disagreement),
+        "clipped_by_old": float(report.clipped_by_old),
+        "clipped_by_sampler": float(report.clipped_by_sampler),
     }

@@ -1,8 +1,7 @@
-"""The committed results of the static study, and what is said of numbers over seeds."""
+"""The committed results of the static study, and means over its seeds with their intervals."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,10 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from integration.shared.json_lines import read_rows
 from integration.studies.moe_static.perturbations import LEARNING_RATES, STEPS, engines, steps_name
 
 DOCS = Path(__file__).parents[3] / "docs"
 RESULTS = DOCS / "results" / "moe-static"
+FILE = "results.jsonl"
+"""In a folder of results: one line per seed."""
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 """97.5 % quantiles of Student's t with 1, 2, 3, … degrees of freedom; the last one for all that are beyond."""
 GAPS = [engine.name for engine in engines("moe")]
@@ -46,9 +48,9 @@ class Interval(NamedTuple):
 
 
 def committed(size: str) -> list[dict[str, Any]]:
-    """The seeds that are there, in order."""
-    paths = sorted(RESULTS.glob(f"{size}-*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """The seeds of this size: settings and results of each, by seed."""
+    rows = [row for row in read_rows(RESULTS / FILE) if row["name"].startswith(f"{size}-")]
+    return sorted((row["settings"] | row["result"] for row in rows), key=lambda seed: int(seed["seed"]))
 
 
 def over_seeds(seeds: Seeds, *path: str | int) -> Interval | None:

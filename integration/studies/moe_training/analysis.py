@@ -7,7 +7,6 @@ Writes tables.md, two pictures per study, and a copy of results.jsonl. Of a stud
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ import numpy as np
 import tyro
 
 from integration.shared.errors import UserError
+from integration.shared.json_lines import read_rows
 from integration.studies.moe_training.arms import CALIBRATION, CALIBRATION_BANDS
 from integration.studies.moe_training.hypotheses import HYPOTHESES, decide
 from integration.studies.moe_training.intervals import Grid, Row, bootstrap, largest_stable, wilson
 from integration.studies.moe_training.pictures import write_pictures
-from integration.studies.runner import read_results
+from integration.studies.runner import command_line
 
 RESULTS = "results.jsonl"
 REFERENCE = "gspo-matched"
@@ -39,10 +39,10 @@ class Command:
 
 def load(folder: Path) -> list[Row]:
     """All finished runs. UserError if there are none."""
-    rows = [line["result"] for line in read_results(folder / RESULTS)]
+    rows = [line["result"] for line in read_rows(folder / RESULTS)]
     if not rows:
         raise UserError(
-            f"{folder}: expected a {RESULTS} with finished runs; integration/studies/moe_training/study.py makes one"
+            f"{folder}: expected a {RESULTS} with finished runs; python -m integration.studies.moe_training.study makes one"
         )
     return rows
 
@@ -166,8 +166,8 @@ def _layers(runs: list[Row], name: str) -> str:
     return ", ".join(f"{x:.2f}" for x in np.mean(flips, axis=0)) if flips else ""
 
 
-def main(command: Command) -> None:
-    """Prints the tables, and writes them with the pictures."""
+def main(command: Command) -> int:
+    """Print the tables, and write them with the pictures."""
     rows, out = load(command.runs), command.out or command.runs
     text = page(rows)
     out.mkdir(parents=True, exist_ok=True)
@@ -176,10 +176,8 @@ def main(command: Command) -> None:
         (out / RESULTS).write_text((command.runs / RESULTS).read_text(encoding="utf-8"), encoding="utf-8")
     write_pictures(rows, out)
     print(text)
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Command, description=__doc__))
-    except UserError as error:
-        sys.exit(f"{error}")
+    command_line(main, Command, __doc__)

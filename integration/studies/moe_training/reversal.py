@@ -129,29 +129,26 @@ def evaluate(sizes: Sizes, model: Any, seed: int, device: str) -> float:
     return float(rewards(sizes, sample(sizes, model, prompt, 0.0, seeded(seed, 1, 1))[0]).mean())
 
 
-def warmed_up(sizes: Sizes, dense: bool, seed: int, device: str) -> tuple[dict[str, Tensor], int, float]:
-    """(weights, supervised steps, reward) of the model that all arms of a seed start from.
+def warmed_up(sizes: Sizes, dense: bool, seed: int, device: str) -> Any:
+    """The model that all arms of a seed start from, after supervised steps up to a reward, or to a number of steps.
 
-    Where the response repeats the reversal, that is learned once first: most of a long response is a copy of its beginning.
+    Where the response repeats the reversal, the first stage is a single reversal: most of a long response copies its beginning.
     """
     model = build(sizes, dense, seed).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=sizes.warm_up_lr)
-    generator, total, reward = generator_of(seed, 2), 0, 0.0
+    generator = generator_of(seed, 2)
     once = replace(sizes, repeats=1, warm_up_batch=sizes.warm_up_batch * sizes.repeats)
     for stage in dict.fromkeys((once, sizes)):
-        steps = 0
-        while (
-            reward := evaluate(stage, model, seeded(seed, 2), device)
-        ) < sizes.warm_up_reward and steps < sizes.warm_up_steps:
+        for _ in range(0, sizes.warm_up_steps, WARM_UP_CHECK):
+            if evaluate(stage, model, seeded(seed, 2), device) >= sizes.warm_up_reward:
+                break
             for _ in range(WARM_UP_CHECK):
                 prompt = prompts(stage, stage.warm_up_batch, generator).to(device)
                 loss = -log_probs(stage, model, torch.cat([prompt, answers(stage, prompt)], 1)).mean()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            steps += WARM_UP_CHECK
-        total += steps
-    return {name: value.cpu() for name, value in model.state_dict().items()}, total, reward
+    return model
 
 
 def _autocast(ids: Tensor) -> torch.autocast:

@@ -17,7 +17,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from gspo_core import Padded, group_advantages
 from integration.studies.moe_training.arms import Job, Replay
 from integration.studies.moe_training.reversal import (
-    build,
     evaluate,
     generator_of,
     log_probs,
@@ -59,15 +58,12 @@ class Updates:
         }
 
 
-def run(job: Job, weights: dict[str, Tensor], device: str = "cpu") -> dict[str, Any]:
-    """From the warmed-up weights to the evaluation at the end. All but the seconds is a function of the job alone.
+def run(job: Job, model: Any, device: str = "cpu") -> dict[str, Any]:
+    """Train the warmed-up model, and evaluate it before and after. All but the seconds is a function of the job alone.
 
     A step with a gradient that is not finite is skipped and counted.
     """
     sizes, began = job.study.sizes, time.perf_counter()
-    model = build(sizes, job.arm.dense, job.seed)
-    model.load_state_dict(weights)
-    model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=job.lr, betas=BETAS)
     rise = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / sizes.lr_warm_up))
     before = evaluate(sizes, model, job.seed, device)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen3ForCausalLM
 
-from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
+from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3, load_qwen3
 from integration.shared.errors import TrainingFailure
 from integration.shared.model_cache import cached_model
 from integration.studies.multi_turn.register_machine import END, PAD, SYMBOLS, draw_episodes
@@ -39,8 +38,7 @@ def load_policy(warm_up: WarmUp, cache: Path, device: torch.device) -> Any:
     """The warmed-up model in evaluation mode, from the cache, or made and put there."""
     recipe = {"sizes": asdict(sizes_of(warm_up)), "warm_up": asdict(warm_up)}
     folder = cached_model(cache, f"register-machine-{warm_up.seed}", recipe, lambda: (warmed_up(warm_up),))
-    saved: Any = Qwen3ForCausalLM.from_pretrained(folder)
-    return saved.to(device).eval()
+    return load_qwen3(folder).to(device)
 
 
 def sizes_of(warm_up: WarmUp) -> Qwen3Sizes:

@@ -1,30 +1,30 @@
 """GSPO with one advantage per response against GSPO-token with one per turn, on dialogues of 2, 4 and 8 turns.
 
-    python -m integration.studies.multi_turn.study --jobs 16 --time-limit 540 --out runs/multi-turn  again to go on
+    python -m integration.studies.multi_turn.study --jobs 16 --time-limit 540 --out runs/multi-turn   # run it again to continue
+    python -m integration.studies.multi_turn.study --report-only --out docs/results/multi-turn        # table and picture
 
-A small policy (model.py) talks to a register machine (register_machine.py) that judges every turn. Every run of a seed
-begins from the same weights and is asked the same things in the same order. docs/studies/multi-turn.md has the questions,
-which were written before the runs, and the results.
+A small policy (model.py) has dialogues with a register machine (register_machine.py) that judges every turn. All runs of a
+seed start from the same weights and see the same episodes in the same order. docs/studies/multi-turn.md has the
+hypotheses, which were written before the runs, and the results.
 """
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from integration.shared.errors import UserError
+from integration.shared.json_lines import read_rows
 from integration.studies.multi_turn.arms import ARMS
 from integration.studies.multi_turn.model import WarmUp, load_policy
 from integration.studies.multi_turn.report import write_report
 from integration.studies.multi_turn.training import Training
-from integration.studies.runner import Run, read_results, run_study
+from integration.studies.runner import Stage, command_line, run_stages
+from integration.studies.worker import Run
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Study:
     jobs: int = 1
     """Processes, of one thread each."""
     time_limit: float | None = None
-    """Seconds after which to stop; the next call goes on."""
+    """Seconds after which to stop; the next call does the runs that are missing."""
     arms: tuple[str, ...] = ("gspo", "token", "token-to-go", "segment")
     turns: tuple[int, ...] = (2, 4, 8)
     lrs: tuple[float, ...] = (1e-4, 2e-4)
@@ -47,13 +47,13 @@ class Study:
     """Share of right turns at which a seed's warm-up stops."""
     device: str = "cpu"
     cache_dir: Path = Path("runs/cache")
-    """Where warmed-up models are kept."""
+    """Folder of warmed-up models."""
     report_only: bool = False
-    """Write table and picture of the results that are there."""
+    """Run nothing: write table and picture of the results in the folder."""
 
 
 def one_run(settings: dict[str, Any], *, cache: Path) -> dict[str, Any]:
-    """Train once, from settings as `runs_of` makes them. Returns evaluations, rewards, the clip range and what it clipped."""
+    """Train once, from settings as `runs_of` makes them. Returns evaluations, rewards, the clip range and its clip fraction."""
     model = load_policy(WarmUp(settings["seed"], settings["target"]), cache, torch.device(settings["device"]))
     arm = ARMS[settings["arm"]]
     return Training(model, arm, settings["turns"], settings["lr"], settings["seed"]).run(settings["rollouts"])
@@ -90,20 +90,15 @@ def main(study: Study) -> int:
     unknown = sorted(set(study.arms) - set(ARMS))
     if unknown:
         raise UserError(f"--arms: expected some of {', '.join(ARMS)}, got {', '.join(unknown)}")
-    results, began, status = study.out / "results.jsonl", time.monotonic(), 0
+    results, status = study.out / "results.jsonl", 0
     if not study.report_only:
         make, train = partial(make_policy, cache=study.cache_dir), partial(one_run, cache=study.cache_dir)
         policies = [Run(f"policy-{seed}", {"seed": seed, "target": study.target}) for seed in seeds_of(study)]
-        made = run_study(make, policies, study.out / "policies.jsonl", jobs=study.jobs, time_limit=study.time_limit)
-        left = None if study.time_limit is None else study.time_limit - (time.monotonic() - began)
-        status = made.status or run_study(train, runs_of(study), results, jobs=study.jobs, time_limit=left).status
-    print(write_report(read_results(results), study.out))
+        stages = [Stage(make, policies, study.out / "policies.jsonl"), Stage(train, runs_of(study), results)]
+        status = run_stages(stages, jobs=study.jobs, time_limit=study.time_limit)
+    print(write_report(read_rows(results), study.out))
     return status
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Study, description=__doc__)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    command_line(main, Study, __doc__)

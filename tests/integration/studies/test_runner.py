@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from support.repository import PATHS
 from support.runs.studies import square
 
 from integration.shared.errors import UserError
-from integration.studies.runner import Run, read_results, run_study
+from integration.shared.json_lines import read_rows
+from integration.studies.runner import Outcome, Stage, command_line, run_stages, run_study
+from integration.studies.worker import Run
 
 
 def runs_of(count: int, marks: Path, **of: dict[str, Any]) -> list[Run]:
@@ -39,7 +42,7 @@ def test_every_run_is_done_once_by_as_many_processes_as_jobs(tmp_path: Path) -> 
 
     again = run_study(square, runs_of(6, tmp_path / "marks"), results)
     assert again.status == 0
-    assert len(read_results(results)) == 6
+    assert len(read_rows(results)) == 6
     assert sorted(mark.name.split("-")[0] for mark in (tmp_path / "marks").iterdir()) == list("012345")
 
 
@@ -48,9 +51,9 @@ def test_a_torn_last_line_is_done_again(tmp_path: Path) -> None:
     run_study(square, runs, results)
     whole = results.read_text()
     results.write_text(whole[:-3])
-    assert len(read_results(results)) == 1
+    assert len(read_rows(results)) == 1
     outcome = run_study(square, runs, results)
-    assert [row["name"] for row in read_results(results)] == ["run0", "run1"]
+    assert [row["name"] for row in read_rows(results)] == ["run0", "run1"]
     assert outcome.status == 0
 
 
@@ -62,7 +65,7 @@ def test_runs_that_raise_die_or_return_no_number_are_reported_and_the_others_go_
     assert "seven is right out" in outcome.failed["run0"]
     assert "exit code 9" in outcome.failed["run1"]
     assert "not JSON compliant" in outcome.failed["run2"]
-    assert [row["name"] for row in read_results(results)] == ["run3", "run4"]
+    assert [row["name"] for row in read_rows(results)] == ["run3", "run4"]
 
 
 def test_the_time_limit_ends_what_is_under_way_and_keeps_what_was_finished(tmp_path: Path) -> None:
@@ -81,8 +84,8 @@ def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(tmp_path: Path) ->
     runs = runs_of(3, tmp_path / "marks", run1={"sleeps": True})
     script = tmp_path / "study.py"
     script.write_text(
-        "import signal, sys\nfrom pathlib import Path\n"
-        "from integration.studies.runner import Run, run_study\nfrom support.runs.studies import square\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom support.runs.studies import square\n"
+        "from integration.studies.runner import run_study\nfrom integration.studies.worker import Run\n"
         # As in a terminal: tests that run in the background inherit a Ctrl-C that is ignored.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"if __name__ == '__main__':\n    runs = {runs!r}\n"
@@ -115,3 +118,35 @@ def test_what_a_person_does_wrong(tmp_path: Path) -> None:
     results.write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match=r"run run0 was done with other settings, \{'x': 8\}, not"):
         run_study(square, runs, results)
+
+
+def test_a_stage_waits_for_the_one_before_it(tmp_path: Path) -> None:
+    first, second = (Stage(square, [Run("run", {"x": x})], tmp_path / f"{x}.jsonl") for x in (2, 3))
+    assert run_stages([first, second], jobs=1, time_limit=None) == 0
+    assert [read_rows(stage.results)[0]["result"]["y"] for stage in (first, second)] == [4, 9]
+    broken = Stage(square, [Run("run", {"x": 1, "raises": True})], tmp_path / "broken.jsonl")
+    never = Stage(square, [Run("run", {"x": 1})], tmp_path / "never.jsonl")
+    assert run_stages([first, broken, never], jobs=1, time_limit=None) == 3
+    assert not never.results.exists()
+    assert run_stages([first, never], jobs=1, time_limit=0.0) == 130
+    assert not never.results.exists()
+
+
+def test_the_command_line_ends_with_the_status_of_the_study(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        jobs: int = 1
+
+    def main(options: Options) -> int:
+        if options.jobs < 1:
+            raise UserError(f"--jobs: expected at least 1, got {options.jobs}")
+        return Outcome(waiting=["run"]).status
+
+    for line, status, printed in (((), 130, ""), (("--jobs", "0"), 2, "error: --jobs: expected at least 1, got 0\n")):
+        monkeypatch.setattr(sys, "argv", ["study", *line])
+        with pytest.raises(SystemExit) as ended:
+            command_line(main, Options, "A study.")
+        assert ended.value.code == status
+        assert capsys.readouterr().err == printed

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from gspo_core import Clip
 from integration.shared.errors import UserError
+from integration.shared.json_lines import read_rows
 from integration.studies.moe_static import seed as moe_seed
-from integration.studies.moe_static import study as moe_stability
+from integration.studies.moe_static import study
+from integration.studies.moe_static.measures import token_gates
 from integration.studies.moe_static.models import Size, every_token, sampled, warmed_up
 from integration.studies.moe_static.perturbations import NoisyRouters, optimized, scaled_band
 from integration.studies.moe_static.study import Options
@@ -116,17 +119,39 @@ def test_the_scaled_band_is_the_papers_at_ten_thousand_tokens_and_ten_times_as_w
     assert scaled_band(100).high == pytest.approx(4e-3)
 
 
-def test_a_stopped_study_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(moe_stability.SIZES, "small", TINY)
-    moe_stability.run(Options(seeds=1, out=tmp_path))
-    assert "about 0.0 minutes for the 0 that are left" in capsys.readouterr().out
-    (first,) = tmp_path.iterdir()
-    written = first.stat().st_mtime_ns
-    paths = moe_stability.run(Options(seeds=2, out=tmp_path))
-    assert first.stat().st_mtime_ns == written
-    assert [json.loads(path.read_text())["seed"] for path in paths] == [0, 1]
-    monkeypatch.setitem(moe_stability.SIZES, "small", dataclasses.replace(TINY, layers=2))
-    with pytest.raises(UserError, match="another model"):
-        moe_stability.run(Options(seeds=2, out=tmp_path))
+def test_a_stopped_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(study.SIZES, "small", TINY)
+    assert study.main(Options(seeds=1, out=tmp_path)) == 0
+    (first,) = read_rows(tmp_path / "results.jsonl")
+    assert study.main(Options(seeds=2, out=tmp_path)) == 0
+    rows = read_rows(tmp_path / "results.jsonl")
+    assert rows[0] == first
+    assert [row["settings"]["seed"] for row in rows] == [0, 1]
+    assert rows[0]["result"]["moe"]["cells"] == study.rounded(moe_seed.of_kind(TINY, 0, "moe", CPU)["cells"])
+    monkeypatch.setitem(study.SIZES, "small", dataclasses.replace(TINY, layers=2))
+    with pytest.raises(UserError, match="run small-0 was done with other settings"):
+        study.main(Options(seeds=2, out=tmp_path))
+
+
+def test_numbers_are_written_with_six_digits() -> None:
+    assert study.rounded({"a": [1.23456789, 3], "b": 1e-9 / 3}) == {"a": [1.23457, 3], "b": 3.33333e-10}
+
+
+def test_the_clip_decisions_on_tokens_agree_with_a_scalar_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    now, old, sampler = torch.randn(3, 6, 5, generator=generator) * 0.3 - 1
+    advantage = torch.tensor([1.0, -1.0, 0.0, 0.5, -2.0, 3.0])
+    counts = {"clipped_by_old": 0, "clipped_by_sampler": 0, "disagreement": 0}
+    for i, a in enumerate(advantage.tolist()):
+        for t in range(5):
+            by_old, by_sampler = (
+                (a > 0 and float(now[i, t] - x[i, t]) > math.log(1.27))
+                or (a < 0 and float(now[i, t] - x[i, t]) < math.log(0.8))
+                for x in (old, sampler)
+            )
+            counts["clipped_by_old"] += by_old
+            counts["clipped_by_sampler"] += by_sampler
+            counts["disagreement"] += by_old != by_sampler
+    found = token_gates(now, old, sampler, advantage, Clip(0.2, 0.27))
+    assert found == {name: pytest.approx(count / 30) for name, count in counts.items()}
+    assert min(counts.values()) > 0

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from integration.shared.errors import UserError
+from integration.shared.json_lines import read_rows
 from integration.studies.moe_training import study as moe_training
 from integration.studies.moe_training.arms import ARMS, MAIN, RESCUE, RESCUE_ARMS, Arm, Job, Sizes, Study, job_of, jobs_of
-from integration.studies.moe_training.models import models_file
+from integration.studies.moe_training.models import load_model
 from integration.studies.moe_training.reversal import answers, build, log_probs, prompts, rewards, sample, score, warmed_up
 from integration.studies.moe_training.run import run
-from integration.studies.runner import read_results
 
 SMALL = Sizes(
     layers=2, hidden=16, experts=4, symbols=6, alphabet=4, prompts=4, group=4, mini_batches=2, rollouts=2, lr_warm_up=1,
@@ -29,7 +29,7 @@ SHAKY = Study("rescue", RESCUE_ARMS, (1e-2,), (0,), replace(SMALL, top_k=1, norm
 def result(arm: Arm, study: Study = STUDY, seed: int = 0) -> dict[str, Any]:
     """A run without its seconds, which are not a function of the job."""
     job = Job(study, arm, study.lrs[0], seed)
-    row = run(job, warmed_up(study.sizes, arm.dense, seed, "cpu")[0])
+    row = run(job, warmed_up(study.sizes, arm.dense, seed, "cpu"))
     assert row.pop("seconds")["run"] > 0
     return row
 
@@ -135,30 +135,49 @@ def test_the_grid_is_even_and_whole_seeds_come_first() -> None:
 def test_finished_runs_are_never_repeated_and_the_rest_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Across two folders, as when a study goes on elsewhere, with a last line that was cut off."""
     tiny = Study("main", ARMS[:2], (1e-2,), (0,), replace(SMALL, rollouts=1))
-    command = moe_training.Command(tmp_path / "a", studies=("main",), only=(ARMS[0].name,))
+    cache = tmp_path / "cache"
+    command = moe_training.Command(tmp_path / "a", studies=("main",), only=(ARMS[0].name,), cache_dir=cache)
     monkeypatch.setitem(moe_training.STUDIES, "main", tiny)
     assert moe_training.main(command) == 0
-    (line,) = read_results(tmp_path / "a" / "results.jsonl")
+    (line,), (model,) = read_rows(tmp_path / "a" / "results.jsonl"), cache.iterdir()
+    written = model.stat().st_mtime_ns
     marked = json.dumps(line | {"mark": "untouched"})
     (tmp_path / "a" / "results.jsonl").write_text(marked + "\n" + '{"name": "main/', encoding="utf-8")
 
     assert moe_training.main(replace(command, out=tmp_path / "b", start_from=tmp_path / "a", only=())) == 0
-    rows = read_results(tmp_path / "b" / "results.jsonl")
+    rows = read_rows(tmp_path / "b" / "results.jsonl")
     assert sorted(row["name"] for row in rows) == sorted(job.key for job in jobs_of([tiny]))
     assert [row["name"] for row in rows if "mark" in row] == [line["name"]]
-    first, second = (models_file(tmp_path / folder, "main").read_bytes() for folder in "ab")
-    assert first == second  # nothing was warmed up again
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["models-main.pt", "results.jsonl"]
+    assert list(cache.iterdir()) == [model]
+    assert model.stat().st_mtime_ns == written  # nothing was warmed up again
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["models.jsonl", "results.jsonl"]
+
+
+def test_a_model_out_of_the_cache_trains_as_a_new_one_does(tmp_path: Path) -> None:
+    job = Job(SHAKY, named("grpo-wide", SHAKY), 1e-2, 0)
+    made, loaded = (run(job, load_model(job, tmp_path, "cpu")) for _ in range(2))
+    for row in (made, loaded):
+        del row["seconds"]
+    assert made == loaded == result(job.arm, SHAKY)
+    (folder,) = tmp_path.iterdir()
+    longer = Job(replace(SHAKY, sizes=replace(SHAKY.sizes, rollouts=9)), job.arm, 1e-2, 0)
+    load_model(longer, tmp_path, "cpu")
+    assert list(tmp_path.iterdir()) == [folder]  # more rollouts start from the same model
+    other = Job(replace(SHAKY, sizes=replace(SHAKY.sizes, warm_up_lr=1e-3)), job.arm, 1e-2, 0)
+    load_model(other, tmp_path, "cpu")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_out_of_time_is_a_clean_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(moe_training.STUDIES, "main", Study("main", ARMS[:1], (1e-2,), (0,), SMALL))
-    assert moe_training.main(moe_training.Command(tmp_path / "out", studies=("main",), time_limit=0.0)) == 130
-    assert not models_file(tmp_path / "out", "main").exists()
+    command = moe_training.Command(tmp_path / "out", studies=("main",), time_limit=0.0, cache_dir=tmp_path / "cache")
+    assert moe_training.main(command) == 130
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "out" / "results.jsonl").exists()
 
 
 def test_a_wrong_command_is_one_sentence(tmp_path: Path) -> None:
-    command = moe_training.Command(tmp_path)
+    command = moe_training.Command(tmp_path / "out", cache_dir=tmp_path / "cache")
     for wrong, words in (
         ({"only": ("gspo",)}, "--only: expected some of"),
         ({"seeds": (77,)}, "--seeds: expected some of"),

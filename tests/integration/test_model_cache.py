@@ -1,0 +1,123 @@
+"""A model is made once for each recipe; no folder of the cache is ever half written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3, load_qwen3
+from integration.shared import model_cache
+from integration.shared.files import create_folder, replace_folder, write_whole
+from integration.shared.model_cache import cached_model
+
+SIZES = Qwen3Sizes(vocabulary=16, layers=1, hidden=8, feed_forward=12, heads=2, key_value_heads=1, head=4)
+
+
+class Factory:
+    """Makes a model, and counts how often it was called."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> tuple[Any]:
+        self.calls += 1
+        return (build_qwen3(SIZES, self.calls),)
+
+
+def test_a_recipe_makes_one_model_and_another_recipe_another(tmp_path: Path) -> None:
+    make, recipe = Factory(), {"seed": 0, "sizes": {"layers": 1, "hidden": 8}}
+    first = cached_model(tmp_path, "tiny", recipe, make)
+    assert cached_model(tmp_path, "tiny", {"sizes": {"hidden": 8, "layers": 1}, "seed": 0}, make) == first
+    assert make.calls == 1
+    other = cached_model(tmp_path, "tiny", {**recipe, "seed": 1}, make)
+    assert make.calls == 2
+    assert first != other
+    expected, loaded = build_qwen3(SIZES, 1).state_dict(), load_qwen3(first).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in expected.items())
+    assert not torch.equal(load_qwen3(other).lm_head.weight, loaded["lm_head.weight"])
+    assert json.loads((first / "recipe.json").read_text()).items() >= recipe.items()
+
+
+def test_another_version_of_torch_makes_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = Factory()
+    first = cached_model(tmp_path, "tiny", {}, make)
+    monkeypatch.setattr(model_cache, "version", lambda _: "9.9")
+    assert cached_model(tmp_path, "tiny", {}, make) != first
+    assert make.calls == 2
+
+
+def test_a_model_that_was_interrupted_is_not_in_the_cache(tmp_path: Path) -> None:
+    class FullDisk:
+        def save_pretrained(self, folder: Path) -> None:
+            folder.mkdir()
+            (folder / "config.json").write_text("{")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        cached_model(tmp_path, "tiny", {}, lambda: (FullDisk(),))
+    assert list(tmp_path.iterdir()) == []
+    folder = cached_model(tmp_path, "tiny", {}, Factory())
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_of_two_processes_that_make_the_same_folder_the_first_wins(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "model"
+
+    def fill(name: str, path: Path) -> None:
+        path.mkdir()
+        (path / name).touch()
+
+    def slower(path: Path) -> None:
+        create_folder(folder, lambda other: other.mkdir() or (other / "first").touch())  # type: ignore[func-returns-value]
+        fill("second", path)
+
+    # One process id twice: the inner call is another process's in earnest, and would have another temporary name.
+    with pytest.MonkeyPatch.context() as patched:
+        ids = iter((1, 2))
+        patched.setattr("os.getpid", lambda: next(ids))
+        create_folder(folder, slower)
+    assert [path.name for path in folder.iterdir()] == ["first"]
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_folder_that_is_replaced_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "000010"
+
+    def fill(path: Path) -> None:
+        path.mkdir()
+        (path / "new").touch()
+
+    def interrupted(path: Path) -> None:
+        fill(path)
+        raise OSError("no space left")
+
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(OSError, match="no space left"):
+        replace_folder(folder, interrupted)
+    assert [path.name for path in folder.iterdir()] == ["old"]
+    replace_folder(folder, fill)
+    assert [path.name for path in folder.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "page.html"
+    write_whole(file, "old")
+
+    def killed(self: Path, text: str, encoding: str) -> None:
+        with self.open("w", encoding=encoding) as stream:
+            stream.write(text[:1])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(file, "new")
+    assert file.read_text() == "old"
+    write_whole(file, "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["new"]
