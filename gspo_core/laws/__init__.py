@@ -1,17 +1,17 @@
-"""The conformance kit: laws that any GSPO, GRPO or variant claims, and counterexamples where it does not keep them.
+"""The conformance kit: laws that a GSPO, GRPO or variant loss should keep, and a counterexample where it breaks one.
 
     from gspo_core import GSPO, laws
 
     laws.check(my_loss, like=GSPO)        my_loss(logp, old_logp, advantage, mask) -> scalar; NumPy, PyTorch or JAX
-    laws.profile(my_loss)                 states nothing, finds out what the loss does, and says it in words
+    laws.profile(my_loss)                 measures what the loss computes, and how that differs from the paper
     @laws.conformance(my_loss, like=GSPO) one pytest test per law
-    gspo-laws my_package.losses:my_loss   the same from a shell
+    gspo-laws my_package.losses:my_loss   the same from a shell; also python -m gspo_core.laws
 
-A law is an object with a sentence as its name; `LAWS` has them all, docs/laws.md lists them. `MUTANTS` are wrong losses,
-each beside the law that it must break: they prove the kit. Needs hypothesis: pip install "gspo-core[laws]".
+A law is an object whose name is a sentence; `LAWS` has all of them, docs/laws.md lists them. `MUTANTS` are losses with one
+mistake each, paired with the law that must detect it: they test the kit. Needs hypothesis: pip install "gspo-core[laws]".
 """
 
-from .cards.measure import Finding
+from .cards.measure import ProfileFinding
 from .cards.profiling import Profile, profile
 from .chapters.catalogue import LAWS
 from .checking import check, check_advantages, check_clip_fraction, subject_of
@@ -22,7 +22,7 @@ from .kit.frameworks import JAX, NUMPY, STRICT, TORCH
 from .kit.law import Law, Violation
 from .kit.packing import as_padded
 from .kit.report import Report
-from .kit.runner import Status, Verdict
+from .kit.runner import LawVerdict, Status
 from .kit.strategies import batches
 from .kit.subject import Framework, Names, Subject
 from .mutants import MUTANTS, Mutant
@@ -36,16 +36,16 @@ __all__ = [
     "TORCH",
     "Batch",
     "Claim",
-    "Finding",
     "Framework",
     "Law",
+    "LawVerdict",
     "Mutant",
     "Names",
     "Profile",
+    "ProfileFinding",
     "Report",
     "Status",
     "Subject",
-    "Verdict",
     "Violation",
     "as_padded",
     "batches",
@@ -56,3 +56,8 @@ __all__ = [
     "profile",
     "subject_of",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names only, so that `laws.` completes to them and not to the folders of this package."""
+    return __all__

@@ -1,4 +1,4 @@
-"""The front door: check a loss against the laws it claims."""
+"""Checking a loss, an advantage function or a clip fraction against the laws."""
 
 from __future__ import annotations
 
@@ -11,31 +11,36 @@ import numpy as np
 
 from gspo_core.advantages.normalisers import Normaliser, ZScore
 from gspo_core.objectives.loss import Objective
-from gspo_core.objectives.presets import GSPO
+from gspo_core.objectives.presets import GSPO, PRESETS
 
 from .chapters.catalogue import LAWS
-from .chapters.fraction import FRACTION_LAWS, ClipFraction
-from .chapters.rewards import ADVANTAGE_LAWS, AdvantageFunction, Stated
+from .chapters.clip_fraction import FRACTION_LAWS, ClipFractionFunction
+from .chapters.group_advantages import ADVANTAGE_LAWS, AdvantageFunction, AdvantageSetting
 from .kit.batch import Batch
 from .kit.claim import Claim, implied
 from .kit.frameworks import NUMPY, installed
 from .kit.law import Law
-from .kit.oracle import on_trust
+from .kit.oracle import assumptions
 from .kit.report import Report
 from .kit.runner import EXAMPLES, run
 from .kit.setting import Setting
-from .kit.subject import Framework, Names, Raised, Subject, of_objective
+from .kit.subject import Framework, LossError, Names, Subject, of_objective
 
-Loss = Callable[..., Any]
+LossFunction = Callable[..., Any]
 """(logp, old_logp, advantage, mask) ↦ scalar."""
 
 
 def subject_of(
-    loss: Objective | Loss | Subject, *, framework: Framework | None = None, names: Names | None = None, name: str | None = None
+    loss: Objective | LossFunction | Subject,
+    *,
+    framework: Framework | None = None,
+    names: Names | None = None,
+    name: str | None = None,
 ) -> Subject:
-    """What the laws are asked of: an objective of ours, or a loss function of any framework.
+    """Wraps an objective, or a loss function of any framework, as the subject of laws.
 
-    Without `framework` it is found out by a trial call: NumPy first, then those that are installed.
+    Without `framework`, a trial call decides: NumPy first, then PyTorch and JAX if they are installed. Raises: TypeError if
+    no framework can call the loss.
     """
     if isinstance(loss, Subject):
         return loss
@@ -50,7 +55,7 @@ def subject_of(
     for candidate in installed() if framework is None else [framework]:
         try:
             return _with_gradient(Subject(title, call, candidate, names))
-        except Raised as error:  # whatever a wrong framework raises
+        except LossError as error:  # the wrong framework for this loss
             failures.append(f"{candidate.name}: {error}")
     raise TypeError("loss: cannot be called with (logp, old_logp, advantage, mask) arrays\n  " + "\n  ".join(failures))
 
@@ -58,19 +63,19 @@ def subject_of(
 TRIAL = Batch.of([[0.0, 0.1], [0.2, 0.0]], [1.0, -1.0], [[1, 1], [1, 0]])
 
 
-def _title(loss: Loss) -> str:
+def _title(loss: LossFunction) -> str:
     inner = loss.func if isinstance(loss, functools.partial) else loss
     return str(getattr(inner, "__name__", type(inner).__name__))
 
 
 def _with_gradient(subject: Subject) -> Subject:
-    """Says whether the gradient is the loss's own; a JAX result without jit is NumPy's no longer."""
+    """The subject, with `own_gradient` set by a trial call."""
     own = subject(TRIAL).noise == 0.0
     return Subject(subject.name, subject.call, subject.framework, subject.names, subject.objective, own)
 
 
 def check(
-    loss: Objective | Loss | Subject,
+    loss: Objective | LossFunction | Subject,
     like: Objective = GSPO,
     seed: int = 0,
     *,
@@ -79,24 +84,24 @@ def check(
     framework: Framework | None = None,
     names: Names | None = None,
     examples: int = EXAMPLES,
-    laws: Iterable[Law] = LAWS,
+    laws: Iterable[Law] | None = None,
 ) -> Report:
-    """Asks a loss every law that it claims.
+    """Checks a loss against every law that applies to it.
 
     Args:
         loss: an `Objective`, or a function (logp, old_logp, advantage, mask) ↦ scalar in NumPy, PyTorch or JAX. NumPy
-            losses are differentiated by central differences, unless they return something with `.value` and `.logp_grad`.
-        like: the objective whose claims it shares, with its numbers: replace(GSPO, surrogate=Clip(0.2, 0.2)) for another
-            band.
-        seed: of the draws; equal seeds, equal report.
-        claims, without: more claims, and claims of `like` that it does not make.
-        framework: NUMPY, TORCH or JAX; None: found out.
-        names: how the loss is called, see `Names`.
-        examples: per law.
-        laws: which ones, by default all.
+            losses are differentiated by central differences, unless they return an object with `.value` and `.logp_grad`.
+        like: the objective whose claims the loss shares, with its parameters: GSPO.with_clip(0.2, 0.2) for another clip
+            range.
+        seed: seed of the random cases; equal seeds give equal reports.
+        claims, without: further claims of the loss, and claims of `like` that it does not share.
+        framework: NUMPY, TORCH or JAX; None: the first one that the loss accepts.
+        names: the argument names of the loss, see `Names`.
+        examples: random cases per law.
+        laws: the laws to check; None: `LAWS`.
 
-    Returns: `Report` with `.ok` and `.broken`, and `.unchecked` for a surrogate or gate that the kit does not know: everything
-    around its formula is checked, and its slope against its gain, but not that it is the formula you meant. Print it.
+    Returns: `Report` with `.ok` and `.broken`; print it. `.unchecked` names a surrogate or gate for which the kit has no
+    formula: its slope is checked against its gain, and everything around it, but not the formula itself.
 
     Raises: TypeError if `loss` cannot be called.
 
@@ -107,8 +112,8 @@ def check(
     subject = subject_of(loss, framework=framework, names=names)
     target = loss if isinstance(loss, Objective) and like is GSPO else like
     setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
-    verdicts = tuple(run(law, subject, setting, seed, examples) for law in laws)
-    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts, on_trust(target))
+    verdicts = tuple(run(law, subject, setting, seed, examples) for law in (LAWS if laws is None else laws))
+    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts, assumptions(target))
 
 
 Z_SCORE = ZScore()
@@ -121,19 +126,20 @@ def check_advantages(
     *,
     convert: Callable[[Any], Any] = np.asarray,
     examples: int = EXAMPLES,
-    laws: Iterable[Law] = ADVANTAGE_LAWS,
+    laws: Iterable[Law] | None = None,
 ) -> Report:
-    """Asks a function (rewards [N], group_ids [N]) ↦ advantages [N] the laws of group advantages.
+    """Checks a function (rewards [N], group_ids [N]) ↦ advantages [N] against the laws of group advantages.
 
-    `like` is the normaliser that it is said to be: ZScore(ddof, eps), Centred() or LeaveOneOut(). `convert` turns NumPy
-    arrays into the function's own.
+    `like` is the normaliser that it should implement: ZScore(ddof, eps), Centred() or LeaveOneOut(). `convert` turns NumPy
+    arrays into the arrays that the function expects. Other arguments as in `check`.
 
     >>> from gspo_core import group_advantages, laws
     >>> laws.check_advantages(group_advantages, examples=5).ok
     True
     """
-    subject, setting = AdvantageFunction(_title(fn), fn, convert), Stated(like)
-    return Report(subject.name, str(like), "", seed, tuple(run(law, subject, setting, seed, examples) for law in laws))
+    subject, setting = AdvantageFunction(_title(fn), fn, convert), AdvantageSetting(like)
+    chosen = ADVANTAGE_LAWS if laws is None else laws
+    return Report(subject.name, str(like), "", seed, tuple(run(law, subject, setting, seed, examples) for law in chosen))
 
 
 def check_clip_fraction(
@@ -144,22 +150,29 @@ def check_clip_fraction(
     per_token: bool = False,
     convert: Callable[[Any], Any] = np.asarray,
     examples: int = EXAMPLES,
-    laws: Iterable[Law] = FRACTION_LAWS,
+    laws: Iterable[Law] | None = None,
 ) -> Report:
-    """Asks a function (logp, old_logp, advantage, mask) ↦ fraction whether it is the clip fraction of an objective.
+    """Checks a function (logp, old_logp, advantage, mask) ↦ fraction against the laws of clip fractions.
 
-    `per_token` says that it is a fraction of tokens, else of non-empty responses.
+    `like` is the objective whose clipped units it should count: a fraction of tokens if `per_token`, else of non-empty
+    responses. Other arguments as in `check_advantages`.
+
+    >>> from gspo_core import GSPO, Padded, laws, policy_loss
+    >>> def clip_fraction(logp, old_logp, advantage, mask):
+    ...     clipped = policy_loss(GSPO, logp, old_logp, advantage, Padded(mask)).clipped
+    ...     return clipped.sum() / mask.any(axis=1).sum()
+    >>> laws.check_clip_fraction(clip_fraction, examples=5).ok
+    True
     """
-    subject = ClipFraction(_title(fn), fn, per_token, convert)
+    subject = ClipFractionFunction(_title(fn), fn, per_token, convert)
     setting = Setting(like, implied(like))
-    verdicts = tuple(run(law, subject, setting, seed, examples) for law in laws)
+    chosen = FRACTION_LAWS if laws is None else laws
+    verdicts = tuple(run(law, subject, setting, seed, examples) for law in chosen)
     return Report(subject.name, _name_of(like), "", seed, verdicts)
 
 
 def _name_of(objective: Objective) -> str:
-    from gspo_core.objectives import presets  # noqa: PLC0415 - only for a name
-
-    named = {value: name for name, value in vars(presets).items() if isinstance(value, Objective)}
+    named = {value: name for name, value in PRESETS.items()}
     if objective in named:
         return named[objective]
     for value, name in named.items():

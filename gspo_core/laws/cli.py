@@ -1,4 +1,4 @@
-"""gspo-laws package.module:name: check or profile a loss from a shell.
+"""gspo-laws package.module:name, or python -m gspo_core.laws: check or profile a loss from a shell.
 
 Exit status 0 if all laws hold, 1 if one is broken, 2 if the loss cannot be found or called.
 """
@@ -7,28 +7,47 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gspo_core.objectives.loss import Objective
+from gspo_core.objectives.presets import PRESETS
+
+from .cards.page import page
+from .cards.profiling import profile
+from .checking import check
+from .kit.frameworks import FRAMEWORKS
+from .kit.runner import EXAMPLES
+
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="gspo-laws", description="Check a policy loss against the laws that it claims.")
+    parser = argparse.ArgumentParser(
+        prog="gspo-laws", description="Check a policy loss against the laws of GSPO, or of another preset."
+    )
     parser.add_argument("loss", help="package.module:name of a function (logp, old_logp, advantage, mask) -> scalar")
-    parser.add_argument("--like", default="GSPO", help="the preset whose claims it shares (default GSPO)")
-    parser.add_argument("--clip", nargs=2, type=float, metavar=("LOW", "HIGH"), help="its clip range, if not the preset's")
-    parser.add_argument("--profile", action="store_true", help="claim nothing; find out what it does")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
-    parser.add_argument("--examples", type=int, help="per law")
-    parser.add_argument("--framework", choices=("numpy", "torch", "jax"), help="default: found out")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything as JSON")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a report card")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--like", metavar="PRESET", help=f"check the claims of this preset (default GSPO): {', '.join(PRESETS)}"
+    )
+    parser.add_argument(
+        "--clip", nargs=2, type=float, metavar=("LOW", "HIGH"), help="the loss's clip range, if not the preset's"
+    )
+    parser.add_argument("--profile", action="store_true", help="measure what the loss computes; do not assume a preset")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random batches (default 0)")
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help=f"random batches per law (default {EXAMPLES})")
+    parser.add_argument("--framework", choices=tuple(FRAMEWORKS), help="default: the first one that the loss accepts")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="also write the results as an HTML page")
+    args = parser.parse_args(argv)
+    if args.profile and (args.like or args.clip):
+        parser.error("--profile finds the preset and the clip range itself; leave out --like and --clip")
+    return args
 
 
 def _load(path: str) -> Any:
-    """The object at package.module:name; the current folder is searched, too."""
+    """The object at package.module:name, which may be in the current folder."""
     module, _, name = path.partition(":")
     if not name:
         raise ValueError(f"expected package.module:name, got {path!r}")
@@ -39,38 +58,36 @@ def _load(path: str) -> Any:
     return found
 
 
-def _like(name: str, clip: Sequence[float] | None) -> Any:
-    from dataclasses import replace  # noqa: PLC0415
+def _objective(name: str | None, clip: Sequence[float] | None) -> Objective:
+    """The preset, with another clip range if one is given."""
+    chosen = PRESETS.get((name or "GSPO").upper())
+    if chosen is None:
+        raise ValueError(f"--like: expected one of {', '.join(PRESETS)}, got {name}")
+    return chosen.with_clip(*clip) if clip else chosen
 
-    from gspo_core.objectives import presets  # noqa: PLC0415
-    from gspo_core.objectives.clipped_surrogates import Clip  # noqa: PLC0415
 
-    objective = getattr(presets, name.upper(), None)
-    if objective is None:
-        raise ValueError(f"--like: no preset is named {name}")
-    return replace(objective, surrogate=Clip(*clip)) if clip else objective
+def _print(text: str) -> None:
+    """Prints, and stays quiet if the reader of a pipe has gone (`gspo-laws … | head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # Python flushes stdout once more at exit, which would raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; see the module."""
+    """Runs the command and returns its exit status; see the module."""
     args = _arguments(argv)
-    # Imported here so that --help answers at once.
-    from .cards.page import page  # noqa: PLC0415
-    from .cards.profiling import profile  # noqa: PLC0415
-    from .checking import check  # noqa: PLC0415
-    from .kit.frameworks import FRAMEWORKS  # noqa: PLC0415
-    from .kit.runner import EXAMPLES  # noqa: PLC0415
-
-    options: dict[str, Any] = {"seed": args.seed, "examples": args.examples or EXAMPLES}
+    options: dict[str, Any] = {"seed": args.seed, "examples": args.examples}
     if args.framework:
         options["framework"] = FRAMEWORKS[args.framework]
     try:
         loss = _load(args.loss)
-        found: Any = profile(loss, **options) if args.profile else check(loss, _like(args.like, args.clip), **options)
+        found: Any = profile(loss, **options) if args.profile else check(loss, _objective(args.like, args.clip), **options)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         print(f"gspo-laws: {error}", file=sys.stderr)
         return 2
-    print(found)
+    _print(str(found))
     if args.json:
         args.json.write_text(found.json() + "\n", encoding="utf-8")
     if args.html:

@@ -1,4 +1,4 @@
-"""pytest: one test for each law that a loss claims."""
+"""pytest: one test for each law that applies to a loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import GSPO
 
 from .chapters.catalogue import LAWS
-from .checking import Loss, subject_of
+from .checking import LossFunction, subject_of
 from .kit.claim import Claim
 from .kit.law import Law
 from .kit.report import indented
@@ -20,7 +20,7 @@ from .kit.subject import Framework, Names, Subject
 
 
 def conformance(
-    loss: Objective | Loss | Subject,
+    loss: Objective | LossFunction | Subject,
     like: Objective = GSPO,
     seed: int = 0,
     *,
@@ -30,13 +30,14 @@ def conformance(
     names: Names | None = None,
     examples: int = EXAMPLES,
 ) -> Callable[[Callable[..., Any]], Callable[[Law], None]]:
-    """A decorator that turns a function into one pytest test per claimed law.
+    """A decorator that turns a function into one pytest test per law that applies.
 
         @laws.conformance(my_loss, like=GSPO)
         def test_my_loss(law): ...
 
-    The decorated function's body is not run, its name is the tests'. A broken law fails with its counterexample and both
-    numbers; a law that no case could have broken fails as vacuous. Arguments as in `check`; needs pytest.
+    The tests have the name of the function, whose body is not run, and the id `Law.slug`, so that `pytest -k padding` selects
+    laws. A broken law fails with its counterexample and both numbers; a law that no case could have broken fails as untested.
+    Arguments as in `check`; needs pytest.
     """
     subject = subject_of(loss, framework=framework, names=names)
     setting = Setting(like, (subject.claims(like) | set(claims)) - set(without))
@@ -52,7 +53,7 @@ def conformance(
 
         test.__name__, test.__qualname__, test.__module__ = function.__name__, function.__qualname__, function.__module__
         test.__doc__ = function.__doc__
-        marked: Callable[[Law], None] = pytest.mark.parametrize("law", claimed, ids=[law.name for law in claimed])(test)
+        marked: Callable[[Law], None] = pytest.mark.parametrize("law", claimed, ids=[law.slug for law in claimed])(test)
         return marked
 
     return expanded

@@ -1,4 +1,4 @@
-"""Second derivatives are those of the papers' formulas, stop-gradients included (theory B4)."""
+"""Second derivatives are those of the papers' formulas, stop-gradients included (docs/theory.md, B4)."""
 
 from __future__ import annotations
 

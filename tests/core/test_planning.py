@@ -14,7 +14,7 @@ from support.oracles import loss as oracle
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Packed, Padded, group_advantages, plan, policy_loss
 from gspo_core.advantages import Centred, decoupled_advantages
-from gspo_core.laws.kit.oracle import Verdict, judge
+from gspo_core.laws.kit.oracle import ScalarLoss, scalar_loss
 from gspo_core.objectives import DAPO, DR_GRPO, presets
 from gspo_core.planning import Plan
 
@@ -34,10 +34,10 @@ def batches(draw: st.DrawFn) -> tuple[list[float], list[int], Any, Any, Any]:
     return rewards, ids, old + 0.3 * rng.normal(size=mask.shape), old, mask
 
 
-def oracle_loss(name: str, logp: Any, old: Any, advantage: list[float], mask: Any) -> Verdict:
+def oracle_loss(name: str, logp: Any, old: Any, advantage: list[float], mask: Any) -> ScalarLoss:
     """The whole batch in scalar loops, nobody dropped; D its own count."""
     tokens = [[a] * mask.shape[1] for a in advantage]
-    return judge(getattr(presets, name), logp.tolist(), old.tolist(), tokens, mask.tolist())
+    return scalar_loss(getattr(presets, name), logp.tolist(), old.tolist(), tokens, mask.tolist())
 
 
 @pytest.mark.parametrize("name", ["GSPO", "GSPO_TOKEN", "GRPO", "DAPO"])

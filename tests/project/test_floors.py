@@ -26,6 +26,7 @@ FLOORS = [
     {"metrics"},
     {"__init__"},
     {"laws"},
+    {"__main__"},
 ]
 """Folders and modules of the core from the ground up. A room imports from lower floors and from inside itself."""
 

@@ -12,7 +12,7 @@ from support.arrangements import PADDED, Arrangement, Ready
 from support.libraries import Library
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Loss, Objective, PerToken, TokenMean, policy_loss
-from gspo_core.laws.kit.oracle import Verdict, judge
+from gspo_core.laws.kit.oracle import ScalarLoss, scalar_loss
 from gspo_core.layouts import Layout
 
 POISONS = [np.nan, np.inf, -np.inf, 1e30, -1e30, 0.0]
@@ -60,7 +60,7 @@ class Batch:
 
     def judged(
         self, case: Case, advantage: np.ndarray | None = None, over_tokens: bool = False, denominator: float | None = None
-    ) -> Verdict:
+    ) -> ScalarLoss:
         """The oracle's verdict with this batch's clip range; [N] advantages are copied to every token."""
         advantage = self.advantage if advantage is None else advantage
         if advantage.ndim == 1:
@@ -68,7 +68,7 @@ class Batch:
         objective = self.with_clip(case.preset)
         objective = replace(objective, reduction=TokenMean()) if over_tokens else objective
         rows = (self.logp.tolist(), self.old_logp.tolist(), advantage.tolist(), self.mask.tolist())
-        return judge(objective, *rows, denominator)
+        return scalar_loss(objective, *rows, denominator)
 
     def rounded(self, dtype: Any) -> Batch:
         """What survives a cast to dtype, in float64 again."""

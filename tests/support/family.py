@@ -46,13 +46,13 @@ class Member:
         """[N], or [N, T] where the ratio takes that."""
         return batch.token_advantage if per_token and self.per_token else batch.advantage
 
-    def judged(self, batch: Batch, advantage: np.ndarray, logp: np.ndarray | None = None) -> oracle.Verdict:
+    def judged(self, batch: Batch, advantage: np.ndarray, logp: np.ndarray | None = None) -> oracle.ScalarLoss:
         """The oracle's verdict, at other log-probs if given."""
         at_tokens = np.repeat(advantage[:, None], batch.mask.shape[1], axis=1) if advantage.ndim == 1 else advantage
         logp = batch.logp if logp is None else logp
         rows = (logp.tolist(), batch.old_logp.tolist(), at_tokens.tolist(), batch.mask.tolist())
         method = oracle_family.METHODS.get(self.name)
-        return oracle.judge(self.objective, *rows) if method is None else oracle_family.judge(method, *rows)
+        return oracle.scalar_loss(self.objective, *rows) if method is None else oracle_family.judge(method, *rows)
 
     def rounding(self, batch: Batch, eps: float) -> float:
         """What a token's log ratio is off by, in nats: its own rounding, and its share of that of a sum of T of them."""

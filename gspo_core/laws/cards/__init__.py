@@ -1,1 +1,1 @@
-"""Profiles and report cards: measuring what a loss does, and writing it down."""
+"""Profiles and pages: measuring what a loss computes, and writing results as text, HTML and docs/laws.md."""

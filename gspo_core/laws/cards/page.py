@@ -1,4 +1,4 @@
-"""A report card as one HTML file without scripts or links."""
+"""The results of a check or a profile as one HTML file without scripts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from html import escape
 from typing import Any
 
 from gspo_core.laws.kit.report import Report
-from gspo_core.laws.kit.runner import Status, Verdict
+from gspo_core.laws.kit.runner import LawVerdict, Status
 
 from .profiling import Profile
+from .sources import as_html
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -16,15 +17,15 @@ table { border-collapse: collapse; width: 100%; } td { border-top: 1px solid #dd
 .good { color: #17692c; } .bad { color: #a4161a; font-weight: 600; } .grey { color: #777; }
 pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: 13px; }
 """
-CLASSES = {Status.KEPT: "good", Status.BROKEN: "bad", Status.VACUOUS: "bad", Status.NOT_CLAIMED: "grey"}
+CLASSES = {Status.KEPT: "good", Status.BROKEN: "bad", Status.UNTESTED: "bad", Status.NOT_CLAIMED: "grey"}
 
 
 def page(found: Report | Profile) -> str:
-    """The report card of a check or a profile."""
+    """The HTML page of a check or a profile."""
     report = found.report if isinstance(found, Profile) else found
     title = f"{report.subject}, like {report.like}"
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
-    summary = f"{len(report.kept)} laws hold, {len(report.broken)} are broken ({report.framework}, seed {report.seed})"
+    summary = f"{report.summary} ({report.framework}, seed {report.seed})"
     trusted = "".join(f"<p>Not checked: {escape(words)}.</p>" for words in report.unchecked)
     findings = _findings(found) if isinstance(found, Profile) else ""
     rows = "".join(_row(v) for v in report.verdicts)
@@ -36,14 +37,14 @@ def page(found: Report | Profile) -> str:
 def _findings(profile: Profile) -> str:
     def row(f: Any) -> str:
         mark = "<td class='good'>same as the paper" if f.agrees else "<td class='bad'>different"
-        return f"<tr>{mark}</td><td>{escape(f.says)}</td></tr>"
+        return f"<tr>{mark}</td><td>{escape(f.sentence)}</td></tr>"
 
-    return f"<h2>What it does</h2><table>{''.join(row(f) for f in profile.findings)}</table>"
+    return f"<h2>Measured properties</h2><table>{''.join(row(f) for f in profile.findings)}</table>"
 
 
-def _row(v: Verdict) -> str:
-    told = ""
+def _row(v: LawVerdict) -> str:
+    broken = ""
     if v.violation is not None:
-        told = f"<br>{escape(v.law.otherwise)}.<pre>{escape(str(v.violation))}</pre>"
-    name = f"{escape(v.law.name)}<br><span class='grey'>{escape(v.law.source)}</span>{told}"
+        broken = f"<br>{escape(v.law.otherwise)}.<pre>{escape(str(v.violation))}</pre>"
+    name = f"{escape(v.law.name)}<br><span class='grey'>{as_html(escape(v.law.source))}</span>{broken}"
     return f"<tr><td class='{CLASSES[v.status]}'>{escape(v.status.value)}</td><td>{name}</td></tr>"

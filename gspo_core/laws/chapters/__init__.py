@@ -1,1 +1,1 @@
-"""The laws, by subject."""
+"""The laws, one module per subject; `catalogue` lists all of them."""

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 from gspo_core.laws.kit.law import Law
 
-from .algebra import ALGEBRA
 from .clip import CLIP
+from .clip_bounds import CLIP_BOUNDS
+from .clip_fraction import FRACTION_LAWS
 from .credit import CREDIT
-from .edges import EDGES
-from .extras import EXTRAS
 from .extremes import EXTREMES
-from .fraction import FRACTION_LAWS
+from .group_advantages import ADVANTAGE_LAWS
+from .gspo_token import GSPO_TOKEN_LAWS
 from .layouts import LAYOUTS
 from .masks import MASKS
+from .micro_batches import MICRO_BATCHES
 from .numerics import NUMERICS
+from .other_inputs import OTHER_INPUTS
 from .paper import PAPER
-from .parts import PARTS
 from .ratio import RATIO
+from .ratio_algebra import RATIO_ALGEBRA
 from .reduction import REDUCTION
 from .reports import REPORTS
-from .rewards import ADVANTAGE_LAWS
-from .tokens import TOKENS
 
 LAWS: tuple[Law, ...] = (
     *PAPER,
     *RATIO,
-    *ALGEBRA,
+    *RATIO_ALGEBRA,
     *CLIP,
-    *EDGES,
+    *CLIP_BOUNDS,
     *CREDIT,
-    *TOKENS,
+    *GSPO_TOKEN_LAWS,
     *REDUCTION,
     *MASKS,
-    *PARTS,
+    *MICRO_BATCHES,
     *LAYOUTS,
     *NUMERICS,
     *EXTREMES,
     *REPORTS,
-    *EXTRAS,
+    *OTHER_INPUTS,
 )
 
 
 EVERY: tuple[Law, ...] = (*LAWS, *ADVANTAGE_LAWS, *FRACTION_LAWS)
-"""Those about advantages and clip fractions, too."""
+"""Also the laws about advantages and clip fractions."""
 
 
 def named(name: str) -> Law:

@@ -1,4 +1,4 @@
-"""The clip: who is silent, who is not, and where the band ends (theory E, B5-B7)."""
+"""The clip: which units have a gradient, where the clip range ends, and the value beyond it."""
 
 from __future__ import annotations
 
@@ -20,58 +20,58 @@ SIGNS = [1.0, -1.0]
 
 
 def _level(setting: Setting, times: float, length: int, advantage: float) -> Batch:
-    """One response, all tokens `times` the log bound on that side."""
+    """One response, all tokens with a log ratio of `times` the log bound on that side."""
     low, high = setting.log_bounds
     return Batch.of([[times * high if times > 0 else -times * low] * length], [advantage])
 
 
 @law(
     "a clipped unit has no gradient",
-    source="theory E2; GSPO eq. 5",
-    otherwise="units beyond the band still move the policy",
-    needs={Claim.CLIP, Claim.JUDGED},
+    source="docs/theory.md, E2; GSPO eq. 5",
+    otherwise="units beyond the clip range still change the policy",
+    needs={Claim.CLIP, Claim.KNOWN_FORMULA},
     cases=lambda setting: batches(setting, kinds=["level", "spread", "beyond", "equal"], advantages=[1.0, -1.0, 2.0]),
     anchors=lambda setting: [_level(setting, 2.0, 1, 1.0), _level(setting, -2.0, 1, -1.0)],
 )
 def silent(subject: Subject, setting: Setting, batch: Batch) -> bool:
-    """u = 0 for A > 0 with r > 1 + ε_high, and for A < 0 with r < 1 − ε_low."""
+    """No gradient for A > 0 with r > 1 + ε_high, and for A < 0 with r < 1 − ε_low."""
     if not setting.is_clear(batch, subject.kink):
         return False
-    clipped = np.array(setting.verdict(batch).clipped, dtype=bool)
+    clipped = np.array(setting.expected(batch).clipped, dtype=bool)
     where = batch.mask & (clipped if setting.like.ratio.per_token else clipped[:, None])
-    zero(subject(batch.poisoned(0.0)), where, setting, batch, "the gradient of clipped units")
+    zero(subject(batch.with_padding(0.0)), where, setting, batch, "the gradient of clipped units")
     return bool(where.any())
 
 
 @law(
-    "an unclipped unit is live, however far from 1 on its other side",
-    source="theory E1, E2: only one bound matters for each sign",
-    otherwise="units that should learn are silent: the clip is on the wrong side, or on both, or a guard cuts them off",
-    needs={Claim.CLIP, Claim.JUDGED},
+    "an unclipped unit has a gradient, however far its ratio is from 1",
+    source="docs/theory.md, E1 and E2: for each sign of A only one bound matters",
+    otherwise="units that should learn have no gradient: the clip is on the wrong side, or on both, or an overflow guard acts",
+    needs={Claim.CLIP, Claim.KNOWN_FORMULA},
     cases=lambda setting: batches(setting, kinds=["level", "spread", "beyond", "equal"], advantages=[1.0, -1.0, 2.0]),
     anchors=lambda setting: [_level(setting, 2.0, 1, -1.0), _level(setting, -2.0, 1, 1.0)],
 )
 def live(subject: Subject, setting: Setting, batch: Batch) -> bool:
-    """u = 1 for A > 0 with r ≤ 1 + ε_high, and for A < 0 with r ≥ 1 − ε_low; then ∂loss/∂logp = −A r · share."""
+    """∂loss/∂logp = −A r · share for A > 0 with r ≤ 1 + ε_high, and for A < 0 with r ≥ 1 − ε_low."""
     if not setting.is_clear(batch, subject.kink):
         return False
-    expected = np.array(setting.verdict(batch).weight)
-    found = subject(batch.poisoned(0.0))
+    expected = np.array(setting.expected(batch).weight)
+    found = subject(batch.with_padding(0.0))
     chosen = found._replace(weight=np.where(expected != 0, found.weight, 0.0))
-    same_weight(chosen, expected, setting, batch, "the gradient of live units")
+    same_weight(chosen, expected, setting, batch, "the gradient of unclipped units")
     return bool(expected.any())
 
 
 @law(
-    "beyond the band the loss is that of the bound",
-    source="theory E1: A min(r, 1 + ε_high) for A > 0, A max(r, 1 − ε_low) for A < 0",
-    otherwise="a clipped unit pays another price than the bound's",
+    "beyond the clip range the loss stays at the value of the bound",
+    source="docs/theory.md, E1: A min(r, 1 + ε_high) for A > 0, A max(r, 1 − ε_low) for A < 0",
+    otherwise="the loss of a clipped unit is not the constant at the bound",
     needs={Claim.CLIP, Claim.LEVEL_RATIO, Claim.SEQUENCE_MEAN},
     cases=lambda setting: st.tuples(st.sampled_from([1.5, 3.0, 10.0]), st.integers(1, 3), st.sampled_from(SIGNS)),
     anchors=lambda setting: [(2.0, 1, 1.0), (2.0, 1, -1.0)],
 )
 def flat(subject: Subject, setting: Setting, case: tuple[float, int, float]) -> bool:
-    """One response with A = ±1, all tokens beyond the bound that matters: −(1 + ε_high) or 1 − ε_low."""
+    """One response with A = ±1, all tokens beyond the bound that matters: the loss is −(1 + ε_high) or 1 − ε_low."""
     times, length, sign = case
     low, high = (getattr(setting.like.surrogate, name) for name in ("low", "high"))
     batch = _level(setting, times * sign, length, sign)
@@ -82,9 +82,9 @@ def flat(subject: Subject, setting: Setting, case: tuple[float, int, float]) -> 
 
 
 @law(
-    "the band reaches from 1 − ε_low to 1 + ε_high",
+    "the clip range reaches from 1 − ε_low to 1 + ε_high",
     source="GSPO section 5.1: left 3e-4, right 4e-4",
-    otherwise="the bounds are elsewhere: swapped, of another size, or measured on another scale",
+    otherwise="the bounds are different: swapped, of another size, or applied to another quantity than the ratio",
     needs={Claim.CLIP, Claim.LEVEL_RATIO},
     cases=lambda setting: st.tuples(
         st.sampled_from([0.8, 0.9, 0.97, 1.03, 1.1, 1.2]), st.integers(1, 2), st.sampled_from(SIGNS)
@@ -100,16 +100,16 @@ def band(subject: Subject, setting: Setting, case: tuple[float, int, float]) -> 
         return False
     found = subject(batch)
     side = "1 + ε_high" if sign > 0 else "1 − ε_low"
-    what = f"whether a response at {times:g} times the bound {side} is live"
+    what = f"whether a response at {times:g} times the bound {side} has a gradient (1: yes, 0: no)"
     allowed = found.noise * scale_of(setting, batch) * 4
     demand(float(np.abs(found.weight).sum() > max(allowed, 1e-6)), float(times < 1), 0.0, what, batch)
     return True
 
 
 @law(
-    "on a bound exactly, a unit is live",
-    source="theory B6, B7: u is defined with ≤ and ≥; min and clip of frameworks give 0.75 or 1 of the gradient",
-    otherwise="the subgradient at the bound is left to chance",
+    "exactly on a bound a unit has a gradient",
+    source="docs/theory.md, B6 and B7: the bounds are included; autodiff of min and clip gives 0.75 or 1 of the gradient",
+    otherwise="the gradient exactly on a bound depends on the autodiff rule of the library",
     needs={Claim.CLIP, Claim.EDGES, Claim.LEVEL_RATIO},
     cases=lambda setting: st.tuples(
         st.lists(st.sampled_from(SIGNS), min_size=1, max_size=3), st.sampled_from([1, 2, 4]), st.sampled_from(SIGNS)
@@ -119,7 +119,7 @@ def band(subject: Subject, setting: Setting, case: tuple[float, int, float]) -> 
 def edge(subject: Subject, setting: Setting, case: tuple[list[float], int, float]) -> bool:
     """d = log(1 + ε_high) or log(1 − ε_low) on every token: ∂loss/∂logp = −A r · share for either sign of A.
 
-    Lengths are powers of two: then the mean of equal numbers is that number to the last bit.
+    Lengths are powers of two, for which the mean of equal numbers is exact.
     """
     signs, length, side = case
     low, high = setting.log_bounds
@@ -130,43 +130,43 @@ def edge(subject: Subject, setting: Setting, case: tuple[list[float], int, float
 
 
 def _share(setting: Setting, length: int) -> float:
-    """A token's share of its response, before the common division."""
+    """A token's share in its response, before the division by the count."""
     return 1.0 / length if Claim.SEQUENCE_MEAN in setting.claims else 1.0
 
 
 @law(
     "all tokens of a response are clipped together",
-    source="GSPO eq. 10: one gate for each response; clipping token by token was Soup#744",
-    otherwise="clips token by token",
+    source="GSPO eq. 10: one clip decision per response; clipping token by token: Soup#744",
+    otherwise="the clip decides token by token",
     needs={Claim.CLIP, Claim.MEAN_RATIO},
     cases=lambda setting: batches(setting, rows=(1, 2), width=(2, 3), kinds=["spread", "beyond"], advantages=[1.0, -1.0]),
     anchors=lambda setting: [Batch.of([[3.0, -3.0]], [1.0]), Batch.of([[3.0, -3.0]], [-1.0])],
 )
 def together(subject: Subject, setting: Setting, batch: Batch) -> bool:
     """With one advantage per response, the gradient is the same number at each of its tokens."""
-    batch = batch.poisoned(0.0)
+    batch = batch.with_padding(0.0)
     if not setting.is_clear(batch, subject.kink):
         return False
     found = subject(batch)
     count = np.maximum(1, batch.lengths)[:, None]
     mean = np.where(batch.mask, np.where(batch.mask, found.weight, 0.0).sum(axis=1, keepdims=True) / count, 0.0)
     inside = found._replace(weight=np.where(batch.mask, found.weight, 0.0))
-    same_weight(inside, mean, setting, batch, "the gradient", "the mean over each response's tokens is what the law says:")
+    same_weight(inside, mean, setting, batch, "the gradient", "required: the mean over each response's tokens")
     return bool((batch.mask.sum(axis=1) > 1).any())
 
 
 @law(
-    "a bad unit pays at most the ceiling",
-    source="theory E2; D. Ye et al., arXiv 1912.09729, eq. 4",
-    otherwise="the dual clip is ignored",
+    "with a negative advantage the loss is at most the cap of the dual clip",
+    source="docs/theory.md, E2; D. Ye et al., arXiv 1912.09729, eq. 4",
+    otherwise="the dual clip has no effect",
     needs={Claim.CEILING, Claim.LEVEL_RATIO, Claim.SEQUENCE_MEAN},
     cases=lambda setting: st.tuples(st.sampled_from([1.5, 4.0]), st.integers(1, 3)),
     anchors=lambda setting: [(2.0, 1)],
 )
 def ceiling(subject: Subject, setting: Setting, case: tuple[float, int]) -> bool:
-    """A = −1 and r beyond cap: loss cap, gradient 0."""
+    """A = −1 and r > cap: the loss is cap, the gradient 0."""
     times, length = case
-    cap = float(getattr(setting.like.surrogate, "cap"))  # noqa: B009 - the claim says that it is there
+    cap = float(getattr(setting.like.surrogate, "cap"))  # noqa: B009 - the claim CEILING implies it
     batch = Batch.of([[times * math.log(cap)] * length], [-1.0])
     found = subject(batch)
     same_value(found, cap, setting, batch, "the loss")
@@ -176,8 +176,8 @@ def ceiling(subject: Subject, setting: Setting, case: tuple[float, int]) -> bool
 
 @law(
     "clipping never raises the objective",
-    source="theory E1: J_clip ≤ J_unclipped",
-    otherwise="takes the maximum where the paper takes the minimum",
+    source="docs/theory.md, E1: J_clip ≤ J_unclipped",
+    otherwise="the loss takes the maximum of the two gains where the paper takes the minimum",
     needs={Claim.UNBOUNDED, Claim.LEVEL_RATIO, Claim.SEQUENCE_MEAN},
     cases=lambda setting: st.tuples(st.sampled_from([-3.0, -1.5, 1.5, 3.0, 10.0]), st.sampled_from(SIGNS)),
     anchors=lambda setting: [(2.0, 1.0), (-2.0, -1.0)],
@@ -189,8 +189,8 @@ def pessimistic(subject: Subject, setting: Setting, case: tuple[float, float]) -
     unclipped = -math.exp(float(batch.d[0, 0])) * sign
     found = subject(batch)
     short = min(0.0, found.value - unclipped)
-    note = f"the unclipped loss is {unclipped:.6g}, the clipped one {found.value:.6g}; lower by"
-    demand(short, 0.0, rounding(found, batch) * abs(unclipped), "how far clipping lowers the loss", batch, note)
+    note = f"the unclipped loss is {unclipped:.6g}, the clipped one {found.value:.6g}; required: not below it"
+    demand(short, 0.0, rounding(found, batch) * abs(unclipped), "the change of the loss by clipping, if below 0", batch, note)
     return times * sign > 0
 
 

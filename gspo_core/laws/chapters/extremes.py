@@ -1,4 +1,4 @@
-"""Extremes: numbers that overflow, guards, and responses of many tokens (theory H1, H2, H5)."""
+"""Extremes: log ratios that overflow, guards against it, and responses of many tokens."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Rows = list[tuple[float, float]]
 
 @law(
     "finite log-probs give a finite loss and gradient",
-    source="theory H1: exp overflows where the unit is clipped anyway, and 0 · ∞ is NaN (OpenRLHF#1293)",
-    otherwise="overflows: NaN or infinity in the loss or in the gradient",
+    source="docs/theory.md, H1: exp overflows where the unit is clipped anyway, and 0 · ∞ is NaN: OpenRLHF#1293",
+    otherwise="exp overflows: NaN or infinity in the loss or in the gradient",
     cases=lambda setting: st.tuples(
         st.lists(st.tuples(st.sampled_from(HUGE), st.sampled_from(SIZES)), min_size=1, max_size=3),
         st.sampled_from([[1.0], [1.0, 1.0, 1.0], [1.0, -1.0, 0.0], [1.0, 1.0, -1.0]]),
@@ -37,7 +37,7 @@ Rows = list[tuple[float, float]]
     ],
 )
 def finite(subject: Subject, setting: Setting, case: tuple[Rows, list[float], Any]) -> bool:
-    """Log ratios up to ±10⁶, alike or mixed within a response, in both precisions; A of both signs and sizes, and 0."""
+    """Log ratios up to ±10⁶, equal or mixed within a response, in float64 and float32, for A of both signs and 0."""
     rows, shape, dtype = case
     batch = Batch.of([[x * times for times in shape] for x, _ in rows], [a for _, a in rows])
     found = subject(batch, dtype=dtype)
@@ -48,16 +48,16 @@ def finite(subject: Subject, setting: Setting, case: tuple[Rows, list[float], An
 
 
 @law(
-    "no guard touches a ratio below e⁵⁰",
-    source="design: a guard changes nothing inside |log s| < 50; zero gradient above e¹⁰ is verl's and SkyRL's",
-    otherwise="large ratios are capped: bad responses that have become much likelier are not pushed down as they should be",
+    "no overflow guard changes ratios below e⁵⁰",
+    source="docs/theory.md, H1: an overflow guard is needed far beyond log s = 50 only; no gradient above e¹⁰: verl, SkyRL",
+    otherwise="large ratios are capped: bad responses that became much likelier have too small a gradient",
     needs={Claim.UNBOUNDED, Claim.LEVEL_RATIO, Claim.SEQUENCE_MEAN},
     cases=lambda setting: st.tuples(st.sampled_from([12.0, 25.0, 45.0, 49.5]), st.integers(1, 2), st.sampled_from(DTYPES)),
     anchors=lambda setting: [(12.0, 1, np.float64), (45.0, 1, np.float64)],
     effort=0.2,
 )
 def guard(subject: Subject, setting: Setting, case: tuple[float, int, Any]) -> bool:
-    """A = −1, one response with log ratio x < 50: loss eˣ, gradient eˣ/|y|; in float32, too."""
+    """A = −1 and one response with log ratio x < 50: the loss is eˣ, the gradient eˣ/|y|, in float64 and float32."""
     x, length, dtype = case
     batch = Batch.of([[x] * length], [-1.0])
     found = subject(batch, dtype=dtype)
@@ -68,16 +68,16 @@ def guard(subject: Subject, setting: Setting, case: tuple[float, int, Any]) -> b
 
 
 @law(
-    "beyond the guard a bad response is still pushed down",
-    source="design: exp goes on along its tangent at 50, so that no finite input has a flat spot on its way back",
-    otherwise="the loss is flat for responses that have become far too likely: they have no way back",
+    "beyond the overflow guard a bad response still has a gradient",
+    source="docs/theory.md, H1; this package continues exp along its tangent beyond 50, so that the gradient never vanishes",
+    otherwise="the loss is flat for bad responses that became far too likely: nothing makes them rarer again",
     needs={Claim.UNBOUNDED, Claim.LEVEL_RATIO, Claim.SEQUENCE_MEAN, Claim.RISING, Claim.OWN_GRADIENT},
     cases=lambda setting: st.tuples(st.sampled_from([50.5, 60.0, 1e3, 1e6]), st.sampled_from(DTYPES)),
     anchors=lambda setting: [(60.0, np.float64), (1e6, np.float32)],
     effort=0.1,
 )
 def rising(subject: Subject, setting: Setting, case: tuple[float, Any]) -> bool:
-    """A = −1 and log ratio x > 50: loss e⁵⁰ (1 + x − 50), gradient e⁵⁰."""
+    """A = −1 and log ratio x > 50: the loss is e⁵⁰ (1 + x − 50), the gradient e⁵⁰."""
     x, dtype = case
     batch = Batch.of([[x]], [-1.0])
     found, top = subject(batch, dtype=dtype), math.exp(50.0)
@@ -91,16 +91,16 @@ LONG, SCATTER = 2**15, 0.05
 
 
 class _Long(Batch):
-    """A batch that nobody wants to see."""
+    """A batch that is too long to print."""
 
     def __str__(self) -> str:
-        """What it is made of."""
+        """A description of the batch."""
         lengths = ", ".join(map(str, self.lengths))
-        return f"responses of {lengths} tokens, whose log ratios scatter by {SCATTER}; A = {self.advantage.tolist()}"
+        return f"responses of {lengths} tokens, log ratios with standard deviation {SCATTER}; A = {self.advantage.tolist()}"
 
 
 def _long(seed: int, sign: float, summed: bool) -> Batch:
-    """Responses of up to 32768 tokens; the mean of their log ratios is set, or where that is the unit, the sum."""
+    """Responses of up to 32768 tokens with a given mean log ratio, or a given sum if `summed`."""
     rng = np.random.default_rng(seed)
     lengths = np.array([LONG, LONG - 1, 1000, LONG // 2])[:, None]
     mask = np.arange(LONG) < lengths
@@ -113,27 +113,29 @@ def _long(seed: int, sign: float, summed: bool) -> Batch:
 
 
 @law(
-    "32768 tokens in float32 lose less than a hundredth of the paper's band",
-    source="need 8; theory H5: a band of 3e-4 needs log s to 1e-6, also where it is the mean of 32k numbers",
-    otherwise="log-probs are summed one after another, or before they are subtracted",
-    needs={Claim.JUDGED, Claim.OWN_GRADIENT},
+    "float32 stays accurate over 32768 tokens",
+    source="docs/theory.md, H5: a clip range of 3e-4 needs log s to 1e-6, also as the mean of 32768 numbers",
+    otherwise="log-probs are summed one after another, or before they are subtracted: rounding errors reach the clip range",
+    needs={Claim.KNOWN_FORMULA, Claim.OWN_GRADIENT},
     cases=lambda setting: st.tuples(st.integers(0, 99), st.sampled_from([1.0, -1.0])),
     anchors=lambda setting: [(0, 1.0), (0, -1.0)],
     effort=0.02,
 )
 def long(subject: Subject, setting: Setting, case: tuple[int, float]) -> bool:
-    """The loss in float32 against itself in float64: value and gradient to 1e-6.
+    """Value and gradient in float32 equal those in float64 to 1e-6, a hundredth of the paper's clip range.
 
-    Where the log ratio is the sum of all tokens and not their mean, ten times that; and ρᵏ e^(λ(1−ρ)) magnifies an error of
-    log ρ by |k − λρ|, at most 3 e² here.
+    Ten times that if the log ratio is a sum over the tokens and not a mean; and ρᵏ e^(λ(1−ρ)) magnifies an error of log ρ
+    by |k − λρ|, at most 3 e² here.
     """
     summed = isinstance(setting.like.ratio, (Product, ProductToken))
     batch = _long(*case, summed)
     size = (1e-5 if summed else 1e-6) * (3 * math.exp(2) if isinstance(setting.like.surrogate, GammaWeight) else 1.0)
     wide, narrow = subject(batch), subject(batch, dtype=np.float32)
-    demand(narrow.value, wide.value, size * max(1.0, abs(wide.value)), "the loss in float32, against float64,", batch)
+    demand(
+        narrow.value, wide.value, size * max(1.0, abs(wide.value)), "the loss in float32; required: the loss in float64", batch
+    )
     allowed = size * np.abs(wide.weight) + 1e-30
-    demand(narrow.weight, wide.weight, allowed, "the gradient in float32, against float64,", batch)
+    demand(narrow.weight, wide.weight, allowed, "the gradient in float32; required: the gradient in float64", batch)
     return bool(wide.weight.any())
 
 

@@ -1,4 +1,4 @@
-"""The paper: value and gradient as its formulas say, in scalar loops and by hand (theory A)."""
+"""The paper: value and gradient by its formulas, in scalar loops and computed by hand."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from gspo_core.laws.kit.strategies import any_batches, batches
 from gspo_core.laws.kit.subject import Subject
 
 LOG2 = math.log(2.0)
-# (token log ratios, advantages, mask, value, weight), computed by hand for any band that is not wider than e:
-# ratios ½ with A > 0 and 2 with A < 0 are on the sides that no clip reaches.
+# (token log ratios, advantages, mask, value, weight), computed by hand for any clip range that is not wider than e:
+# ratios ½ with A > 0 and 2 with A < 0 are on the sides that are never clipped.
 HAND = [
     # one response of two tokens with ratio ½, one of one token with ratio 2: −½ · ½ + ½ · 2
     ([[-LOG2, -LOG2], [LOG2, 0.0]], [1.0, -1.0], [[1, 1], [1, 0]], 0.75, [[-0.125, -0.125], [1.0, 0.0]]),
@@ -29,9 +29,9 @@ HAND = [
 
 
 @law(
-    "the numbers computed by hand come out",
+    "the loss equals numbers computed by hand",
     source="GSPO eq. 5 and 10; GRPO eq. 3",
-    otherwise="the loss is another one, up to its scale",
+    otherwise="value or gradient differ from the formula, perhaps by a factor",
     needs={Claim.UNBOUNDED, Claim.LEVEL_RATIO, Claim.SEQUENCE_MEAN},
     cases=lambda setting: st.sampled_from(HAND),
     anchors=lambda setting: list(HAND),
@@ -40,7 +40,7 @@ HAND = [
 def hand(
     subject: Subject, setting: Setting, case: tuple[list[list[float]], list[float], list[list[int]], float, list[list[float]]]
 ) -> bool:
-    """Ratios ½, 1 and 2, lengths 1 and 2: an absolute anchor, in which nothing is computed that could be wrong twice."""
+    """Three batches with ratios ½, 1 and 2 and lengths 1 and 2, whose value and gradient are written as numbers."""
     d, advantage, mask, value, weight = case
     batch = Batch.of(d, advantage, mask)
     if not setting.is_clear(batch, subject.kink):
@@ -52,16 +52,16 @@ def hand(
 
 
 @law(
-    "a response with ratio 4 has the geometric mean of 2 and 8",
-    source="GSPO eq. 7, by hand",
-    otherwise="the ratio is another mean, or none",
+    "token ratios 2 and 8 give a response the ratio 4, their geometric mean",
+    source="GSPO eq. 7, computed by hand",
+    otherwise="the ratio is not the geometric mean of the token ratios",
     needs={Claim.UNBOUNDED, Claim.MEAN_RATIO, Claim.SEQUENCE_MEAN},
     cases=lambda setting: st.just(Batch.of([[LOG2, 3 * LOG2]], [-1.0])),
     anchors=lambda setting: [Batch.of([[LOG2, 3 * LOG2]], [-1.0])],
     effort=0.05,
 )
 def geometric(subject: Subject, setting: Setting, batch: Batch) -> bool:
-    """d = (log 2, log 8), A = −1: loss 4, gradient 2 on each token."""
+    """d = (log 2, log 8) and A = −1: the loss is 4, the gradient 2 on each token."""
     found = subject(batch)
     same_value(found, 4.0, setting, batch, "the loss")
     same_weight(found, [[2.0, 2.0]], setting, batch, "the gradient")
@@ -70,36 +70,36 @@ def geometric(subject: Subject, setting: Setting, batch: Batch) -> bool:
 
 @law(
     "the value is the paper's",
-    source="theory A, E1; for GSPO eq. 5, otherwise the row of docs/family.md",
-    otherwise="the loss is another one",
-    needs={Claim.JUDGED},
+    source="docs/theory.md, E1; GSPO eq. 5, for other presets the formula in docs/family.md",
+    otherwise="the value differs from the formula",
+    needs={Claim.KNOWN_FORMULA},
     cases=any_batches,
     anchors=lambda setting: [Batch.of([[0.0]], [1.0])],
 )
 def value(subject: Subject, setting: Setting, batch: Batch) -> bool:
-    """Against scalar loops that share no code with anything."""
+    """The value equals that of the scalar oracle, which shares no code with the losses."""
     if batch.largest > 49.0 or not setting.is_clear(batch, 1e-9):
         return False
-    same_value(subject(batch.poisoned(0.0)), setting.verdict(batch).value, setting, batch, "the loss")
+    same_value(subject(batch.with_padding(0.0)), setting.expected(batch).value, setting, batch, "the loss")
     return bool(batch.token_advantage.any())
 
 
 @law(
     "the gradient is the paper's",
-    source="theory A; for GSPO eq. 10 with the gate: −A_i s_i u_i/(N |y_i|)",
-    otherwise="the gradient is another one",
-    needs={Claim.JUDGED},
+    source="docs/theory.md, A1 to A8; for GSPO eq. 10 with the clip: −A_i s_i u_i/(N |y_i|), u_i = 0 where clipped, else 1",
+    otherwise="the gradient differs from the formula",
+    needs={Claim.KNOWN_FORMULA},
     cases=batches,
     anchors=lambda setting: [Batch.of([[0.0]], [1.0])],
 )
 def gradient(subject: Subject, setting: Setting, batch: Batch) -> bool:
-    """Token by token, against scalar loops."""
+    """The gradient equals that of the scalar oracle, token by token."""
     if batch.largest > 49.0 or not setting.is_clear(batch, subject.kink):
         return False
     if not subject.own_gradient and Claim.DERIVATIVE not in setting.claims:
-        return False  # differences find the derivative, and the paper's weight is none
-    expected = np.array(setting.verdict(batch).weight)
-    same_weight(subject(batch.poisoned(0.0)), expected, setting, batch, "the gradient")
+        return False  # differences give the derivative of the value, which the paper's weight is not
+    expected = np.array(setting.expected(batch).weight)
+    same_weight(subject(batch.with_padding(0.0)), expected, setting, batch, "the gradient")
     return bool(expected.any())
 
 

@@ -1,4 +1,4 @@
-"""Reductions: how much each response and each token weighs (theory B2, C6, G5)."""
+"""Reductions: the weight of each response and of each token in the loss."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ RAGGED = Batch.of([[0.0, 0.0], [0.0, 0.0]], [1.0, 1.0], [[1, 0], [1, 1]])
 
 
 @law(
-    "every response weighs the same, whatever its length",
-    source="GSPO eq. 5: (1/G) Σ_i. Length-weighted means were trl#3823, ROLL#165",
-    otherwise="long responses weigh more than short ones, or less",
+    "every response has the same weight, whatever its length",
+    source="GSPO eq. 5, (1/G) Σ_i; responses weighted by their length: trl#3823, ROLL#165",
+    otherwise="long responses have more weight than short ones, or less",
     needs={Claim.SEQUENCE_MEAN, Claim.LEVEL_RATIO},
     cases=lambda setting: batches(setting, kinds=["on policy"], advantages=[1.0, -1.0]),
     anchors=lambda setting: [RAGGED],
 )
 def equal_responses(subject: Subject, setting: Setting, batch: Batch) -> bool:
-    """On policy with |A| = 1 the gradients of each response sum to −A/N."""
-    batch = batch.poisoned(0.0)
+    """On policy with |A| = 1, the gradients of each response sum to −A/N."""
+    batch = batch.with_padding(0.0)
     if not setting.is_clear(batch, subject.kink):
         return False
     full = batch.lengths > 0
@@ -38,16 +38,16 @@ def equal_responses(subject: Subject, setting: Setting, batch: Batch) -> bool:
 
 
 @law(
-    "every token weighs the same",
+    "every token has the same weight",
     source="DAPO, arXiv 2503.14476, eq. 8: 1/Σ_j |y_j|",
-    otherwise="tokens of long responses weigh less than those of short ones, or more",
+    otherwise="tokens of long responses have less weight than those of short ones, or more",
     needs={Claim.TOKEN_MEAN, Claim.LEVEL_RATIO},
     cases=lambda setting: batches(setting, kinds=["on policy"], advantages=[1.0, -1.0]),
     anchors=lambda setting: [RAGGED],
 )
 def equal_tokens(subject: Subject, setting: Setting, batch: Batch) -> bool:
-    """On policy the gradient of every token is −A/Σ_j |y_j|."""
-    batch = batch.poisoned(0.0)
+    """On policy, the gradient of every token is −A/Σ_j |y_j|."""
+    batch = batch.with_padding(0.0)
     if not setting.is_clear(batch, subject.kink):
         return False
     expected = -batch.token_advantage / max(1, int(batch.mask.sum()))
@@ -57,16 +57,16 @@ def equal_tokens(subject: Subject, setting: Setting, batch: Batch) -> bool:
 
 @law(
     "the order of the responses does not matter",
-    source="theory C6",
-    otherwise="a response's place in the batch matters",
+    source="docs/theory.md, C6",
+    otherwise="the loss depends on the position of a response in the batch",
     cases=lambda setting: batches(setting, rows=(2, 3)).flatmap(lambda b: st.tuples(st.just(b), orders(len(b.mask)))),
     anchors=lambda setting: [(Batch.of([[0.0], [0.0]], [1.0, -1.0]), [1, 0])],
 )
 def order(subject: Subject, setting: Setting, case: tuple[Batch, list[int]]) -> bool:
-    """Permuted rows: same value, permuted gradient."""
-    batch, new = case[0].poisoned(0.0), case[1]
+    """Permuting the rows leaves the value unchanged and permutes the gradient."""
+    batch, new = case[0].with_padding(0.0), case[1]
     expected, found = subject(batch), subject(batch.rows(new))
-    note = f"rows in the order {new}; in the order given:"
+    note = f"rows in the order {new}; required: the permuted result"
     same_value(found, expected.value, setting, batch, "the loss", note)
     if setting.is_clear(batch, subject.kink):
         same_weight(found, expected.weight[new], setting, batch, "the gradient", note)
@@ -74,18 +74,18 @@ def order(subject: Subject, setting: Setting, case: tuple[Batch, list[int]]) -> 
 
 
 @law(
-    "copying the batch changes nothing but the shares",
-    source="theory C6: a mean, not a sum",
+    "copying the batch does not change the loss",
+    source="docs/theory.md, C6: the loss is a mean, not a sum",
     otherwise="the loss grows or shrinks with the number of responses",
     cases=lambda setting: st.tuples(batches(setting, rows=(1, 2)), st.integers(2, 3)),
     anchors=lambda setting: [(Batch.of([[0.0]], [1.0]), 2)],
 )
 def copies(subject: Subject, setting: Setting, case: tuple[Batch, int]) -> bool:
-    """k copies of every response: same value, 1/k of the gradient each."""
-    batch, times = case[0].poisoned(0.0), case[1]
+    """k copies of every response leave the value unchanged; each copy has 1/k of the gradient."""
+    batch, times = case[0].with_padding(0.0), case[1]
     many = batch.rows(np.tile(np.arange(len(batch.mask)), times))
     expected, found = subject(batch), subject(many)
-    note = f"{times} copies of the batch; of one:"
+    note = f"{times} copies of the batch; required: the result on one"
     same_value(found, expected.value, setting, batch, "the loss", note)
     if setting.is_clear(batch, subject.kink):
         whole = found._replace(weight=found.weight.reshape(times, *batch.mask.shape).sum(axis=0))
@@ -94,23 +94,23 @@ def copies(subject: Subject, setting: Setting, case: tuple[Batch, int]) -> bool:
 
 
 @law(
-    "responses do not see each other",
-    source="GSPO eq. 5 is a sum of terms of single responses; batch-wide centring was Soup#723",
-    otherwise="what happens in one response changes the gradient of another",
+    "a response does not change the gradients of the others",
+    source="GSPO eq. 5 is a sum of terms of single responses; log ratios centred over the batch: Soup#723",
+    otherwise="the log ratios or advantage of one response change the gradient of another",
     cases=lambda setting: st.tuples(batches(setting, rows=(2, 3)), batches(setting, rows=(1, 1), width=(4, 4), holes=False)),
     anchors=lambda setting: [(Batch.of([[0.0], [0.0]], [1.0, -1.0]), Batch.of([[0.5, 0.5, 0.5, 0.5]], [2.0]))],
 )
-def strangers(subject: Subject, setting: Setting, case: tuple[Batch, Batch]) -> bool:
-    """Another content of the first row (same mask) leaves the gradients of all other rows as they are."""
-    batch, other = case[0].poisoned(0.0), case[1]
+def independent(subject: Subject, setting: Setting, case: tuple[Batch, Batch]) -> bool:
+    """Replacing the numbers of the first row (same mask) leaves the gradients of all other rows unchanged."""
+    batch, other = case[0].with_padding(0.0), case[1]
     width = batch.mask.shape[1]
     d, advantage = batch.d.copy(), batch.advantage.copy()
     d[0], advantage[0] = other.d[0, :width], other.advantage[0]
-    changed = Batch(*_log_probs(d), advantage, batch.mask).poisoned(0.0)
+    changed = Batch(*_log_probs(d), advantage, batch.mask).with_padding(0.0)
     if not (setting.is_clear(batch, subject.kink) and setting.is_clear(changed, subject.kink)):
         return False
     expected, found = subject(batch).weight.copy(), subject(changed)
-    note = "the first row was replaced by another of the same length; before:"
+    note = "the first row was replaced by another of the same length; required: the result before that"
     weight = found.weight.copy()
     expected[0], weight[0] = 0.0, 0.0
     noise = found.noise * (1.0 + scale_of(setting, batch) / (scale_of(setting, changed) + 1e-9))  # that of both
@@ -122,4 +122,4 @@ def _log_probs(d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(d, 0.0), -np.maximum(d, 0.0)
 
 
-REDUCTION: list[Law] = [equal_responses, equal_tokens, order, copies, strangers]
+REDUCTION: list[Law] = [equal_responses, equal_tokens, order, copies, independent]

@@ -1,1 +1,1 @@
-"""What a law, a loss under test and a verdict are."""
+"""The machinery of the kit: batches, claims, laws, the loss under test, and running a law on it."""

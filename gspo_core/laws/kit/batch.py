@@ -1,4 +1,4 @@
-"""A small padded batch in float64 NumPy that a person can read: the only data that laws are stated about."""
+"""A small padded batch in float64 NumPy, readable when printed. All laws are stated on such batches."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ TOKEN_ARRAYS = ("logp", "old_logp", "ref_logp", "sampler_logp")
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a loss gets to see. N sequences, T slots; log-probs in nats."""
+    """The inputs of a loss: N sequences in T slots, log-probs in nats."""
 
     logp: Floats
     """[N, T] log-probs under the current policy."""
     old_logp: Floats
-    """[N, T] log-probs under the policy that is being improved upon."""
+    """[N, T] log-probs under the old policy."""
     advantage: Floats
     """[N], or [N, T] with one per token."""
     mask: Bools
-    """[N, T] which slots hold a token."""
+    """[N, T] True where a slot holds a token."""
     denominator: float | None = None
-    """What to divide by; None: the batch's own count."""
+    """Number that the loss divides its sum by; None: the batch's own count of responses or tokens."""
     ref_logp: Floats | None = None
     """[N, T] log-probs under a reference policy, for losses with a KL term."""
     sampler_logp: Floats | None = None
-    """[N, T] log-probs under the engine that sampled, for losses with a correction."""
+    """[N, T] log-probs under the sampling engine, for losses with a sampler correction."""
 
     @staticmethod
     def of(
@@ -41,15 +41,15 @@ class Batch:
         mask: Sequence[Sequence[int]] | None = None,
         base: float = 0.0,
     ) -> Batch:
-        """From token log ratios. With base 0 logp − old_logp is d to the last bit, and no log-prob is positive.
+        """A batch with the token log ratios d. With base 0, logp − old_logp is exactly d and no log-prob is positive.
 
         >>> Batch.of([[0.5, -0.25]], [1.0]).d.tolist()
         [[0.5, -0.25]]
         """
         ratios = np.array(d, dtype=np.float64)
-        seen = np.ones(ratios.shape, dtype=bool) if mask is None else np.array(mask) > 0
+        tokens = np.ones(ratios.shape, dtype=bool) if mask is None else np.array(mask) > 0
         return Batch(
-            np.minimum(ratios, 0.0) + base, base - np.maximum(ratios, 0.0), np.array(advantage, dtype=np.float64), seen
+            np.minimum(ratios, 0.0) + base, base - np.maximum(ratios, 0.0), np.array(advantage, dtype=np.float64), tokens
         )
 
     @property
@@ -75,20 +75,20 @@ class Batch:
 
     @property
     def largest(self) -> float:
-        """The largest |Σ_t d| or |d|: what rounding of a log ratio is in proportion to."""
+        """max(|d|, |Σ_t d|). The rounding error of a log ratio is proportional to it."""
         d = np.abs(self.d)
         return float(max(np.max(d, initial=0.0), np.max(d.sum(axis=1), initial=0.0)))
 
     def with_d(self, d: Floats) -> Batch:
-        """Other token log ratios, no base."""
+        """The same batch with other token log ratios, as `of` makes them with base 0."""
         return replace(self, logp=np.minimum(d, 0.0), old_logp=-np.maximum(d, 0.0))
 
     def rows(self, index: Any) -> Batch:
-        """Some of the sequences, in this order."""
+        """The chosen sequences, in this order."""
         return self._mapped(lambda x: x[index], lambda x: x[index])
 
     def columns(self, index: Any) -> Batch:
-        """Some of the slots, in this order."""
+        """The chosen slots, in this order."""
         return self._mapped(lambda x: x[:, index], lambda x: x)
 
     def _mapped(self, tokens: Any, sequences: Any) -> Batch:
@@ -97,16 +97,19 @@ class Batch:
         moved["advantage"] = tokens(self.advantage) if self.per_token else sequences(self.advantage)
         return replace(self, **moved)
 
-    def poisoned(self, poison: float) -> Batch:
-        """The same batch with other rubbish in every masked slot of every input, and in advantages of empty rows."""
+    def with_padding(self, value: float) -> Batch:
+        """The same batch with `value` in every masked slot of every input, and as the advantage of empty rows.
+
+        Old log-probs get −value, so that the two do not cancel.
+        """
         found = {name: getattr(self, name) for name in TOKEN_ARRAYS}
-        dirty: dict[str, Any] = {name: np.where(self.mask, x, poison) for name, x in found.items() if x is not None}
-        dirty["old_logp"] = np.where(self.mask, self.old_logp, -poison)
+        padded: dict[str, Any] = {name: np.where(self.mask, x, value) for name, x in found.items() if x is not None}
+        padded["old_logp"] = np.where(self.mask, self.old_logp, -value)
         where = self.mask if self.per_token else self.mask.any(axis=1)
-        return replace(self, advantage=np.where(where, self.advantage, poison), **dirty)
+        return replace(self, advantage=np.where(where, self.advantage, value), **padded)
 
     def rounded(self, dtype: Any) -> Batch:
-        """What survives a cast, in float64 again."""
+        """The batch after a cast to `dtype` and back to float64."""
         found = {name: getattr(self, name) for name in (*TOKEN_ARRAYS, "advantage")}
         return replace(self, **{k: x.astype(dtype).astype(np.float64) for k, x in found.items() if x is not None})
 

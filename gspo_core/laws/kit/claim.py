@@ -1,4 +1,4 @@
-"""Claims: what a loss says of itself, and which of them an objective implies."""
+"""Claims: properties that a loss claims to have, and those that an objective implies."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from gspo_core.objectives.ratios import Product, ProductToken, Sequence, Sequenc
 from gspo_core.objectives.reductions import SequenceMean, TokenMean
 from gspo_core.objectives.soft_surrogates import ReciprocalWeight
 
-from .oracle import can_judge
+from .oracle import is_known
 
 
 class Claim(Enum):
-    """What a loss says of itself; a law presupposes some of them, and is not asked where they are not made."""
+    """A property that a loss claims to have. A law lists the claims it needs, and is skipped if one is missing."""
 
-    JUDGED = "value and gradient are those of an objective whose ratio and reduction the scalar oracle knows"
+    KNOWN_FORMULA = "value and gradient are those of an objective whose ratio and reduction the scalar oracle implements"
     DERIVATIVE = "the gradient is the derivative of the value"
     OWN_GRADIENT = "the gradient comes from the loss itself (closed form or autodiff), not from differences of its value"
     MEAN_RATIO = "a response has one ratio, exp of the mean of its tokens' log ratios"
     TOKEN_RATIO = "every token has its own ratio"
     LEVEL_RATIO = "a response whose tokens all have log ratio c has the ratio e^c"
     CLIP = "min(r A, clip(r, 1 − ε_low, 1 + ε_high) A)"
-    UNBOUNDED = "the loss of a bad unit grows with its ratio without end"
-    CEILING = "a bad unit pays at most for the ratio `cap`"
-    SEQUENCE_MEAN = "every non-empty response weighs the same"
-    TOKEN_MEAN = "every token weighs the same"
-    SEQUENCE_ADVANTAGES = "takes one advantage per response"
-    TOKEN_ADVANTAGES = "takes one advantage per token"
-    BOUNDS = "beyond a bound on its log ratio a unit has no gradient"
-    EDGES = "on a bound exactly, a unit is live, and one step of rounding beyond it silent"
-    DENOMINATOR = "takes the number to divide by"
-    KL = "takes reference log-probs, and adds a plain KL penalty to the policy loss"
-    SAMPLER = "takes the sampler's log-probs, and corrects for it with a weight held constant"
-    LAYOUTS = "takes packed, restricted and sharded layouts"
-    REPORTS = "says the log ratio of each unit, and which units are clipped"
-    INERT = "padding does not change a bit of what is returned"
-    RISING = "beyond e⁵⁰ the loss of a bad unit goes on rising, along the tangent there"
-    DETACHED = "lets no gradient through to old log-probs and advantages"
+    UNBOUNDED = "with a negative advantage the loss grows with the ratio without bound"
+    CEILING = "with a negative advantage the loss stops growing at the ratio `cap` (dual clip)"
+    SEQUENCE_MEAN = "every non-empty response has the same weight in the loss"
+    TOKEN_MEAN = "every token has the same weight in the loss"
+    SEQUENCE_ADVANTAGES = "accepts one advantage per response"
+    TOKEN_ADVANTAGES = "accepts one advantage per token"
+    BOUNDS = "beyond a bound on its log ratio a unit has no gradient (a clip, or a gate)"
+    EDGES = "exactly on a bound a unit has a gradient, and one step of rounding beyond it none"
+    DENOMINATOR = "accepts the number to divide by as an argument"
+    KL = "accepts reference log-probs, and adds a plain KL penalty to the policy loss"
+    SAMPLER = "accepts the sampler's log-probs, and corrects for it with a weight that is held constant"
+    LAYOUTS = "accepts packed, restricted and sharded layouts"
+    REPORTS = "reports the log ratio of each unit, and which units are clipped"
+    INERT = "the contents of padding do not change a single bit of the result"
+    RISING = "beyond the ratio e⁵⁰ the loss for a negative advantage continues along its tangent"
+    DETACHED = "passes no gradient to old log-probs and advantages"
     COMPILES = "can be compiled by its framework"
 
 
@@ -47,7 +47,7 @@ BOUNDED = (TokenClip, Band, OffPolicyMask)
 
 
 def implied(objective: Objective) -> frozenset[Claim]:
-    """What a loss claims that is said to be like this objective.
+    """The claims of a loss that is declared to be like this objective.
 
     >>> from gspo_core import GSPO
     >>> Claim.MEAN_RATIO in implied(GSPO), Claim.TOKEN_ADVANTAGES in implied(GSPO)
@@ -56,7 +56,7 @@ def implied(objective: Objective) -> frozenset[Claim]:
     ratio, surrogate, reduction = objective.ratio, objective.surrogate, objective.reduction
     plain = objective.gate is None
     facts = {
-        Claim.JUDGED: can_judge(objective),
+        Claim.KNOWN_FORMULA: is_known(objective),
         Claim.DERIVATIVE: surrogate.exact and not isinstance(ratio, (SequenceToken, ProductToken)),
         Claim.MEAN_RATIO: isinstance(ratio, (Sequence, SequenceToken)) and plain,
         Claim.TOKEN_RATIO: isinstance(ratio, Token) and plain,

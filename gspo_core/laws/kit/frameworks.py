@@ -1,4 +1,4 @@
-"""How each array library differentiates. Frameworks are loaded by name when they are first needed, never by an import."""
+"""How each array library differentiates a loss. Libraries are imported by name when they are first needed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from .subject import Answer, Call, Framework, Inputs
+from .subject import Call, Framework, Inputs, RawResult
 
 
 def value_of(returned: Any) -> Any:
-    """The loss in what a function returns: a scalar, or the first of a tuple."""
+    """The loss among the returned values: a scalar, or the first entry of a tuple."""
     return returned[0] if isinstance(returned, tuple) else returned
 
 
-def _own(returned: Any, numpy: Callable[[Any], Any]) -> Answer:
-    """What a loss says of itself that returns its own gradient."""
+def _own(returned: Any, numpy: Callable[[Any], Any]) -> RawResult:
+    """Value, gradient and reported fields of a loss that returns its own gradient."""
     parts = (getattr(returned, name, None) for name in ("value", "logp_grad", "log_ratio", "clipped"))
-    return Answer(*(None if x is None else numpy(x) for x in parts))
+    return RawResult(*(None if x is None else numpy(x) for x in parts))
 
 
 class NumPy:
-    """No autodiff: the kit takes central differences, unless the loss returns its own gradient."""
+    """NumPy has no autodiff: the kit takes central differences, unless the loss returns its own gradient."""
 
     name = "numpy"
 
@@ -35,28 +35,28 @@ class NumPy:
         return x
 
     def numpy(self, x: Any) -> Any:
-        """And back."""
+        """From the library to NumPy."""
         if not isinstance(x, (int, float, np.ndarray, np.generic)):
             raise TypeError(f"expected a NumPy scalar, got {type(x).__name__}")
         return x
 
-    def outcome(self, call: Call, inputs: Inputs) -> Answer:
-        """The loss's own gradient, or none."""
+    def evaluate(self, call: Call, inputs: Inputs) -> RawResult:
+        """The value, and the gradient if the loss returns one."""
         arrays = {k: self.array(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
         returned = call(arrays)
-        return _own(returned, self.numpy) if hasattr(returned, "logp_grad") else Answer(self.numpy(value_of(returned)), None)
+        return _own(returned, self.numpy) if hasattr(returned, "logp_grad") else RawResult(self.numpy(value_of(returned)), None)
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
-        """Nothing can leak."""
+        """Empty: NumPy has no autodiff."""
         return {}
 
     def counterpart(self, call: Call) -> Call | None:
-        """Never."""
+        """None: NumPy does not compile."""
         return None
 
 
 class Strict(NumPy):
-    """array-api-strict: nothing but the standard, so that what is written for any array library shows that it is."""
+    """array-api-strict: implements the array API standard and nothing else, so a loss that runs here is portable."""
 
     name = "array_api_strict"
 
@@ -74,7 +74,7 @@ class Strict(NumPy):
 
 
 class Torch:
-    """Autograd; float64 unless asked otherwise."""
+    """PyTorch, differentiated by autograd."""
 
     name = "torch"
 
@@ -85,8 +85,8 @@ class Torch:
     def _arrays(self, inputs: Inputs) -> Inputs:
         return {k: self._torch.tensor(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
 
-    def outcome(self, call: Call, inputs: Inputs) -> Answer:
-        """The gradient is 0 where the loss does not depend on logp, as autograd sees it."""
+    def evaluate(self, call: Call, inputs: Inputs) -> RawResult:
+        """Value and gradient; the gradient is 0 if autograd finds no path from the loss to logp."""
         arrays = self._arrays(inputs)
         arrays["logp"].requires_grad_()
         returned = call(arrays)
@@ -96,30 +96,30 @@ class Torch:
         if not isinstance(value, self._torch.Tensor):
             raise TypeError(f"expected a tensor, got {type(value).__name__}")
         gradient = self._torch.autograd.grad(value, arrays["logp"], allow_unused=True)[0] if value.requires_grad else None
-        return Answer(value.detach().numpy(), np.zeros(inputs["logp"].shape) if gradient is None else gradient.numpy())
+        return RawResult(value.detach().numpy(), np.zeros(inputs["logp"].shape) if gradient is None else gradient.numpy())
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
-        """Zeros where autograd finds no path."""
+        """Gradients by autograd; zeros where it finds no path."""
         arrays = self._arrays(inputs)
-        asked = {name: arrays[name].requires_grad_() for name in ("old_logp", "advantage")}
+        constants = {name: arrays[name].requires_grad_() for name in ("old_logp", "advantage")}
         arrays["logp"].requires_grad_()
-        found = self._torch.autograd.grad(value_of(call(arrays)), list(asked.values()), allow_unused=True)
-        return {k: np.zeros(inputs[k].shape) if g is None else g.numpy() for k, g in zip(asked, found, strict=True)}
+        found = self._torch.autograd.grad(value_of(call(arrays)), list(constants.values()), allow_unused=True)
+        return {k: np.zeros(inputs[k].shape) if g is None else g.numpy() for k, g in zip(constants, found, strict=True)}
 
     def counterpart(self, call: Call) -> Call | None:
-        """Captured by torch.compile, without the slow code generator: what Python does while tracing is what counts."""
+        """The loss captured by torch.compile with the backend "eager": mistakes of tracing show without code generation."""
         captured = self._torch.compile(call, backend="eager", fullgraph=True)
 
         def quiet(inputs: Inputs) -> Any:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the capture warns about what it takes for granted
+                warnings.simplefilter("ignore")  # the capture warns about its own assumptions
                 return captured(inputs)
 
         return quiet
 
 
 class Jax:
-    """jax.value_and_grad with 64 bits switched on, compiled for speed unless the loss cannot be traced."""
+    """JAX with 64-bit numbers enabled: jax.value_and_grad, compiled unless the loss cannot be traced."""
 
     name = "jax"
 
@@ -131,8 +131,8 @@ class Jax:
     def _kept(self) -> dict[Call, tuple[Call, Call]]:
         return {}
 
-    def outcome(self, call: Call, inputs: Inputs) -> Answer:
-        """Compiled, if the loss can be."""
+    def evaluate(self, call: Call, inputs: Inputs) -> RawResult:
+        """Value and gradient, compiled if the loss can be traced."""
         with self._jax.enable_x64(True):
             if call not in self._kept:
                 eager = self._differentiated(call)
@@ -141,10 +141,10 @@ class Jax:
             arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
             try:
                 found = jitted(arrays)
-            except self._jax.errors.JAXTypeError:  # values are looked at: a loss for eager use only
+            except self._jax.errors.JAXTypeError:  # the loss inspects values: eager use only
                 self._kept[call] = (eager, eager)
                 found = eager(arrays)
-            return Answer(*(None if x is None else np.asarray(x) for x in found))
+            return RawResult(*(None if x is None else np.asarray(x) for x in found))
 
     def _differentiated(self, call: Call) -> Call:
         def value(logp: Any, others: Inputs) -> Any:
@@ -155,23 +155,23 @@ class Jax:
             if hasattr(returned, "logp_grad"):
                 return _own(returned, lambda x: x)
             others = {k: x for k, x in inputs.items() if k != "logp"}
-            return Answer(*self._jax.value_and_grad(value)(inputs["logp"], others))
+            return RawResult(*self._jax.value_and_grad(value)(inputs["logp"], others))
 
         return both
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
-        """By jax.grad."""
+        """Gradients by jax.grad."""
 
-        def value(asked: Inputs, others: Inputs) -> Any:
-            return value_of(call({**others, **asked}))
+        def value(constants: Inputs, others: Inputs) -> Any:
+            return value_of(call({**others, **constants}))
 
         with self._jax.enable_x64(True):
             arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
-            asked = {name: arrays.pop(name) for name in ("old_logp", "advantage")}
-            return {k: np.asarray(g) for k, g in self._jax.grad(value)(asked, arrays).items()}
+            constants = {name: arrays.pop(name) for name in ("old_logp", "advantage")}
+            return {k: np.asarray(g) for k, g in self._jax.grad(value)(constants, arrays).items()}
 
     def counterpart(self, call: Call) -> Call | None:
-        """The other way round: without jit, since everything else is asked of the jitted loss."""
+        """The loss without jit, since all other calls are jitted."""
 
         def eager(inputs: Inputs) -> Any:
             return call(inputs)
@@ -185,7 +185,7 @@ STRICT = Strict()
 TORCH = Torch()
 JAX = Jax()
 FRAMEWORKS: dict[str, Framework] = {"numpy": NUMPY, "torch": TORCH, "jax": JAX}
-"""Those that a loss is tried on without being asked."""
+"""The frameworks that are tried, in this order, if none is named."""
 
 
 def installed() -> list[Framework]:

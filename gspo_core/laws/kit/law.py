@@ -1,7 +1,9 @@
-"""A law: a sentence about losses, what it presupposes, and a statement that can be broken."""
+"""A law: a sentence about losses, the claims that it needs, and a check that a loss can fail."""
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,7 @@ from .claim import Claim
 
 
 class Violation(Exception):
-    """A law is broken: where, and both numbers."""
+    """A law is broken: the input, the number that the loss returned, and the number that the law requires."""
 
     def __init__(self, what: str, batch: Any, actual: Any, expected: Any, note: str = "") -> None:
         super().__init__(what)
@@ -23,20 +25,22 @@ class Violation(Exception):
         self.batch = batch
         """The input on which it is."""
         self.actual = actual
-        """What the loss says."""
+        """The number that the loss returned."""
         self.expected = expected
-        """What the law says."""
+        """The number that the law requires."""
         self.note = note
-        """What was done to the input."""
+        """How the input was changed, and where the required number comes from."""
 
     def __str__(self) -> str:
-        """The input and both numbers."""
+        """The quantity, the input and both numbers."""
         done = f"\n{self.note}" if self.note else ""
-        return f"{self.what}\n{self.batch}{done}\n  loss says  {number(self.actual)}\n  law says   {number(self.expected)}"
+        return (
+            f"{self.what}\n{self.batch}{done}\n  loss returns  {number(self.actual)}\n  law requires  {number(self.expected)}"
+        )
 
 
 def number(x: Any) -> str:
-    """A number or an array, short."""
+    """A number or an array on one line."""
     if isinstance(x, str):
         return x
     return np.array2string(np.asarray(x, dtype=np.float64), precision=6, suppress_small=False, separator=", ").replace("\n", "")
@@ -51,8 +55,11 @@ def demand(actual: Any, expected: Any, allowed: Any, what: str, batch: Any, note
         raise Violation(what, batch, actual, expected, note)
 
 
+SPELLED = str.maketrans({"−": " minus ", "+": " plus ", "ε": "eps", "'": "", "’": ""})
+"""Characters of names that a slug spells out or drops."""
+
 Statement = Callable[[Any, Any, Any], bool]
-"""(subject, setting, case) ↦ whether the case could have told; raises Violation."""
+"""(subject, setting, case) ↦ whether the loss could have failed on this case; raises Violation where it does."""
 
 
 def _none(setting: Any) -> list[Any]:
@@ -64,32 +71,44 @@ def _none(setting: Any) -> list[Any]:
 class Law:
     """A sentence about losses, as an object.
 
-    A statement that finds nothing to say about a case (no clipped unit where it speaks of clipped units) returns False;
-    a law that was never told anything in a whole run is reported as vacuous, not as kept.
+    The statement returns False for a case that no loss could fail (a batch without a clipped unit, in a law about clipped
+    units). A law for which that is true of every case of a run is reported as untested, not as kept.
     """
 
     name: str
-    """A sentence."""
+    """The law, as a sentence."""
     source: str
-    """Where it follows from."""
+    """The equation, the entry of docs/theory.md, or the public issue that the law comes from."""
     otherwise: str
-    """What a loss does that breaks it, in words."""
+    """What is wrong with a loss that breaks the law."""
     needs: frozenset[Claim]
-    """What a loss must claim for the law to apply."""
+    """The claims of the losses that the law applies to."""
     cases: Callable[[Any], SearchStrategy[Any]] = field(repr=False)
-    """What it is tried on."""
+    """The strategy that draws cases for a setting."""
     statement: Statement = field(repr=False)
     anchors: Callable[[Any], list[Any]] = field(repr=False, default=_none)
-    """Cases that are always tried first, numbers computed by hand among them."""
+    """Cases that are always tried first, some of them computed by hand."""
     effort: float = 1.0
-    """Share of the usual number of examples."""
+    """Share of the usual number of examples; below 1 for slow laws and for laws with few cases."""
     chapter: str = ""
-    """What it is about."""
+    """The subject, from the name of the module."""
 
     @property
     def explanation(self) -> str:
-        """The formula."""
+        """The formula: the statement's docstring."""
         return (self.statement.__doc__ or "").strip()
+
+    @property
+    def slug(self) -> str:
+        """The name in ASCII letters, digits and hyphens, for pytest ids (`pytest -k`) and links.
+
+        >>> from gspo_core import laws
+        >>> [law.slug for law in laws.LAWS if "ε" in law.name]
+        ['the-clip-range-reaches-from-1-minus-eps_low-to-1-plus-eps_high']
+        """
+        spelled = self.name.translate(SPELLED)
+        ascii_only = unicodedata.normalize("NFKD", spelled).encode("ascii", "ignore").decode()
+        return "-".join(re.findall(r"\w+", ascii_only))
 
 
 def law(
@@ -102,7 +121,7 @@ def law(
     anchors: Callable[[Any], list[Any]] | None = None,
     effort: float = 1.0,
 ) -> Callable[[Statement], Law]:
-    """Makes a law of a statement; its docstring is the explanation."""
+    """Makes a law of a statement, whose docstring is the explanation."""
 
     def made(statement: Statement) -> Law:
         chapter = statement.__module__.rsplit(".", maxsplit=1)[-1]

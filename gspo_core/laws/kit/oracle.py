@@ -1,9 +1,9 @@
-"""Objectives in scalar Python: lists, loops and `math`, float64; no code shared with what it judges.
+"""Objectives in scalar Python: lists, loops and `math`, float64; no code shared with the objectives themselves.
 
-One response at a time: gate, log ratio, gain and slope of each unit, and what the slope gives each token. Slopes are
-derived by hand, masked entries are never read, and N counts the non-empty responses. The classes of an objective are read
-for their numbers alone; only a surrogate or a gate that is not known here is asked itself, for one unit or one response at a
-time: then everything around its formula is judged, and `on_trust` says what is not.
+One response at a time: gate, log ratio, gain and slope of each unit, and the share of the slope that each token gets. Slopes
+are derived by hand, masked entries are never read, and N counts the non-empty responses. The classes of an objective are used
+for their parameters only. A surrogate or a gate that has no scalar formula here is evaluated itself, for one unit or one
+response at a time: everything around its formula is then checked, and `assumptions` names what is not.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Term(NamedTuple):
     """∂gain/∂log ratio, or the constant that the paper puts there."""
 
 
-class Verdict(NamedTuple):
-    """What a loss must be. Units are sequences, or tokens (0 or False where masked)."""
+class ScalarLoss(NamedTuple):
+    """The correct loss. Units are sequences, or tokens (0 or False where masked)."""
 
     value: float
     scale: float
-    """Σ |term| of the value: rounding errors of the value are in proportion to it."""
+    """Σ |term| of the value. The rounding error of the value is proportional to it."""
     weight: list[list[float]]
     """∂value/∂logp."""
     log_ratio: list[Any]
     clipped: list[Any]
-    """An advantage, but no gradient."""
+    """True for units with an advantage and no gradient."""
 
 
 def clip_term(s: Any, x: float, a: float) -> Term:
-    """min(r A, clip(r) A), literally; on the bound the slope is that of the inside."""
+    """min(r A, clip(r) A), as written; exactly on the bound the slope is that of the inside."""
     r = math.exp(x)
     shut = (a > 0 and x > math.log1p(s.high)) or (a < 0 and x < math.log1p(-s.low))
     return Term(min(r * a, min(max(r, 1 - s.low), 1 + s.high) * a), 0.0 if shut else r * a)
@@ -55,8 +55,8 @@ def _dual(s: Any, x: float, a: float) -> Term:
 
 
 def _gate_only(s: Any, x: float, a: float) -> Term:
-    seen = min(x, math.log1p(s.high)) if a > 0 else max(x, math.log1p(-s.low)) if a < 0 else x
-    return Term(a * (1 + seen), a if seen == x else 0.0)
+    bounded = min(x, math.log1p(s.high)) if a > 0 else max(x, math.log1p(-s.low)) if a < 0 else x
+    return Term(a * (1 + bounded), a if bounded == x else 0.0)
 
 
 def _soft(s: Any, x: float, a: float) -> Term:
@@ -87,8 +87,8 @@ def _gamma(s: Any, x: float, a: float) -> Term:
     return Term(weight, weight)
 
 
-def _asked(s: Any, x: float, a: float) -> Term:
-    """A surrogate's own word on one unit."""
+def _unknown_surrogate(s: Any, x: float, a: float) -> Term:
+    """A surrogate without a scalar formula, evaluated for one unit."""
     found = s(np, np.array([x]), np.array([a]))
     return Term(float(found.value[0]), float(found.slope[0]))
 
@@ -105,39 +105,39 @@ TERMS: dict[type, Callable[[Any, float, float], Term]] = {
 }
 
 
-class Seen(NamedTuple):
-    """What a gate leaves of one response."""
+class GatedResponse(NamedTuple):
+    """One response after a gate."""
 
     d: list[float]
     a: list[float]
     open: list[bool]
 
 
-def _token_clip(g: Any, d: list[float], a: list[float]) -> Seen:
+def _token_clip(g: Any, d: list[float], a: list[float]) -> GatedResponse:
     cut = [min(x, g.high) if y > 0 else max(x, -g.low) if y < 0 else x for x, y in zip(d, a, strict=True)]
-    return Seen(cut, a, [x == y for x, y in zip(d, cut, strict=True)])
+    return GatedResponse(cut, a, [x == y for x, y in zip(d, cut, strict=True)])
 
 
-def _band(g: Any, d: list[float], a: list[float]) -> Seen:
+def _band(g: Any, d: list[float], a: list[float]) -> GatedResponse:
     mean, bound = math.fsum(d) / len(d), g.width * len(d) ** (g.length_power - 1)
     shut = [(y > 0 and mean > bound) or (y < 0 and mean < -bound) for y in a]
     edge = [bound if y > 0 else -bound for y in a]
-    return Seen([e if z else x for x, e, z in zip(d, edge, shut, strict=True)], a, [not z for z in shut])
+    return GatedResponse([e if z else x for x, e, z in zip(d, edge, shut, strict=True)], a, [not z for z in shut])
 
 
-def _off_policy(g: Any, d: list[float], a: list[float]) -> Seen:
+def _off_policy(g: Any, d: list[float], a: list[float]) -> GatedResponse:
     stale = math.fsum(d) / len(d) < -g.delta
-    return Seen(d, [0.0 if y < 0 and stale else y for y in a], [True] * len(d))
+    return GatedResponse(d, [0.0 if y < 0 and stale else y for y in a], [True] * len(d))
 
 
-def _asked_gate(g: Any, d: list[float], a: list[float]) -> Seen:
-    """A gate's own word on one response."""
-    seen = g(np.array([d]), np.array([a]), Padded(np.ones((1, len(d)), dtype=bool)), True)
-    return Seen(seen.d[0].tolist(), seen.advantage[0].tolist(), seen.open[0].tolist())
+def _unknown_gate(g: Any, d: list[float], a: list[float]) -> GatedResponse:
+    """A gate without a scalar formula, evaluated for one response."""
+    gated = g(np.array([d]), np.array([a]), Padded(np.ones((1, len(d)), dtype=bool)), True)
+    return GatedResponse(gated.d[0].tolist(), gated.advantage[0].tolist(), gated.open[0].tolist())
 
 
-GATES: dict[type, Callable[[Any, list[float], list[float]], Seen]] = {
-    type(None): lambda _, d, a: Seen(d, a, [True] * len(d)),
+GATES: dict[type, Callable[[Any, list[float], list[float]], GatedResponse]] = {
+    type(None): lambda _, d, a: GatedResponse(d, a, [True] * len(d)),
     gates.TokenClip: _token_clip,
     gates.Band: _band,
     gates.OffPolicyMask: _off_policy,
@@ -154,33 +154,35 @@ RATIOS: dict[type, Callable[[list[float]], tuple[list[float], float]]] = {
 REDUCTIONS = (reductions.SequenceMean, reductions.TokenMean, reductions.FixedLength)
 
 
-def can_judge(objective: Objective) -> bool:
-    """Whether the objective's ratio and reduction are known here; surrogates and gates are asked if they are not."""
+def is_known(objective: Objective) -> bool:
+    """Whether the objective's ratio and reduction have scalar formulas; surrogates and gates need none."""
     return type(objective.ratio) in RATIOS and isinstance(objective.reduction, REDUCTIONS)
 
 
-def strangers(objective: Objective) -> list[Any]:
-    """The objective's surrogate and gate, if they are not known here."""
+def unknown_parts(objective: Objective) -> list[Any]:
+    """The objective's surrogate and gate, those of the two that have no scalar formula."""
     parts = ((objective.surrogate, TERMS), (objective.gate, GATES))
     return [part for part, known in parts if type(part) not in known]
 
 
-def on_trust(objective: Objective) -> tuple[str, ...]:
-    """What no law can tell of this objective, one sentence each; nothing if the scalar loops know all of it."""
-    if not can_judge(objective):
+def assumptions(objective: Objective) -> tuple[str, ...]:
+    """What the laws cannot check for this objective, one sentence each; empty if all its parts have scalar formulas."""
+    if not is_known(objective):
         named = f"{type(objective.ratio).__name__} with {type(objective.reduction).__name__}"
-        return (f"{named} has no scalar loops: its values are compared with each other, and its gradient with differences",)
-    return tuple(map(_trusted, strangers(objective)))
+        return (
+            f"{named} has no scalar formula: its values are compared with each other, and its gradient with finite differences",
+        )
+    return tuple(map(_assumption, unknown_parts(objective)))
 
 
-def _trusted(part: Any) -> str:
+def _assumption(part: Any) -> str:
     name = type(part).__name__
     if not hasattr(part, "exact"):
-        return f"whether {name} is the gate that you meant: its formula was taken from itself, one response at a time"
+        return f"whether {name} is the intended gate: its own code served as its formula, one response at a time"
     slope = (
-        "its slope was compared with differences of its gain" if part.exact else "so was its slope, as it is said to be none"
+        "its slope was compared with differences of its gain" if part.exact else "so was its slope, which is declared not exact"
     )
-    return f"whether {name} is the gain that you meant: its formula was taken from itself, one unit at a time; {slope}"
+    return f"whether {name} is the intended gain: its own code served as its formula, one unit at a time; {slope}"
 
 
 def count(objective: Objective, mask: Masks) -> float:
@@ -192,10 +194,10 @@ def count(objective: Objective, mask: Masks) -> float:
     return float(max(1, filled * reduction.length if isinstance(reduction, reductions.FixedLength) else filled))
 
 
-def judge(
+def scalar_loss(
     objective: Objective, logp: Rows, old: Rows, advantage: Rows, mask: Masks, denominator: float | None = None
-) -> Verdict:
-    """The whole batch; `advantage` per token (a sequence ratio reads the first one)."""
+) -> ScalarLoss:
+    """The objective on a batch; `advantage` per token (a sequence ratio reads the first one)."""
     n = count(objective, mask) if denominator is None else denominator
     per_token, terms = objective.ratio.per_token, []
     weight = [[0.0] * len(row) for row in mask]
@@ -206,24 +208,24 @@ def judge(
         if not where:
             continue
         a = [advantage[i][t] for t in where]
-        seen = GATES.get(type(objective.gate), _asked_gate)(objective.gate, [logp[i][t] - old[i][t] for t in where], a)
-        units, share = RATIOS[type(objective.ratio)](seen.d)
-        term_of = TERMS.get(type(objective.surrogate), _asked)
-        found = [term_of(objective.surrogate, x, y) for x, y in zip(units, seen.a, strict=False)]
+        gated = GATES.get(type(objective.gate), _unknown_gate)(objective.gate, [logp[i][t] - old[i][t] for t in where], a)
+        units, share = RATIOS[type(objective.ratio)](gated.d)
+        term_of = TERMS.get(type(objective.surrogate), _unknown_surrogate)
+        found = [term_of(objective.surrogate, x, y) for x, y in zip(units, gated.a, strict=False)]
         size = _size(objective, len(where)) / n
         terms += [-term.gain * size for term in found]
         for j, t in enumerate(where):
             term = found[j if per_token else 0]
-            weight[i][t] = -term.slope * share * size if seen.open[j] else 0.0
+            weight[i][t] = -term.slope * share * size if gated.open[j] else 0.0
             if per_token:
                 log_ratio[i][t], clipped[i][t] = units[j], a[j] != 0 and weight[i][t] == 0
         if not per_token:
             log_ratio[i], clipped[i] = units[0], a[0] != 0 and not any(weight[i])
-    return Verdict(math.fsum(terms), math.fsum(map(abs, terms)), weight, log_ratio, clipped)
+    return ScalarLoss(math.fsum(terms), math.fsum(map(abs, terms)), weight, log_ratio, clipped)
 
 
 def _size(objective: Objective, length: int) -> float:
-    """A unit's weight before the division."""
+    """A unit's weight in the sum, before the division by the count."""
     if isinstance(objective.reduction, reductions.SequenceMean):
         return 1.0 / length if objective.ratio.per_token else 1.0
     return 1.0 if objective.ratio.per_token else float(length)

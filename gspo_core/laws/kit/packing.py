@@ -1,4 +1,4 @@
-"""Losses on packed arrays, made to look like padded ones, so that all laws can be asked of them."""
+"""Adapters: a loss on packed arrays called with padded ones, and the return value of a loss that has its own gradient."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from gspo_core._lib.array import arange_like, namespace
 
 
 class OwnGradient(NamedTuple):
-    """A loss that brings its own gradient, as closed forms and autodiff do."""
+    """The return value of a loss that computes its own gradient."""
 
     value: Any
     """[] the loss."""
     logp_grad: Any
     """Token array: ∂value/∂logp."""
     log_ratio: Any = None
-    """Units: their log ratios, if the loss says them."""
+    """Units: their log ratios, if the loss reports them."""
     clipped: Any = None
-    """Units: which are clipped, if the loss says so."""
+    """Units: True where clipped, if the loss reports it."""
 
 
 def as_padded(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """From loss(logp [M], old_logp [M], advantage, segment_ids [M], num_sequences) to one on padded arrays [N, T].
+    """Turns loss(logp [M], old_logp [M], advantage, segment_ids [M], num_sequences) into a loss on padded arrays [N, T].
 
-    All N·T slots are laid one after another; a masked slot has the id −1 and belongs to nobody. `advantage` is [N], or [M]
-    where the padded one is [N, T]. Works on any array library.
+    The N·T slots are laid out one after another; a masked slot has the id −1. `advantage` is [N], or [M] where the padded
+    one is [N, T]. Works with any array library.
     """
 
     def padded(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a check found: a table, JSON, and one counterexample for each broken law."""
+"""The result of a check: a table, JSON, and one counterexample for each broken law."""
 
 from __future__ import annotations
 
@@ -6,46 +6,56 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .runner import Status, Verdict, size
+from .runner import LawVerdict, Status, size
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All verdicts on one loss."""
+    """The verdicts of all laws on one loss. Print it for a table and the counterexamples."""
 
     subject: str
-    """The loss."""
+    """Name of the loss."""
     like: str
-    """The objective that it is said to be like."""
+    """Name of the objective whose claims the loss was checked against."""
     framework: str
-    """What computed it."""
+    """Name of the array library, empty for advantages and clip fractions."""
     seed: int
-    verdicts: tuple[Verdict, ...]
+    """Seed of the random cases."""
+    verdicts: tuple[LawVerdict, ...]
+    """One per law, in the order of the laws."""
     unchecked: tuple[str, ...] = ()
-    """What no law can tell of this loss, in words."""
+    """What the laws could not check for this loss, one sentence each."""
 
     @property
     def ok(self) -> bool:
-        """No law is broken, and none that was claimed went untested."""
-        return not self.broken and not any(v.status is Status.VACUOUS for v in self.verdicts)
+        """Whether no law is broken, and none that applies went untested."""
+        return not self.broken and not any(v.status is Status.UNTESTED for v in self.verdicts)
 
     @property
-    def broken(self) -> tuple[Verdict, ...]:
+    def broken(self) -> tuple[LawVerdict, ...]:
         """The laws that are broken, each with its counterexample."""
         return tuple(v for v in self.verdicts if v.status is Status.BROKEN)
 
     @property
-    def kept(self) -> tuple[Verdict, ...]:
-        """The laws that held."""
+    def kept(self) -> tuple[LawVerdict, ...]:
+        """The laws that hold."""
         return tuple(v for v in self.verdicts if v.status is Status.KEPT)
+
+    @property
+    def summary(self) -> str:
+        """The counts, in words."""
+        untested = sum(v.status is Status.UNTESTED for v in self.verdicts)
+        skipped = sum(v.status is Status.NOT_CLAIMED for v in self.verdicts)
+        counts = [f"{len(self.kept)} laws hold", f"{len(self.broken)} are broken"]
+        counts += [f"{untested} could not be tested"] if untested else []
+        return ", ".join([*counts, f"{skipped} do not apply"])
 
     def __str__(self) -> str:
         """A table, then the counterexamples."""
-        asked = [v for v in self.verdicts if v.status is not Status.NOT_CLAIMED]
+        applied = [v for v in self.verdicts if v.status is not Status.NOT_CLAIMED]
         lines = [f"{self.subject}, like {self.like} ({self.framework}, seed {self.seed})", ""]
-        lines += [f"  {MARKS[v.status]}  {v.law.name}" for v in asked]
-        skipped = len(self.verdicts) - len(asked)
-        lines += ["", f"{len(self.kept)} laws hold, {len(self.broken)} are broken, {skipped} are not claimed."]
+        lines += [f"  {MARKS[v.status]:8}  {v.law.name}" for v in applied]
+        lines += ["", f"{self.summary}."]
         lines += [f"Not checked: {words}." for words in self.unchecked]
         for v in self.broken:
             lines += ["", f"BROKEN: {v.law.name}", f"  {v.law.otherwise}.", indented(str(v.violation))]
@@ -68,7 +78,7 @@ class Report:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
 
 
-MARKS = {Status.KEPT: "holds ", Status.BROKEN: "BROKEN", Status.VACUOUS: "untold", Status.NOT_CLAIMED: "-     "}
+MARKS = {Status.KEPT: "holds", Status.BROKEN: "BROKEN", Status.UNTESTED: "untested", Status.NOT_CLAIMED: "-"}
 
 
 def indented(text: str) -> str:
@@ -76,8 +86,8 @@ def indented(text: str) -> str:
     return "\n".join("  " + line for line in text.splitlines())
 
 
-def _entry(v: Verdict) -> dict[str, Any]:
-    found: dict[str, Any] = {"law": v.law.name, "status": v.status.value, "cases": v.told}
+def _entry(v: LawVerdict) -> dict[str, Any]:
+    found: dict[str, Any] = {"law": v.law.name, "status": v.status.value, "cases": v.cases}
     if v.violation is not None:
         sequences, tokens = size(v.violation)
         found |= {"otherwise": v.law.otherwise, "counterexample": str(v.violation), "sequences": sequences, "tokens": tokens}

@@ -1,4 +1,4 @@
-"""One law, one subject: try the anchors, then draws, and keep the smallest counterexample."""
+"""Runs one law on one loss: first its anchors, then random cases; keeps the smallest counterexample."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from hypothesis import seed as seeded
 from hypothesis.errors import Flaky
 
 from .law import Law, Violation
-from .subject import Raised
+from .subject import LossError
 
 EXAMPLES = 60
-"""Examples per law and check, by default."""
+"""Random cases per law, by default."""
 
 
 class Status(Enum):
-    """What became of a law."""
+    """The result of running a law."""
 
     KEPT = "holds"
     BROKEN = "broken"
     NOT_CLAIMED = "not claimed"
-    VACUOUS = "not tested: no case had anything to say"
+    UNTESTED = "untested: no case could have broken it"
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
-    """A law and what became of it."""
+class LawVerdict:
+    """A law, and the result of running it on a loss."""
 
     law: Law
     status: Status
     violation: Violation | None = None
-    told: int = 0
-    """Cases that could have broken it."""
+    """The smallest counterexample, if the law is broken."""
+    cases: int = 0
+    """Number of cases that could have broken it."""
 
 
 def size(violation: Violation) -> tuple[int, int]:
@@ -44,25 +45,25 @@ def size(violation: Violation) -> tuple[int, int]:
 
 
 class _Run:
-    """A law being tried; remembers the last violation, which hypothesis makes the smallest."""
+    """A law during its run; keeps the last violation, which after shrinking is the smallest."""
 
     def __init__(self, law: Law, subject: Any, setting: Any) -> None:
         self.law, self.subject, self.setting = law, subject, setting
-        self.told = 0
+        self.cases = 0
         self.last: Violation | None = None
 
     def __call__(self, case: Any) -> None:
         try:
-            self.told += bool(self.law.statement(self.subject, self.setting, case))
+            self.cases += bool(self.law.statement(self.subject, self.setting, case))
         except Violation as violation:
             self.last = violation
             raise
-        except Raised as error:  # a loss that raises on a legal batch breaks the law
+        except LossError as error:  # a loss that raises on a legal batch breaks the law
             self.last = Violation("the loss raises an error", error.batch, str(error), "a number")
             raise self.last from error
 
     def survives(self, case: Any) -> bool:
-        """Whether a single case passes."""
+        """Whether one case passes."""
         try:
             self(case)
         except Violation:
@@ -70,18 +71,18 @@ class _Run:
         return True
 
 
-def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXAMPLES) -> Verdict:
-    """The verdict on one law; equal arguments, equal verdict."""
+def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXAMPLES) -> LawVerdict:
+    """The verdict of one law; equal arguments give equal verdicts."""
     if not law.needs <= setting.claims:
-        return Verdict(law, Status.NOT_CLAIMED)
+        return LawVerdict(law, Status.NOT_CLAIMED)
     trial = _Run(law, subject, setting)
     for case in law.anchors(setting):
         if not trial.survives(case):
-            return Verdict(law, Status.BROKEN, trial.last, trial.told)
+            return LawVerdict(law, Status.BROKEN, trial.last, trial.cases)
     found = _drawn(law, trial, seed, max(1, round(examples * law.effort)))
     if found is not None:
-        return Verdict(law, Status.BROKEN, found, trial.told)
-    return Verdict(law, Status.KEPT if trial.told else Status.VACUOUS, None, trial.told)
+        return LawVerdict(law, Status.BROKEN, found, trial.cases)
+    return LawVerdict(law, Status.KEPT if trial.cases else Status.UNTESTED, None, trial.cases)
 
 
 def _drawn(law: Law, trial: _Run, seed: int, examples: int) -> Violation | None:
@@ -101,15 +102,20 @@ def _drawn(law: Law, trial: _Run, seed: int, examples: int) -> Violation | None:
     @seeded(seed)
     @quiet
     @given(case=law.cases(trial.setting))
-    def tried(case: Any) -> None:
+    def one_case(case: Any) -> None:
         trial(case)
 
     try:
-        tried()
+        one_case()
     except Violation as violation:
         return violation
     except Flaky:
         last = trial.last
         batch = None if last is None else last.batch
-        return Violation("the same batch has two losses", batch, "another number each time", "a function of its arguments")
+        return Violation(
+            "two calls with the same batch return different losses",
+            batch,
+            "a different number each time",
+            "a function of its arguments",
+        )
     return None

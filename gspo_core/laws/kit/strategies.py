@@ -1,8 +1,8 @@
-"""Hypothesis draws of small batches that shrink to something a person can read.
+"""Hypothesis strategies for small batches that shrink to readable counterexamples.
 
-Token log ratios are small integers times one of the scales of the setting (the band's own among them), so that units fall
-inside, outside and just beside the band; "edge" rows stand on a bound exactly. A row's masks, a row's integers and all
-advantages are each one number, whose digits are the choices: a batch is a dozen draws, cheap to make and to shrink.
+Token log ratios are small integers times one of the scales of the setting (the widths of the band among them), so that units
+lie inside, outside and just beside the band; rows of the kind "edge" lie exactly on a bound. The mask of a row, its integers
+and all advantages are one drawn number each, whose digits are the choices: a batch takes a dozen draws.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .claim import Claim
 from .setting import Setting
 
 ADVANTAGES = [1.0, -1.0, 2.0, -0.5, 0.0, 0.25, -3.0, 1e-3]
-POISONS = [1.0, 1e30, -1e30, float("inf"), float("-inf"), float("nan")]
+PADDING_VALUES = [1.0, 1e30, -1e30, float("inf"), float("-inf"), float("nan")]
 LEVELS = [0.5, 0.9, 1.1, 2.0, -0.5, -0.9, -1.1, -2.0]
 STEPS = [0, 1, -1, 2, -2, 3, -3, 4, -4]
 KINDS = ["level", "spread", "equal", "beyond", "on policy"]
 
 
 def digits(number: int, base: int, count: int) -> list[int]:
-    """The lowest `count` digits of a number, so that 0 means the first choice everywhere."""
+    """The lowest `count` digits of a number; 0 means the first choice everywhere."""
     return [number // base**i % base for i in range(count)]
 
 
@@ -61,15 +61,15 @@ def batches(
     per_token: bool = False,
     advantages: list[float] | None = None,
 ) -> Batch:
-    """Ragged batches: lengths 0 to T, holes, advantages of both signs and exact zeros.
+    """Ragged batches: lengths 0 to T, masked slots anywhere, advantages of both signs and exact zeros.
 
     Args:
-        setting: where the band is.
+        setting: gives the bounds of the band.
         rows, width: smallest and largest N and T.
         holes: whether slots may be masked.
-        kinds: of rows, among KINDS and "edge" (exactly on a bound).
-        per_token: one advantage per token.
-        advantages: what they are chosen from.
+        kinds: kinds of rows, from KINDS and "edge" (exactly on a bound).
+        per_token: draw one advantage per token.
+        advantages: the values to choose from.
     """
     num, slots = draw(st.integers(*rows)), draw(st.integers(*width))
     among = kinds or KINDS
@@ -83,7 +83,7 @@ def batches(
 
 
 def any_batches(setting: Setting, **options: Any) -> st.SearchStrategy[Batch]:
-    """`batches`, with one advantage per token now and then if the loss takes that."""
+    """`batches`, sometimes with one advantage per token if the loss accepts that."""
     if Claim.TOKEN_ADVANTAGES not in setting.claims:
         return batches(setting, **options)
     return st.booleans().flatmap(lambda per_token: batches(setting, per_token=per_token, **options))
@@ -95,5 +95,5 @@ def orders(size: int) -> st.SearchStrategy[list[int]]:
 
 
 def partitions(size: int, parts: int = 3) -> st.SearchStrategy[list[int]]:
-    """Which part (micro-batch, rank) each of `size` things belongs to; parts may stay empty."""
+    """For each of `size` rows the part (micro-batch or rank) that it belongs to; parts may stay empty."""
     return st.lists(st.integers(0, parts - 1), min_size=size, max_size=size)

@@ -1,4 +1,4 @@
-"""What is under test: an objective, or anybody's loss function, made to answer with a value and a gradient."""
+"""The loss under test: an objective, or any loss function, called to give a value and a gradient."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ from .batch import Batch, Floats
 from .claim import Claim, implied
 
 
-class Outcome(NamedTuple):
-    """A loss on one batch."""
+class LossResult(NamedTuple):
+    """Value and gradient of a loss on one batch, with their error budgets."""
 
     value: float
+    """The loss."""
     weight: Floats
     """[N, T] ∂value/∂logp."""
     eps: float
-    """Unit of rounding of what was returned (float32's at most)."""
+    """Unit of rounding of the returned value: that of float64, or of float32 for anything narrower."""
     noise: float
-    """What the weight may be off by because it was found by differences, in units of the value's scale."""
+    """Error of a gradient by finite differences, relative to the scale of the value; 0 for an exact gradient."""
     log_ratio: Any = None
-    """Units: what the loss says of their log ratios, if it does."""
+    """Units: their log ratios, if the loss reports them."""
     clipped: Any = None
-    """Units: which of them it says are clipped, if it does."""
+    """Units: True where clipped, if the loss reports it."""
 
 
-class Answer(NamedTuple):
-    """What a loss returned, as NumPy arrays."""
+class RawResult(NamedTuple):
+    """The return value of a loss as NumPy arrays."""
 
     value: Any
     """[] the loss."""
     weight: Any
     """[N, T] ∂value/∂logp; None if neither the loss nor the library has one."""
     log_ratio: Any = None
-    """Units, if the loss says so."""
+    """Units: their log ratios, if the loss reports them."""
     clipped: Any = None
-    """Units, if the loss says so."""
+    """Units: True where clipped, if the loss reports it."""
 
 
 Inputs = dict[str, Any]
 Call = Callable[[Inputs], Any]
-"""From named arrays to whatever the loss returns."""
+"""Named arrays ↦ the return value of the loss."""
 
 
-class Raised(Exception):
-    """A loss raised an error on a legal batch."""
+class LossError(Exception):
+    """The loss raised an error on a valid batch."""
 
     def __init__(self, batch: Any, error: Exception) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
@@ -59,38 +60,38 @@ class Raised(Exception):
 
 
 @contextmanager
-def blamed_on(batch: Any) -> Iterator[None]:
-    """An error inside is the loss's, on this batch."""
+def loss_errors_on(batch: Any) -> Iterator[None]:
+    """Turns an exception inside into a LossError on this batch."""
     try:
         with np.errstate(all="ignore"):
             yield
     except Exception as error:  # whatever a loss raises
-        raise Raised(batch, error) from error
+        raise LossError(batch, error) from error
 
 
 class Framework(Protocol):
-    """How a library differentiates."""
+    """An array library: how to call a loss with it, and how to differentiate."""
 
     @property
     def name(self) -> str:
-        """For reports."""
+        """The name that reports show."""
 
-    def outcome(self, call: Call, inputs: Inputs) -> Answer:
-        """What the loss returns for these arrays, and the library's gradient of it if it does not bring its own."""
+    def evaluate(self, call: Call, inputs: Inputs) -> RawResult:
+        """Value and gradient for these arrays: the gradient that the loss returns, else the library's."""
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Floats]:
-        """Gradients with respect to old_logp and advantage; empty without autodiff."""
+        """Gradients with respect to old_logp and advantage, which should be constants; empty without autodiff."""
 
     def counterpart(self, call: Call) -> Call | None:
-        """The same function compiled if it is otherwise run eagerly, eager if it is otherwise compiled; or None."""
+        """The compiled function if calls are eager, the eager one if calls are compiled; None without a compiler."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """How a loss is called, where it is not called (logp, old_logp, advantage, mask) by position.
+    """The argument names of a loss that is not called as loss(logp, old_logp, advantage, mask) by position.
 
-    A name means that the argument is passed by that keyword. The last three are inputs that a loss need not have, and
-    are passed only if they are named here.
+    An input with a name is passed by that keyword, the others by position in that order. `denominator`, `ref_logp` and
+    `sampler_logp` are passed only if they have a name.
     """
 
     logp: str | None = None
@@ -98,18 +99,18 @@ class Names:
     advantage: str | None = None
     mask: str | None = None
     denominator: str | None = None
-    """Takes the number to divide by: non-empty responses, or tokens."""
+    """Keyword of the number to divide by: non-empty responses, or tokens."""
     ref_logp: str | None = None
-    """Takes a reference policy's log-probs."""
+    """Keyword of the reference policy's log-probs."""
     sampler_logp: str | None = None
-    """Takes the sampler's log-probs."""
+    """Keyword of the sampler's log-probs."""
     token_advantages: bool = False
-    """Wants advantages [N, T] always."""
+    """Pass advantages as [N, T] always."""
     float_mask: bool = False
-    """Wants the mask as 0.0 and 1.0."""
+    """Pass the mask as 0.0 and 1.0, not as booleans."""
 
     def bound(self, fn: Callable[..., Any]) -> Call:
-        """The function, called with named arrays."""
+        """The function as a call with named arrays."""
 
         def call(inputs: Inputs) -> Any:
             positional = [inputs[k] for k in ("logp", "old_logp", "advantage", "mask") if getattr(self, k) is None]
@@ -119,7 +120,7 @@ class Names:
         return call
 
     def inputs(self, batch: Batch, dtype: Any) -> Inputs:
-        """The batch's arrays, in a dtype."""
+        """The arrays of a batch in the given dtype."""
         advantage = batch.advantage
         if self.token_advantages and not batch.per_token:
             advantage = np.repeat(advantage[:, None], batch.mask.shape[1], axis=1)
@@ -144,30 +145,30 @@ class Subject:
     objective: Objective | None = None
     """Set if the subject is one of our own objectives."""
     own_gradient: bool = True
-    """The gradient is the loss's own; False: central differences."""
+    """Whether the gradient comes from the loss or from autodiff; False: from finite differences."""
     step: float = 2.0**-18
-    """Of the differences: adding it to numbers below 8 rounds by 2^-50, 2e-10 of the step."""
+    """Step of the finite differences. Adding it to numbers below 8 rounds by 2⁻⁵⁰, which is 2e-10 of the step."""
 
-    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> Outcome:
-        """Value and gradient; a loss that raises breaks whatever is asked of it."""
+    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> LossResult:
+        """Value and gradient. Raises LossError if the loss raises, which breaks the law that is being checked."""
         inputs = self.names.inputs(batch, dtype)
-        with blamed_on(batch):
-            return self._outcome(batch, inputs, other or self.call)
+        with loss_errors_on(batch):
+            return self._evaluate(batch, inputs, other or self.call)
 
     def leaks(self, batch: Batch) -> dict[str, Floats]:
-        """Gradients that reach old log-probs and advantages; nothing without autodiff."""
-        with blamed_on(batch):
+        """Gradients that reach old log-probs and advantages; empty without autodiff."""
+        with loss_errors_on(batch):
             return self.framework.leaks(self.call, self.names.inputs(batch, np.float64))
 
-    def _outcome(self, batch: Batch, inputs: Inputs, call: Call) -> Outcome:
-        answer = self.framework.outcome(call, inputs)
-        number, more = np.asarray(answer.value), {"log_ratio": answer.log_ratio, "clipped": answer.clipped}
+    def _evaluate(self, batch: Batch, inputs: Inputs, call: Call) -> LossResult:
+        raw = self.framework.evaluate(call, inputs)
+        number, more = np.asarray(raw.value), {"log_ratio": raw.log_ratio, "clipped": raw.clipped}
         if number.shape != ():
             raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
         eps = float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
-        if answer.weight is not None:
-            return Outcome(float(number), np.asarray(answer.weight, dtype=np.float64), eps, 0.0, **more)
-        return Outcome(float(number), self._differences(inputs, batch), eps, 64.0 * max(eps, 2.3e-16) / self.step, **more)
+        if raw.weight is not None:
+            return LossResult(float(number), np.asarray(raw.weight, dtype=np.float64), eps, 0.0, **more)
+        return LossResult(float(number), self._differences(inputs, batch), eps, 64.0 * max(eps, 2.3e-16) / self.step, **more)
 
     def _differences(self, inputs: Inputs, batch: Batch) -> Floats:
         """Fourth-order central differences at the valid slots; the error is h⁴ f⁽⁵⁾/30."""
@@ -176,7 +177,7 @@ class Subject:
         def at(index: Any, steps: int) -> float:
             moved = logp.copy()
             moved[index] += steps * self.step
-            return float(self.framework.outcome(self.call, {**inputs, "logp": moved}).value)
+            return float(self.framework.evaluate(self.call, {**inputs, "logp": moved}).value)
 
         for index in zip(*np.nonzero(batch.mask), strict=True):
             out[index] = (8 * (at(index, 1) - at(index, -1)) - (at(index, 2) - at(index, -2))) / (12 * self.step)
@@ -184,11 +185,11 @@ class Subject:
 
     @property
     def kink(self) -> float:
-        """How far from a bound a unit must be for its gradient to be well defined: rounding, or the differences' reach."""
+        """Distance from a bound at which the gradient of a unit is well defined: rounding, or the reach of the differences."""
         return 1e-9 if self.own_gradient else 4 * self.step
 
     def claims(self, like: Objective) -> frozenset[Claim]:
-        """What the subject claims if it is said to be like an objective."""
+        """The claims of this loss if it is declared to be like an objective."""
         ours = (Claim.EDGES, Claim.LAYOUTS, Claim.REPORTS, Claim.INERT, Claim.RISING)
         offered = {
             **dict.fromkeys(ours, self.objective is not None),

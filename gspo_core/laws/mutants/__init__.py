@@ -1,38 +1,50 @@
-"""Mutants: losses that are wrong in one way each, most of them seen in public code, beside the law that each must break.
+"""Mutants: losses with one mistake each, many of them seen in public code, paired with the law that must detect it.
 
-They prove the kit: a law that lets its mutants live is no law, and a mutant that no law names is a missing law.
+They test the kit itself: each law has at least one mutant that breaks it.
 """
 
 from gspo_core.laws.chapters.catalogue import named
 from gspo_core.laws.checking import check, check_advantages, check_clip_fraction
 from gspo_core.laws.kit.packing import OwnGradient, as_padded
-from gspo_core.laws.kit.runner import Verdict
+from gspo_core.laws.kit.runner import LawVerdict
 
-from .beside import BESIDE
 from .clip import CLIP
+from .clip_fraction import CLIP_FRACTION
 from .credit import CREDIT
-from .layouts import LAYOUTS, UNKNOWN
-from .mutant import Kind, Mutant, gspo, right
+from .group_advantages import GROUP_ADVANTAGES
+from .layouts import LAYOUTS, PACKED, UNKNOWN
+from .mutant import Mutant, MutantKind, gspo, right
 from .ratio import RATIO
+from .reduction import REDUCTION
 from .reports import REPORTS
-from .weighting import WEIGHTING
 
-MUTANTS: tuple[Mutant, ...] = (*WEIGHTING, *RATIO, *CLIP, *CREDIT, *REPORTS, *LAYOUTS, *UNKNOWN, *BESIDE)
+MUTANTS: tuple[Mutant, ...] = (
+    *REDUCTION,
+    *RATIO,
+    *CLIP,
+    *CREDIT,
+    *REPORTS,
+    *LAYOUTS,
+    *UNKNOWN,
+    *GROUP_ADVANTAGES,
+    *CLIP_FRACTION,
+    *PACKED,
+)
 
 
-def tried(mutant: Mutant, seed: int = 0) -> Verdict:
-    """The named law's verdict on a mutant, with the usual number of examples."""
+def check_mutant(mutant: Mutant, seed: int = 0) -> LawVerdict:
+    """Runs the law that must detect a mutant on it, with the usual number of examples."""
     laws = [named(mutant.law)]
-    if mutant.kind is Kind.ADVANTAGE:
+    if mutant.kind is MutantKind.ADVANTAGE:
         report = check_advantages(mutant.loss, mutant.like, seed, laws=laws)
-    elif mutant.kind in (Kind.SEQUENCE_FRACTION, Kind.TOKEN_FRACTION):
-        tokens = mutant.kind is Kind.TOKEN_FRACTION
+    elif mutant.kind in (MutantKind.SEQUENCE_FRACTION, MutantKind.TOKEN_FRACTION):
+        tokens = mutant.kind is MutantKind.TOKEN_FRACTION
         report = check_clip_fraction(mutant.loss, mutant.like, seed, per_token=tokens, laws=laws)
     else:
-        loss = as_padded(mutant.loss) if mutant.kind is Kind.PACKED else mutant.loss
-        loss = loss() if mutant.kind is Kind.OBJECTIVE else loss
+        loss = as_padded(mutant.loss) if mutant.kind is MutantKind.PACKED else mutant.loss
+        loss = loss() if mutant.kind is MutantKind.OBJECTIVE else loss
         report = check(loss, mutant.like, seed, claims=mutant.claims, names=mutant.names, laws=laws)
     return report.verdicts[0]
 
 
-__all__ = ["MUTANTS", "Kind", "Mutant", "OwnGradient", "gspo", "right", "tried"]
+__all__ = ["MUTANTS", "Mutant", "MutantKind", "OwnGradient", "check_mutant", "gspo", "right"]

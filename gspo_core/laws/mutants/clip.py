@@ -1,4 +1,4 @@
-"""Mutants: the clip, its sides and its edges."""
+"""Mutants of the clip: its sides, its bounds and its guard against overflow."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gspo_core.laws.kit.packing import OwnGradient
 from .mutant import HIGH, LIKE_DUAL, LOW, WITH_DENOMINATOR, A, Mutant, exp, gain, gspo, gspo_weight, log_s, mean, right
 
 SILENT = "a clipped unit has no gradient"
-LIVE = "an unclipped unit is live, however far from 1 on its other side"
-BAND = "the band reaches from 1 − ε_low to 1 + ε_high"
-FLAT = "beyond the band the loss is that of the bound"
-GUARD = "no guard touches a ratio below e⁵⁰"
+LIVE = "an unclipped unit has a gradient, however far its ratio is from 1"
+BAND = "the clip range reaches from 1 − ε_low to 1 + ε_high"
+FLAT = "beyond the clip range the loss stays at the value of the bound"
+GUARD = "no overflow guard changes ratios below e⁵⁰"
 
 
 def not_clipped(logp: A, old: A, a: A, mask: A) -> Any:
@@ -37,7 +37,7 @@ def mirrored_for_negative(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def clipped_on_both_sides(logp: A, old: A, a: A, mask: A) -> Any:
-    """clip(s) A, the minimum forgotten."""
+    """clip(s) A without the minimum."""
     return mean(np.clip(exp(log_s(logp, old, mask)), 1 - LOW, 1 + HIGH) * a, mask)
 
 
@@ -47,7 +47,7 @@ def widths_swapped(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def lower_width_on_both_sides(logp: A, old: A, a: A, mask: A) -> Any:
-    """ε_high is never read."""
+    """ε_high is not used."""
     return mean(gain(log_s(logp, old, mask), a, LOW, LOW), mask)
 
 
@@ -58,31 +58,31 @@ def band_in_nats(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def only_good_are_clipped(logp: A, old: A, a: A, mask: A) -> Any:
-    """The lower bound is forgotten."""
+    """Without the lower bound."""
     s = exp(log_s(logp, old, mask))
     return mean(np.minimum(s * a, np.minimum(s, 1 + HIGH) * a), mask)
 
 
 def clipped_are_dropped(logp: A, old: A, a: A, mask: A) -> Any:
-    """Units outside the band have no loss instead of a constant one."""
+    """Units outside the clip range have loss 0 instead of a constant."""
     x = log_s(logp, old, mask)
     shut = ((a > 0) & (x > np.log1p(HIGH))) | ((a < 0) & (x < np.log1p(-LOW)))
     return mean(np.where(shut, 0.0, gain(x, a)), mask)
 
 
 def ratio_capped_at_e10(logp: A, old: A, a: A, mask: A) -> Any:
-    """log s clamped at 10, without a gradient beyond."""
+    """log s clamped at 10, with no gradient beyond."""
     return mean(gain(np.minimum(log_s(logp, old, mask), 10.0), a), mask)
 
 
 def overflows(logp: A, old: A, a: A, mask: A) -> Any:
-    """exp as it is."""
+    """exp without a guard."""
     s = np.exp(log_s(logp, old, mask))
     return mean(np.minimum(s * a, np.clip(s, 1 - LOW, 1 + HIGH) * a), mask)
 
 
 def overflows_where_clipped(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """A finite value, and a gradient of 0 · ∞: what autodiff makes of exp, min and clip."""
+    """A finite value, and a gradient of 0 · ∞, as autodiff of exp, min and clip gives."""
     s = np.exp(log_s(logp, old, mask))
     shut = ((a > 0) & (s > 1 + HIGH)) | ((a < 0) & (s < 1 - LOW))
     unit = -np.where(shut, 0.0, a) * s / mask.sum(axis=1).clip(1) / max(1, mask.any(axis=1).sum())
@@ -102,7 +102,7 @@ def old_is_new(logp: A, old: A, a: A, mask: A) -> OwnGradient:
 
 
 def edge_is_shut(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> OwnGradient:
-    """< and > where the paper's gate has ≤ and ≥."""
+    """Bounds excluded from the clip range."""
     x, n = log_s(logp, old, mask), max(1, mask.any(axis=1).sum())
     edge = ((a > 0) & (x == np.log1p(HIGH))) | ((a < 0) & (x == np.log1p(-LOW)))
     weight = np.where(edge[:, None], 0.0, gspo_weight(logp, old, a, mask))
@@ -110,7 +110,7 @@ def edge_is_shut(logp: A, old: A, a: A, mask: A, denominator: float | None = Non
 
 
 def edge_is_three_quarters(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> OwnGradient:
-    """What JAX makes of minimum and clip at the bound."""
+    """The gradient that JAX gives for minimum and clip at the bound."""
     x, n = log_s(logp, old, mask), max(1, mask.any(axis=1).sum())
     edge = ((a > 0) & (x == np.log1p(HIGH))) | ((a < 0) & (x == np.log1p(-LOW)))
     weight = np.where(edge[:, None], 0.75, 1.0) * gspo_weight(logp, old, a, mask)
@@ -118,19 +118,19 @@ def edge_is_three_quarters(logp: A, old: A, a: A, mask: A, denominator: float | 
 
 
 def clipped_token_by_token(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """The response's ratio, and a gate for each token."""
+    """The ratio of the response, and a clip decision per token."""
     d = np.where(mask, logp, 0.0) - np.where(mask, old, 0.0)
     shut = ((a[:, None] > 0) & (d > np.log1p(HIGH))) | ((a[:, None] < 0) & (d < np.log1p(-LOW)))
     return OwnGradient(gspo(logp, old, a, mask), np.where(shut, 0.0, gspo_weight(logp, old, a, mask)))
 
 
 def ceiling_ignored(logp: A, old: A, a: A, mask: A) -> Any:
-    """A dual clip that is configured and never read."""
+    """A dual clip that is configured and not used."""
     return gspo(logp, old, a, mask)
 
 
 def advantage_zero_is_nan(logp: A, old: A, a: A, mask: A) -> Any:
-    """The sign taken as A/|A|."""
+    """The sign computed as A/|A|."""
     with np.errstate(all="ignore"):
         return mean(np.abs(a) * gain(log_s(logp, old, mask), a / np.abs(a)), mask)
 
@@ -151,9 +151,14 @@ CLIP = [
     Mutant(overflows_where_clipped, "finite log-probs give a finite loss and gradient", seen="trl#3248 and most others"),
     Mutant(straight_through, SILENT),
     Mutant(old_is_new, SILENT, seen="tinker-cloud#66"),
-    Mutant(edge_is_shut, "on a bound exactly, a unit is live", claims=EDGES, names=WITH_DENOMINATOR),
-    Mutant(edge_is_three_quarters, "on a bound exactly, a unit is live", claims=EDGES, names=WITH_DENOMINATOR),
+    Mutant(edge_is_shut, "exactly on a bound a unit has a gradient", claims=EDGES, names=WITH_DENOMINATOR),
+    Mutant(edge_is_three_quarters, "exactly on a bound a unit has a gradient", claims=EDGES, names=WITH_DENOMINATOR),
     Mutant(clipped_token_by_token, "all tokens of a response are clipped together", seen="Soup#744"),
-    Mutant(ceiling_ignored, "a bad unit pays at most the ceiling", LIKE_DUAL, seen="verl, SkyRL: clip_ratio_c"),
-    Mutant(advantage_zero_is_nan, "with advantage 0 there is no loss"),
+    Mutant(
+        ceiling_ignored,
+        "with a negative advantage the loss is at most the cap of the dual clip",
+        LIKE_DUAL,
+        seen="verl, SkyRL: clip_ratio_c",
+    ),
+    Mutant(advantage_zero_is_nan, "with advantage 0 the loss and its gradient are 0"),
 ]

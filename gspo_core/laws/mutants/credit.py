@@ -1,4 +1,4 @@
-"""Mutants: signs, stop-gradients, token advantages, precision, and what stands beside the policy loss."""
+"""Mutants of sign, stop-gradients, token advantages and precision, and of additional terms."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from .mutant import (
 
 SIGN = "a good response is made likelier, a bad one less likely"
 ON_POLICY = "on policy the gradient is REINFORCE's"
-OWN = "every token is credited with its own advantage"
+OWN = "the gradient of every token has its own advantage"
 DERIVATIVE = "the gradient is the derivative of the value"
-FLOAT32 = "float32 inputs lose no more than float32 must"
-CONSTANT = "the sampler's weight is held constant"
+FLOAT32 = "with float32 inputs the loss is accurate to float32"
+CONSTANT = "no gradient flows through the sampler's weight"
 
 
 def wrong_sign(logp: A, old: A, a: A, mask: A) -> Any:
@@ -51,18 +51,18 @@ def size_of_the_advantage(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def stop_gradient_forgotten(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """GSPO-token without sg on s: for one advantage per response exactly twice the gradient."""
+    """GSPO-token without a stop-gradient on s: twice the gradient for one advantage per response."""
     a = token_mean(np.broadcast_to(column(a), mask.shape), mask)
     return OwnGradient(gspo(logp, old, a, mask), 2 * gspo_weight(logp, old, a, mask))
 
 
 def stop_gradient_too_many(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """The whole ratio detached: nothing is learnt."""
+    """The whole ratio detached: no gradient."""
     return OwnGradient(gspo(logp, old, a, mask), np.zeros(mask.shape))
 
 
 def ratio_missing_in_the_gradient(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """The gate without the weight s."""
+    """The clip decision without the factor s."""
     s = exp(log_s(logp, old, mask))[:, None]
     return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask) / s)
 
@@ -73,20 +73,20 @@ def length_missing_in_the_gradient(logp: A, old: A, a: A, mask: A) -> OwnGradien
 
 
 def gradient_in_padding(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """The weight is spread over the whole row."""
+    """The gradient is spread over the whole row."""
     return OwnGradient(
         gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask).max(axis=1, keepdims=True) * np.ones(mask.shape)
     )
 
 
 def token_advantages_collapse(logp: A, old: A, a: A, mask: A) -> Any:
-    """A sequence ratio times token advantages: autograd sees their mean."""
+    """A sequence ratio times token advantages: autograd gives every token their mean."""
     s = log_s(logp, old, mask)[:, None]
     return mean(token_mean(gain(s, column(a)), mask), mask)
 
 
 def first_token_advantage(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """The first column stands for all."""
+    """The advantage of the first token is used for all."""
     a = column(a)[:, 0]
     return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask))
 
@@ -98,7 +98,7 @@ def advantage_of_the_next_token(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def token_advantage_divided(logp: A, old: A, a: A, mask: A) -> Any:
-    """A response's advantage is shared out among its tokens, token advantages are not."""
+    """A response's advantage is divided among its tokens, token advantages are not."""
     share = a[:, None] / size(mask)[:, None] if a.ndim == 1 else a
     return mean(token_mean(gain(ratios(logp, old, mask), share), mask), mask)
 
@@ -123,7 +123,7 @@ def bfloat16_ratio(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def entropy_bonus_left_in(logp: A, old: A, a: A, mask: A) -> Any:
-    """A term that has no advantage in it."""
+    """An entropy-like term that does not depend on the advantage."""
     return gspo(logp, old, a, mask) + 0.01 * np.where(mask, logp, 0.0).sum() / max(1, mask.sum())
 
 
@@ -145,7 +145,7 @@ def sampler_weight_not_detached(logp: A, old: A, a: A, mask: A, sampler_logp: A)
 
 
 def squeezed(logp: A, old: A, a: A, mask: A) -> Any:
-    """squeeze() takes the batch axis away from a batch of one."""
+    """squeeze() removes the batch axis of a batch of one."""
     s = log_s(logp, old, mask)[:, None].squeeze()
     return -np.sum([gain(s[i], a[i]) for i in range(len(a)) if mask[i].any()]) / max(1, mask.any(axis=1).sum())
 
@@ -162,13 +162,13 @@ CREDIT = [
     Mutant(token_advantages_collapse, OWN, LIKE_TOKEN, seen="OpenRLHF, NeMo-RL, slime, ROLL, TRL, EasyDeL"),
     Mutant(first_token_advantage, OWN, LIKE_TOKEN),
     Mutant(advantage_of_the_next_token, OWN, LIKE_GRPO),
-    Mutant(token_advantage_divided, "equal token advantages are the response's advantage", LIKE_GRPO),
+    Mutant(token_advantage_divided, "equal token advantages give the same loss as one advantage per response", LIKE_GRPO),
     Mutant(other_tokens_in_the_ratio, "a token's gradient depends on its own ratio alone", LIKE_GRPO),
     Mutant(float16_sums, FLOAT32),
     Mutant(bfloat16_ratio, FLOAT32),
-    Mutant(entropy_bonus_left_in, "with advantage 0 there is no loss"),
+    Mutant(entropy_bonus_left_in, "with advantage 0 the loss and its gradient are 0"),
     Mutant(reward_kl_not_detached, "twice the advantage, twice the loss", seen="advantages not detached"),
-    Mutant(kl_times_ratio, "the KL term does not see the old policy", seen="trl#6594", names=WITH_KL),
+    Mutant(kl_times_ratio, "the KL term does not depend on the old policy", seen="trl#6594", names=WITH_KL),
     Mutant(sampler_weight_not_detached, CONSTANT, seen="verl#4105", names=WITH_SAMPLER),
-    Mutant(squeezed, "every batch has a loss, however small"),
+    Mutant(squeezed, "every batch has a finite loss, however small"),
 ]

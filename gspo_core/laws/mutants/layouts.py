@@ -1,4 +1,4 @@
-"""Mutants: objectives with a ratio of their own that is right in a padded batch, and wrong where its tokens stand otherwise."""
+"""Mutants of layouts: right on a padded batch, wrong on packed, restricted, sharded or empty ones; and unknown parts."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from gspo_core._lib.array import exp_finite, where_true
 from gspo_core.objectives.clipped_surrogates import Clip
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.ratios import Sequence
 from gspo_core.types import Array, Gain, Gated, Layout, Namespace
 
-from .mutant import HIGH, LIKE, LOW, Kind, Mutant
+from .mutant import HIGH, LIKE, LOW, A, Mutant, MutantKind
 
 
 @dataclass(frozen=True)
 class _Pooled(Sequence):
-    """One row is one sequence, also where it holds several."""
+    """Treats a row as one sequence, also where it holds several."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         own = super().log_ratio(d, layout)
@@ -29,7 +31,7 @@ class _Pooled(Sequence):
 
 @dataclass(frozen=True)
 class _OfThisRank(Sequence):
-    """The mean over the tokens that are at hand."""
+    """The mean over the tokens of this rank."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         here: Any = layout
@@ -38,7 +40,7 @@ class _OfThisRank(Sequence):
 
 @dataclass(frozen=True)
 class _NotRestricted(Sequence):
-    """The length before tokens were rejected."""
+    """Uses the length before tokens were rejected."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         here: Any = layout
@@ -47,7 +49,7 @@ class _NotRestricted(Sequence):
 
 @dataclass(frozen=True)
 class _FirstToken(Sequence):
-    """Looks at the first slot, which a layout need not have."""
+    """Reads the first slot, which a layout may lack."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         first = d[..., :1] if layout.shape[-1] else d[..., 0]
@@ -66,7 +68,7 @@ class _Blurred(Clip):
 
 @dataclass(frozen=True)
 class _Leaning:
-    """A gain whose slope is A s (1 + 1/50): no derivative, though it says that it is one."""
+    """A gain whose slope is 2 % larger than its derivative, though it is declared exact."""
 
     exact = True
 
@@ -77,7 +79,7 @@ class _Leaning:
 
 @dataclass(frozen=True)
 class _BatchGate:
-    """Closes tokens beyond the largest advantage of the batch: a gate that looks at other responses."""
+    """Closes all tokens but those with the largest |advantage| of the batch: depends on other responses."""
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
         xp = layout.xp
@@ -92,7 +94,7 @@ def pooled_where_packed() -> Objective:
 
 
 def mean_of_this_rank() -> Objective:
-    """Context parallelism without the exchange."""
+    """Context parallelism without the sum over ranks."""
     return replace(LIKE, ratio=_OfThisRank())
 
 
@@ -102,40 +104,72 @@ def length_before_rejection() -> Objective:
 
 
 def first_slot_is_looked_at() -> Objective:
-    """Needs a slot to be there."""
+    """Fails on a layout without slots."""
     return replace(LIKE, ratio=_FirstToken())
 
 
 def bound_with_a_tolerance() -> Objective:
-    """Live up to 1e-9 beyond the bound."""
+    """Has a gradient up to 1e-9 beyond the bound."""
     return replace(LIKE, surrogate=_Blurred(LOW, HIGH))
 
 
 def unknown_gain_with_another_slope() -> Objective:
-    """A surrogate of somebody's own whose slope is 2 % too large."""
+    """A surrogate that the kit does not know, whose slope is 2 % too large."""
     return replace(LIKE, surrogate=_Leaning())
 
 
 def unknown_gate_that_sees_the_batch() -> Objective:
-    """A gate of somebody's own that compares responses."""
+    """A gate that the kit does not know, which compares responses."""
     return replace(LIKE, gate=_BatchGate())
 
 
+def one_row_pooled(logp: A, old: A, a: A, segment_ids: A, num_sequences: int) -> Any:
+    """Treats a packed row as one sequence: every segment gets the ratio of all tokens."""
+    mask, known = segment_ids >= 0, np.unique(segment_ids[segment_ids >= 0])
+    d = np.where(mask, logp, 0.0) - np.where(mask, old, 0.0)
+    s = np.exp(np.minimum(d.sum() / max(1, mask.sum()), 50.0))
+    gains = np.minimum(s * a[known], np.clip(s, 1 - LOW, 1 + HIGH) * a[known])
+    return -gains.sum() / max(1, len(known))
+
+
+def neighbour_leaks(logp: A, old: A, a: A, segment_ids: A, num_sequences: int) -> Any:
+    """Segment borders off by one: the first token of each segment is added to the segment before."""
+    d = np.where(segment_ids >= 0, logp, 0.0) - np.where(segment_ids >= 0, old, 0.0)
+    shifted = np.append(segment_ids[1:], segment_ids[-1:])
+    total = np.array([d[(shifted == i) & (segment_ids >= 0)].sum() for i in range(num_sequences)])
+    length = np.array([(segment_ids == i).sum() for i in range(num_sequences)])
+    s = np.exp(np.minimum(total / np.maximum(1, length), 50.0))
+    gains = np.where(length > 0, np.minimum(s * a, np.clip(s, 1 - LOW, 1 + HIGH) * a), 0.0)
+    return -gains.sum() / max(1, (length > 0).sum())
+
+
+INDEPENDENT = "a response does not change the gradients of the others"
+PACKED = [
+    Mutant(one_row_pooled, INDEPENDENT, seen="Tunix#1662", kind=MutantKind.PACKED),
+    Mutant(neighbour_leaks, INDEPENDENT, kind=MutantKind.PACKED),
+]
 LAYOUTS = [
-    Mutant(pooled_where_packed, "packed is padded", seen="Tunix#1662", kind=Kind.OBJECTIVE),
-    Mutant(mean_of_this_rank, "splitting a response over ranks changes nothing", kind=Kind.OBJECTIVE),
-    Mutant(length_before_rejection, "a rejected token is a masked token", kind=Kind.OBJECTIVE),
-    Mutant(first_slot_is_looked_at, "a layout without a token has loss 0", kind=Kind.OBJECTIVE),
-    Mutant(bound_with_a_tolerance, "on a bound a unit is live, one step of rounding beyond it is silent", kind=Kind.OBJECTIVE),
+    Mutant(pooled_where_packed, "packed and padded layouts give the same loss", seen="Tunix#1662", kind=MutantKind.OBJECTIVE),
+    Mutant(mean_of_this_rank, "splitting a response over ranks does not change the loss", kind=MutantKind.OBJECTIVE),
+    Mutant(length_before_rejection, "a rejected token counts as a masked token", kind=MutantKind.OBJECTIVE),
+    Mutant(first_slot_is_looked_at, "a layout without a token has loss 0", kind=MutantKind.OBJECTIVE),
+    Mutant(
+        bound_with_a_tolerance,
+        "a unit has a gradient on a bound, and none one step of rounding beyond it",
+        kind=MutantKind.OBJECTIVE,
+    ),
 ]
 UNKNOWN = [
     Mutant(
         unknown_gain_with_another_slope,
         "the gradient is the derivative of the value",
         unknown_gain_with_another_slope(),
-        kind=Kind.OBJECTIVE,
+        kind=MutantKind.OBJECTIVE,
     ),
     Mutant(
-        unknown_gate_that_sees_the_batch, "the gradient is the paper's", unknown_gate_that_sees_the_batch(), kind=Kind.OBJECTIVE
+        unknown_gate_that_sees_the_batch,
+        "the gradient is the paper's",
+        unknown_gate_that_sees_the_batch(),
+        kind=MutantKind.OBJECTIVE,
     ),
 ]

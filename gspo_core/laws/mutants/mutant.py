@@ -1,4 +1,4 @@
-"""What a mutant is, and the correct pieces that mutants are made of, in plain NumPy."""
+"""The class Mutant, and the correct building blocks of mutants in plain NumPy."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import numpy as np
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.packing import OwnGradient
 from gspo_core.laws.kit.subject import Names
-from gspo_core.objectives.clipped_surrogates import Clip, DualClip
+from gspo_core.objectives.clipped_surrogates import DualClip
 from gspo_core.objectives.presets import GRPO, GSPO, GSPO_TOKEN
 
 LOW, HIGH, CAP = 0.2, 0.3, 3.0
-LIKE = replace(GSPO, surrogate=Clip(LOW, HIGH))
-"""GSPO with a band that is wide enough to be seen by the naked eye, and not symmetric."""
-LIKE_TOKEN = replace(GSPO_TOKEN, surrogate=Clip(LOW, HIGH))
+LIKE = GSPO.with_clip(LOW, HIGH)
+"""GSPO with a clip range that is wide, so that numbers are easy to read, and not symmetric."""
+LIKE_TOKEN = GSPO_TOKEN.with_clip(LOW, HIGH)
 LIKE_DUAL = replace(GSPO, surrogate=DualClip(LOW, HIGH, CAP))
-LIKE_GRPO = replace(GRPO, surrogate=Clip(LOW, HIGH))
+LIKE_GRPO = GRPO.with_clip(LOW, HIGH)
 
 WITH_DENOMINATOR = Names(denominator="denominator")
 WITH_KL = Names(ref_logp="ref_logp")
@@ -30,20 +30,20 @@ A = Any
 """A NumPy array."""
 
 
-class Kind(Enum):
-    """What a mutant is a mutant of."""
+class MutantKind(Enum):
+    """The kind of function that a mutant is, by its signature."""
 
     LOSS = "(logp, old_logp, advantage, mask) -> loss"
     PACKED = "(logp, old_logp, advantage, segment_ids, num_sequences) -> loss"
     ADVANTAGE = "(rewards, group_ids) -> advantages"
     SEQUENCE_FRACTION = "(logp, old_logp, advantage, mask) -> share of clipped responses"
     TOKEN_FRACTION = "(logp, old_logp, advantage, mask) -> share of clipped tokens"
-    OBJECTIVE = "() -> an Objective with a word of its own"
+    OBJECTIVE = "() -> an Objective with a wrong part"
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A wrong loss, and the law that it must break."""
+    """A wrong loss, and the law that must detect it."""
 
     loss: Callable[..., Any]
     law: str
@@ -51,10 +51,12 @@ class Mutant:
     like: Any = LIKE
     """An Objective, or for advantages a Normaliser."""
     seen: str = ""
-    """Where it was seen, if it was."""
+    """Public code or issues with this mistake; empty if it is only plausible."""
     names: Names = field(default_factory=Names)
+    """Argument names of the loss."""
     claims: frozenset[Claim] = frozenset()
-    kind: Kind = Kind.LOSS
+    """Claims of the loss besides those of `like`."""
+    kind: MutantKind = MutantKind.LOSS
 
     @property
     def name(self) -> str:
@@ -87,6 +89,11 @@ def gain(x: A, a: A, low: float = LOW, high: float = HIGH) -> A:
     return np.minimum(exp(x) * a, np.clip(exp(x), 1 - low, 1 + high) * a)
 
 
+def is_clipped(x: A, a: A) -> A:
+    """Whether a unit with log ratio x and advantage a is clipped."""
+    return ((a > 0) & (x > np.log1p(HIGH))) | ((a < 0) & (x < np.log1p(-LOW)))
+
+
 def mean(gains: A, mask: A, denominator: float | None = None) -> Any:
     """−Σ over non-empty responses / their number."""
     full = mask.any(axis=1)
@@ -104,18 +111,17 @@ def column(a: A) -> A:
 
 
 def gspo(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> Any:
-    """Eq. 5, right: what all mutants are near to."""
+    """Eq. 5, correct: every mutant differs from it in one point."""
     return mean(gain(log_s(logp, old, mask), a), mask, denominator)
 
 
 def gspo_weight(logp: A, old: A, a: A, mask: A) -> A:
-    """[N, T] its gradient, right."""
+    """[N, T] the gradient of `gspo`, correct."""
     x = log_s(logp, old, mask)
-    shut = ((a > 0) & (x > np.log1p(HIGH))) | ((a < 0) & (x < np.log1p(-LOW)))
-    unit = np.where(shut, 0.0, -a * np.exp(np.minimum(x, 50.0))) / size(mask) / max(1, mask.any(axis=1).sum())
+    unit = np.where(is_clipped(x, a), 0.0, -a * np.exp(np.minimum(x, 50.0))) / size(mask) / max(1, mask.any(axis=1).sum())
     return np.where(mask, unit[:, None], 0.0)
 
 
 def right(logp: A, old: A, a: A, mask: A) -> OwnGradient:
-    """Value and gradient, right."""
+    """Value and gradient of `gspo`, correct."""
     return OwnGradient(gspo(logp, old, a, mask), gspo_weight(logp, old, a, mask))

@@ -1,4 +1,4 @@
-"""Mutants: which ratio, over which tokens."""
+"""Mutants of the ratio: its mean, its length, and its mask."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 from .mutant import HIGH, LIKE_TOKEN, LOW, A, Mutant, column, exp, gain, gspo, log_s, mean, ratios, size, token_mean
 
 EQUAL = "a response of equal tokens has the ratio of one of them"
-SUM = "GSPO sees only the sum of the log ratios"
-POSITION = "it does not matter where a response's tokens stand"
-WIDER = "more padding changes nothing"
-OUTLIER = "a guard acts on the mean, not on tokens before it"
+SUM = "only the sum of a response's log ratios matters"
+POSITION = "the positions of a response's tokens do not matter"
+WIDER = "more padding does not change the loss"
+OUTLIER = "an overflow guard acts on the mean log ratio, not on single tokens"
 
 
 def exp_of_the_sum(logp: A, old: A, a: A, mask: A) -> Any:
@@ -32,7 +32,7 @@ def divided_twice(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def length_plus_one(logp: A, old: A, a: A, mask: A) -> Any:
-    """|y| + 1 to be safe from division by zero."""
+    """|y| + 1 against division by zero."""
     return mean(gain(ratios(logp, old, mask).sum(axis=1) / (mask.sum(axis=1) + 1), a), mask)
 
 
@@ -65,14 +65,14 @@ def mask_off_by_one(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def last_token_dropped(logp: A, old: A, a: A, mask: A) -> Any:
-    """Slices [:, :-1] once too often."""
+    """One slice [:, :-1] too many."""
     narrow = mask.copy()
     narrow[:, -1] = narrow[:, -1] & (mask.shape[1] == 1)
     return gspo(logp, old, a, narrow)
 
 
 def arithmetic_mean(logp: A, old: A, a: A, mask: A) -> Any:
-    """The mean of the ratios instead of the ratio of the means."""
+    """The arithmetic mean of the token ratios instead of the geometric one."""
     r = np.where(mask, exp(ratios(logp, old, mask)), 0.0).sum(axis=1) / size(mask)
     return mean(np.minimum(r * a, np.clip(r, 1 - LOW, 1 + HIGH) * a), mask)
 
@@ -99,13 +99,13 @@ def ratio_upside_down(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def row_pooled(logp: A, old: A, a: A, mask: A) -> Any:
-    """A packed row taken for one sequence: all responses share one ratio."""
+    """Treats the batch as one sequence: all responses share one ratio."""
     pooled = ratios(logp, old, mask).sum() / max(1, mask.sum())
     return mean(gain(np.full(len(a), pooled), a), mask)
 
 
 def unmoved_tokens_do_not_count(logp: A, old: A, a: A, mask: A) -> Any:
-    """Tokens with d = 0 are taken for padding."""
+    """Tokens with d = 0 are treated as padding."""
     d = ratios(logp, old, mask)
     return mean(gain(d.sum(axis=1) / np.maximum(1, (d != 0).sum(axis=1)), a), mask)
 
@@ -116,7 +116,7 @@ def masked_by_multiplying(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def not_masked(logp: A, old: A, a: A, mask: A) -> Any:
-    """Padding is averaged in, over the right length."""
+    """Padding enters the sum, which is divided by the right length."""
     return mean(gain((logp - old).sum(axis=1) / size(mask), a), mask)
 
 
@@ -127,7 +127,7 @@ def masked_advantages_in_the_mean(logp: A, old: A, a: A, mask: A) -> Any:
 
 RATIO = [
     Mutant(exp_of_the_sum, EQUAL, seen="NeMo-RL#2269, as policy ratio"),
-    Mutant(divided_but_not_summed, EQUAL, seen="Trinity#154"),
+    Mutant(divided_but_not_summed, EQUAL, seen="Trinity-RFT#154"),
     Mutant(divided_twice, EQUAL),
     Mutant(length_plus_one, EQUAL),
     Mutant(eps_in_the_length, EQUAL, seen="the 1e-8 conventions of verl, NeMo-RL, ROLL"),
@@ -141,9 +141,14 @@ RATIO = [
     Mutant(grpo_for_gspo, SUM, seen="Soup#744"),
     Mutant(tokens_clamped_before_the_mean, OUTLIER, seen="verl#2775, Tunix"),
     Mutant(ratio_upside_down, "a good response is made likelier, a bad one less likely"),
-    Mutant(row_pooled, "responses do not see each other", seen="Tunix#1662"),
-    Mutant(unmoved_tokens_do_not_count, "a token that has not moved dilutes the ratio"),
-    Mutant(masked_by_multiplying, "not even NaN or infinity in padding reaches the loss", seen="WeatherGenerator#2717"),
-    Mutant(not_masked, "padding never reaches the loss"),
-    Mutant(masked_advantages_in_the_mean, "padding of token advantages never reaches the loss", LIKE_TOKEN, seen="AReaL#1346"),
+    Mutant(row_pooled, "a response does not change the gradients of the others", seen="Tunix#1662"),
+    Mutant(unmoved_tokens_do_not_count, "tokens with log ratio 0 count in the length"),
+    Mutant(masked_by_multiplying, "NaN or infinity in padding does not change the loss", seen="WeatherGenerator#2717"),
+    Mutant(not_masked, "finite numbers in padding do not change the loss"),
+    Mutant(
+        masked_advantages_in_the_mean,
+        "numbers in the padding of token advantages do not change the loss",
+        LIKE_TOKEN,
+        seen="AReaL#1346",
+    ),
 ]

@@ -1,4 +1,4 @@
-"""Group advantages are the papers', for any ids, order, group sizes and rewards (theory F1-F7)."""
+"""Group advantages are the papers', for any ids, order, group sizes and rewards (docs/theory.md, F1 to F7)."""
 
 from __future__ import annotations
 

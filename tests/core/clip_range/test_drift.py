@@ -1,4 +1,4 @@
-"""How far a policy has moved: the estimate is unbiased on ragged lengths, and log s has the law it says (theory D7)."""
+"""How far a policy has moved: the estimate is unbiased on ragged lengths, and log s has its normal law (docs/theory.md, D7)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from support.cases import Batch, batches
 from support.family import Member, by_member, largest
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Objective, Sequence, SequenceMean, Token, TokenMean
-from gspo_core.laws.kit.oracle import count, judge
+from gspo_core.laws.kit.oracle import count, scalar_loss
 from gspo_core.objectives import (
     DEEPSEEK_V3_2,
     GATE_ONLY_GSPO,
@@ -50,7 +50,7 @@ def judged(objective: Objective, batch: Batch) -> Judged:
     """What the laws' oracle says of an objective, with one advantage per response."""
     wide = np.repeat(batch.advantage[:, None], batch.mask.shape[1], axis=1)
     rows = (batch.logp.tolist(), batch.old_logp.tolist(), wide.tolist(), batch.mask.tolist())
-    found = judge(objective, *rows)
+    found = scalar_loss(objective, *rows)
     weight = np.reshape(found.weight, batch.mask.shape)
     return Judged(found.value, weight, np.array(found.log_ratio, dtype=float), np.array(found.clipped, dtype=bool))
 

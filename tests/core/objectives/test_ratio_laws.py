@@ -1,4 +1,4 @@
-"""What a sequence ratio does on average over responses, in exact pieces, and as a weight (theory D4, D6, D8, D9).
+"""What a sequence ratio does on average over responses, in exact pieces, and as a weight (docs/theory.md, D4, D6, D8 and D9).
 
 No laws of a loss: theorems about expectations, populations and other functions than losses. What one loss must do on one batch
 is in gspo_core/laws.

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from support.oracles.loss import Rows, positions
 
-from gspo_core.laws.kit.oracle import Verdict
+from gspo_core.laws.kit.oracle import ScalarLoss
 
 
 class Row(NamedTuple):
@@ -195,7 +195,7 @@ METHODS: dict[str, Method] = {
 
 def judge(
     method: Method, logp: Rows, old: Rows, advantage: Rows, mask: Sequence[Sequence[bool]], denominator: float | None = None
-) -> Verdict:
+) -> ScalarLoss:
     """The whole batch; `advantage` per token."""
     lengths = [len(positions(row)) for row in mask]
     n = method.divisor(lengths) if denominator is None else denominator
@@ -215,4 +215,4 @@ def judge(
                 ratios[i][t], silent[i][t] = row.log_ratio[j], bool(row.silent[j])
         if not method.per_token:
             ratios[i], silent[i] = row.log_ratio[0], bool(row.silent[0])
-    return Verdict(math.fsum(terms), math.fsum(map(abs, terms)), weight, ratios, silent)
+    return ScalarLoss(math.fsum(terms), math.fsum(map(abs, terms)), weight, ratios, silent)

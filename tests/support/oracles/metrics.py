@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from support.oracles.loss import Rows, positions
 
-from gspo_core.laws.kit.oracle import Verdict
+from gspo_core.laws.kit.oracle import ScalarLoss
 
 Numbers = dict[str, float]
 Mask = Sequence[Sequence[bool]]
@@ -57,7 +57,7 @@ def order_statistic(values: Sequence[float], q: float) -> float:
     return sorted(values)[max(1, math.ceil(q * len(values))) - 1]
 
 
-def clipping(verdict: Verdict, per_token: bool, advantage: Rows, log_s: Sequence[float], mask: Mask) -> Numbers:
+def clipping(verdict: ScalarLoss, per_token: bool, advantage: Rows, log_s: Sequence[float], mask: Mask) -> Numbers:
     """Shares of sequences and of tokens with an advantage and no gradient."""
     names = ["clip_active", "clip_low", "clip_high"]
     sequences, tokens, clipped = 0, 0, dict.fromkeys([*names, *(f"{n}_tokens" for n in names)], 0)
@@ -83,7 +83,7 @@ def clipping(verdict: Verdict, per_token: bool, advantage: Rows, log_s: Sequence
     return shares | {"zero_advantage": zero / sequences}
 
 
-def batch(verdict: Verdict, per_token: bool, new: Rows, old: Rows, advantage: Rows, mask: Mask) -> Numbers:
+def batch(verdict: ScalarLoss, per_token: bool, new: Rows, old: Rows, advantage: Rows, mask: Mask) -> Numbers:
     """Everything of one batch but the gradient's size, the loss and quantiles."""
     lengths = [len(positions(row)) for row in mask if positions(row)]
     if not lengths:
@@ -110,7 +110,7 @@ def batch(verdict: Verdict, per_token: bool, new: Rows, old: Rows, advantage: Ro
     return found | log_ratios(new, old, mask, "log_s", "")
 
 
-def table(verdict: Verdict, advantage: Rows, mask: Mask) -> dict[tuple[int, int], tuple[int, int]]:
+def table(verdict: ScalarLoss, advantage: Rows, mask: Mask) -> dict[tuple[int, int], tuple[int, int]]:
     """(octave of the length, sign of the advantage's sum) ↦ (sequences, clipped ones)."""
     found: dict[tuple[int, int], tuple[int, int]] = {}
     for i, row in enumerate(mask):

@@ -1,4 +1,4 @@
-"""Mutants: how much each response weighs."""
+"""Mutants of the reduction: the weight of each response, the denominator, and normalisation inside the loss."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from .mutant import WITH_DENOMINATOR, A, Mutant, column, gain, gspo, log_s, mean, ratios, size
 
-SAME = "every response weighs the same, whatever its length"
-SPLIT = "splitting the batch changes nothing"
-DIVISOR = "the number to divide by is what the sum is divided by"
+SAME = "every response has the same weight, whatever its length"
+SPLIT = "splitting the batch into parts does not change the loss"
+DIVISOR = "the loss is divided by the given denominator"
 EMPTY = "an empty row contributes nothing"
 NOTHING = "a batch without tokens has loss 0"
 
@@ -32,7 +32,7 @@ def fixed_width(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def square_root_of_the_length(logp: A, old: A, a: A, mask: A) -> Any:
-    """A compromise that nobody wrote down."""
+    """Each response divided by the square root of its length."""
     return mean(gain(log_s(logp, old, mask), a) / np.sqrt(size(mask)), mask)
 
 
@@ -52,12 +52,12 @@ def masked_row_has_ratio_one(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def denominator_counts_empty_rows(logp: A, old: A, a: A, mask: A) -> Any:
-    """Empty rows have no loss, and still dilute the mean."""
+    """Empty rows have no loss, but count in the denominator."""
     return mean(gain(log_s(logp, old, mask), a), mask, len(mask))
 
 
 def micro_batch_means(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> Any:
-    """Every part divided by its own count."""
+    """Every micro-batch is divided by its own count."""
     return gspo(logp, old, a, mask)
 
 
@@ -72,7 +72,7 @@ def divided_by_accumulation_steps(logp: A, old: A, a: A, mask: A, denominator: f
 
 
 def token_count_for_responses(logp: A, old: A, a: A, mask: A, denominator: float | None = None) -> Any:
-    """The given number is taken for tokens, and turned into responses by the local mean length."""
+    """The denominator is treated as a number of tokens, and multiplied by the local mean length."""
     return gspo(logp, old, a, mask, denominator and denominator * mask.sum() / max(1, mask.any(axis=1).sum()))
 
 
@@ -83,7 +83,7 @@ def empty_batch_is_nan(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 def centred_inside(logp: A, old: A, a: A, mask: A) -> Any:
-    """The advantages' batch mean is taken away once more."""
+    """The batch mean of the advantages is subtracted once more."""
     full = mask.any(axis=1)
     a = a - np.where(full, a, 0.0).sum() / max(1, full.sum())
     return gspo(logp, old, np.where(full, a, 0.0), mask)
@@ -107,20 +107,20 @@ def sequence_ratio_token_sum_over_longest(logp: A, old: A, a: A, mask: A) -> Any
 
 
 def token_mean_of_token_ratios(logp: A, old: A, a: A, mask: A) -> Any:
-    """A DAPO that is said to be a GSPO."""
+    """DAPO declared as GSPO."""
     g = gain(ratios(logp, old, mask), column(a))
     return -np.where(mask, g, 0.0).sum() / max(1, mask.sum())
 
 
-WEIGHTING = [
+REDUCTION = [
     Mutant(ratio_times_token_mask, SAME, seen="trl#3823"),
     Mutant(token_sum, SAME, seen="ROLL#165"),
     Mutant(fixed_width, SAME, seen="TRL loss_type dr_grpo"),
     Mutant(square_root_of_the_length, SAME),
     Mutant(sequence_ratio_token_sum_over_longest, SAME),
     Mutant(token_mean_of_token_ratios, SAME),
-    Mutant(sum_of_responses, "copying the batch changes nothing but the shares"),
-    Mutant(leave_one_out_count, "copying the batch changes nothing but the shares"),
+    Mutant(sum_of_responses, "copying the batch does not change the loss"),
+    Mutant(leave_one_out_count, "copying the batch does not change the loss"),
     Mutant(masked_row_has_ratio_one, EMPTY, seen="trl#6095"),
     Mutant(denominator_counts_empty_rows, EMPTY, seen="trl#6369"),
     Mutant(micro_batch_means, SPLIT, seen="verl#7321, prime-rl#2359", names=WITH_DENOMINATOR),
@@ -128,7 +128,7 @@ WEIGHTING = [
     Mutant(divided_by_accumulation_steps, DIVISOR, seen="ms-swift#10117", names=WITH_DENOMINATOR),
     Mutant(token_count_for_responses, SPLIT, names=WITH_DENOMINATOR),
     Mutant(empty_batch_is_nan, NOTHING),
-    Mutant(centred_inside, "responses do not see each other", seen="Soup#723"),
+    Mutant(centred_inside, "a response does not change the gradients of the others", seen="Soup#723"),
     Mutant(normalised_inside, "twice the advantage, twice the loss"),
     Mutant(later_rows_weigh_less, "the order of the responses does not matter"),
 ]

@@ -1,4 +1,4 @@
-"""Laws of group advantages: functions (rewards [N], group_ids [N]) -> advantages [N] (theory F)."""
+"""Group advantages: functions (rewards [N], group_ids [N]) ↦ advantages [N]."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from hypothesis import strategies as st
 
 from gspo_core.advantages.normalisers import Centred, LeaveOneOut, Normaliser, ZScore
 from gspo_core.laws.kit.law import Law, demand, law
-from gspo_core.laws.kit.subject import Raised
+from gspo_core.laws.kit.subject import LossError
 
 
 @dataclass(frozen=True, eq=False)
 class Rewards:
-    """Rewards of some responses, and the group of each."""
+    """Rewards of N responses, and the group of each."""
 
     reward: list[float]
     group: list[int]
 
     @property
     def mask(self) -> Any:
-        """One column, so that sizes of counterexamples compare."""
+        """[N, 1], so that the size of a counterexample is counted as for batches."""
         return np.ones((len(self.reward), 1), dtype=bool)
 
     def __str__(self) -> str:
-        """One line."""
+        """Rewards and groups on one line."""
         return f"rewards {self.reward}, groups {self.group}"
 
 
 @dataclass(frozen=True)
-class Stated:
-    """What an advantage function is said to be."""
+class AdvantageSetting:
+    """The normaliser that an advantage function should implement."""
 
     like: Normaliser
     claims: frozenset[Any] = frozenset()
@@ -48,7 +48,7 @@ class AdvantageFunction:
     name: str
     fn: Callable[[Any, Any], Any]
     convert: Callable[[Any], Any] = field(default=np.asarray)
-    """From a NumPy array to the function's own."""
+    """From a NumPy array to the arrays that the function expects."""
 
     def __call__(self, case: Rewards) -> Any:
         """[N] advantages in float64 NumPy."""
@@ -56,12 +56,12 @@ class AdvantageFunction:
             reward, group = np.array(case.reward, dtype=np.float64), np.array(case.group, dtype=np.int64)
             with np.errstate(all="ignore"):
                 return np.asarray(self.fn(self.convert(reward), self.convert(group)), dtype=np.float64)
-        except Exception as error:  # whatever a function raises
-            raise Raised(case, error) from error
+        except Exception as error:  # any exception of the function under test
+            raise LossError(case, error) from error
 
 
 def expected(like: Normaliser, case: Rewards) -> list[float] | None:
-    """The advantages in exact fractions, as far as there are no roots; None for a normaliser that is not known here."""
+    """The advantages in exact fractions (but for the root of a z-score); None for a normaliser without a formula here."""
     out = []
     for reward, mine in zip(case.reward, case.group, strict=True):
         group = [Fraction(r) for r, other in zip(case.reward, case.group, strict=True) if other == mine]
@@ -81,25 +81,25 @@ def expected(like: Normaliser, case: Rewards) -> list[float] | None:
 
 
 def drawn(setting: Any, most: int = 5) -> st.SearchStrategy[Rewards]:
-    """Two groups of any size, in any order; rewards are quarters."""
+    """Up to `most` responses of two groups in any order, with rewards that are multiples of 1/4."""
     pair = st.tuples(st.integers(0, 4).map(lambda k: k / 4), st.sampled_from([7, 3]))
     return st.lists(pair, min_size=1, max_size=most).map(lambda x: Rewards([r for r, _ in x], [g for _, g in x]))
 
 
 def same(actual: Any, wanted: Any, what: str, case: Rewards, note: str = "") -> None:
-    """Within 1e-9: sums of a handful of quarters, one root and one quotient, in float32's stead 1e-6 would do."""
+    """Requires advantages within 1e-9, enough for sums of a few quarters, one root and one quotient in float64."""
     demand(actual, wanted, 1e-9 * (1.0 + np.max(np.abs(wanted), initial=0.0)), what, case, note)
 
 
 @law(
-    "advantages are those of the stated normaliser",
-    source="theory F1-F4, F7; GSPO eq. 6",
-    otherwise="another mean, another standard deviation (N or N − 1), or eps in another place",
+    "the advantages are those of the stated normaliser",
+    source="docs/theory.md, F1 to F4 and F7; GSPO eq. 6",
+    otherwise="another mean, another standard deviation (divided by G or G − 1), or eps in another place",
     cases=drawn,
     anchors=lambda _: [Rewards([1.0, 0.0], [7, 7])],
 )
-def stated(subject: AdvantageFunction, setting: Stated, case: Rewards) -> bool:
-    """For a z-score (r − mean)/(std + eps), std² = Σ(r − mean)²/(G − ddof), in exact fractions."""
+def stated(subject: AdvantageFunction, setting: AdvantageSetting, case: Rewards) -> bool:
+    """For a z-score: (r − mean)/(std + eps) with std² = Σ(r − mean)²/(G − ddof), in exact fractions."""
     wanted = expected(setting.like, case)
     if wanted is None:
         return False
@@ -109,59 +109,77 @@ def stated(subject: AdvantageFunction, setting: Stated, case: Rewards) -> bool:
 
 @law(
     "a constant group has advantage 0",
-    source="theory F5; float error that became ±1 was NeMo-RL#4158",
-    otherwise="rounding of the mean is blown up by a standard deviation of nearly 0",
+    source="docs/theory.md, F5; a rounding error that became ±1: NeMo-RL#4158",
+    otherwise="a rounding error of the mean is divided by a standard deviation of nearly 0, or 0 by 0",
     cases=lambda _: st.tuples(st.sampled_from([0.95, 1 / 3, 1e8, 0.1, 0.0, -2.7]), st.integers(1, 8)),
     anchors=lambda _: [(0.7, 1), (0.5, 2), (0.1, 3), (1 / 3, 5), (0.95, 8), (1e8, 2)],
 )
-def constant(subject: AdvantageFunction, setting: Stated, case: tuple[float, int]) -> bool:
-    """Equal rewards, a single response included: exactly 0, not NaN."""
+def constant(subject: AdvantageFunction, setting: AdvantageSetting, case: tuple[float, int]) -> bool:
+    """Equal rewards, or a single response: exactly 0, not NaN."""
     group = Rewards([case[0]] * case[1], [7] * case[1])
     demand(subject(group), np.zeros(case[1]), 0.0, "the advantages", group)
     return True
 
 
 @law(
-    "a group does not see the others",
-    source="GSPO eq. 6: mean and std of the group; std over the batch was grpo-flat#2",
-    otherwise="rewards of other prompts change an advantage",
+    "a group's advantages do not depend on other groups",
+    source="GSPO eq. 6: mean and std of the group; std over the batch: grpo-flat#2",
+    otherwise="rewards of other prompts change the advantages of a group",
     cases=lambda setting: st.tuples(drawn(setting, 4), st.integers(-4, 4).map(float)),
     anchors=lambda _: [(Rewards([1.0, 0.0], [7, 7]), 4.0)],
 )
-def groups(subject: AdvantageFunction, setting: Stated, case: tuple[Rewards, float]) -> bool:
-    """One more response, to another prompt, with any reward, changes nothing."""
+def groups(subject: AdvantageFunction, setting: AdvantageSetting, case: tuple[Rewards, float]) -> bool:
+    """One more response, to another prompt and with any reward, changes no other advantage."""
     own, far = case
     more = Rewards([*own.reward, far], [*own.group, 99])
-    same(subject(more)[: len(own.reward)], subject(own), "the first advantages", more, "without the last response:")
+    same(
+        subject(more)[: len(own.reward)],
+        subject(own),
+        "the advantages of the other responses",
+        more,
+        "required: the result without the last response",
+    )
     return len(set(own.reward)) > 1
 
 
 @law(
-    "a reward for everybody changes nothing",
-    source="theory F2: A(r + c) = A(r)",
-    otherwise="rewards are not compared with their group's mean",
+    "adding a constant to all rewards does not change the advantages",
+    source="docs/theory.md, F2: A(r + c) = A(r)",
+    otherwise="the mean of the group is not subtracted",
     cases=lambda setting: st.tuples(drawn(setting), st.sampled_from([1.0, -2.0, 0.5])),
     anchors=lambda _: [(Rewards([1.0], [7]), 1.0), (Rewards([1.0, 0.0], [7, 7]), 1.0)],
 )
-def shifted(subject: AdvantageFunction, setting: Stated, case: tuple[Rewards, float]) -> bool:
-    """All rewards + c."""
+def shifted(subject: AdvantageFunction, setting: AdvantageSetting, case: tuple[Rewards, float]) -> bool:
+    """A(r + c) = A(r)."""
     moved = Rewards([r + case[1] for r in case[0].reward], case[0].group)
-    same(subject(moved), subject(case[0]), "the advantages", moved, f"before {case[1]:g} was added:")
+    same(
+        subject(moved),
+        subject(case[0]),
+        "the advantages",
+        moved,
+        f"required: the result before {case[1]:g} was added to all rewards",
+    )
     return True
 
 
 @law(
-    "it does not matter in which order responses stand",
-    source="theory F6: groups need not be contiguous, nor of one size",
-    otherwise="groups are taken from the order of the batch",
+    "the order of the responses does not change the advantages",
+    source="docs/theory.md, F6: groups need be neither contiguous nor of equal size",
+    otherwise="groups are formed by position and not by group id",
     cases=lambda setting: drawn(setting).flatmap(lambda r: st.tuples(st.just(r), st.permutations(range(len(r.reward))))),
     anchors=lambda _: [(Rewards([1.0, 0.0, 0.5, 0.25], [7, 7, 3, 3]), [0, 2, 1, 3])],
 )
-def order(subject: AdvantageFunction, setting: Stated, case: tuple[Rewards, list[int]]) -> bool:
-    """Permuted responses, permuted advantages."""
+def order(subject: AdvantageFunction, setting: AdvantageSetting, case: tuple[Rewards, list[int]]) -> bool:
+    """Permuting the responses permutes the advantages."""
     old, new = case
     mixed = Rewards([old.reward[i] for i in new], [old.group[i] for i in new])
-    same(subject(mixed), subject(old)[list(new)], "the advantages", mixed, f"in the order {list(new)}; in the old order:")
+    same(
+        subject(mixed),
+        subject(old)[list(new)],
+        "the advantages",
+        mixed,
+        f"responses in the order {list(new)}; required: the permuted result",
+    )
     return list(new) != sorted(new)
 
 

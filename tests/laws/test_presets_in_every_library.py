@@ -1,4 +1,4 @@
-"""Every preset keeps its laws on other libraries than NumPy: on one that knows only the standard, on torch, on JAX."""
+"""Every preset keeps its laws in other libraries than NumPy: in array-api-strict, PyTorch and JAX."""
 
 from __future__ import annotations
 
@@ -12,43 +12,43 @@ from support.libraries import JAX, STRICT, TORCH, Library
 
 from gspo_core import GSPO, laws
 from gspo_core.laws.chapters.catalogue import named
-from gspo_core.laws.kit.subject import Answer
+from gspo_core.laws.kit.subject import RawResult
 
 EXTREMES = [
     "finite log-probs give a finite loss and gradient",
-    "beyond the guard a bad response is still pushed down",
-    "on a bound a unit is live, one step of rounding beyond it is silent",
-    "32768 tokens in float32 lose less than a hundredth of the paper's band",
-    "padding does not change a bit",
-    "the numbers computed by hand come out",
+    "beyond the overflow guard a bad response still has a gradient",
+    "a unit has a gradient on a bound, and none one step of rounding beyond it",
+    "float32 stays accurate over 32768 tokens",
+    "the contents of padding do not change a single bit of the result",
+    "the loss equals numbers computed by hand",
     "the gradient is the paper's",
 ]
-"""What a library's own exp, sums and comparisons decide; JAX, which is slow without jit, is asked only these here."""
+"""Laws that the exp, the sums and the comparisons of a library can break; JAX, slow without jit, is checked only on these."""
 
 
 @dataclass(frozen=True)
 class OnLibrary:
-    """A framework of the kit, made of a line in the table of libraries: no autodiff, our losses bring their gradient."""
+    """A framework of the kit made from a test library: no autodiff, since our losses return their gradient."""
 
     library: Library
 
     @property
     def name(self) -> str:
-        """The library's."""
+        """Name of the library."""
         return self.library.name
 
-    def outcome(self, call: Any, inputs: dict[str, Any]) -> Answer:
-        """Eager."""
+    def evaluate(self, call: Any, inputs: dict[str, Any]) -> RawResult:
+        """An eager call."""
         with self.library.precision(np.float64):
             found = call({k: self.library.array(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()})
-            return Answer(*(self.library.numpy(getattr(found, k)) for k in ("value", "logp_grad", "log_ratio", "clipped")))
+            return RawResult(*(self.library.numpy(getattr(found, k)) for k in ("value", "logp_grad", "log_ratio", "clipped")))
 
     def leaks(self, call: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Nothing can leak."""
+        """Empty: no autodiff."""
         return {}
 
     def counterpart(self, call: Any) -> None:
-        """Never."""
+        """None: no compiler."""
 
 
 @by_member

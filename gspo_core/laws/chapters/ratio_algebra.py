@@ -1,4 +1,4 @@
-"""Algebra of the response's ratio: what a geometric mean is, and how it composes (theory D1, D3)."""
+"""Algebra of a response's ratio: it is a geometric mean, and ratios multiply along a chain of policies."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def _numbers(low: int, high: int, unit: float) -> st.SearchStrategy[Numbers]:
 
 
 @law(
-    "a response's ratio lies between the harmonic and the arithmetic mean of its tokens'",
-    source="theory D1: AM − s = s Var_t(d)/2 + O(|d|³), and s − HM likewise",
+    "a response's ratio lies between the harmonic and the arithmetic mean of its token ratios",
+    source="docs/theory.md, D1: AM − s = s Var_t(d)/2 + O(|d|³), and s − HM likewise",
     otherwise="the ratio is a median, a power mean or another average, not the geometric mean",
     needs=NEEDS,
     cases=lambda setting: st.tuples(_numbers(0, 5, 1.0), st.sampled_from([0.5, 0.1, 0.01])),
     anchors=lambda setting: [([0.0, 0.0, 1.0], 0.01), ([0.0, 1.0], 0.5)],
 )
 def means(subject: Subject, setting: Setting, case: tuple[Numbers, float]) -> bool:
-    """A = −1 and d ≥ 0, which is never clipped: the loss is s, half a variance below the one mean and above the other."""
+    """A = −1 and d ≥ 0, which is never clipped: the loss is s, and lies s Var_t(d)/2 from either mean."""
     d = np.array(case[0]) * case[1]
     batch = Batch.of([d.tolist()], [-1.0])
     found = subject(batch)
@@ -50,8 +50,8 @@ def means(subject: Subject, setting: Setting, case: tuple[Numbers, float]) -> bo
 
 @law(
     "ratios multiply along a chain of policies",
-    source="theory D3: s(a → c) = s(a → b) s(b → c), and s(a → b) s(b → a) = 1",
-    otherwise="staleness does not compose: the ratio is an expansion around 1, or depends on where log-probs lie",
+    source="docs/theory.md, D3: s(a → c) = s(a → b) s(b → c), and s(a → b) s(b → a) = 1",
+    otherwise="the ratio is an approximation around 1, or depends on the size of the log-probs themselves",
     needs=NEEDS,
     cases=lambda setting: st.tuples(
         _numbers(0, 3, 0.25), _numbers(0, 3, 0.5), st.sampled_from([0.0, -1.0, -8.0]), st.sampled_from([0, 1])
@@ -59,7 +59,7 @@ def means(subject: Subject, setting: Setting, case: tuple[Numbers, float]) -> bo
     anchors=lambda setting: [([0.5, 0.25], [0.5, 0.0], base, back) for base in (0.0, -8.0) for back in (0, 1)],
 )
 def chain(subject: Subject, setting: Setting, case: tuple[Numbers, Numbers, float, int]) -> bool:
-    """Steps upwards with A = −1, and the way back with A = 1: sides that no clip reaches; log-probs anywhere below 0."""
+    """s(a → c) = s(a → b) s(b → c) for steps upwards with A = −1, and s(a → b) s(b → a) = 1; these sides are never clipped."""
     first, second, base, back = case
     length = min(len(first), len(second))
     a, b = np.array(first[:length]), np.array(second[:length])
@@ -71,9 +71,9 @@ def chain(subject: Subject, setting: Setting, case: tuple[Numbers, Numbers, floa
     whole, step = (np.zeros(length), -a) if back else (a + b, b)
     product = loss(a, 1.0, base) * loss(step, -1.0 if back else 1.0, base - 0.5)
     batch = Batch.of([whole.tolist()], [-1.0])
-    note = f"a → b → {'a' if back else 'c'} with log ratios {a.tolist()} and {step.tolist()}; the product of their losses:"
-    same_value(subject(batch), product, setting, batch, "the loss of the whole way", note)
+    note = f"a → b → {'a' if back else 'c'}, log ratios {a.tolist()} and {step.tolist()}; required: the product of both losses"
+    same_value(subject(batch), product, setting, batch, "the loss from a to the end of the chain", note)
     return bool(a.any() and step.any())
 
 
-ALGEBRA: list[Law] = [means, chain]
+RATIO_ALGEBRA: list[Law] = [means, chain]

@@ -1,4 +1,4 @@
-"""profile says in words what a foreign loss does differently from the paper."""
+"""profile names, in words, the differences between a loss and the paper."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from gspo_core.laws.mutants import gspo
 from gspo_core.laws.mutants.clip import clipped_on_both_sides, mirrored_for_negative, not_clipped
 from gspo_core.laws.mutants.credit import token_advantages_collapse, wrong_sign
 from gspo_core.laws.mutants.ratio import exp_of_the_sum, grpo_for_gspo
-from gspo_core.laws.mutants.weighting import denominator_counts_empty_rows, ratio_times_token_mask, token_sum
+from gspo_core.laws.mutants.reduction import denominator_counts_empty_rows, ratio_times_token_mask, token_sum
 
-# (loss, topic, kind, words): what must be said, and nothing else may differ.
+# (loss, topic, kind, words): the finding that must differ from the paper, and the only one.
 FOREIGN = [
     (ratio_times_token_mask, "weighting", "tokens", "long responses weigh more"),
     (mirrored_for_negative, "clip", "mirrored", "MIRRORED for A < 0"),
     (exp_of_the_sum, "power", "sum", "exp of the SUM of its log ratios"),
-    (token_advantages_collapse, "token advantages", "collapsed", "all tokens of a response share one credit"),
+    (token_advantages_collapse, "token advantages", "collapsed", "all tokens of a response get the same gradient"),
     (token_sum, "weighting", "sum", "not divided by the length"),
     (clipped_on_both_sides, "clip", "both", "responses that should recover have no gradient"),
     (not_clipped, "clip", "none", "nothing is clipped"),
@@ -33,7 +33,7 @@ def test_the_difference_is_named_and_it_is_the_only_one(loss: object, topic: str
     found = laws.profile(loss, examples=3)
     (difference,) = found.differs
     assert (difference.topic, difference.kind) == (topic, kind)
-    assert words in difference.says
+    assert words in difference.sentence
     assert words in str(found)
 
 
@@ -53,7 +53,7 @@ def test_the_band_is_measured(clip: Clip) -> None:
 
 def test_a_mirrored_clip_is_shown_with_its_numbers() -> None:
     broken = {v.law.name: v for v in laws.profile(mirrored_for_negative, examples=20).report.broken}
-    told = str(broken["an unclipped unit is live, however far from 1 on its other side"].violation)
-    assert "loss says" in told
-    assert "law says" in told
-    assert "A = -1" in told
+    printed = str(broken["an unclipped unit has a gradient, however far its ratio is from 1"].violation)
+    assert "loss returns" in printed
+    assert "law requires" in printed
+    assert "A = -1" in printed

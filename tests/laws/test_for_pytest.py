@@ -1,0 +1,45 @@
+"""@laws.conformance makes one pytest test per law, with ids that pytest -k can select and failures that show both numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from support.repository import ROOT
+
+from gspo_core import laws
+from gspo_core.laws.mutants import gspo
+from gspo_core.laws.mutants.mutant import LIKE
+
+
+@laws.conformance(gspo, LIKE, examples=10)
+def test_pytest_gets_one_test_per_law(law: laws.Law) -> None: ...
+
+
+def run_pytest(folder: Path, name: str, *options: str) -> str:
+    """The output of pytest for a conformance test of a loss."""
+    (folder / "test_it.py").write_text(
+        "from gspo_core import laws\nfrom gspo_core.laws.mutants.mutant import LIKE, gspo\n"
+        "from gspo_core.laws.mutants.reduction import token_sum\n\n"
+        f"@laws.conformance({name}, LIKE, examples=5)\ndef test_mine(law): ...\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder), *options]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={"PYTHONPATH": str(ROOT)})
+    return result.stdout + result.stderr
+
+
+def test_a_broken_law_fails_its_test_with_both_numbers(tmp_path: Path) -> None:
+    printed = run_pytest(tmp_path, "token_sum")
+    assert "every response has the same weight, whatever its length" in printed
+    assert "loss returns" in printed
+    assert "law requires" in printed
+    assert " failed" in printed
+    assert " passed" in printed
+
+
+def test_ids_are_readable_and_can_be_selected(tmp_path: Path) -> None:
+    """Names with ε or ⁵⁰ would be escaped in pytest's summary, and names with spaces cannot be given to -k."""
+    printed = run_pytest(tmp_path, "gspo", "-rA", "-k", "ratios-below-e50")
+    assert "test_it.py::test_mine[no-overflow-guard-changes-ratios-below-e50]\n" in printed
+    assert "1 passed" in printed
