@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from backend_torch.routing.test_routes_checkpointing import checkpointing
 from gspo_torch import Routes, record_routes
-from support.runs.moes import watched
+from support.runs.moes import checkpointing, watched
 from support.runs.torch_trainers import make_trainer
 
 from gspo_core.planning import Plan

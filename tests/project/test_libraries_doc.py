@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core.objectives import test_everything_else_in_every_library as beside
-from core.objectives.test_family_matches_the_papers import CELLS
 from support.arrangements import ARRANGEMENTS
 from support.budgets import assert_within
+from support.cells import CELLS, IN_PAIRS, OF_EVERYTHING_ELSE
 from support.family import PRESETS
 from support.libraries import EVERYWHERE
 from support.repository import ROOT
@@ -35,18 +34,19 @@ from gspo_core.kl import K3
 from gspo_core.objectives import Turn, TurnMean
 
 PAGE = (ROOT / "docs" / "libraries.md").read_text(encoding="utf-8")
-SUITE = re.findall(r"^\| `([\w.]+)` \| (.+) \| (\d+) \| (.+) \|$", PAGE, flags=re.MULTILINE)
+SUITE = re.findall(r"^\| `([\w.]+)` \| (.+) \| (\d+) \| (\d+) \| (.+) \|$", PAGE, flags=re.MULTILINE)
 OTHERS = re.findall(r"^\| `(\w+)` ([\d.]+) \| (.+) \| (.+) \|$", PAGE, flags=re.MULTILINE)
 
 
 def test_the_rows_are_the_suite() -> None:
-    cells = Counter(cell.values[0].name for cell in CELLS)
-    assert [(name, int(count)) for name, _, count, _ in SUITE] == [
-        (library.name, cells[library.name]) for library in EVERYWHERE
-    ]
-    besides = {cell.values[0].name for cell in beside.CELLS}
-    assert {name for name, *_, said in SUITE if said == "yes"} == besides
+    combinations = {(cell.library.name, cell.arrangement.name, cell.dtype) for cell in CELLS}
+    layouts, cells = Counter(name for name, *_ in combinations), Counter(cell.library.name for cell in CELLS)
+    found = [(name, int(count), int(total)) for name, _, count, total, _ in SUITE]
+    assert found == [(library.name, layouts[library.name], cells[library.name]) for library in EVERYWHERE]
+    assert {name for name, *_, said in SUITE if said == "yes"} == {library.name for library in OF_EVERYTHING_ELSE}
     assert len(ARRANGEMENTS) == 6
+    for library in IN_PAIRS:
+        assert f"`{library.name}`" in PAGE[PAGE.index("by pairs") :].split("\n\n")[0]
 
 
 def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 from support.budgets import REL64, assert_within
 from support.cases import Batch
+from support.family import Member
 from support.libraries import Library
+from support.oracles import metrics as oracle_metrics
 
 from gspo_core import Objective, Padded, batch_metrics, policy_loss
 from gspo_core.layouts import Layout
@@ -24,6 +26,26 @@ def measured(library: Library, objective: Objective, batch: Batch, advantage: np
     """`on_layout` of a padded batch in float64."""
     arrays = [library.array(x) for x in (batch.logp, batch.old_logp, advantage)]
     return on_layout(objective, *arrays, Padded(library.array(batch.mask)), denominator)
+
+
+def at_tokens(batch: Batch, advantage: np.ndarray) -> list[list[float]]:
+    """Advantages at every slot."""
+    if advantage.ndim == 2:
+        return advantage.tolist()
+    return np.repeat(advantage[:, None], batch.mask.shape[1], axis=1).tolist()
+
+
+def judged(member: Member, batch: Batch, advantage: np.ndarray) -> tuple[dict[str, float], float]:
+    """The oracle's numbers, and Σ |terms| of the loss."""
+    verdict = member.judged(batch, advantage)
+    rows = (batch.logp.tolist(), batch.old_logp.tolist(), at_tokens(batch, advantage), batch.mask.tolist())
+    per_token = member.objective.ratio.per_token
+    return oracle_metrics.batch(verdict, per_token, *rows), verdict.scale
+
+
+def vectors(metrics: Metrics, library: Library) -> list[np.ndarray]:
+    """As NumPy arrays."""
+    return [library.numpy(x) for x in metrics]
 
 
 def assert_numbers(actual: dict[str, float], expected: dict[str, float], scale: float, loss_scale: float = 0.0) -> None:

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
 import pytest
 import torch
 from gspo_torch import record_routes, replay_routes
-from support.runs.moes import batch, gradients, log_probs, moved, recorded, routers, tiny, watched
+from support.runs.moes import batch, checkpointing, gradients, log_probs, moved, recorded, routers, tiny, watched
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-
-
-def checkpointing(model: Any, reentrant: bool) -> None:
-    """Turns it on by the attributes that transformers' own switch, which is being renamed, sets."""
-    for module in model.modules():
-        if hasattr(module, "gradient_checkpointing"):
-            module.gradient_checkpointing = True
-            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=reentrant)
-    model.enable_input_require_grads()
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -13,7 +13,7 @@ from support.budgets import REL64, assert_same_bits, assert_within
 from support.cases import POISONS, Batch, batches
 from support.family import MEMBERS, Member, by_member, largest
 from support.libraries import NUMPY, Library
-from support.metric_cases import assert_numbers, measured, on_layout, pack, token_arrays
+from support.metric_cases import assert_numbers, at_tokens, judged, measured, on_layout, pack, token_arrays, vectors
 from support.oracles import metrics as oracle_metrics
 from support.ranks import Ranks
 
@@ -35,26 +35,6 @@ from gspo_core import (
 )
 from gspo_core.metrics import Metrics, clip_counts, clip_share
 from gspo_core.objectives import Turn, TurnMean
-
-
-def at_tokens(batch: Batch, advantage: np.ndarray) -> list[list[float]]:
-    """Advantages at every slot."""
-    if advantage.ndim == 2:
-        return advantage.tolist()
-    return np.repeat(advantage[:, None], batch.mask.shape[1], axis=1).tolist()
-
-
-def judged(member: Member, batch: Batch, advantage: np.ndarray) -> tuple[dict[str, float], float]:
-    """The oracle's numbers, and Σ |terms| of the loss."""
-    verdict = member.judged(batch, advantage)
-    rows = (batch.logp.tolist(), batch.old_logp.tolist(), at_tokens(batch, advantage), batch.mask.tolist())
-    per_token = member.objective.ratio.per_token
-    return oracle_metrics.batch(verdict, per_token, *rows), verdict.scale
-
-
-def vectors(metrics: Metrics, library: Library) -> list[np.ndarray]:
-    """As NumPy arrays."""
-    return [library.numpy(x) for x in metrics]
 
 
 @by_member

@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from core.metrics.test_batch import vectors
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import assert_within
 from support.cases import Batch, batches
 from support.libraries import NUMPY, Library
-from support.metric_cases import measured, on_layout
+from support.metric_cases import measured, on_layout, vectors
 from support.oracles import metrics as oracle_metrics
 
 from gspo_core import GSPO, Padded, summary

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from support.arrangements import PACKED, PADDED, Arrangement, Ready
 from support.budgets import REL64, assert_within, float32_budget
-from support.libraries import COMPILED_TORCH, EVERYWHERE, NUMPY, Library
+from support.cells import OF_EVERYTHING_ELSE
+from support.libraries import NUMPY, Library
 from support.one_shape import MASKS, N, T
 
 from gspo_core import TIS, SequenceMean, TokenKL, TokenMean, group_advantages, kl_penalty, sampler_weight
@@ -96,9 +97,7 @@ def _single(x: np.ndarray) -> np.ndarray:
 TASKS = tasks()
 CELLS = [
     pytest.param(library, name, arrangement, dtype, id=f"{library.name}-{name}-{arrangement}-{dtype.__name__}")
-    for library in EVERYWHERE
-    # Advantages, weights and penalties of torch are computed outside of what is compiled; tracing them takes a minute.
-    if library is not COMPILED_TORCH
+    for library in OF_EVERYTHING_ELSE
     for name in TASKS
     for arrangement, dtype in [(PADDED, np.float32), (PACKED, np.float64)]
 ]

@@ -8,6 +8,7 @@ a new shape costs nothing; batches of one shape where it must be compiled.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.arrangements import ARRANGEMENTS, PACKED, Arrangement
 from support.cases import Batch, batches, core, core_loss
+from support.cells import CELLS, DTYPES, IN_PAIRS, Cell, by_cell, cells_of
 from support.family import MEMBERS, Member, by_member, largest
 from support.libraries import EVERYWHERE, NUMPY, Library
 from support.one_shape import EXAMPLES, N, T
@@ -64,17 +66,10 @@ def test_any_batch_in_float32(library: Library, member: Member, arrangement: Arr
 
 # ---- one shape, every library
 
-EVERY_LAYOUT = [(arrangement, dtype) for arrangement in ARRANGEMENTS for dtype in (F32, F64)]
-CELLS = [
-    pytest.param(library, arrangement, dtype, id=f"{library.name}-{arrangement}-{dtype.__name__}")
-    for library in EVERYWHERE
-    for arrangement, dtype in EVERY_LAYOUT
-]
 
-
-@pytest.mark.parametrize(("library", "arrangement", "dtype"), CELLS)
-@by_member
-def test_one_shape_in_every_library(library: Library, member: Member, arrangement: Arrangement, dtype: type) -> None:
+@by_cell
+def test_one_shape_in_every_library(cell: Cell) -> None:
+    library, member, arrangement, dtype = cell
     quick = not library.compiles and not library.slow
     kinds = {False, member.per_token} if quick else {member.per_token and arrangement is not PACKED}
     for per_token in kinds:
@@ -88,6 +83,37 @@ def test_one_shape_in_every_library(library: Library, member: Member, arrangemen
 
 
 # ---- guards
+
+
+def met(cells: list[Cell], *fields: str) -> set[tuple[str, ...]]:
+    """The combinations of some of a cell's fields that occur."""
+    return {tuple(str(getattr(getattr(cell, field), "name", getattr(cell, field))) for field in fields) for cell in cells}
+
+
+def all_of(*choices: list[Any]) -> set[tuple[str, ...]]:
+    """Every combination of the choices, by name."""
+    return set(itertools.product(*([str(getattr(x, "name", x)) for x in choice] for choice in choices)))
+
+
+def test_every_pair_is_met_and_no_cell_occurs_twice() -> None:
+    in_pairs, quick = [c for c in CELLS if c.library in IN_PAIRS], [c for c in CELLS if c.library not in IN_PAIRS]
+    libraries = [library for library in EVERYWHERE if library not in IN_PAIRS]
+    fields = ("library", "member", "arrangement", "dtype")
+    assert met(quick, *fields) == all_of(libraries, MEMBERS, ARRANGEMENTS, DTYPES)
+    assert met(in_pairs, "library", "arrangement", "dtype") == all_of(IN_PAIRS, ARRANGEMENTS, DTYPES)
+    assert met(in_pairs, "library", "member", "dtype") == all_of(IN_PAIRS, MEMBERS, DTYPES)
+    assert met(in_pairs, "member", "arrangement") == all_of(MEMBERS, ARRANGEMENTS)
+    assert len(met(CELLS, *fields)) == len(CELLS)
+
+
+@pytest.mark.parametrize("library", IN_PAIRS, ids=lambda library: library.name)
+def test_a_library_in_pairs_meets_both_kinds_of_advantage(library: Library) -> None:
+    """Ratios per token take [N, T], and one per sequence in packed layouts, where [N, T] would be no other program."""
+    cells = [cell for cell in cells_of(library) if cell.member.method.per_token]
+    assert {cell.arrangement is PACKED for cell in cells} == {True, False}
+    assert {cell.member.name for cell in cells if cell.arrangement is not PACKED} == {
+        m.name for m in MEMBERS if m.method.per_token
+    }
 
 
 @by_member

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from core.objectives.test_weight_is_the_derivative import differences
 from support.cases import Batch, core_loss
+from support.differences import differences
 from support.family import EXACT, MEMBERS, Member, by_member
 from support.libraries import NUMPY
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from gspo_torch import Routes, record_routes
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import (
     MixtralConfig,
     MixtralForCausalLM,
@@ -110,3 +112,12 @@ def recorded(model: Any, tokens: Tensor, attention: Tensor) -> tuple[Tensor, Rou
 def gradients(model: Any, loss: Tensor) -> list[Tensor]:
     """Of every parameter."""
     return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=False))
+
+
+def checkpointing(model: Any, reentrant: bool) -> None:
+    """Turn gradient checkpointing on by the attributes that transformers' own switch, which is being renamed, sets."""
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.gradient_checkpointing = True
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=reentrant)
+    model.enable_input_require_grads()
