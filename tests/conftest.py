@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything; read when the hub's library is imported
+
 import numpy as np
 import pytest
 import torch

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.runs import scripts as script_runs
-from support.runs.scripts import TINY, command, environment, rows
+from support.runs.scripts import TINY, command, environment, refusal, rows
 
 run = partial(script_runs.run, script="train_jax.py")
 
@@ -105,9 +105,15 @@ def test_a_run_of_the_other_script_is_refused(workplace: Path, finished: Path) -
     folder = workplace / "of-torch"
     shutil.copytree(finished, folder)
     (folder / "checkpoints" / "000006" / "state.json").rename(folder / "checkpoints" / "000006" / "trainer.pt")
-    done = run(workplace / "cache", "--resume", str(folder), "--rollouts", "7")
-    assert done.returncode == 2
-    assert "was not written by the JAX script" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = refusal(workplace / "cache", "--resume", str(folder), "--rollouts", "7", script="train_jax.py")
+    assert "was not written by the JAX script" in said
     saved = json.loads((folder / "config.json").read_text())
     assert saved["rollouts"] == 6, "nothing was touched"
+
+
+def test_a_refusal_is_the_exit_status_of_the_process(workplace: Path) -> None:
+    done = run(workplace / "cache", *TINY, "--device", "cuda", "--run-dir", str(workplace / "bad"))
+    assert done.returncode == 2
+    assert "--device: JAX chooses its device itself" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (workplace / "bad").exists()

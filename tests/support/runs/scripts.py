@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from support.repository import ROOT
+from support.repository import PATHS, ROOT
+
+from integration.shared.loop import command_line
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import pytest
 TINY = [
     *("--model", "small", "--task", "count_bits", "--task-args", "min_n=1", "max_n=63", "--train-size", "40"),
     *("--warm-up.target", "0.2", "--warm-up.hidden", "32", "--warm-up.layers", "2", "--warm-up.check-every", "10"),
     *("--eval-prompts", "10", "--eval-samples", "2", "--prompts-per-rollout", "4", "--group-size", "4"),
     *("--max-new-tokens", "4", "--threads", "1", "--lr", "1e-3", "--clip-low", "0.02", "--clip-high", "0.03"),
 ]
+PRETRAINED = [*TINY[2:9], "--eval-prompts", "10"]
+"""What is left of them for a model that is not made here."""
 
 
 def command(cache: Path, *options: str, script: str = "train_torch.py") -> list[str]:
@@ -25,13 +34,24 @@ def command(cache: Path, *options: str, script: str = "train_torch.py") -> list[
 
 def environment() -> dict[str, str]:
     """The caller's environment, with the packages of this checkout."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")]), "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "HF_HUB_OFFLINE": "1"}
 
 
 def run(cache: Path, *options: str, script: str = "train_torch.py") -> subprocess.CompletedProcess[str]:
     """Run it to the end."""
     line = command(cache, *options, script=script)
     return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=240, check=False)
+
+
+def refusal(cache: Path, *options: str, script: str = "train_torch.py") -> str:
+    """What the script prints about wrong options, in this process: exit status 2, a sentence and no traceback."""
+    module = import_module(f"integration.{script.removesuffix('.py')}")
+    line = command(cache, *options, script=script)[1:]
+    with patch.object(sys, "argv", line), redirect_stderr(io.StringIO()) as printed, pytest.raises(SystemExit) as ended:
+        sys.exit(command_line(module.train, module.__doc__))
+    assert ended.value.code == 2, printed.getvalue()
+    assert "Traceback" not in printed.getvalue()
+    return printed.getvalue()
 
 
 def rows(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
