@@ -16,8 +16,8 @@ from jax import lax
 
 from gspo_core import Loss, Objective, PerToken
 from gspo_core import policy_loss as core_policy_loss
+from gspo_core.backend import weight_as_function
 from gspo_core.layouts import Layout
-from gspo_core.objectives.loss import gated, token_log_ratio, unit_advantage, unit_loss
 from gspo_core.types import Array
 
 
@@ -89,24 +89,9 @@ def _loss_jvp(
     logp, constants = primals
     parts = _loss(static, logp, constants)
     value, weight, _, _, divisor = parts
-    # A weight that is held constant has no derivative.
-    if getattr(objective.surrogate, "exact", True):
-        weight = _weight(objective, logp, constants, divisor)
+    known = {"weight": weight, "denominator": divisor, "hold_constant": lax.stop_gradient}
+    weight = weight_as_function(objective, logp, *constants[:3], **known)
     # Per sequence first, as the value: on a sharded layout the tangent, too, is whole on every rank.
     tangent = jnp.sum(constants.layout.sum(weight * tangents[0].astype(weight.dtype)))
     others = tuple(jnp.zeros_like(x) for x in parts[1:])
     return parts, (tangent.astype(value.dtype), *others)
-
-
-def _weight(objective: Objective, logp: Array, constants: _Constants, divisor: Array) -> Array:
-    """The weight as a differentiable function of logp, with the value of `log_ratio` and the derivative of `push_forward`."""
-    layout = constants.layout
-    logp = logp.astype(divisor.dtype)
-    # On policy the old log-probs are the current ones, held constant: the ratio is 1, its derivative is not 0.
-    old = lax.stop_gradient(logp) if constants.old_logp is None else constants.old_logp.astype(divisor.dtype)
-    d = token_log_ratio(logp, old, layout)
-    seen = gated(objective, d, unit_advantage(objective.ratio, constants.advantage, layout, divisor), layout)
-    moves = objective.ratio.push_forward(seen.d, layout)
-    log_ratio = lax.stop_gradient(objective.ratio.log_ratio(seen.d, layout)) + (moves - lax.stop_gradient(moves))
-    weight = objective.ratio.pull_back(unit_loss(objective, log_ratio, seen.advantage, layout, divisor).slope, layout)
-    return weight if objective.gate is None else jnp.where(seen.open, weight, 0.0)

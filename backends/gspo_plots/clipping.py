@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from gspo_core import Clip, Pilot
 from gspo_core.clip_range import BySign, Drift
 
-from ._axes import BAD, BAND, FAINT, GOOD, INK, axes_or_new, label
+from .axes import BAD, BAND, FAINT, GOOD, INK, axes_or_new, label
 
 CLIP_LAWS = ((0.0, "|S| ≤ c", "#b7791f"), (0.5, "|S| ≤ c √|y|", "#6b46c1"), (1.0, "|S| ≤ c |y| (GSPO)", BAND))
 """Power of |y| in the bound on S = log π(y)/π_old(y), its name and colour."""

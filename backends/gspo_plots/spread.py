@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from gspo_core import Pilot
 from gspo_core.mismatch import MismatchReport
 
-from ._axes import BAD, FAINT, GOOD, axes_or_new, label
+from .axes import BAD, FAINT, GOOD, axes_or_new, label
 
 
 def spread_by_length(pilot: Pilot, edges: Sequence[int], *, ax: Axes | None = None) -> Axes:

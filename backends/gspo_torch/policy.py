@@ -18,9 +18,8 @@ from torch import Tensor
 
 from gspo_core import Loss, Objective, PerToken
 from gspo_core import policy_loss as core_policy_loss
+from gspo_core.backend import weight_as_function
 from gspo_core.layouts import Layout
-from gspo_core.objectives.loss import gated, token_log_ratio, unit_advantage, unit_loss
-from gspo_core.types import Array
 
 
 def policy_loss(
@@ -143,30 +142,11 @@ class _PolicyLoss(torch.autograd.Function):
         if upstream is None:
             return None, *nothing
         logp, old_logp, divisor, weight, *tensors = ctx.saved_tensors
-        # A weight that is held constant has no derivative.
-        if torch.is_grad_enabled() and getattr(ctx.objective.surrogate, "exact", True):
-            advantage, layout = ctx.batch.rebuild(tensors)
-            weight = _weight(ctx.objective, logp, old_logp, advantage, layout, divisor)
+        if torch.is_grad_enabled():
+            constants = {"weight": weight, "denominator": divisor, "hold_constant": Tensor.detach}
+            weight = weight_as_function(ctx.objective, logp, old_logp, *ctx.batch.rebuild(tensors), **constants)
         return (upstream * weight).to(logp.dtype), *nothing
 
 
 # torch asks for the signature at every call; finding it out takes as long as ten small operations.
 _PolicyLoss.forward.__signature__ = inspect.signature(_PolicyLoss.forward)  # type: ignore[attr-defined]
-
-
-def _weight(
-    objective: Objective, logp: Tensor, old_logp: Tensor | None, advantage: Any, layout: Layout, divisor: Tensor
-) -> Array:
-    """The weight as a differentiable function of logp.
-
-    The log ratio has the value of `log_ratio` and the derivative of `push_forward`: they differ for GSPO-token, where the
-    stop-gradients leave the identity.
-    """
-    logp = logp.to(divisor.dtype)
-    # On policy the old log-probs are the current ones, held constant: the ratio is 1, its derivative is not 0.
-    d = token_log_ratio(logp, logp.detach() if old_logp is None else old_logp.to(divisor.dtype), layout)
-    seen = gated(objective, d, unit_advantage(objective.ratio, advantage, layout, divisor), layout)
-    moves = objective.ratio.push_forward(seen.d, layout)
-    log_ratio = objective.ratio.log_ratio(seen.d, layout).detach() + (moves - moves.detach())
-    weight = objective.ratio.pull_back(unit_loss(objective, log_ratio, seen.advantage, layout, divisor).slope, layout)
-    return weight if objective.gate is None else torch.where(seen.open, weight, 0.0)

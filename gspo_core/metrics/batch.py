@@ -17,7 +17,7 @@ from gspo_core.types import Array, Layout, Namespace, PerToken, Ratio
 from .ledger import LENGTH_BINS, Entries, Metrics, ledger
 from .log_ratios import highest, log_ratio_entries, lowest
 
-_LOG_S_CAP = 20.0
+LOG_S_CAP = 20.0
 
 
 def batch_metrics(
@@ -151,7 +151,7 @@ def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, adva
 def _ratios(xp: Namespace, d: Array, layout: Layout) -> Entries:
     """Σ s and Σ s², with log s cut at 20, whose square float32 still holds."""
     log_s = mean_over_tokens(d, layout)
-    s = xp.exp(xp.where(log_s > _LOG_S_CAP, _LOG_S_CAP, log_s))
+    s = xp.exp(xp.where(log_s > LOG_S_CAP, LOG_S_CAP, log_s))
     s = xp.where(layout.lengths() > 0, s, 0.0)
     return Entries(sums={"s": xp.sum(s), "s_squares": xp.sum(s * s)})
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gspo_core._lib.validation import check_layout
+from gspo_core.backend import check_layout
 from gspo_core.layouts import Layout
 
 Array = Any

@@ -8,12 +8,11 @@ advantage need no forward pass, clipped ones no backward pass. Two exact schemes
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from gspo_core import Objective, PerToken
+from gspo_core.backend import LinearLoss, active_tokens
 from gspo_core.layouts import Layout
-from gspo_core.objectives import LinearLoss
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
 from .schemes import Constants, Job, aligned_loss, cut_for
@@ -85,7 +84,7 @@ def linear_policy_loss(
     x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator)))
     # The door: every argument of the loss is checked before any work.
     jax.eval_shape(lambda logp: job.loss(logp, x), jax.ShapeDtypeStruct(layout.shape, kind))
-    live = (layout.valid if return_logp else moved(objective, advantage, layout)).reshape(-1)
+    live = (layout.valid if return_logp else active_tokens(objective, advantage, layout)).reshape(-1)
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens)
     # Gradients are a rank's own inside; the transpose of this adds them up where an array was the same on several ranks.
     axes = mesh_axes(rows, head, flat, live, x, first_row(head, options) if vocabulary else ())
@@ -98,14 +97,3 @@ def linear_policy_loss(
     logp = lax.stop_gradient(logp)
     loss = job.loss(job.scored(logp, live, x), x)
     return LinearLoss(*loss._replace(value=value), logp=logp.reshape(layout.shape) if return_logp else None)
-
-
-def moved(objective: Objective, advantage: Array | PerToken, layout: Layout) -> Array:
-    """Token array, boolean: the tokens of sequences with an advantage other than 0."""
-    values = advantage.values if isinstance(advantage, PerToken) else advantage
-    if isinstance(advantage, PerToken) or (values.ndim > 1 and objective.ratio.per_token):
-        per_sequence = layout.sum(layout.select((values != 0).astype(jnp.float32))) > 0
-    else:
-        per_sequence = values != 0 if values.ndim == 1 else jnp.any(values != 0, axis=1)
-    found: Array = layout.valid & (layout.spread(per_sequence.astype(jnp.float32)) > 0)
-    return found

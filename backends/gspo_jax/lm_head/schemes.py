@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from gspo_core import Loss, Objective
+from gspo_core.backend import local
 from gspo_core.layouts import Layout
-from gspo_core.layouts.shards import Sharded
 from gspo_jax.policy import policy_loss
 
 from . import aligned
@@ -68,7 +68,7 @@ class Job:
 def cut_for(budget_bytes: int, num_tokens: int, head: Head, options: Options, layout: Layout, kind: Any) -> aligned.Cut | None:
     """How the aligned scheme cuts its work; None where it does not apply and everything goes two-pass."""
     vocabulary, item = len(head.weight), jnp.dtype(kind).itemsize
-    elsewhere = options.axis is not None or _is_sharded(layout) or jax.default_backend() != "cpu"
+    elsewhere = options.axis is not None or local(layout) is not layout or jax.default_backend() != "cpu"
     if elsewhere or options.soft_cap is not None or not vocabulary or not num_tokens:
         return None
     blocks = -(-vocabulary // TILE[1])
@@ -79,11 +79,6 @@ def cut_for(budget_bytes: int, num_tokens: int, head: Head, options: Options, la
         return None
     tall = max(1, min(TILE[0], capacity // 4, num_tokens))
     return aligned.Cut(tall, min(capacity // tall, -(-num_tokens // tall)), block)
-
-
-def _is_sharded(layout: Any) -> bool:
-    """Whether tokens of its sequences are on other ranks, however deep the shards stand."""
-    return layout is not None and (isinstance(layout, Sharded) or _is_sharded(getattr(layout, "layout", None)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gspo_core._lib.checks import check_number
-from gspo_core._lib.validation import check_layout
+from gspo_core.backend import check_layout, check_number
 from gspo_core.layouts import Layout
 from gspo_torch.distributed import VocabularyShard
 

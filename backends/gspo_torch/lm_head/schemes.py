@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gspo_core.backend import local
 from gspo_torch.distributed import VocabularyShard
 
 from . import aligned, two_pass
@@ -19,7 +20,7 @@ from .blocks import Weights
 from .head import Head, check_ids
 from .logp import head_gradients, once, spread
 from .products import piece_bytes
-from .terms import Terms, Weighed, local
+from .terms import Terms, Weighed
 from .two_pass import Gradients
 
 LEAST_CHUNK = 64
@@ -61,7 +62,7 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
         base = layout.select(terms.old_logp).to(wide)
     # The door: every argument of the loss is checked before any work, on this rank's part alone.
     terms.weigh(base, base, local(layout))
-    places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.active_tokens(layout)
+    places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.needed_tokens(layout)
     assert places is not None
     flat = tokens.reshape(-1)
     if len(places) == len(flat):

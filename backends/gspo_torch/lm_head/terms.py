@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +11,9 @@ from torch import Tensor
 
 from gspo_core import Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core._lib.checks import check_choice
+from gspo_core.backend import active_tokens, check_choice, local
 from gspo_core.kl import KLEstimator
 from gspo_core.layouts import Layout
-from gspo_core.layouts.shards import Sharded
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,28 +116,12 @@ class Terms:
             denominator=denominator,
         )
 
-    def active_tokens(self, layout: Layout) -> Tensor:
-        """Flat indices of the tokens that a forward pass is needed for: those of sequences with an advantage, or all.
+    def needed_tokens(self, layout: Layout) -> Tensor:
+        """Flat indices of the tokens that need a forward pass: those of sequences with an advantage, or all.
 
-        In doubt a token is active: what a rank does not know of its other half, and what stands in masked slots.
+        All, too, where only an exchange with other ranks could tell: another shard may hold a sequence's advantage.
         """
-        per_token = isinstance(self.advantage, PerToken)
-        values = self.advantage.values if isinstance(self.advantage, PerToken) else self.advantage
-        active: Tensor = layout.valid
-        if self.every_token or (local(layout) is not layout and (per_token or values.ndim > 1)):
-            return torch.nonzero(active.reshape(-1))[:, 0]
-        if per_token:
-            moved = layout.sum(layout.select((values != 0).to(torch.float32))) > 0
-        else:
-            moved = values != 0 if values.ndim == 1 else (values != 0).any(1)
-        return torch.nonzero((active & (layout.spread(moved.to(torch.float32)) > 0)).reshape(-1))[:, 0]
-
-
-def local(layout: Any) -> Layout:
-    """This rank's part of the layout, however deep the shards stand; the layout itself if there are none."""
-    part: Layout = layout
-    if isinstance(layout, Sharded):
-        part = layout.local
-    elif (inner := getattr(layout, "layout", None)) is not None and local(inner) is not inner:
-        part = replace(layout, layout=local(inner))
-    return part
+        per_sequence = isinstance(self.advantage, Tensor) and self.advantage.ndim == 1
+        every = self.every_token or (local(layout) is not layout and not per_sequence)
+        needed = layout.valid if every else active_tokens(self.objective, self.advantage, layout)
+        return torch.nonzero(needed.reshape(-1))[:, 0]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from gspo_plots._axes import BAD, FAINT, GOOD, INK, label
+from gspo_plots.axes import BAD, FAINT, GOOD, INK, label
 from matplotlib.figure import Figure
 
 from integration.studies.moe_static.measures import LENGTHS

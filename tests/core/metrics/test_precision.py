@@ -16,7 +16,7 @@ from support.oracles import metrics as oracle_metrics
 
 from gspo_core import GSPO, Padded, summary
 from gspo_core.metrics import clip_share
-from gspo_core.metrics.batch import _LOG_S_CAP
+from gspo_core.metrics.batch import LOG_S_CAP
 from gspo_core.metrics.sketch import RESOLUTION
 
 
@@ -101,5 +101,5 @@ def test_a_log_ratio_that_is_no_number_shows() -> None:
 
 
 def test_the_cap_of_the_effective_sample_size_is_documented() -> None:
-    assert _LOG_S_CAP == 20.0
+    assert LOG_S_CAP == 20.0
     assert "beyond 20" in (summary.__doc__ or "")
