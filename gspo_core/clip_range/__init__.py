@@ -1,6 +1,6 @@
 """The clip range: chosen for a wanted share of clipped responses from a few rollouts, and predicted back."""
 
-from .advice import ClipFraction, DriftLaw, LengthBin, clip_fraction_for, clip_range_for, clip_table
+from .advice import ClipFraction, DriftLaw, LengthBin, clip_fraction_for, clip_range_for, clip_table, measured_clip_fraction
 from .drift import BySign, Drift, Tails, estimate_drift
 from .pilot import Pilot
 
@@ -16,4 +16,5 @@ __all__ = [
     "clip_range_for",
     "clip_table",
     "estimate_drift",
+    "measured_clip_fraction",
 ]

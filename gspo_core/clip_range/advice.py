@@ -104,6 +104,34 @@ def clip_fraction_for(clip: Clip, law: DriftLaw, lengths: Any = None, advantage:
     return _fraction(clip.low, clip.high, law, *_responses(law, lengths, advantage))
 
 
+def measured_clip_fraction(clip: Clip, pilot: Pilot) -> ClipFraction:
+    """The share of a pilot's responses that `clip` would have clipped: counted, where `clip_fraction_for` predicts.
+
+        low = (1/n) #{i: A_i < 0, log s_i < log(1 − ε_low)},    high = (1/n) #{i: A_i > 0, log s_i > log(1 + ε_high)}
+
+    Args:
+        clip: the range.
+        pilot: responses with their log s, of a policy that was trained with any range.
+
+    Returns: `ClipFraction`.
+
+    Raises: TypeError for a wrong kind, ValueError if the pilot has no responses.
+
+    >>> pilot = Pilot([0.05, 0.01, -0.04, 0.05], [4, 4, 4, 4], [1.0, 1.0, -1.0, -1.0])
+    >>> measured_clip_fraction(Clip(0.03, 0.04), pilot)
+    ClipFraction(low=0.25, high=0.25)
+    """
+    if not isinstance(clip, Clip):
+        raise TypeError(f"clip: expected a Clip(low, high), got {type(clip).__name__}")
+    if not isinstance(pilot, Pilot):
+        raise TypeError(f"pilot: expected a Pilot, got {type(pilot).__name__}")
+    if not pilot.log_s.size:
+        raise ValueError("pilot: expected at least one response")
+    low = (pilot.advantage < 0) & (pilot.log_s < math.log1p(-clip.low))
+    high = (pilot.advantage > 0) & (pilot.log_s > math.log1p(clip.high))
+    return ClipFraction(float(low.mean()), float(high.mean()))
+
+
 def clip_range_for(
     target: float, law: DriftLaw, lengths: Any = None, advantage: Any = None, *, high_over_low: float = PAPER_RATIO
 ) -> Clip:

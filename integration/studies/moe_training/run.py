@@ -1,4 +1,4 @@
-"""One run of the training study: a warmed-up model, an arm, a learning rate, a seed; and what is measured on the way."""
+"""One run of the training study: a warmed-up model, an arm, a learning rate, a seed; and the measurements on the way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from gspo_core import Padded, group_advantages
+from gspo_core import Padded, batch_metrics, group_advantages, merge, summary
+from gspo_core.metrics import Metrics
 from integration.studies.moe_training.arms import Job, Replay
 from integration.studies.moe_training.reversal import (
     evaluate,
@@ -30,31 +31,33 @@ from integration.studies.moe_training.reversal import (
 BETAS = (0.9, 0.99)
 """Adam's."""
 DIGITS = 5
-"""Significant ones of what is written down."""
+"""Significant digits of the results."""
 
 
 @dataclass
 class Updates:
-    """What the mini-batches of a rollout add up to."""
+    """Measurements of a rollout's mini-batches, each before its step."""
 
-    log_ratios: list[Tensor] = field(default_factory=list)
-    silenced: int = 0
-    live: int = 0
+    metrics: list[Metrics] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     skipped: int = 0
     flips: list[float] = field(default_factory=list)
 
     def row(self) -> dict[str, float]:
-        """Plain numbers. Ratios are those before each step, of all mini-batches of the rollout."""
-        d = torch.cat(self.log_ratios)
-        log_s = d.mean(1)
+        """Plain numbers over all mini-batches of the rollout.
+
+        The clip fraction is a share of the tokens that have an advantage. Responses are equally long, so the share of
+        responses without one is that of their tokens. Standard deviations have n − 1 in their denominator.
+        """
+        numbers = summary(merge(*self.metrics))
+        tokens, responses = numbers["tokens"], numbers["sequences"]
         return {
-            "clip_fraction": self.silenced / max(self.live, 1),
+            "clip_fraction": numbers["clip_active_tokens"] / max(1 - numbers["zero_advantage"], 1 / responses),
             "grad_norm": sum(self.norms) / max(len(self.norms), 1),
             "grad_norm_max": max(self.norms, default=0.0),
-            "sd_token": float(d.std()),
-            "sd_log_s": float(log_s.std()),
-            "log_s_max": float(log_s.abs().max()),
+            "sd_token": numbers["token_std"] * math.sqrt(tokens / (tokens - 1)),
+            "sd_log_s": numbers["log_s_std"] * math.sqrt(responses / (responses - 1)),
+            "log_s_max": max(-numbers["log_s_min"], numbers["log_s_max"]),
         }
 
 
@@ -85,7 +88,7 @@ def run(job: Job, model: Any, device: str = "cpu") -> dict[str, Any]:
 
 
 def _rollout(job: Job, model: Any, optimizer: Optimizer, rise: LRScheduler, number: int, device: str) -> dict[str, Any]:
-    """Sample with the engine's noise, score again, then one step per mini-batch."""
+    """Sample with the engine's noise, compute the old log-probs, then take one step per mini-batch."""
     sizes, began = job.study.sizes, time.perf_counter()
     prompt = prompts(sizes, sizes.prompts, generator_of(job.seed, 3, number)).repeat_interleave(sizes.group, 0).to(device)
     noise = 0.0 if job.arm.dense else sizes.noise
@@ -126,7 +129,7 @@ def update(
     advantage: Tensor,
     routes: Routes | None,
 ) -> None:
-    """One optimizer step on a mini-batch [n, ...]; gradients are not cut."""
+    """One optimizer step on a mini-batch [n, ...]; gradients are not clipped."""
     with ExitStack() as stack:
         if routes is not None:
             stack.enter_context(replay_routes(model, routes))
@@ -135,10 +138,7 @@ def update(
         loss = policy_loss(job.arm.objective, logp, old, advantage, layout)
         optimizer.zero_grad()
         loss.value.backward()
-    live = (advantage != 0)[:, None].expand_as(old)
-    updates.live += int(live.sum())
-    updates.silenced += int((live & (loss.logp_grad == 0)).sum())
-    updates.log_ratios.append(logp.detach() - old)
+    updates.metrics.append(batch_metrics(job.arm.objective, loss, logp, old, advantage, layout))
     norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
     if math.isfinite(norm):
         updates.norms.append(norm)
@@ -149,7 +149,7 @@ def update(
 
 @torch.no_grad()
 def _flips_since(job: Job, model: Any, ids: Tensor, own: Routes) -> list[float]:
-    """By layer: share of slots of the last mini-batch that the rollout's updates have sent elsewhere."""
+    """By layer: the share of the last mini-batch's slots that go to another expert after the rollout's updates."""
     with record_routes(model) as now:
         log_probs(job.study.sizes, model, ids)
     flips: list[float] = own.flips(now).tolist()

@@ -12,6 +12,7 @@ from gspo_torch import policy_loss
 from torch import Tensor
 
 from gspo_core import Pilot
+from gspo_core.clip_range import measured_clip_fraction
 from gspo_core.planning import Plan
 from integration.shared.clip_advice import ClipAdvice
 from integration.shared.errors import TrainingFailure
@@ -24,14 +25,14 @@ PROMPTS, GROUP, MINI_BATCHES = 8, 8, 4
 LR_WARM_UP = 20
 """Optimizer steps in which the learning rate rises to its value: Adam's first steps are as long as any."""
 CLIPPED, PILOT_ROLLOUTS = 0.1, 5
-"""The rule for every arm's clip range: what clips this share of the units that have an advantage, after so many rollouts."""
+"""The rule for every arm's clip range: it clips this share of the units with an advantage, over so many first rollouts."""
 EVALUATIONS, HELD_OUT = 5, 256
 """Evaluations after the start, and episodes in each: the same ones for all seeds and arms."""
 
 
 @dataclass
 class Training:
-    """A model, an arm, and the three sources of chance: what is asked, what is sampled, how mini-batches are cut."""
+    """A model, an arm, and three sources of random numbers: for episodes, for sampling, and for the cut into mini-batches."""
 
     model: Any
     arm: Arm
@@ -39,11 +40,11 @@ class Training:
     lr: float
     seed: int
     clipped: list[float] = field(default_factory=list)
-    """By rollout after the pilot: share of units with an advantage that were clipped."""
+    """The clip fraction of every rollout after the pilot: a share of the units that have an advantage."""
 
     def __post_init__(self) -> None:
         self.device = next(self.model.parameters()).device
-        self.asking = random.Random(f"train {self.seed}")
+        self.drawing = random.Random(f"train {self.seed}")
         self.sampling = torch.Generator(self.device).manual_seed(self.seed)
         self.shuffling = torch.Generator().manual_seed(self.seed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.lr, weight_decay=0.0)
@@ -68,7 +69,7 @@ class Training:
 
     def rollout(self) -> float:
         """Sample, judge, and take an optimizer step per mini-batch. Returns the share of right turns."""
-        episodes = draw_episodes(PROMPTS, self.turns, self.asking, held_out=False)
+        episodes = draw_episodes(PROMPTS, self.turns, self.drawing, held_out=False)
         dialogues = draw(self.model, episodes, GROUP, self.sampling)
         values = self.arm.values(dialogues, np.arange(PROMPTS * GROUP) // GROUP)
         batches = []
@@ -76,14 +77,14 @@ class Training:
             step = Plan(values.abs().amax(1)).step(self.arm.objective, dialogues.rows(rows).layout, rows)
             live = torch.from_numpy(step.rows)
             batches.append((dialogues.rows(live), values[live], step.denominator))
-        with torch.no_grad():  # the policy that all mini-batches of this rollout are measured against
+        with torch.no_grad():  # before the first update: the denominator of all ratios of this rollout
             old = [dialogue_logp(self.model, part) if len(worth) else None for part, worth, _ in batches]
         measured = [self.update(*batch, old_logp) for batch, old_logp in zip(batches, old, strict=True)]
         self.set_clip_range(sum(measured[1:], measured[0]))
         return float(dialogues.rewards.mean())
 
     def update(self, dialogues: Dialogues, values: Tensor, denominator: Any, old_logp: Tensor | None) -> Pilot:
-        """One optimizer step on the dialogues that have an advantage, if any has; what was measured before it."""
+        """One optimizer step on the dialogues with an advantage. Returns log s and advantages of its units, before the step."""
         for parameter in self.model.parameters():  # zeros, not None: without any gradient AdamW shall still step
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
         measured = Pilot([], [], [])
@@ -101,12 +102,10 @@ class Training:
         return measured
 
     def set_clip_range(self, measured: Pilot) -> None:
-        """The rule, after the pilot; from there on, what it clips."""
+        """Apply the rule at the end of the pilot; after it, measure the clip fraction of the rule's range."""
         clip = self.advice.clip
         if clip is not None:
-            high = (measured.advantage > 0) & (measured.log_s > np.log1p(clip.high))
-            low = (measured.advantage < 0) & (measured.log_s < np.log1p(-clip.low))
-            self.clipped.append(float((high | low).mean()) if len(measured.log_s) else 0.0)
+            self.clipped.append(measured_clip_fraction(clip, measured).total if len(measured.log_s) else 0.0)
             return
         self.advice.after_rollout(measured)
         if self.advice.clip is not None:

@@ -14,7 +14,7 @@ from support.libraries import Library
 from support.oracles import advice as oracle_advice
 
 from gspo_core import GSPO, Clip, Packed, Padded, Pilot, clip_range_for, policy_loss
-from gspo_core.clip_range import BySign, Drift, clip_fraction_for, clip_table, estimate_drift
+from gspo_core.clip_range import BySign, Drift, clip_fraction_for, clip_table, estimate_drift, measured_clip_fraction
 from gspo_core.layouts import Restricted
 
 
@@ -40,6 +40,24 @@ def measured(clip: Clip, d: np.ndarray, mask: np.ndarray, advantage: np.ndarray)
 def pilot_of(d: np.ndarray, mask: np.ndarray, advantage: np.ndarray) -> Pilot:
     """From token log ratios."""
     return Pilot.measure(d, np.zeros(d.shape), advantage, Padded(mask))
+
+
+@given(seed=st.integers(0, 2**16), low=st.sampled_from([0.003, 0.05, 0.6]), high=st.sampled_from([0.002, 0.03, 0.5]))
+def test_the_measured_share_is_the_gates_whatever_the_lengths(seed: int, low: float, high: float) -> None:
+    """Where the prediction pools lengths, and is another number."""
+    d, mask, advantage = trained(np.random.default_rng(seed), 64, np.array([1, 3, 12]))
+    clip = Clip(low, high)
+    loss = policy_loss(replace(GSPO, surrogate=clip), d, np.zeros(d.shape), advantage, Padded(mask))
+    found = measured_clip_fraction(clip, pilot_of(d, mask, advantage))
+    assert found.high == float((loss.clipped & (advantage > 0)).mean())
+    assert found.low == float((loss.clipped & (advantage < 0)).mean())
+
+
+def test_the_measured_share_is_not_the_predicted_one() -> None:
+    d, mask, advantage = trained(np.random.default_rng(0), 64, np.array([1, 3, 12]))
+    clip, pilot = Clip(0.01, 0.01), pilot_of(d, mask, advantage)
+    assert 0.1 < measured_clip_fraction(clip, pilot).total < 0.6
+    assert measured_clip_fraction(clip, pilot) != clip_fraction_for(clip, pilot)
 
 
 @given(seed=st.integers(0, 2**16), length=st.integers(1, 5), width=st.sampled_from([0.003, 0.05, 0.6]))

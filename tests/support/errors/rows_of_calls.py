@@ -12,7 +12,7 @@ from support.errors.rows import IDS, LAYOUT, MASK, ONES, ROUTER, TURNS, ZEROS, T
 
 import gspo_core as g
 from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Packed, PerToken, SequenceMean
-from gspo_core.clip_range import Drift
+from gspo_core.clip_range import Drift, clip_fraction_for, measured_clip_fraction
 from gspo_core.objectives import TurnMean
 from gspo_core.routing import router_shift
 
@@ -20,7 +20,7 @@ SEGMENT = Objective(g.objectives.Turn(), Clip(0.2, 0.2), TurnMean())
 SEGMENT_TOKEN = Objective(g.objectives.TurnToken(), Clip(0.2, 0.2), SequenceMean())
 GOOD: dict[str, Any] = {"objective": GSPO, "logp": ZEROS, "old_logp": ZEROS, "advantage": ONES, "layout": LAYOUT}
 LOSS = g.policy_loss(**GOOD)
-LAW, CLIP = Drift.of(2e-4), Clip(3e-4, 4e-4)
+LAW, CLIP, NOBODY = Drift.of(2e-4), Clip(3e-4, 4e-4), g.Pilot([], [], [])
 
 
 def loss(**wrong: Any) -> Callable[[], Any]:
@@ -211,7 +211,7 @@ READINGS: list[Row] = [
     Row(V, ("clip: expected widths above 0", "got Clip(low=0.0"), mismatch(clip=Clip(0.0, 0.1))),
     Row(T, ("advantage: expected real numbers", "got dtype bool"), mismatch(ONES > 0)),
     Row(V, ("advantage: expected shape [2], one per sequence", "got [3]"), mismatch(np.ones(3))),
-    Row(T, ("clip: expected a Clip(low, high)", "got tuple"), lambda: g.clip_range.clip_fraction_for((3e-4, 4e-4), LAW, [10])),
+    Row(T, ("clip: expected a Clip(low, high)", "got tuple"), lambda: clip_fraction_for((3e-4, 4e-4), LAW, [10])),
     Row(T, ("target: expected a number",), lambda: g.clip_range_for("15 %", LAW, [10])),
     Row(V, ("target: expected a share in (0, 1)", "got 1.5"), lambda: g.clip_range_for(1.5, LAW, [10])),
     Row(
@@ -230,22 +230,17 @@ READINGS: list[Row] = [
         lambda: g.clip_range_for(0.01, Drift(1e3, -1e3, 2e3, 1.0), [1]),
     ),
     Row(T, ("law: expected a Drift, a BySign or a Pilot", "got str"), lambda: g.clip_range_for(0.1, "law", [10])),
-    Row(V, ("law: the pilot has no responses",), lambda: g.clip_range_for(0.1, g.Pilot([], [], []))),
+    Row(V, ("law: the pilot has no responses",), lambda: g.clip_range_for(0.1, NOBODY)),
     Row(V, ("lengths: a law without responses of its own needs the lengths",), lambda: g.clip_range_for(0.1, LAW)),
     Row(
-        V,
-        ("lengths: expected [n] positive numbers of tokens", "got shape [1, 1]"),
-        lambda: g.clip_range.clip_fraction_for(CLIP, LAW, [[1]]),
+        V, ("lengths: expected [n] positive numbers of tokens", "got shape [1, 1]"), lambda: clip_fraction_for(CLIP, LAW, [[1]])
     ),
+    Row(T, ("clip: expected a Clip(low, high)", "got float"), lambda: measured_clip_fraction(0.1, NOBODY)),
+    Row(T, ("pilot: expected a Pilot", "got Drift"), lambda: measured_clip_fraction(CLIP, LAW)),
+    Row(V, ("pilot: expected at least one response",), lambda: measured_clip_fraction(CLIP, NOBODY)),
+    Row(V, ("advantage: given without lengths", "give both, or neither"), lambda: clip_fraction_for(CLIP, LAW, None, [1.0])),
     Row(
-        V,
-        ("advantage: given without lengths", "give both, or neither"),
-        lambda: g.clip_range.clip_fraction_for(CLIP, LAW, None, [1.0]),
-    ),
-    Row(
-        V,
-        ("advantage: expected the shape of lengths, [1]", "got [2]"),
-        lambda: g.clip_range.clip_fraction_for(CLIP, LAW, [10], [1.0, 2.0]),
+        V, ("advantage: expected the shape of lengths, [1]", "got [2]"), lambda: clip_fraction_for(CLIP, LAW, [10], [1.0, 2.0])
     ),
     Row(V, ("edges: expected at least two ascending numbers", "got [3]"), lambda: g.clip_range.clip_table(0.1, LAW, [3], [10])),
     Row(V, ("lengths: expected shape [2]", "got [1]"), lambda: g.Pilot([0.1, 0.2], [1], [1.0, 1.0])),
