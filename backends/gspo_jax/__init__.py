@@ -1,9 +1,9 @@
 """gspo_core for JAX: the same names and arguments, and a loss value that jax.grad can differentiate.
 
-grads = jax.grad(lambda logp: gspo_jax.policy_loss(GSPO, logp, old_logp, advantage, Padded(mask)).value)(logp)
+    grads = jax.grad(lambda logp: gspo_jax.policy_loss(GSPO, logp, old_logp, advantage, Padded(mask)).value)(logp)
 
-logp = gspo_jax.token_logp(hidden, lm_head, tokens)      # never holds tokens × vocabulary logits
-loss = gspo_jax.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # both in one: skips more
+    logp = gspo_jax.token_logp(hidden, lm_head, tokens, layout=layout)      # never holds tokens × vocabulary logits
+    loss = gspo_jax.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # in one: skips more
 
 Importing it makes layouts, `PerToken` and `Loss` pytrees, so that they go in and out of jit, vmap and scan.
 """

@@ -3,7 +3,7 @@
 loss = gspo_torch.policy_loss(GSPO, logp, old_logp, advantage, Padded(mask))
 loss.value.backward()
 
-logp = gspo_torch.token_logp(hidden, lm_head, tokens)      # never holds tokens × vocabulary logits
+logp = gspo_torch.token_logp(hidden, lm_head, tokens, layout=layout)      # never holds tokens × vocabulary logits
 loss = gspo_torch.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # both in one
 
 with record_routes(model) as routes: ...        # a mixture of experts: which experts each token went to,
