@@ -116,8 +116,8 @@ def variance_decomposition(reports: Mapping[str, MismatchReport], *, ax: Axes | 
     if not reports:
         raise ValueError("reports: expected at least one")
     levels = {
-        "tokens": [(float(r.staleness.token_sd) ** 2, float(r.noise.token_sd) ** 2) for r in reports.values()],
-        "log s": [(float(r.staleness.log_s_sd) ** 2, float(r.noise.log_s_sd) ** 2) for r in reports.values()],
+        "tokens": [(float(r.staleness.token_std) ** 2, float(r.noise.token_std) ** 2) for r in reports.values()],
+        "log s": [(float(r.staleness.log_s_std) ** 2, float(r.noise.log_s_std) ** 2) for r in reports.values()],
     }
     if not all(sum(parts[0]) > 0 for parts in levels.values()):
         raise ValueError("reports: nothing varies in the first, which is the unit")

@@ -164,14 +164,14 @@ SITUATIONS = [
     Situation(
         "unbiased noise as wide as the range",
         lambda: sampler(ratios(0.01) - 5e-5),
-        (FindingKind.NOISE_FLOOR,),
+        (FindingKind.SAMPLER_NOISE,),
         says="clip range's",
     ),
     Situation("the same noise without an objective", lambda: sampler(ratios(0.01) - 5e-5), (), objective=None),
     Situation(
         "two things at once",
         lambda: merge(batch(ratios(0), centred()), sampler(ratios(0.01) - 0.1)),
-        (FindingKind.ON_POLICY_CENTRED, FindingKind.SAMPLER_BIAS, FindingKind.NOISE_FLOOR),
+        (FindingKind.ON_POLICY_CENTRED, FindingKind.SAMPLER_BIAS, FindingKind.SAMPLER_NOISE),
     ),
 ]
 
