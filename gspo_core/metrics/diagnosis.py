@@ -182,7 +182,7 @@ def _clip_range(numbers: Numbers, objective: Objective | None, limits: Threshold
     largest = max(-numbers["log_s_min"], numbers["log_s_max"])
     share = numbers["clip_active"] / (1.0 - numbers["zero_advantage"])
     numbers = {**numbers, "low": band[0], "high": band[1], "largest": largest, "share": share}
-    advice = " Answers of {length_mean:.0f} tokens want a range of about {log_s_rms:.2g}; see clip_range_for."
+    advice = " Answers of {length_mean:.0f} tokens need a range of about {log_s_rms:.2g}; see clip_range_for."
     if share > limits.clipped and numbers["abs_log_s_q50"] > max(band):
         sentence = (
             "Half of the responses have |log s| above {abs_log_s_q50:.2g}, beyond the clip range of −{low:.2g} to {high:.2g}, "

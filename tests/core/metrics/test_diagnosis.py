@@ -154,7 +154,7 @@ SITUATIONS = [
     Situation("a mean over sequences", lambda: batch(ratios(1e-3), centred(), ragged(), GSPO_TOKEN), (), objective=GSPO_TOKEN),
     Situation(
         "top-p that keeps 0.9",
-        lambda: sampler(np.full((N, T), math.log(0.9))),
+        lambda: sampler(ratios(1e-3) + math.log(0.9)),
         (FindingKind.SAMPLER_BIAS,),
         says="0.9 on average",
     ),
