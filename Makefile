@@ -28,7 +28,7 @@ train-jax: .venv/.installed ## train-small in JAX: the same weights to start fro
 test: .venv/.installed ## all tests
 	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
 
-laws: .venv/.installed ## the conformance kit proves itself at length: 20 seeds, 10 times the examples; about 20 minutes
+laws: .venv/.installed ## the long test of the conformance kit: 20 seeds, 10 times the examples; about 20 minutes
 	$(TEST_ENV) PYTHONPATH=. $(BIN)/python tests/support/laws_in_full.py
 
 lint: .venv/.installed ## ruff and mypy (strict)
