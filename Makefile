@@ -42,7 +42,7 @@ format: .venv/.installed ## let ruff rewrite what it can
 
 # The variable silences Material's notice about its successor, which is printed on every build.
 docs: .venv/.docs ## the documentation site, built strictly into site/: open site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build site

@@ -22,7 +22,7 @@ An objective is three choices, and a fourth where a method needs one:
     GSPO_TOKEN = Objective(SequenceToken(), Clip(3e-4, 4e-4), SequenceMean())
     GRPO       = Objective(Token(),         Clip(0.2, 0.2),   SequenceMean())     arXiv 2402.03300
 
-and a dozen more in `presets`. Around it:
+and a dozen more in `gspo_core.objectives`. Around it:
 
     advantage   group_advantages, decoupled_advantages, turn_advantages      what a response, or a turn, is worth
     dropping    plan(rewards, group_ids).step(objective, layout)              what need not be run, and the denominator

@@ -1,13 +1,15 @@
 """gspo_core for PyTorch: the same names and arguments, and a loss value that autograd can differentiate.
 
-loss = gspo_torch.policy_loss(GSPO, logp, old_logp, advantage, Padded(mask))
-loss.value.backward()
+    loss = gspo_torch.policy_loss(GSPO, logp, old_logp, advantage, Padded(mask))
+    loss.value.backward()
 
-logp = gspo_torch.token_logp(hidden, lm_head, tokens, layout=layout)      # never holds tokens × vocabulary logits
-loss = gspo_torch.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # both in one
+    logp = gspo_torch.token_logp(hidden, lm_head, tokens, layout=layout)      # never holds tokens × vocabulary logits
+    loss = gspo_torch.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # both in one
 
-with record_routes(model) as routes: ...        # a mixture of experts: which experts each token went to,
-with replay_routes(model, routes): ...          # and the same ones again
+For a mixture of experts, the experts that each token went to in one pass can be used again in another:
+
+    with record_routes(model) as routes: ...
+    with replay_routes(model, routes): ...
 """
 
 from .distributed import VocabularyShard, sum_over

@@ -7,7 +7,6 @@ from typing import Any
 import griffe
 
 MARK = "<!-- the names at the root -->"
-PACKAGES = ("objectives", "layouts", "advantages", "planning", "clip_range", "metrics", "mismatch", "kl")
 
 
 def first_sentence(docstring: griffe.Docstring | None) -> str:
@@ -17,17 +16,10 @@ def first_sentence(docstring: griffe.Docstring | None) -> str:
 
 
 def table(root: griffe.Module) -> str:
-    """A row per name, in the order of `__all__`'s packages."""
-    rows = {}
-    for package in PACKAGES:
-        for name in sorted(set(root.exports or []) & set(root[package].all_members)):
-            rows.setdefault(
-                str(name), f"| [`{name}`][gspo_core.{package}.{name}] | {first_sentence(root[str(name)].docstring)} |"
-            )
-    missing = {str(name) for name in root.exports or []} - set(rows)
-    if missing:
-        raise ValueError(f"names at the root that no package of the reference has: {sorted(missing)}")
-    return "\n".join(["| name | |", "|---|---|", *rows.values()])
+    """A row per name, by the module that defines it."""
+    names = sorted((str(name) for name in root.exports or []), key=lambda name: root[name].canonical_path)
+    rows = [f"| [`{name}`][{root[name].canonical_path}] | {first_sentence(root[name].docstring)} |" for name in names]
+    return "\n".join(["| name | |", "|---|---|", *rows])
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -91,3 +92,21 @@ def test_examples_in_docstrings_become_code_blocks_on_the_site(name: str) -> Non
     assert "```pycon\n>>> " in text
     assert re.search(r"^\*\*Returns:\*\* ", text, flags=re.MULTILINE)
     assert text.count("```") % 2 == 0
+
+
+def test_the_reference_has_a_page_for_every_public_package_with_all_of_its_names() -> None:
+    griffe = pytest.importorskip("griffe", reason="only `make docs` installs it")
+    covered = set()
+    for page in (DOCS / "reference").glob("*.md"):
+        modules = re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        shown = set()
+        for name in modules:
+            module = griffe.load(name, search_paths=[str(ROOT), str(ROOT / "backends")], resolve_aliases=True)
+            shown |= {str(x) for x in module.exports or ()} or {x for x, y in module.members.items() if y.is_public}
+        package = importlib.import_module(modules[0])
+        assert set(getattr(package, "__all__", ())) <= shown, page.name
+        covered |= {*modules}
+    public = {
+        path.stem if path.suffix else path.name for path in (ROOT / "gspo_core").glob("[!_]*") if path.suffix in ("", ".py")
+    }
+    assert {f"gspo_core.{name}" for name in public} | {"gspo_core", "gspo_torch", "gspo_jax", "gspo_plots"} <= covered
