@@ -89,3 +89,5 @@ __all__ = [
     "sharded",
     "summary",
 ]
+
+__version__ = "0.1.0"

@@ -8,6 +8,11 @@
 Importing it makes layouts, `PerToken` and `Loss` pytrees, so that they go in and out of jit, vmap and scan.
 """
 
+import importlib.util
+
+if importlib.util.find_spec("jax") is None:
+    raise ImportError('gspo_jax needs JAX: pip install "gspo-core[jax]"')
+
 from . import pytrees
 from .lm_head.head import VocabularyAxis
 from .lm_head.linear import linear_policy_loss

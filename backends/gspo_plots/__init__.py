@@ -10,6 +10,11 @@ Each function takes plain arrays or the core's values and an optional `ax`, and 
     clip_fraction_by_mini_batch(fractions)                how the policy leaves the one that sampled
 """
 
+import importlib.util
+
+if importlib.util.find_spec("matplotlib") is None:
+    raise ImportError('gspo_plots needs matplotlib: pip install "gspo-core[plots]"')
+
 from .clipping import clip_fraction_by_length, clip_fraction_by_mini_batch, log_s_histogram
 from .spread import design_effect_over_training, spread_by_length, variance_decomposition
 

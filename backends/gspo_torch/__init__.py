@@ -12,6 +12,11 @@ For a mixture of experts, the experts that each token went to in one pass can be
     with replay_routes(model, routes): ...
 """
 
+import importlib.util
+
+if importlib.util.find_spec("torch") is None:
+    raise ImportError('gspo_torch needs PyTorch: pip install "gspo-core[torch]"')
+
 from .distributed import VocabularyShard, sum_over
 from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import TokenScores, token_logp, token_scores

@@ -11,6 +11,11 @@ A law is an object whose name is a sentence; `LAWS` has all of them, docs/laws.m
 mistake each, paired with the law that must detect it: they test the kit. Needs hypothesis: pip install "gspo-core[laws]".
 """
 
+import importlib.util
+
+if importlib.util.find_spec("hypothesis") is None:
+    raise ImportError('gspo_core.laws needs hypothesis: pip install "gspo-core[laws]"')
+
 from .cards.measure import ProfileFinding
 from .cards.profiling import Profile, profile
 from .chapters.catalogue import LAWS

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gspo_core import __version__
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import PRESETS
 
@@ -27,6 +28,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="gspo-laws", description="Check a policy loss against the laws of GSPO, or of another preset."
     )
+    parser.add_argument("--version", action="version", version=f"gspo-core {__version__}")
     parser.add_argument("loss", help="package.module:name of a function (logp, old_logp, advantage, mask) -> scalar")
     parser.add_argument(
         "--like", metavar="PRESET", help=f"check the claims of this preset (default GSPO): {', '.join(PRESETS)}"

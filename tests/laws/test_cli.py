@@ -88,3 +88,10 @@ def test_the_installed_command_is_the_same(capsys: pytest.CaptureFixture[str]) -
     assert gspo_core.__main__.main(["nowhere:loss"]) == 2
     assert "No module named 'nowhere'" in capsys.readouterr().err
     assert importlib.import_module("gspo_core.laws.__main__").main is main
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        gspo_core.__main__.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"gspo-core {gspo_core.__version__}\n"

@@ -57,6 +57,7 @@ def test_the_metadata(wheel: zipfile.ZipFile) -> None:
     meta = email.message_from_bytes(wheel.read(f"{dist_info(wheel)}/METADATA"))
     needs = {r.split(">")[0].strip() for r in meta.get_all("Requires-Dist", []) if "extra ==" not in r}
     assert meta["Name"] == "gspo-core"
+    assert meta["Version"] == gspo_core.__version__
     assert needs == {"array-api-compat", "numpy"}
     assert {"torch", "jax", "train", "plots"} <= set(meta.get_all("Provides-Extra", []))
     assert f"{dist_info(wheel)}/licenses/LICENSE" in wheel.namelist()
