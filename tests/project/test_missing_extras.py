@@ -22,9 +22,7 @@ SUBMODULES = {"torch": "torch.nn", "jax": "jax.numpy", "matplotlib": "matplotlib
 
 def importing(package: str, missing: str) -> str:
     """What a fresh interpreter writes to stderr when it imports the package, and one module cannot be found."""
-    script = (
-        f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'backends')]}; sys.modules[{missing!r}] = None; import {package}"
-    )
+    script = f"import sys; sys.path[:0] = {PATHS!r}; sys.modules[{missing!r}] = None; import {package}"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 1
     return result.stderr
