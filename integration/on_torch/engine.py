@@ -1,8 +1,8 @@
-"""Sampling engines that do not quite agree with the trainer: the two gaps of practice, made on purpose.
+"""Sampling engines that differ slightly from the trainer: router noise and bfloat16, the two gaps seen in practice.
 
-with torch.no_grad(), router_noise(model, 0.2, generator):     # the same weights, and routers that see noise
+with torch.no_grad(), router_noise(model, 0.2, generator):     # the same weights, noise on the inputs of the routers
     ...
-engine = in_bfloat16(model)                                    # a copy; take_weights when the model's have moved
+engine = in_bfloat16(model)                                    # a copy; `take_weights` updates it
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @contextmanager
 def router_noise(model: nn.Module, sd: float, generator: torch.Generator) -> Iterator[None]:
-    """Every router of the model sees its inputs h through noise: h + sd · rms(h) · z, z ~ Normal(0, 1), new in every call.
+    """Adds noise to the input h of every router: h + sd · rms(h) · z, z ~ Normal(0, 1), drawn anew in every call.
 
-    rms(h) is a token's own root mean square over its hidden units, so that what a token gets does not depend on its batch,
-    nor on whether it runs alone against a KV cache. Experts and gate values both follow from the noisy input; all else of
-    the layer sees h. For passes without gradient: one under gradient checkpointing would draw other noise in backward.
+    rms(h) is the root mean square over a token's hidden units, so the size of a token's noise depends neither on its batch nor
+    on a KV cache. Experts and gate values both follow from the noisy input; the rest of the layer uses h. Only for passes
+    without gradient: under gradient checkpointing the backward pass would draw other noise.
 
     Args:
-        model: a mixture of experts that `record_routes` knows, wrapped or not. Blocks of record_routes and replay_routes may
-            stand inside or outside; a replay keeps the experts, and has the noise in the gate values alone.
+        model: a mixture of experts that `record_routes` supports, wrapped or not. It nests with record_routes and
+            replay_routes in either order; a replay keeps the experts, and the noise changes the gate values only.
         sd: in units of the inputs' root mean square, at least 0.
-        generator: of the noise, on any device.
+        generator: draws the noise, on any device.
 
-    Raises: ValueError for a model without routers, for which this would do nothing, or for another sd.
+    Raises: ValueError for a model without routers, which has nothing to disturb, or for an sd that is negative or not finite.
     """
     routers = mixture_of(model).routers
     if not routers:
@@ -71,23 +71,23 @@ def in_bfloat16(model: nn.Module) -> Any:
 
 @torch.no_grad()
 def take_weights(engine: nn.Module, model: nn.Module) -> None:
-    """The model's current weights, rounded to the engine's: for a copy of it whose model has taken a step since."""
+    """Copies the model's current weights into the engine, rounded to its precision: after each step of the model."""
     for mine, current in zip(engine.parameters(), model.parameters(), strict=True):
         mine.copy_(current)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What samples in a run whose sampling engine is not quite the trainer, or has to write its routes down."""
+    """The sampling engine of a run in which it differs from the trainer, or records its routes."""
 
     sampler: Sampler
     """Its model is the policy's, or a copy in another precision."""
     policy: nn.Module
     noise: float
-    """At the routers: `sd` of `router_noise`; 0 for none."""
+    """`sd` of `router_noise`; 0 for none."""
 
     def draw(self, examples: list[Example], count: int, generator: torch.Generator) -> Responses:
-        """As `Sampler.draw`, with the policy's current weights. The generator makes the noise, too."""
+        """As `Sampler.draw`, with the policy's current weights. The generator also draws the noise."""
         model = self.sampler.model
         if model is not self.policy:
             take_weights(model, self.policy)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 
 @dataclass(frozen=True)
@@ -79,9 +78,3 @@ def build_qwen3(sizes: Qwen3Sizes, seed: int) -> Any:
         "norm_topk_prob": sizes.experts.normalised,
     }
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**options)).eval()
-
-
-def load_qwen3(folder: Path) -> Any:
-    """A saved model, float32, on the CPU and in evaluation mode."""
-    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return loaded.eval()

@@ -1,4 +1,4 @@
-"""What a sampler says beside its tokens: their log-probs, and the experts that each token went to."""
+"""Log-probs and routes of sampled tokens, recorded while they are sampled."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 
 
 class Tape:
-    """Written while N responses are drawn, step by step with a KV cache; read in the layout of a training pass."""
+    """Records log-probs and routes step by step, with a KV cache, and returns them in the layout of a training pass."""
 
     def __init__(self, model: Any, mask: Tensor, *, temperature: float, logp: bool, routes: bool) -> None:
-        """`mask` [N, T] is that of the responses, and is read when they are drawn."""
+        """`mask` [N, T] is the responses' mask; the sampler fills it, and it is read when all responses are drawn."""
         self._model, self._mask, self._temperature = model, mask, temperature
         self._logp = torch.zeros(mask.shape, device=mask.device) if logp else None
         self._routes: list[Routes] | None = [] if routes else None
 
     @contextmanager
     def forward(self, source: Tensor) -> Iterator[None]:
-        """A forward of the model in whose batch response i is sequence source[i], or does not take part where that is −1."""
+        """A forward pass whose batch holds response i as sequence source[i]; −1 for a response that is not in it."""
         if self._routes is None:
             yield
             return
@@ -32,7 +32,7 @@ class Tape:
         self._routes.append(Routes(placed.experts, placed.routed & (source >= 0)[:, None], placed.num_experts))
 
     def chose(self, rows: Tensor, column: int, logits: Tensor, tokens: Tensor) -> None:
-        """The tokens [n] that were drawn from logits [n, V] for some responses."""
+        """Record the tokens [n] that were drawn from logits [n, V] for the responses `rows`."""
         if self._logp is not None:
             logp = torch.log_softmax(logits.float() / self._temperature, -1)
             self._logp[rows, column] = logp.gather(-1, tokens[:, None])[:, 0]
@@ -42,7 +42,7 @@ class Tape:
         return self._logp
 
     def routes(self, prompt_mask: Tensor) -> Routes | None:
-        """Of the prompts' and the responses' columns, up to the longest response: its last token is never fed, and has none."""
+        """Routes of the columns of prompts and responses. The last token of a response was never an input, and has none."""
         if self._routes is None:
             return None
         there = torch.cat([prompt_mask > 0, self._mask[:, : int(self._mask.any(0).sum())]], 1)

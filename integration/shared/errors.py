@@ -1,9 +1,9 @@
-"""What a person did wrong, in one sentence: printed without a traceback, exit status 2."""
+"""Errors that end a program with one sentence in place of a traceback."""
 
 
 class UserError(Exception):
-    """Bad input; the message says what was wrong and what to do."""
+    """Wrong input; the message names the option, what was wrong and what to do. Exit status 2."""
 
 
 class TrainingFailure(Exception):
-    """Training cannot go on; everything up to here is saved. Exit status 3."""
+    """Training cannot continue; everything so far is saved. Exit status 3."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file by this text; a reader, or a run after a kill, sees the old text or the new one."""
+    """Replace a file by this text; whoever reads it, also after a kill, finds the old text or the new one."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -36,7 +36,7 @@ def create_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         os.replace(temporary, folder)
     except OSError:
-        if not folder.exists():  # a full disk, say; else another process was faster
+        if not folder.exists():  # such as a full disk; else another process was faster
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -24,6 +24,16 @@ def load_pretrained(model: str, *, cache: Path, device: torch.device) -> tuple[A
     """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be loaded."""
     source = str(_smollm2(cache)) if model == SMOLLM2 else model
     tokenizer = load_tokenizer(source)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return load_model(source).to(device), tokenizer
+
+
+def load_model(source: str) -> Any:
+    """A causal language model in float32 and evaluation mode, on the CPU. UserError if it cannot be loaded.
+
+    Evaluation mode also serves for training: with dropout, old and new log-probs would be of different functions.
+    """
     try:
         pair: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         loaded, info = pair
@@ -31,15 +41,14 @@ def load_pretrained(model: str, *, cache: Path, device: torch.device) -> tuple[A
         raise UserError(f"--model: {source} does not load as a causal language model: {_first_line(error)}") from error
     if info["missing_keys"] or info["mismatched_keys"]:
         lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-        raise UserError(f"--model: the weights of {source} are of another model: {', '.join(lacking[:3])} missing or misshapen")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    # Dropout off, also while training: old and new log-probs must be of the same function.
-    return loaded.to(device).eval(), tokenizer
+        raise UserError(
+            f"--model: the weights of {source} do not fit its config: {', '.join(lacking[:3])} missing or of another shape"
+        )
+    return loaded.eval()
 
 
 def compute_in(model: Any, dtype: torch.dtype) -> None:
-    """Forward passes in `dtype`; the weights stay float32, where a step of 1e-6 is not rounded away."""
+    """Run forward passes in `dtype`. The weights stay float32, in which a step of 1e-6 is not rounded away."""
     if dtype != torch.float32:
         for module in (model, model.get_decoder()):
             module.forward = torch.autocast(model.device.type, dtype)(module.forward)
@@ -52,7 +61,7 @@ def load_tokenizer(source: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"--model: {hint}: {_first_line(error)}") from error
-    if not tokenizer("1")["input_ids"]:  # without its files, the class is made all the same, with an empty vocabulary
+    if not tokenizer("1")["input_ids"]:  # without its files, transformers still makes the class, with an empty vocabulary
         raise UserError(f"--model: {hint}: its vocabulary is empty")
     return tokenizer
 

@@ -17,7 +17,7 @@ PromptStyle = Literal["chat", "plain"]
 
 @dataclass(frozen=True)
 class Prompter:
-    """How a question is put to a model, and where its answer ends."""
+    """The form of a question's prompt, and the end of its answer."""
 
     tokenizer: Any
     style: PromptStyle
@@ -25,7 +25,7 @@ class Prompter:
     shots: tuple[Example, ...] = ()
     """Solved examples in front of the question (earlier turns of the chat, or lines)."""
     instruction: str = ""
-    """Put after each question."""
+    """Appended to each question."""
     template_args: tuple[tuple[str, Any], ...] = ()
     """Extra arguments of the chat template, e.g. enable_thinking=False for Qwen3."""
 
@@ -33,7 +33,7 @@ class Prompter:
         if self.style == "chat" and getattr(self.tokenizer, "chat_template", None) is None:
             raise UserError("--prompt chat: this tokenizer has no chat template; use --prompt plain")
         if any(shot.answer is None for shot in self.shots):
-            raise UserError("--shots: this task gives no solutions to show; use --shots 0")
+            raise UserError("--shots: this task has no solutions to show; use --shots 0")
 
     def encode(self, example: Example) -> list[int]:
         """Token ids of the prompt."""

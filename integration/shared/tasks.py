@@ -1,4 +1,4 @@
-"""Tasks: prompts and verifiers from reasoning-gym, with a held-out set that training never sees."""
+"""Tasks: prompts and verifiers from reasoning-gym, with held-out questions that are never trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reasoning_gym.factory import DATASETS
 from integration.shared.errors import UserError
 
 CORRECT = 1.0 - 1e-9
-"""A score from which an answer counts as right (verifiers give partial credit below 1)."""
+"""The smallest score of a right answer; verifiers give partial credit below 1."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Task:
         """Reward of an answer in [0, 1], from reasoning-gym's verifier of the task."""
         try:
             return float(self.verifier.score_answer(answer=text.strip(), entry=example.entry))
-        except Exception:  # a verifier of 106 foreign ones that chokes on a model's odd answer: counted and reported
+        except Exception:  # reasoning-gym has 106 verifiers, and some fail on odd answers: counted and reported
             self.verifier_errors += 1
             return 0.0
 
     def prompts_for(self, step: int, count: int, seed: int) -> list[Example]:
         """`count` training examples for a step: epoch after epoch in a new order. A pure function of its arguments,
-        so that a resumed run sees the same prompts."""
+        so that a resumed run has the same prompts."""
         chosen = []
         for position in range(step * count, (step + 1) * count):
             epoch, index = divmod(position, len(self.train))
@@ -63,7 +63,7 @@ class Task:
 def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int, held_out_size: int) -> Task:
     """Generate a task and split it by question: no held-out question is ever trained on.
 
-    Raises UserError for an unknown task, arguments it does not take, or a task space that is too small.
+    Raises UserError for an unknown task, wrong arguments, or a task with too few distinct questions.
     """
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
@@ -75,7 +75,7 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
         )
         held_out, train = _split(dataset, train_size, held_out_size)
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"--task-args: {name} does not take {' '.join(task_args) or 'its own defaults'}: {error}") from error
+        raise UserError(f"--task-args: {name} does not accept {' '.join(task_args) or 'its defaults'}: {error}") from error
     distinct = len({e.question for e in train})
     if len(held_out) < held_out_size or distinct < held_out_size:
         raise UserError(
@@ -89,8 +89,7 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
 
 
 def _split(dataset: Any, train_size: int, held_out_size: int) -> tuple[list[Example], list[Example]]:
-    """The first distinct questions drawn are held out; later draws of other questions are for training, repeats included:
-    both parts come as the generator draws them."""
+    """The first distinct questions are held out; later draws of other questions are for training, repeats included."""
     held_out: dict[str, Example] = {}
     train: list[Example] = []
     for index in range(len(dataset)):

@@ -97,8 +97,10 @@ def run_stages(stages: Sequence[Stage], *, jobs: int, time_limit: float | None) 
 
 def command_line(main: Callable[[Options], int], options: type[Options], description: str | None) -> None:
     """Read a study's options, run it and exit with its status; a UserError is one sentence and status 2."""
+    module = sys.modules["__main__"].__spec__
+    prog = None if module is None else f"python -m {module.name}"
     try:
-        sys.exit(main(tyro.cli(options, description=description)))
+        sys.exit(main(tyro.cli(options, prog=prog, description=description)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -12,7 +12,7 @@ from support.runs.scripts import PRETRAINED, TINY, refusal
     ("options", "sentence"),
     [
         (["--task", "count_bitz"], "no task 'count_bitz'; did you mean count_bits"),
-        (["--task-args", "nonsense=1"], "--task-args: count_bits does not take nonsense=1"),
+        (["--task-args", "nonsense=1"], "--task-args: count_bits does not accept nonsense=1"),
         (["--task-args", "max_n"], "--task-args: expected key=value, got 'max_n'"),
         (["--objective", "ppo"], "ppo"),
         (["--clip-low", "1.5"], "--clip-low: expected a clip width in [0, 1), got 1.5"),

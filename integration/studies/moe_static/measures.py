@@ -36,7 +36,7 @@ def spread(d: Tensor) -> Numbers:
 
 
 def by_lengths(d: Tensor) -> dict[int, float]:
-    """sd of log s over stretches of 12, 24, 48, … tokens: all of them, end to end, so that each length sees the same tokens."""
+    """sd of log s over stretches of 12, 24, 48, … tokens, end to end, so that all lengths are of the same tokens."""
     lengths = [n for n in LENGTHS if n <= d.shape[1]]
     return {n: float(d[:, : d.shape[1] // n * n].reshape(-1, n).mean(1).std()) for n in lengths}
 
@@ -47,13 +47,13 @@ def design_effect(d: Tensor) -> float:
 
 
 def exponent(d: Tensor) -> float:
-    """b of sd(log s) ∝ L^b over stretches of L tokens: −1/2 for what is independent, 0 for what moves as one."""
+    """b of sd(log s) ∝ L^b over stretches of L tokens: −1/2 for independent tokens, 0 for tokens that move as one."""
     lengths, sds = zip(*by_lengths(d).items(), strict=True)
     return float(np.polyfit(np.log(lengths), np.log(sds), 1)[0])
 
 
 def flips(routes: Routes, other: Routes, d: Tensor) -> tuple[list[float], Numbers]:
-    """(share of slots with another expert, by layer; how much of the tail of d [N, L] stands where a route changed).
+    """(share of slots with another expert, by layer; how much of the tail of d [N, L] is at tokens whose route changed).
 
     A token's log-prob is that of the position before it, and a position counts as changed if it was in any layer.
     """

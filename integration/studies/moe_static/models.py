@@ -1,8 +1,7 @@
 """The models of the static study: a mixture of experts and its dense control, warmed up on Markov chains.
 
-Each response has a topic, which its first token names, and a topic has a chain of its own. Qwen3-MoE and Qwen3 from their
-configs, nothing downloaded. The dense feed-forward layers are as wide as the experts that a token of the mixture visits,
-together; everything else is equal, the seeds included.
+Each response has a topic, given by its first token, and each topic has its chain. The dense feed-forward layers are as wide as
+the top-k experts of a token together; everything else is equal, the seeds included.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from gspo_core import Padded, group_advantages
 from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
 
 PROMPT = 4
-"""Tokens that a response begins from."""
+"""Tokens of a prompt."""
 GROUP = 8
 """G: responses to a prompt."""
 
@@ -27,7 +26,7 @@ Kind = Literal["moe", "dense"]
 
 @dataclass(frozen=True)
 class Size:
-    """Of the models and of the batches."""
+    """Sizes of the models and of the batches."""
 
     layers: int = 4
     hidden: int = 64
@@ -38,15 +37,15 @@ class Size:
     expert_width: int = 32
     vocabulary: int = 32
     topics: int = 4
-    """Chains; a response stays with one. With a single one nothing of a response but its last token matters."""
+    """Number of chains; a response follows one. With a single chain only the last token would matter for the next."""
     initializer: float = 0.1
     warm_up: int = 200
     """Supervised steps on the chains: 16 sequences each, as long as a prompt and its response."""
     warm_up_lr: float = 3e-3
     trained: int = 256
-    """Responses that the optimizer steps learn from, in eight mini-batches."""
+    """Responses to train on, in eight mini-batches."""
     measured: int = 256
-    """Responses whose log ratios are measured: of the same policy, and never trained on."""
+    """Held-out responses of the same policy, whose log ratios are measured."""
     length: int = 96
     bfloat16: bool = False
     """The trainer's forward passes run under autocast; its weights are float32 in any case."""
@@ -67,7 +66,7 @@ SIZES = {
         bfloat16=True,
     ),
 }
-"""small: 0.5 M parameters, for a CPU. large: 164 M, for a GPU, with 64 experts of which a token visits 8."""
+"""small: 0.5 M parameters, for a CPU. large: 164 M, for a GPU, with 8 of 64 experts per token."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Rollout:
     """[N], group-normalised; the reward is the share of tokens in the lower half of the vocabulary."""
 
     def rows(self, index: slice) -> Rollout:
-        """Some of them."""
+        """The chosen responses."""
         return Rollout(self.ids[index], self.advantage[index])
 
 

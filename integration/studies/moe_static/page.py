@@ -31,7 +31,7 @@ def _three(seeds: Seeds, name: str, number: str, scale: float = 1.0) -> list[str
 
 
 def spread_table(seeds: Seeds) -> str:
-    """Size of the token log ratios, and what a change of routes has to do with it."""
+    """Size of the token log ratios, and the share of it that comes from changed routes."""
     head = [
         "",
         "slots changed, %",
@@ -54,7 +54,7 @@ def _slots(seeds: Seeds, name: str) -> str:
 
 
 def tails_table(seeds: Seeds) -> str:
-    """Kurtosis, the 99.9 % quantile and what is beyond a factor of 2."""
+    """Kurtosis, the 99.9 % quantile, and the share of ratios beyond a factor of 2."""
     head = ["", *(f"{what}, {way}" for what in ("kurtosis", "p99.9", "F(2), %") for way in ("free", "replayed", "dense"))]
     numbers = (("kurtosis", 1.0), ("p999", 1.0), ("beyond_2", 100.0))
     rows = [[name, *(x for number, scale in numbers for x in _three(seeds, name, number, scale))] for name in GAPS + UPDATES]
@@ -86,7 +86,7 @@ def layers_table(seeds: Seeds) -> str:
 
 
 def gates_table(seeds: Seeds, band: str) -> str:
-    """How often the engine's log-probs decide otherwise than recomputed ones."""
+    """How often clip decisions with the engine's log-probs differ from those with recomputed ones."""
     head = ["", "clipped, free, %", "disagree, free, %", "R2, %", "R3, %", "dense, %"]
     updates = [steps_name(steps, LEARNING_RATES[1]) for steps in STEPS]
     rows = [[f"{u}; {name}", *_decisions(seeds, ("gates", u, name, band))] for u in updates for name in GAPS]
@@ -94,7 +94,7 @@ def gates_table(seeds: Seeds, band: str) -> str:
 
 
 def tokens_table(seeds: Seeds) -> str:
-    """The same of GRPO's decisions about single tokens."""
+    """The same for GRPO's clip decisions on single tokens."""
     head = ["", "tokens clipped, free, %", "disagree, free, %", "R2, %", "R3, %", "dense, %"]
     at = "gates", steps_name(1, LEARNING_RATES[1])
     return table(head, [[name, *_decisions(seeds, (*at, name, "tokens"))] for name in GAPS])

@@ -1,4 +1,4 @@
-"""What moves a token's log-prob: an engine that computes otherwise with the same weights, and optimizer steps."""
+"""Perturbations of a token's log-prob: another engine with the same weights, and optimizer steps."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from integration.on_torch.engine import in_bfloat16, router_noise
 from integration.studies.moe_static.models import PROMPT, Kind, Policy, Rollout, every_token
 
 MINI_BATCHES = 8
-"""Of the trained responses; one optimizer step each."""
+"""Mini-batches of the responses to train on; one optimizer step each."""
 STEPS = (1, 4, 8)
-"""After which the policy is measured."""
+"""Numbers of optimizer steps after which the policy is measured."""
 LEARNING_RATES = (1e-4, 3e-4, 1e-3)
 PAPER = Clip(3e-4, 4e-4)
 """GSPO's clip range in the paper, for answers of ten thousand tokens and more."""
@@ -27,14 +27,14 @@ TOKENS = Clip(0.2, 0.27)
 
 
 class Engine(Protocol):
-    """The same weights in another engine."""
+    """A sampling engine with the weights of the trainer."""
 
     @property
     def name(self) -> str:
         """In results and tables."""
 
     def scored(self, policy: Policy, ids: Tensor, seed: int) -> tuple[Tensor, Routes]:
-        """(log-probs [N, L], routes) as this engine has them."""
+        """(log-probs [N, L], routes) as this engine computes them."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Bfloat16:
 
     @torch.no_grad()
     def scored(self, policy: Policy, ids: Tensor, seed: int) -> tuple[Tensor, Routes]:
-        """As `Engine.scored`; the seed has no part in it."""
+        """As `Engine.scored`; the seed is not used."""
         engine = in_bfloat16(policy.model)
         with record_routes(engine) as routes:
             logits = engine(input_ids=ids, use_cache=False).logits[:, PROMPT - 1 : -1]
@@ -54,7 +54,7 @@ class Bfloat16:
 
 @dataclass(frozen=True)
 class NoisyRouters:
-    """The trainer's own pass, with noise that only the routers see."""
+    """The trainer's own pass, with noise on the inputs of the routers only."""
 
     sd: float
 
@@ -70,7 +70,7 @@ class NoisyRouters:
 
 
 def engines(kind: Kind) -> Sequence[Engine]:
-    """Those of the study; a dense model has no routers that could see noise."""
+    """The engines of the study; a dense model has no routers to disturb."""
     return (Bfloat16(),) if kind == "dense" else (Bfloat16(), *map(NoisyRouters, (0.05, 0.2, 0.5)))
 
 
@@ -88,8 +88,8 @@ def steps_name(steps: int, lr: float) -> str:
 def optimized(policy: Policy, rollout: Rollout, lr: float) -> Iterator[tuple[int, Policy]]:
     """(steps, the policy after them) for each of `STEPS`: one trajectory of Adam on GSPO, clipped by `scaled_band`.
 
-    Each step takes the next mini-batch, as a trainer does. The policy that comes out is the same object every time, and
-    moves on: measure it before the next.
+    Each step takes the next mini-batch, as a trainer does. The yielded policy is the same object every time and changes with
+    the next step, so measure it at once.
     """
     now = replace(policy, model=copy.deepcopy(policy.model))
     objective = replace(GSPO, surrogate=scaled_band(policy.size.length))

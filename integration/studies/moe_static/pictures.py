@@ -1,4 +1,4 @@
-"""The pictures of the static study: means over seeds, with 95 % intervals as bars."""
+"""The pictures of the static study: means over seeds, with bars for 95 % intervals."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def layers(seeds: Seeds) -> Figure:
 
 
 def gates(seeds: Seeds) -> Figure:
-    """Share of clip decisions that change with the engine's log-probs, after one step."""
+    """Share of clip decisions that differ with the engine's log-probs, after one step."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     update = steps_name(1, LEARNING_RATES[1])
@@ -157,7 +157,7 @@ def gates(seeds: Seeds) -> Figure:
 
 
 def _inside(intervals: Sequence[Interval]) -> np.ndarray:
-    """[2, n] lengths of the bars."""
+    """[2, n] half widths, down and up, as matplotlib takes them."""
     halves = np.array([x.half for x in intervals])
     return np.stack([halves, halves])
 

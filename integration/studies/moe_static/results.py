@@ -17,7 +17,7 @@ RESULTS = DOCS / "results" / "moe-static"
 FILE = "results.jsonl"
 """In a folder of results: one line per seed."""
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-"""97.5 % quantiles of Student's t with 1, 2, 3, … degrees of freedom; the last one for all that are beyond."""
+"""97.5 % quantiles of Student's t with 1, 2, 3, … degrees of freedom; the last one also stands for more."""
 GAPS = [engine.name for engine in engines("moe")]
 UPDATES = [steps_name(steps, lr) for lr in LEARNING_RATES for steps in STEPS]
 
@@ -25,14 +25,14 @@ Seeds = Sequence[dict[str, Any]]
 
 
 class Interval(NamedTuple):
-    """Of a mean over seeds."""
+    """A 95 % interval of a mean over seeds, Student's t."""
 
     mean: float
     half: float
 
     @staticmethod
     def of(values: Sequence[float]) -> Interval:
-        """Half a width of 0 for a single seed, which has no interval."""
+        """The interval from one value per seed; its half width is 0 for a single seed, which has none."""
         x = np.asarray(values, dtype=float)
         if len(x) < 2:
             return Interval(float(x.mean()), 0.0)
@@ -54,7 +54,7 @@ def committed(size: str) -> list[dict[str, Any]]:
 
 
 def over_seeds(seeds: Seeds, *path: str | int) -> Interval | None:
-    """The number at this path of every seed; None where the dense model has none, as for routes. KeyError for another."""
+    """The mean of the number at this path; None if the dense model has no such number. KeyError for a wrong path."""
 
     def at(found: Any) -> Any:
         for key in path:

@@ -1,4 +1,4 @@
-"""One seed of the static study: every perturbation, and what becomes of log ratios and gates, as plain numbers."""
+"""One seed of the static study: log ratios and clip decisions under every perturbation, as plain numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from integration.studies.moe_static.perturbations import (
 )
 
 GATED = LEARNING_RATES[1]
-"""The learning rate whose updates the gates are asked about."""
+"""The learning rate at which clip decisions are measured."""
 
 
 def measure(size: Size, seed: int, device: torch.device) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def measure(size: Size, seed: int, device: torch.device) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Scored:
-    """Responses, their log-probs [N, L] under a policy, and the routes that these were made at."""
+    """Responses, their log-probs [N, L] under a policy, and the routes of that pass."""
 
     rollout: Rollout
     logp: Tensor
@@ -52,7 +52,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Gap:
-    """An engine with the weights of the old policy."""
+    """Responses scored by a sampling engine that has the weights of the old policy."""
 
     engine: Scored
     replayed: Tensor
@@ -98,14 +98,14 @@ def moved(kind: Kind, now: Policy, before: Scored) -> dict[str, Any]:
 
 
 def cell(kind: Kind, free: Tensor, replayed: Tensor) -> dict[str, Any]:
-    """Of token log ratios [N, L]; what is called routing is the difference that replay makes."""
+    """Spread of token log ratios [N, L], with free routing and with replay; "routing" is the spread of their difference."""
     if kind == "dense":
         return {"free": spread(free)}
     return {"free": spread(free), "replayed": spread(replayed), "routing": spread(free - replayed)}
 
 
 def changed(kind: Kind, before: Routes, after: Routes, d: Tensor) -> dict[str, Any]:
-    """What became of the routes; nothing of a dense model."""
+    """Changes of the routes; empty for a dense model."""
     if kind == "dense":
         return {}
     by_layer, shares = flips(before, after, d)
@@ -113,7 +113,7 @@ def changed(kind: Kind, before: Routes, after: Routes, d: Tensor) -> dict[str, A
 
 
 def decided(kind: Kind, now: Policy, held: Scored, gaps: dict[str, Gap]) -> dict[str, Any]:
-    """By engine, by clip range, and by what is replayed: nothing, the trainer's routes (R2), or the engine's (R3)."""
+    """Clip decisions by engine, by clip range, and by replay: none, the trainer's routes (R2), or the engine's (R3)."""
     ids, advantage = held.rollout.ids, held.rollout.advantage
     bands = {"paper": PAPER, "scaled": scaled_band(now.size.length)}
     own = {"free": (now.scored(ids)[0], held.logp)}

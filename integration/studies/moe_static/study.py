@@ -36,9 +36,9 @@ class Options:
     """small: for a CPU; large: 0.16 billion parameters under bfloat16 autocast, for a GPU."""
     seeds: int = 8
     jobs: int = 1
-    """Seeds at a time, in one process of one thread each."""
+    """Processes, of one thread each; one seed at a time in each."""
     time_limit: float | None = None
-    """Seconds after which to stop; the same command goes on with the seeds that are missing."""
+    """Seconds after which to stop; the same command then does the seeds that are missing."""
     device: Literal["cpu", "cuda"] = "cpu"
     out: Path = Path("runs/moe-static")
     """Folder for results.jsonl. Seeds that are in it are not run again."""
@@ -75,7 +75,7 @@ def main(options: Options) -> int:
         page.write()
         return 0
     if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this PyTorch sees no CUDA device")
+        raise UserError("--device cuda: PyTorch finds no CUDA device")
     results = options.out / FILE
     return run_study(measure_once, runs_of(options), results, jobs=options.jobs, time_limit=options.time_limit).status
 

@@ -2,7 +2,7 @@
 
     python -m integration.studies.moe_training.analysis runs/moe-training --out docs/results/moe-training
 
-Writes tables.md, two pictures per study, and a copy of results.jsonl. Of a study that was cut short, the whole seeds count.
+Writes tables.md, two pictures per study, and a copy of results.jsonl. Seeds with missing runs are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REFERENCE = "gspo-matched"
 
 @dataclass(frozen=True)
 class Command:
-    """What to read, and where to write."""
+    """The folder to read, and the folder to write."""
 
     runs: tyro.conf.Positional[Path]
     """The folder with results.jsonl."""
@@ -117,7 +117,7 @@ def verdict_table(grids: dict[str, Grid]) -> list[str]:
 
 
 def matched_band(grid: Grid) -> tuple[float, float]:
-    """(GSPO's mean clip fraction, the upper width at which GRPO's is the same, by interpolation in its logarithm)."""
+    """(GSPO's mean clip fraction, the upper width at which GRPO's equals it, interpolated in the logarithm of the width)."""
     lr = grid.lrs[0]
 
     def clipped(arm: str) -> float:

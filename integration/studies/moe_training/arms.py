@@ -1,4 +1,4 @@
-"""What the training study compares: arms, the sizes of its parts, and the list of its runs.
+"""The arms of the training study, its sizes, and the list of its runs.
 
 An arm is a value: an objective, whose routes are replayed, and whether there are experts at all. A study is sizes, learning
 rates, seeds and arms; all arms of a study get the same learning rates, prompts and warmed-up models.
@@ -15,7 +15,7 @@ from gspo_core.objectives import GATE_ONLY_GSPO, Unclipped
 
 
 class Replay(Enum):
-    """Whose experts the updates use."""
+    """The routes along which the updates run."""
 
     NONE = "none"
     R2 = "those of the trainer's pass for the old log-probs"
@@ -48,7 +48,7 @@ class Sizes:
     """A prompt's length."""
     alphabet: int = 16
     repeats: int = 1
-    """How often the response says the reversed prompt: it is symbols · repeats long."""
+    """How often the response repeats the reversed prompt: it has symbols · repeats tokens."""
     prompts: int = 32
     group: int = 8
     """G: responses to each prompt."""
@@ -93,7 +93,7 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What the run is called in results.jsonl."""
+        """The name of the run in results.jsonl."""
         return f"{self.study.name}/{self.arm.name}/{self.lr:g}/{self.seed}"
 
     @property
@@ -104,7 +104,7 @@ class Job:
 
     @property
     def model(self) -> str:
-        """Which warmed-up model it starts from: the same one for all arms and learning rates of a seed."""
+        """The warmed-up model that the run starts from: the same for all arms and learning rates of a seed."""
         return f"{self.study.name}/{'dense' if self.arm.dense else 'moe'}/{self.seed}"
 
 
@@ -155,7 +155,7 @@ CALIBRATION = Study("calibration", CALIBRATION_ARMS, (2e-3,), (100, 101), Sizes(
 RESCUE_PILOT = replace(RESCUE, name="rescue-pilot", seeds=(100,), sizes=replace(RESCUE_SIZES, rollouts=6))
 
 LARGE = {"layers": 12, "hidden": 512, "heads": 8, "experts": 64, "top_k": 8, "symbols": 96, "warm_up_lr": 3e-4}
-"""What `--size large` changes: 0.3 billion parameters, prompts eight times as long. Clip ranges stay, though log s spreads
+"""Sizes of `--size large`: 0.3 billion parameters, prompts eight times as long. Clip ranges stay, though log s spreads
 less over longer responses: it is not calibrated for this size."""
 LARGE_LRS = (3e-5, 1e-4, 3e-4)
 

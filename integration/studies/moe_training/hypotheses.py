@@ -11,7 +11,7 @@ from integration.studies.moe_training.intervals import Grid, Interval, bootstrap
 
 
 class Measure(Enum):
-    """What two arms are compared by: per seed, a mean over the learning rates."""
+    """The measure by which two arms are compared: per seed, a mean over the learning rates."""
 
     SURVIVAL = "share of runs without collapse"
     REWARD = "held-out reward"
@@ -63,7 +63,7 @@ HYPOTHESES = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out."""
+    """The result for one hypothesis."""
 
     hypothesis: Hypothesis
     difference: Interval

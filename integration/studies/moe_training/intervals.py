@@ -1,4 +1,4 @@
-"""The statistics of the training study: what a collapse is, intervals, the largest stable learning rate."""
+"""The statistics of the training study: collapse, intervals, the largest stable learning rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from integration.shared.errors import UserError
 
 Row = dict[str, Any]
-"""One run, as moe_run.run returns it."""
+"""The result of one run, as run.py returns it."""
 
 WINDOW = 5
 """Rollouts that a reward is averaged over."""
@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 
 def collapsed(reward: Sequence[float]) -> bool:
-    """Of a run's curve: the mean of the last 5 rollouts is below half of its own best 5 in a row, or below 0.9 of rollout 0.
+    """Whether a run collapsed: its last 5 rewards average less than half of its best 5 in a row, or than 0.9 of rollout 0.
 
     Rollout 0 is that of the warmed-up model, before any update.
     """
@@ -52,7 +52,7 @@ def wilson(count: int, total: int) -> Interval:
 def bootstrap(values: Sequence[float]) -> Interval:
     """Percentile bootstrap of a mean over seeds: 10,000 resamples, always the same ones.
 
-    With five or six seeds it is too narrow: it covers less often than it says. It is read beside the seeds' signs.
+    With five or six seeds it is too narrow: its coverage is below 95 %. Read it together with the signs of the seeds.
     """
     x = np.asarray(values, dtype=float)
     picks = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
@@ -71,7 +71,7 @@ def largest_stable(collapses: dict[float, Sequence[bool]]) -> float | None:
 
 
 class Grid:
-    """The whole seeds of one study: those for which every arm has run at every learning rate."""
+    """The complete seeds of one study: those for which every arm has run at every learning rate."""
 
     def __init__(self, rows: Sequence[Row], study: str) -> None:
         mine = {(row["arm"], row["lr"], row["seed"]): row for row in rows if row["study"] == study}
@@ -84,13 +84,13 @@ class Grid:
             if all((arm, lr, seed) in mine for arm in self.arms for lr in self.lrs)
         ]
         self.left_out = len(mine) - len(self.seeds) * len(self.arms) * len(self.lrs)
-        """Runs of seeds that are not whole."""
+        """Runs of seeds that are not complete."""
         if not self.seeds:
             raise UserError(f"{study}: expected a seed with every arm at every learning rate, got {len(mine)} runs without one")
         self._runs = mine
 
     def runs(self, arm: str, lr: float) -> list[Row]:
-        """One per whole seed, in order."""
+        """One per complete seed, in order."""
         return [self._runs[arm, lr, seed] for seed in self.seeds]
 
     def held_out(self, arm: str, lr: float) -> np.ndarray:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from integration.on_torch.qwen3 import load_qwen3
 from integration.shared.json_lines import Row
 from integration.shared.model_cache import cached_model
+from integration.shared.pretrained import load_model
 from integration.studies.moe_training.arms import Job, job_of
 from integration.studies.moe_training.reversal import warmed_up, with_plain_experts
 from integration.studies.moe_training.run import run
@@ -18,7 +18,7 @@ AFTER_WARM_UP = {"prompts", "group", "mini_batches", "rollouts", "lr_warm_up", "
 """Sizes that matter only once the model is there; all others are part of the cache's key."""
 
 
-def load_model(job: Job, cache: Path, device: str) -> Any:
+def starting_model(job: Job, cache: Path, device: str) -> Any:
     """The model that a job starts from, in evaluation mode on the device; warmed up if the cache does not have it."""
     sizes, dense, seed = job.study.sizes, job.arm.dense, job.seed
     recipe = {
@@ -29,7 +29,7 @@ def load_model(job: Job, cache: Path, device: str) -> Any:
     }
     name = f"reversal-{'dense' if dense else 'moe'}-{seed}"
     folder = cached_model(cache, name, recipe, lambda: (warmed_up(sizes, dense, seed, device),))
-    return with_plain_experts(load_qwen3(folder).to(device))
+    return with_plain_experts(load_model(str(folder)).to(device))
 
 
 def models_of(jobs: list[Job]) -> list[Run]:
@@ -42,11 +42,11 @@ def models_of(jobs: list[Job]) -> list[Run]:
 
 def warm_up_once(cache: Path, device: str, settings: Row) -> Row:
     """Put one model into the cache."""
-    model = load_model(job_of(settings), cache, device)
+    model = starting_model(job_of(settings), cache, device)
     return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
 
 
 def train_once(cache: Path, device: str, settings: Row) -> Row:
     """One run of the study."""
     job = job_of(settings)
-    return run(job, load_model(job, cache, device), device)
+    return run(job, starting_model(job, cache, device), device)

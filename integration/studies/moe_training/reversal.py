@@ -17,11 +17,11 @@ from integration.studies.moe_training.arms import Sizes
 EVALUATIONS = 4
 """Responses to each held-out prompt."""
 WARM_UP_CHECK = 10
-"""Supervised steps between two looks at the reward."""
+"""Supervised steps between two evaluations of the reward."""
 
 
 def seeded(seed: int, *path: int) -> int:
-    """A seed of its own for everything that is drawn: a function of the run's seed and of what it is for, never of the arm."""
+    """A separate seed for each purpose: a function of the run's seed and the purpose's numbers `path`, never of the arm."""
     for part in path:
         seed = (seed * 1_000_003 + part + 1) % 2**62
     return seed
@@ -61,13 +61,13 @@ def _width(sizes: Sizes) -> int:
 
 
 def prompts(sizes: Sizes, count: int, generator: torch.Generator) -> Tensor:
-    """[count, symbols + 1] symbols, drawn evenly, and the sign to begin."""
+    """[count, symbols + 1] symbols, drawn uniformly, and a token that separates them from the response."""
     symbols = torch.randint(sizes.alphabet, (count, sizes.symbols), generator=generator)
     return torch.cat([symbols, torch.full((count, 1), sizes.alphabet)], 1)
 
 
 def answers(sizes: Sizes, prompt: Tensor) -> Tensor:
-    """[count, L] what the responses should be."""
+    """[count, L] the right responses."""
     return prompt[:, :-1].flip(1).repeat(1, sizes.repeats)
 
 
@@ -124,7 +124,7 @@ def score(sizes: Sizes, model: Any, ids: Tensor, seed: int, replayed: Routes | N
 
 
 def evaluate(sizes: Sizes, model: Any, seed: int, device: str) -> float:
-    """Mean reward on the held-out prompts, which are the same at each call; sampled without noise."""
+    """Mean reward of sampled responses to the held-out prompts, the same at each call, without noise."""
     prompt = prompts(sizes, sizes.held_out, generator_of(seed, 1)).repeat_interleave(EVALUATIONS, 0).to(device)
     return float(rewards(sizes, sample(sizes, model, prompt, 0.0, seeded(seed, 1, 1))[0]).mean())
 

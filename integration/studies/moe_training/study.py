@@ -7,7 +7,7 @@
     python -m integration.studies.moe_training.analysis runs/b                                          # tables and pictures
 
 A Qwen3-MoE made from its config learns to reverse strings; docs/studies/moe-training.md has the questions and the criteria.
-It is a toy of the mechanism. A run that was cut off is repeated: it takes less than two minutes on a core.
+It is a toy of the mechanism. A run that was cut off is repeated; most take about a minute on a core.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RESULTS = "results.jsonl"
 
 @dataclass(frozen=True)
 class Command:
-    """What to run, where, and for how long."""
+    """The runs to do, where, and for how long."""
 
     out: Path
     """Folder for results.jsonl. Runs that are in it are not repeated."""
@@ -48,7 +48,7 @@ class Command:
     jobs: int = 1
     """Processes, each with one thread."""
     time_limit: float | None = None
-    """Seconds after which to stop; the same command goes on with the runs that are missing."""
+    """Seconds after which to stop; the same command then does the runs that are missing."""
     only: tuple[str, ...] = ()
     """Arms by name; default: all."""
     seeds: tuple[int, ...] = ()
@@ -115,7 +115,7 @@ def main(command: Command) -> int:
     """Do the runs that are missing. Returns the exit status: 0, 130 after the time limit or Ctrl-C, 3 if a run failed."""
     began = time.monotonic()
     if command.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: this PyTorch sees no CUDA device")
+        raise UserError("--device cuda: PyTorch finds no CUDA device")
     jobs = chosen(command)
     check_routers(jobs[0])
     if command.start_from is not None:

@@ -16,7 +16,7 @@ from gspo_core.objectives.loss import token_log_ratio
 from integration.studies.multi_turn.rollout import Dialogues
 
 Credit = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-"""(rewards [N, K], played [N, K], group ids [N]) ↦ the worth of every turn, [N, K]."""
+"""(rewards [N, K], played [N, K], group ids [N]) ↦ the advantage of every turn, [N, K]."""
 
 
 def of_the_response(rewards: np.ndarray, _: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
@@ -26,13 +26,13 @@ def of_the_response(rewards: np.ndarray, _: np.ndarray, group_ids: np.ndarray) -
 
 
 def of_the_turn(rewards: np.ndarray, played: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
-    """A_ik: the turn's own reward against turn k of the others of its group that came so far."""
+    """A_ik: the reward of turn k against that of the same turn in the dialogues of its group that reached it."""
     turns = range(rewards.shape[1])
     return np.stack([group_advantages(rewards[:, k], group_ids, valid=played[:, k]) for k in turns], axis=1)
 
 
 def of_the_rest(rewards: np.ndarray, _: np.ndarray, group_ids: np.ndarray) -> np.ndarray:
-    """A_ik: what came from turn k on, against the same of all others of its group; 0 for turns that were not played."""
+    """A_ik: the rewards from turn k on, against those of the whole group; turns that were not played count as 0."""
     rest = reward_to_go(rewards)
     return np.stack([group_advantages(rest[:, k], group_ids) for k in range(rewards.shape[1])], axis=1)
 
@@ -46,12 +46,12 @@ class Arm:
     credit: Credit
 
     def values(self, dialogues: Dialogues, group_ids: np.ndarray) -> Tensor:
-        """[N, K] the worth of every turn."""
+        """[N, K] the advantage of every turn."""
         worth = self.credit(dialogues.rewards, dialogues.played, group_ids)
         return torch.as_tensor(worth, dtype=torch.float32, device=dialogues.tokens.device)
 
     def advantage(self, values: Tensor, dialogues: Dialogues) -> Tensor:
-        """The worth of the turns [N, K] in the shape that the objective takes: [N], [N, K] or [N, T]."""
+        """The advantages of the turns [N, K] in the shape that the objective takes: [N], [N, K] or [N, T]."""
         if isinstance(self.objective.ratio, Sequence):
             return values[:, 0]
         if isinstance(self.objective.ratio, Turn):
@@ -60,11 +60,11 @@ class Arm:
         return spread
 
     def clipped_at(self, clip: Clip) -> Arm:
-        """With another range."""
+        """The arm with another clip range."""
         return replace(self, objective=self.objective.with_clip(clip.low, clip.high))
 
     def pilot(self, logp: Tensor, old_logp: Tensor, values: Tensor, dialogues: Dialogues) -> Pilot:
-        """log s, length and advantage of the units with an advantage: responses, or turns with the ratio that gates them."""
+        """log s, length and advantage of the units with an advantage: responses, or turns with the ratio that is clipped."""
         layout = dialogues.layout
         d = token_log_ratio(logp, old_logp, layout)
         lengths = layout.turns.each.lengths().reshape(values.shape)
@@ -79,7 +79,7 @@ class Arm:
 
 
 WIDE = (0.03, 0.04)
-"""The range of the pilot, in which no arm is told apart yet."""
+"""The clip range of the pilot, the same for all arms."""
 ARMS = {
     "gspo": Arm(GSPO.with_clip(*WIDE), of_the_response),
     "token": Arm(GSPO_TOKEN.with_clip(*WIDE), of_the_turn),

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3, load_qwen3
+from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
 from integration.shared.errors import TrainingFailure
 from integration.shared.model_cache import cached_model
+from integration.shared.pretrained import load_model
 from integration.studies.multi_turn.register_machine import END, PAD, SYMBOLS, draw_episodes
 from integration.studies.multi_turn.rollout import dialogue_logp, draw, written
 
@@ -38,7 +39,7 @@ def load_policy(warm_up: WarmUp, cache: Path, device: torch.device) -> Any:
     """The warmed-up model in evaluation mode, from the cache, or made and put there."""
     recipe = {"sizes": asdict(sizes_of(warm_up)), "warm_up": asdict(warm_up)}
     folder = cached_model(cache, f"register-machine-{warm_up.seed}", recipe, lambda: (warmed_up(warm_up),))
-    return load_qwen3(folder).to(device)
+    return load_model(str(folder)).to(device)
 
 
 def sizes_of(warm_up: WarmUp) -> Qwen3Sizes:

@@ -2,9 +2,9 @@
 
     environment  3 1 4 1 r      policy  1 4 1 3 <end>      environment  1 4 1 3 l      policy  4 1 3 1 <end>      ...
 
-The environment judges every turn, then shows the register as it should be and the next operation: what is asked in a turn does
-not depend on the answers before it. A reply without <end> cannot be read and ends the dialogue. Operations only permute the
-digits, so that a dialogue never leaves its multiset of digits, and held-out multisets are never seen in training.
+The environment judges every turn, then shows the right register and the next operation, so the task of a turn does not depend
+on the answers before it. A reply without <end> cannot be parsed and ends the dialogue. Operations only permute the digits: a
+dialogue keeps its multiset of digits, and held-out multisets never occur in training.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HELD_OUT_SHARE = 5
 
 @dataclass(frozen=True)
 class Episode:
-    """What the environment asks in one dialogue."""
+    """The registers and operations of one dialogue."""
 
     registers: tuple[str, ...]
     """K + 1 registers: shown in turn 0, …, K − 1, and the last result."""
@@ -54,19 +54,19 @@ class Episode:
         return [*encode(self.registers[turn + 1]), END]
 
     def judge(self, turn: int, reply: Sequence[int]) -> Verdict:
-        """The verifier: the reply's tokens against the register as it should be."""
+        """The verifier: the reply's tokens against the right register."""
         readable = END in reply
         return Verdict(readable and list(reply[: reply.index(END) + 1]) == self.answer(turn), readable)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """On one turn."""
+    """The verifier's judgement of one turn."""
 
     right: bool
     """The reward: all digits, in order, and then the end."""
     readable: bool
-    """Whether the dialogue goes on."""
+    """The reply could be parsed, so the dialogue continues."""
 
 
 def encode(text: str) -> list[int]:

@@ -29,7 +29,7 @@ class Cell:
     turns: int
     lr: float
     runs: dict[int, Row]
-    """What each seed's run returned."""
+    """The result of each seed's run."""
 
     def final(self, kind: str, measure: str) -> dict[int, float]:
         """By seed, in %: "turns" or "success", "sampled" or "greedy", at the last evaluation."""
@@ -80,7 +80,7 @@ def growth(rows: list[Row], arm: str, few: int, many: int, measure: str) -> list
 
 
 def at_better_rates(rows: list[Row]) -> str:
-    """Markdown; each arm at its better rate against GSPO at its own, then what grows with the turns, and segment to token."""
+    """Markdown: every arm and GSPO at their better rates, then the growth with the turns, then segment against token."""
     found = cells(rows)
     turns, arms = sorted({key[0] for key in found}), [arm for arm in COLORS if any(key[2] == arm for key in found)]
     lines = [
@@ -135,7 +135,7 @@ def _points(values: list[float]) -> str:
 def write_report(rows: list[Row], folder: Path) -> str:
     """Write table.md and curves.png into the folder; returns the tables."""
     if not rows:
-        raise UserError(f"{folder}: no run is finished yet, there is nothing to report")
+        raise UserError(f"--out: {folder} has no finished run to report")
     text = f"{at_better_rates(rows)}\n\nEvery cell:\n\n{table(rows)}"
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     found = cells(rows)

@@ -1,4 +1,4 @@
-"""Dialogues with the register machine: the policy's turns are sampled, the environment's tokens stand between them, masked."""
+"""Dialogues with the register machine: sampled turns of the policy, and between them, masked, tokens of the environment."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from integration.studies.multi_turn.register_machine import END, LONGEST_REPLY, 
 
 @dataclass(frozen=True)
 class Dialogues:
-    """N dialogues of at most K turns, whole: T columns of the environment's tokens, the policy's and padding, in any order."""
+    """N dialogues of at most K turns: T columns with tokens of the environment and of the policy, and padding, in any order."""
 
     tokens: Tensor
     """[N, T] token ids."""
     attention: Tensor
-    """[N, T] boolean: slots that hold a token of either."""
+    """[N, T] boolean: slots with a token of the environment or the policy."""
     turn_ids: Tensor
     """[N, T] the turn of the policy's tokens; −1 for the environment's, and where there is none."""
     rewards: np.ndarray
-    """[N, K] 1 for a right turn, 0 for a wrong one and for turns that the dialogue did not come to."""
+    """[N, K] 1 for a right turn, 0 for a wrong one and for turns that the dialogue did not reach."""
     played: np.ndarray
-    """[N, K] boolean: turns that the dialogue came to."""
+    """[N, K] boolean: turns that the dialogue reached."""
 
     @property
     def mask(self) -> Tensor:
@@ -93,7 +93,7 @@ class _Table:
         self.tokens, self.attention, self.turn_ids = (self._empty(kind) for kind in (torch.long, torch.bool, torch.long))
         self.alive = torch.ones(len(episodes), dtype=torch.bool, device=self.device)
         self.cache: Any = None
-        self.read = 0  # columns that the model has seen
+        self.read = 0  # columns in the cache
 
     def play(self) -> Dialogues:
         """All turns."""
@@ -123,7 +123,7 @@ class _Table:
                 return
 
     def _logits(self) -> Tensor:
-        """[N, V] after everything that was said."""
+        """[N, V] of the next token."""
         out = self.model(
             input_ids=self.tokens[:, self.read :],
             attention_mask=self.attention.long(),
@@ -135,7 +135,7 @@ class _Table:
         self.cache, self.read = out.past_key_values, self.tokens.shape[1]
         logits: Tensor = out.logits[:, -1].float()
         if not bool(torch.isfinite(logits).all()):
-            raise TrainingFailure("the model's logits are not finite any more; lower the learning rate")
+            raise TrainingFailure("the model's logits are no longer finite; lower the learning rate")
         return logits
 
     def _choose(self, logits: Tensor) -> Tensor:

@@ -29,14 +29,14 @@ from integration.studies.worker import Run
 
 @dataclass(frozen=True)
 class Study:
-    """What is run."""
+    """The runs to do, where, and for how long."""
 
     out: Path = Path("runs/multi-turn")
     """Folder for results.jsonl, the table and the picture; an existing results.jsonl is continued."""
     jobs: int = 1
     """Processes, of one thread each."""
     time_limit: float | None = None
-    """Seconds after which to stop; the next call does the runs that are missing."""
+    """Seconds after which to stop; the same command then does the runs that are missing."""
     arms: tuple[str, ...] = ("gspo", "token", "token-to-go", "segment")
     turns: tuple[int, ...] = (2, 4, 8)
     lrs: tuple[float, ...] = (1e-4, 2e-4)

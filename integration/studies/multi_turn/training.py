@@ -23,7 +23,7 @@ from integration.studies.multi_turn.rollout import Dialogues, dialogue_logp, dra
 PROMPTS, GROUP, MINI_BATCHES = 8, 8, 4
 """Episodes per rollout, dialogues to each, optimizer steps per rollout."""
 LR_WARM_UP = 20
-"""Optimizer steps in which the learning rate rises to its value: Adam's first steps are as long as any."""
+"""Optimizer steps over which the learning rate rises: Adam's first steps are the largest for their gradient."""
 CLIPPED, PILOT_ROLLOUTS = 0.1, 5
 """The rule for every arm's clip range: it clips this share of the units with an advantage, over so many first rollouts."""
 EVALUATIONS, HELD_OUT = 5, 256
@@ -52,7 +52,7 @@ class Training:
         self.advice = ClipAdvice(CLIPPED, PILOT_ROLLOUTS)
 
     def run(self, rollouts: int) -> dict[str, Any]:
-        """Train, and evaluate on held-out episodes before, in between and after."""
+        """Train, and evaluate on held-out episodes before, during and after."""
         rewards, evaluations = [], [self.evaluation(0)]
         when = {round(rollouts * part / EVALUATIONS) for part in range(1, EVALUATIONS + 1)}
         for rollout in range(1, rollouts + 1):

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3, load_qwen3
+from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
 from integration.shared import model_cache
 from integration.shared.files import create_folder, replace_folder, write_whole
 from integration.shared.model_cache import cached_model
+from integration.shared.pretrained import load_model
 
 SIZES = Qwen3Sizes(vocabulary=16, layers=1, hidden=8, feed_forward=12, heads=2, key_value_heads=1, head=4)
 
@@ -36,9 +37,9 @@ def test_a_recipe_makes_one_model_and_another_recipe_another(tmp_path: Path) -> 
     other = cached_model(tmp_path, "tiny", {**recipe, "seed": 1}, make)
     assert make.calls == 2
     assert first != other
-    expected, loaded = build_qwen3(SIZES, 1).state_dict(), load_qwen3(first).state_dict()
+    expected, loaded = build_qwen3(SIZES, 1).state_dict(), load_model(str(first)).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in expected.items())
-    assert not torch.equal(load_qwen3(other).lm_head.weight, loaded["lm_head.weight"])
+    assert not torch.equal(load_model(str(other)).lm_head.weight, loaded["lm_head.weight"])
     assert json.loads((first / "recipe.json").read_text()).items() >= recipe.items()
 
 

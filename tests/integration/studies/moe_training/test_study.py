@@ -14,7 +14,7 @@ from integration.shared.errors import UserError
 from integration.shared.json_lines import read_rows
 from integration.studies.moe_training import study as moe_training
 from integration.studies.moe_training.arms import ARMS, MAIN, RESCUE, RESCUE_ARMS, Arm, Job, Sizes, Study, job_of, jobs_of
-from integration.studies.moe_training.models import load_model
+from integration.studies.moe_training.models import starting_model
 from integration.studies.moe_training.reversal import answers, build, log_probs, prompts, rewards, sample, score, warmed_up
 from integration.studies.moe_training.run import run
 
@@ -155,16 +155,16 @@ def test_finished_runs_are_never_repeated_and_the_rest_is_done(tmp_path: Path, m
 
 def test_a_model_out_of_the_cache_trains_as_a_new_one_does(tmp_path: Path) -> None:
     job = Job(SHAKY, named("grpo-wide", SHAKY), 1e-2, 0)
-    made, loaded = (run(job, load_model(job, tmp_path, "cpu")) for _ in range(2))
+    made, loaded = (run(job, starting_model(job, tmp_path, "cpu")) for _ in range(2))
     for row in (made, loaded):
         del row["seconds"]
     assert made == loaded == result(job.arm, SHAKY)
     (folder,) = tmp_path.iterdir()
     longer = Job(replace(SHAKY, sizes=replace(SHAKY.sizes, rollouts=9)), job.arm, 1e-2, 0)
-    load_model(longer, tmp_path, "cpu")
+    starting_model(longer, tmp_path, "cpu")
     assert list(tmp_path.iterdir()) == [folder]  # more rollouts start from the same model
     other = Job(replace(SHAKY, sizes=replace(SHAKY.sizes, warm_up_lr=1e-3)), job.arm, 1e-2, 0)
-    load_model(other, tmp_path, "cpu")
+    starting_model(other, tmp_path, "cpu")
     assert len(list(tmp_path.iterdir())) == 2
 
 
