@@ -3,112 +3,28 @@
     make train, make train-small                                        the README's two runs
     python integration/train_torch.py --model Qwen/Qwen3-0.6B --device cuda --template-args enable_thinking=False
     python integration/train_torch.py --model small-moe --routing-replay r3 --router-noise 0.2       docs/moe.md
-    python integration/train_torch.py --resume runs/...                 go on after a kill or Ctrl-C
+    python integration/train_torch.py --resume runs/...                 continue after a kill or Ctrl-C
 
 The paper's loop: sample G responses to each prompt, judge each against its group, cut the rollout batch into mini-batches
-and take one optimizer step on each, so that the policy leaves the one that sampled and the clip range matters. No KL.
-What is not here: a separate inference engine (the trainer samples with its own KV cache; --router-noise and --sampler-dtype
+and take one optimizer step on each, so that the policy leaves the one that sampled and the clip range matters. No KL. A rollout
+and its updates are on_torch/training.py.
+Not here: a separate inference engine (the trainer samples with its own KV cache; --router-noise and --sampler-dtype
 make it disagree as one would) and more than one device.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from dataclasses import dataclass
-from typing import Any
 
-import torch
-from gspo_torch import policy_loss
-from torch import Tensor
-
-from gspo_core import Padded
-from gspo_core.planning import Plan
-from integration.on_torch.passes import Old, old_pass, update_pass
-from integration.on_torch.rollout import Responses, response_logp
-from integration.on_torch.trainer import Trainer, prepare
+from integration.shared.command_line import command_line
 from integration.shared.config import Config
-from integration.shared.loop import command_line, count_step, judge, run
-from integration.shared.measure import Rollup
 
 
 def train(config: Config) -> int:
     """A run to its end; returns the exit status."""
-    trainer = prepare(config)
-    return run(trainer, lambda: one_rollout(trainer))
+    from integration.on_torch.training import train as run  # noqa: PLC0415 (--help and wrong options do not wait for PyTorch)
 
-
-def one_rollout(trainer: Trainer) -> dict[str, Any]:
-    """Sample, judge, and take one optimizer step per mini-batch. Returns what was measured."""
-    config = trainer.config
-    began = time.perf_counter()
-    examples = trainer.task.prompts_for(trainer.step, config.prompts_per_rollout, config.seed)
-    responses = trainer.draw(examples)
-    judged = judge(trainer, examples, trainer.sampler.texts(responses))
-    planned = judged.planned
-    advantages = torch.as_tensor(planned.advantage, dtype=torch.float32, device=responses.tokens.device)
-
-    order = torch.randperm(len(advantages), generator=trainer.shuffling).chunk(config.mini_batches)
-    batches = [mini_batch(trainer, responses, advantages, planned, rows) for rows in order]
-    sampled, rollup = time.perf_counter(), Rollup(config.correction)
-    olds = [[old_pass(trainer, part, rollup) for part, _ in batch.parts] for batch in batches]  # all before the first update
-    for batch, old in zip(batches, olds, strict=True):
-        update(trainer, batch, old, rollup)
-    updated = time.perf_counter()
-    return {
-        **judged.row(responses.mask.sum(-1)),
-        "verifier_errors": trainer.task.verifier_errors,
-        **rollup.row(),
-        **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
-        "seconds_sampling": round(sampled - began, 3),
-        "seconds_updating": round(updated - sampled, 3),
-    }
-
-
-@dataclass(frozen=True)
-class MiniBatch:
-    """What one optimizer step is taken on."""
-
-    parts: list[tuple[Responses, Tensor]]
-    """Micro-batches of responses with their advantages, those without an advantage left out: their gradient is zero."""
-    denominator: Tensor
-    """[] the objective's count over all responses of the mini-batch, those left out included: the loss stays exact."""
-    units: int
-    """Ratios in the mini-batch, those left out included."""
-
-
-def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, planned: Plan, rows: Tensor) -> MiniBatch:
-    """Those of the chosen rows that have to be run, in micro-batches."""
-    whole = Padded(responses.mask[rows])
-    step = planned.step(trainer.objective, whole, rows)
-    live = torch.from_numpy(step.rows)
-    pieces = live.split(trainer.config.micro_batch_size or len(rows)) if len(live) else ()
-    units = int(whole.valid.sum()) if trainer.objective.ratio.per_token else len(rows)
-    parts = [(responses.rows(piece), advantages[piece]) for piece in pieces]
-    return MiniBatch(parts, step.denominator, units)
-
-
-def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) -> None:
-    """One optimizer step. Micro-batches add up exactly: they share the mini-batch's denominator."""
-    for parameter in trainer.model.parameters():  # zeros, not None: without any gradient AdamW shall still step
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
-    for (part, advantage), old in zip(batch.parts, olds, strict=True):
-        layout = Padded(part.mask)
-        with update_pass(trainer, old, rollup):
-            logp = response_logp(trainer.model, part, trainer.config.temperature)
-            weighted = old.weighted(advantage, layout)
-            loss = policy_loss(trainer.objective, logp, old.logp, weighted, layout, denominator=batch.denominator)
-            loss.value.backward()
-        rollup.add_loss(loss._replace(value=loss.value.detach()), logp.detach(), old.logp, advantage, layout)
-    norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
-    finite = bool(torch.isfinite(norm))
-    rollup.add_step(float(norm), units=batch.units, skipped=not finite)
-    if finite:
-        lr = trainer.config.lr * min(1.0, (trainer.optimizer_steps + 1) / max(1, trainer.config.lr_warm_up))
-        for group in trainer.optimizer.param_groups:
-            group["lr"] = lr
-        trainer.optimizer.step()
-    count_step(trainer, finite=finite)
+    return run(config)
 
 
 if __name__ == "__main__":

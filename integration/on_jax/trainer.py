@@ -14,11 +14,12 @@ from huggingface_hub import snapshot_download
 from gspo_core import Objective
 from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
 from integration.on_jax.learner import Learner
+from integration.on_jax.options import check_options
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Sampler
 from integration.on_torch.small_model import make_small
 from integration.shared.clip_advice import Advised, ClipAdvice
-from integration.shared.config import Config, f_default
+from integration.shared.config import Config
 from integration.shared.errors import UserError
 from integration.shared.pretrained import load_tokenizer
 from integration.shared.prompts import Prompter
@@ -72,7 +73,7 @@ def prepare(config: Config) -> Trainer:
     if config.resume is not None:
         config = config.resumed_from(Config.from_json(folder.config()))
         checkpoint = folder.checkpoints()[-1] if folder.checkpoints() else None
-    refuse_what_is_not_here(config)
+    check_options(config)
     set_up(config.threads)
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
@@ -102,25 +103,6 @@ def prepare(config: Config) -> Trainer:
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
     print(f"run folder: {folder.path}", flush=True)
     return trainer
-
-
-def refuse_what_is_not_here(config: Config) -> None:
-    """UserError for options that only the PyTorch script has."""
-    if config.device != "cpu":
-        raise UserError("--device: JAX chooses its device itself; leave the option away, or set JAX_PLATFORMS=cuda")
-    if config.dtype != "float32":
-        raise UserError(f"--dtype: the JAX script computes in float32, not {config.dtype}")
-    if config.model in {"smollm2", "small-moe"}:
-        raise UserError(
-            f"--model {config.model}: the JAX script has a dense Qwen3 only; use --model small, or the folder or id of a Qwen3"
-        )
-    if config.routing_replay != "none":
-        raise UserError("--routing-replay: the JAX script has a dense Qwen3 only, without routers; use train_torch.py")
-    for name in ("router_noise", "sampler_dtype", "sampler_correction"):
-        if getattr(config, name) != f_default(Config.__dataclass_fields__[name]):
-            raise UserError(
-                f"--{name.replace('_', '-')}: the JAX script samples with the trainer's own passes; use train_torch.py"
-            )
 
 
 def set_up(threads: int | None) -> None:

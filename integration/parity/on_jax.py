@@ -1,4 +1,4 @@
-"""The parity run in JAX: train_jax's trainer on the stored responses. parity.py has PyTorch's side and the command line."""
+"""The parity run in JAX: the JAX trainer on the stored responses. on_torch.py has PyTorch's side and the command line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 from integration.on_jax.qwen3 import named_weights
 from integration.on_jax.rollout import Responses
 from integration.on_jax.trainer import Trainer, prepare
+from integration.on_jax.training import mini_batch, update
 from integration.parity.reference import START, Recorder, Rollout, Run, Update
 from integration.shared.config import Config
-from integration.train_jax import mini_batch, update
 
 
 def start(options: dict[str, Any], folder: Path) -> Trainer:
@@ -30,7 +30,7 @@ def follow(trainer: Trainer, rollouts: Iterable[Rollout]) -> Run:
 
 
 def one_rollout(trainer: Trainer, rollout: Rollout) -> Iterator[Update]:
-    """One optimizer step per mini-batch of stored responses; what train_jax.one_rollout does with sampled ones."""
+    """One optimizer step per mini-batch of stored responses; as training.one_rollout takes with sampled ones."""
     pad = trainer.sampler.prompter.tokenizer.pad_token_id
     responses, planned = Responses(*rollout.padded(pad)), rollout.planned()
     advantages = np.asarray(planned.advantage, dtype=np.float32)

@@ -4,7 +4,7 @@
     python -m integration.parity.on_torch --write     make the golden file anew: warm up, sample, update in both precisions
 
 A trainer in another framework takes `golden.load().rollouts` from the weights in golden/start, fills a `Run`, and asks
-`golden.deviations`. Every update here is `train_torch.update`, the one that trains.
+`golden.deviations`. Every update here is `training.update`, the one that trains.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from integration.on_torch.passes import old_pass
 from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer, prepare
+from integration.on_torch.training import mini_batch, update
 from integration.parity import reference as golden
 from integration.parity.reference import START, Golden, Recorder, Rollout, Run, Update
 from integration.shared.config import Config
 from integration.shared.measure import Rollup
 from integration.shared.sizes import WarmUp
 from integration.shared.tasks import CORRECT
-from integration.train_torch import mini_batch, update
 
 OPTIONS: dict[str, Any] = {
     "task": "spell_backward",
@@ -64,7 +64,7 @@ def follow(trainer: Trainer, rollouts: Iterable[Rollout]) -> Run:
 
 
 def one_rollout(trainer: Trainer, rollout: Rollout) -> Iterator[Update]:
-    """One optimizer step per mini-batch of stored responses; what train_torch.one_rollout does with sampled ones."""
+    """One optimizer step per mini-batch of stored responses; as training.one_rollout takes with sampled ones."""
     pad = trainer.sampler.prompter.tokenizer.pad_token_id
     prompt_ids, prompt_mask, tokens, mask = map(torch.from_numpy, rollout.padded(pad))
     responses, planned = Responses(prompt_ids, prompt_mask, tokens, mask), rollout.planned()

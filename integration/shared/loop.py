@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import tyro
 from tqdm import tqdm
 
 from gspo_core import plan
 from gspo_core.planning import Plan
 from integration.shared.config import Config
-from integration.shared.errors import TrainingFailure, UserError
+from integration.shared.errors import TrainingFailure
 from integration.shared.evaluation import evaluate
 from integration.shared.interrupt import StopOnSignal
 from integration.shared.pace import Pace
@@ -126,18 +124,3 @@ def count_step(trainer: Any, *, finite: bool) -> None:
             f"{trainer.bad_steps} gradients in a row were not finite, in rollout {trainer.step + 1}: those steps were skipped "
             f"and the weights are saved. Read the last lines of {trainer.folder.path / 'metrics.jsonl'}; lower --lr"
         )
-
-
-def command_line(train: Callable[[Config], int], description: str | None) -> int:
-    """Read the options, train, and turn what goes wrong into one sentence and an exit status."""
-    try:
-        return train(tyro.cli(Config, description=description))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingFailure as error:
-        print(f"training stopped: {error}", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted at once; what was saved before is whole", file=sys.stderr)
-        return 130

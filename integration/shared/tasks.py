@@ -9,9 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import reasoning_gym
-from reasoning_gym.factory import DATASETS
-
 from integration.shared.errors import UserError
 
 CORRECT = 1.0 - 1e-9
@@ -65,6 +62,9 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
 
     Raises UserError for an unknown task, wrong arguments, or a task with too few distinct questions.
     """
+    import reasoning_gym  # noqa: PLC0415 (a second and a half, which --help does not need)
+    from reasoning_gym.factory import DATASETS  # noqa: PLC0415
+
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""

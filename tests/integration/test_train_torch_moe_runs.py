@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from support.runs.torch_trainers import make_trainer
 
-from integration import train_torch
+from integration.on_torch import training
 from integration.on_torch.trainer import Trainer, prepare
+from integration.on_torch.training import one_rollout, train
 from integration.shared.config import Config
 from integration.shared.errors import UserError
 from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import Task, load_task
-from integration.train_torch import one_rollout
 
 TINY = Config(
     model="small-moe",
@@ -62,20 +62,20 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("_own_signals")
 def test_a_run_that_died_goes_on_bit_exactly_with_noise_and_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(TINY, cache_dir=tmp_path / "cache", run_dir=tmp_path / "whole")
-    assert train_torch.train(config) == 0
+    assert train(config) == 0
 
     def die_in_the_fourth(trainer: Trainer) -> dict[str, Any]:
         if trainer.step == 3:
             raise MemoryError
         return one_rollout(trainer)
 
-    monkeypatch.setattr(train_torch, "one_rollout", die_in_the_fourth)
+    monkeypatch.setattr(training, "one_rollout", die_in_the_fourth)
     died = dataclasses.replace(config, run_dir=tmp_path / "died")
     with pytest.raises(MemoryError):
-        train_torch.train(died)
+        train(died)
     monkeypatch.undo()
     assert sorted(p.name for p in (tmp_path / "died" / "checkpoints").iterdir()) == ["000002"]
-    assert train_torch.train(Config(resume=tmp_path / "died", cache_dir=config.cache_dir)) == 0
+    assert train(Config(resume=tmp_path / "died", cache_dir=config.cache_dir)) == 0
     assert lines(tmp_path / "died") == lines(tmp_path / "whole")
     weights = [(tmp_path / name / "checkpoints/000005/model.safetensors").read_bytes() for name in ("died", "whole")]
     assert weights[0] == weights[1]

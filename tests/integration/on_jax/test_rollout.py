@@ -18,9 +18,10 @@ from integration.on_jax import learner as learner_jax
 from integration.on_jax import rollout as rollout_jax
 from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
 from integration.on_jax.learner import Learner
+from integration.on_jax.options import check_options
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, bucket, random_keys, resized
-from integration.on_jax.trainer import Trainer, refuse_what_is_not_here
+from integration.on_jax.trainer import Trainer
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import small_sizes
 from integration.shared.config import Config
@@ -188,6 +189,6 @@ def test_a_checkpoint_of_another_model_is_refused(trainer: Trainer, saved: Any, 
     ],
 )
 def test_options_of_the_other_script_are_refused(options: dict[str, Any], sentence: str) -> None:
-    refuse_what_is_not_here(Config(model="small"))
+    check_options(Config(model="small"))
     with pytest.raises(UserError, match=f"^{sentence}"):
-        refuse_what_is_not_here(Config(**{"model": "small", **options}))
+        check_options(Config(**{"model": "small", **options}))

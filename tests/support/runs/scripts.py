@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from support.repository import PATHS, ROOT
 
-from integration.shared.loop import command_line
+from integration.shared.command_line import command_line
 import io
 import json
 import os

@@ -18,10 +18,10 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3, named_weights
 from integration.on_jax.rollout import Responses, resized
 from integration.on_jax.trainer import Trainer
+from integration.on_jax.training import mini_batch, one_rollout, update
 from integration.shared.errors import TrainingFailure
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
-from integration.train_jax import mini_batch, one_rollout, update
 
 
 @pytest.fixture(autouse=True)

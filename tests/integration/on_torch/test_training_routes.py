@@ -16,9 +16,9 @@ from gspo_core.planning import Plan
 from integration.on_torch.passes import Old, old_pass, update_pass
 from integration.on_torch.rollout import Responses, response_logp
 from integration.on_torch.trainer import Trainer
+from integration.on_torch.training import mini_batch, one_rollout, update
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task, load_task
-from integration.train_torch import mini_batch, one_rollout, update
 
 NOISY: dict[str, Any] = {"router_noise": 0.3}
 

@@ -16,12 +16,12 @@ from gspo_core.planning import Plan
 from integration.on_torch.passes import Old
 from integration.on_torch.rollout import Responses, require_plain_head, response_logp
 from integration.on_torch.trainer import Trainer
+from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, update
 from integration.shared.errors import TrainingFailure, UserError
 from integration.shared.evaluation import evaluate
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in
 from integration.shared.tasks import Task, load_task
-from integration.train_torch import MiniBatch, mini_batch, one_rollout, update
 
 
 @pytest.fixture(scope="module")

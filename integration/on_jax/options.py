@@ -1,0 +1,25 @@
+"""Options that the JAX training script does not have."""
+
+from __future__ import annotations
+
+from integration.shared.config import Config, f_default
+from integration.shared.errors import UserError
+
+
+def check_options(config: Config) -> None:
+    """UserError for options that only the PyTorch script has."""
+    if config.device != "cpu":
+        raise UserError("--device: JAX chooses its device itself; leave it out, or set JAX_PLATFORMS=cuda")
+    if config.dtype != "float32":
+        raise UserError(f"--dtype: the JAX script computes in float32, not {config.dtype}")
+    if config.model in {"smollm2", "small-moe"}:
+        raise UserError(
+            f"--model {config.model}: the JAX script has a dense Qwen3 only; use --model small, or the folder or id of a Qwen3"
+        )
+    if config.routing_replay != "none":
+        raise UserError("--routing-replay: the JAX script has a dense Qwen3 only, without routers; use train_torch.py")
+    for name in ("router_noise", "sampler_dtype", "sampler_correction"):
+        if getattr(config, name) != f_default(Config.__dataclass_fields__[name]):
+            raise UserError(
+                f"--{name.replace('_', '-')}: the JAX script samples with the trainer's own passes; use train_torch.py"
+            )

@@ -1,0 +1,74 @@
+"""The command line answers before any framework is imported, and ends with one sentence and a status."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from support.runs.scripts import environment
+
+from integration.shared.command_line import command_line
+from integration.shared.config import Config
+from integration.shared.errors import TrainingFailure, UserError
+
+HEAVY = ("torch", "transformers", "jax", "flax", "matplotlib", "reasoning_gym")
+PROGRAM = """
+import sys
+from importlib import import_module
+from integration.shared.command_line import command_line
+script, *heavy = sys.argv.pop(1).split()
+module = import_module(f"integration.{script}")
+try:
+    status = command_line(module.train, module.__doc__)
+except SystemExit as ended:  # of --help, and of options that cannot be parsed
+    status = ended.code
+print(status, *sorted(set(heavy) & set(sys.modules)), file=sys.stderr)
+"""
+
+
+def answer(script: str, *options: str) -> tuple[str, str]:
+    """(standard output, last line of standard error: exit status and the heavy modules that were imported)."""
+    line = [sys.executable, "-c", PROGRAM, " ".join([script, *HEAVY]), *options]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=240, check=True)
+    return done.stdout, done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "status"),
+    [
+        ("train_torch", ["--help"], 0),
+        ("train_torch", ["--clip-fraction", "2"], 2),
+        ("train_torch", ["--no-such-option"], 2),
+        ("train_jax", ["--help"], 0),
+        ("train_jax", ["--model", "small", "--device", "cuda"], 2),
+    ],
+)
+def test_help_and_wrong_options_need_no_framework(script: str, options: list[str], status: int) -> None:
+    printed, last = answer(script, *options)
+    assert last == str(status)
+    assert ("--lr-warm-up" in printed) == (status == 0)
+
+
+def test_what_comes_after_the_options_does_import_one() -> None:
+    """The guard of the test above: an unknown task is found out by the trainer."""
+    assert answer("train_torch", "--task", "nosuch")[1] == "2 matplotlib reasoning_gym torch transformers"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "printed"),
+    [
+        (UserError("--lr: too high"), 2, "error: --lr: too high\n"),
+        (TrainingFailure("a gradient"), 3, "training stopped: a gradient\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_an_error_is_one_sentence_and_a_status(
+    error: BaseException, status: int, printed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(_: Config) -> int:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["train_torch.py"])
+    assert command_line(train, "Train.") == status
+    assert capsys.readouterr().err.startswith(printed)
