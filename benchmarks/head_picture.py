@@ -5,68 +5,89 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from gspo_plots.style import BLACK, BLUE, GREEN, GREY, HATCHES, LEGEND, ORANGE, SKY, VERMILION, finish, plain_log
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-mpl.use("Agg")
-from matplotlib import pyplot as plt
-
-COLOURS = {
-    "naive": "#999999",
-    "linear_cross_entropy": "#c9b458",
-    "liger": "#c0603f",
-    "two_pass": "#5b9bd5",
-    "aligned": "#1f4e8c",
-    "floor": "#333333",
+LOOKS = {
+    "naive": ("full logits", GREY, "o", "-"),
+    "linear_cross_entropy": ("F.linear_cross_entropy", ORANGE, "D", ":"),
+    "liger": ("Liger", VERMILION, "v", "-."),
+    "two_pass": ("two-pass, budget_bytes=0", SKY, "s", "--"),
+    "aligned": ("aligned", BLUE, "^", "-"),
+    "floor": ("three bare matrix products", GREEN, "", "--"),
 }
+"""Name in the README, colour, marker and dash of each implementation."""
+CASES = {"dense": "dense", "real": "real batch"}
 
 
 def draw(rows: list[dict[str, Any]], to: Path) -> None:
-    """Time as a multiple of the floor, and memory beyond the gradients: one bar per implementation, shape and case."""
-    figure, (times, memory) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for place, result in enumerate(rows):
-        found = result["implementations"]
-        names = [name for name in COLOURS if name in found and name != "floor"]
-        width = 0.8 / max(1, len(names))
-        for i, name in enumerate(names):
-            at = place + (i - (len(names) - 1) / 2) * width
-            label = name if place == 0 else None
+    """Median time as a multiple of the floor's, and memory beyond the gradients; one bar per implementation, shape and case."""
+    figure = Figure(figsize=(9, 0.95 * len(rows) + 1.6), layout="constrained")
+    times, memory = figure.subplots(1, 2, sharey=True)
+    names = [name for name in LOOKS if name != "floor" and any(name in row["implementations"] for row in rows)]
+    height = 0.84 / len(names)
+    for place, row in enumerate(rows):
+        found = row["implementations"]
+        for i, name in enumerate(name for name in names if name in found):
+            at = place + (i - (len(names) - 1) / 2) * height
             if "floor" in found:
-                height = found[name]["cpu_s"]["min"] / found["floor"]["cpu_s"]["min"]
-                times.bar(at, height, width, color=COLOURS[name], label=label)
-                times.text(at, height, f"{height:.2f}", ha="center", va="bottom", fontsize=7)
-            mib = found[name]["beyond_gradients_mib"]
-            memory.bar(at, max(mib, 1), width, color=COLOURS[name])
-            memory.text(at, max(mib, 1), f"{mib:.0f}", ha="center", va="bottom", fontsize=7)
-    ticks = [f"{r['case']}\n{r['shape']}" for r in rows]
-    for axis in (times, memory):
-        axis.set_xticks(range(len(rows)), ticks, fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
-    times.axhline(1, color=COLOURS["floor"], linewidth=0.8)
-    times.set_title("CPU time / three bare matrix products on all rows", fontsize=10)
-    times.legend(fontsize=8, frameon=False)
-    memory.set_yscale("log")
-    memory.set_title("peak memory beyond the gradients, MiB", fontsize=10)
+                _bar(times, at, found[name]["cpu_s"]["median"] / found["floor"]["cpu_s"]["median"], height, name, ".2f")
+            _bar(memory, at, max(found[name]["beyond_gradients_mib"], 1.0), height, name, ".0f")
+    for ax in (times, memory):
+        ax.set_yticks(range(len(rows)), [_tick(row) for row in rows])
+        ax.set_ylim(len(rows) - 0.5, -0.5)
+    plain_log(memory, "x", (1.0,))
+    memory.set_xlim(1, 2 * memory.get_xlim()[1])  # room for the numbers
+    times.set_xlim(right=1.1 * times.get_xlim()[1])
+    times.axvline(1, color=LOOKS["floor"][1], linestyle="--", linewidth=1.2, label=LOOKS["floor"][0])
+    finish(times, "CPU time", "median, relative to three bare matrix products on all rows", "", legend=None)
+    finish(memory, "Peak memory beyond the gradients", "MiB", "", legend=None)
+    handles = {label: handle for handle, label in zip(*times.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=9, **LEGEND)
     figure.savefig(to, dpi=110)
-    plt.close(figure)
+
+
+def _bar(ax: Axes, at: float, width: float, height: float, name: str, digits: str) -> None:
+    """A horizontal bar with its number at the end."""
+    label, color, _, _ = LOOKS[name]
+    hatch = HATCHES[list(LOOKS).index(name)]
+    ax.barh(at, width, 0.92 * height, color=color, hatch=hatch, edgecolor="white", linewidth=0, label=label)
+    ax.annotate(
+        format(width, digits),
+        (width, at),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+        color=BLACK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )
+
+
+def _tick(row: dict[str, Any]) -> str:
+    tokens, hidden, vocabulary = row["shape"].split(",")
+    return f"{CASES[row['case']]}\n{tokens} × {hidden} × {vocabulary}"
 
 
 def draw_scaling(rows: list[dict[str, Any]], to: Path) -> None:
     """CPU time and memory against tokens and vocabulary."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
     fields = (("cpu_s", "CPU time, s"), ("beyond_gradients_mib", "peak memory beyond the gradients, MiB"))
-    for column, (along, label) in enumerate((("tokens", "tokens"), ("vocabulary", "vocabulary"))):
+    for column, along in enumerate(("tokens", "vocabulary")):
         mine = [row for row in rows if row["along"] == along]
         for line, (field, title) in enumerate(fields):
-            axis = axes[line][column]
-            for name, colour in COLOURS.items():
+            ax = axes[line][column]
+            for name, (label, color, marker, dash) in LOOKS.items():
                 points = sorted((row[along], max(row[field], 0.01)) for row in mine if row["implementation"] == name)
                 if points:
-                    axis.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log", base=2)
-            axis.set_xlabel(label)
-            axis.set_title(title, fontsize=10)
-            axis.spines[["top", "right"]].set_visible(False)
-    axes[0][0].legend(fontsize=8, frameon=False)
+                    ax.plot(*zip(*points, strict=True), marker=marker, ls=dash, color=color, label=label, markersize=5)
+            plain_log(ax, "x")
+            plain_log(ax, "y")
+            ticks = sorted({row[along] for row in mine})
+            ax.set_xticks(ticks, [f"{x // 1024}k" for x in ticks])
+            ax.minorticks_off()
+            left, below = title if column == 0 else "", along if line else ""
+            finish(ax, "" if line else f"against {along}", below, left, legend="upper left" if line == column == 0 else None)
     figure.savefig(to, dpi=110)
-    plt.close(figure)

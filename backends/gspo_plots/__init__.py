@@ -1,13 +1,15 @@
-"""Pictures of what a sequence ratio does. Needs matplotlib (`pip install "gspo-core[plots]"`); the core does not.
+"""Pictures of sequence ratios: spread, clipping, causes. The extra [plots] installs matplotlib.
 
 Each function takes plain arrays or the core's values and an optional `ax`, and returns the axes it drew on:
 
-    log_s_histogram(pilot, clip, law)                     log s by sign of the advantage, the band, a normal law
-    clip_fraction_by_length(pilot, clip, edges)           three laws of clipping, which treat lengths differently
+    log_s_histogram(pilot, clip, law)                     log s by sign of the advantage, the clip range, a normal law
+    clip_fraction_by_length(pilot, clip, edges)           the clip fraction under three laws of clipping
     spread_by_length(pilot, edges)                        sd of log s against |y|, with the fitted exponent
-    design_effect_over_training(steps, series)            how far the tokens of a response move together
-    variance_decomposition({"free": report, ...})         staleness and engine noise, in tokens and in log s
-    clip_fraction_by_mini_batch(fractions)                how the policy leaves the one that sampled
+    design_effect_over_training(steps, series)            the correlation of log ratios within a response
+    variance_decomposition({"free": report, ...})         shares of staleness and engine noise
+    clip_fraction_by_mini_batch(fractions)                the clip fraction within a rollout
+
+`gspo_plots.style` has the colours, markers and legends that all pictures of this project use.
 """
 
 import importlib.util

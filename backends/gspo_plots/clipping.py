@@ -1,4 +1,4 @@
-"""What is clipped: log s against the clip range, by length, by mini-batch."""
+"""Clipping: log s against the clip range, and the clip fraction by length and by mini-batch."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from matplotlib.axes import Axes
 from gspo_core import Clip, Pilot
 from gspo_core.clip_range import BySign, Drift
 
-from .axes import BAD, BAND, FAINT, GOOD, INK, axes_or_new, label
+from .style import BLACK, NEGATIVE, POSITIVE, RANGE, REFERENCE, SERIES, axes_or_new, finish, plain_log, whole_numbers
 
-CLIP_LAWS = ((0.0, "|S| ≤ c", "#b7791f"), (0.5, "|S| ≤ c √|y|", "#6b46c1"), (1.0, "|S| ≤ c |y| (GSPO)", BAND))
-"""Power of |y| in the bound on S = log π(y)/π_old(y), its name and colour."""
+CLIP_LAWS = ((0.0, "|S| ≤ c", SERIES[1]), (0.5, "|S| ≤ c √|y|", SERIES[3]), (1.0, "|S| ≤ c |y| (GSPO)", SERIES[0]))
+"""Power of |y| in the bound on S = log π(y)/π_old(y), the name of the law, and its look."""
 
 
 def log_s_histogram(
     pilot: Pilot, clip: Clip, law: BySign | Drift | None = None, *, bins: int = 60, ax: Axes | None = None
 ) -> Axes:
-    """log s of responses with A > 0 and with A < 0, the clip range, and what a normal law would have them be.
+    """Histogram of log s for A > 0 and for A < 0, with the clip range and the counts that a normal law predicts.
 
-    Responses that have not moved (log s = 0 exactly) are left out. The axis ends at three times the wider bound, or at the
-    largest |log s|; what lies beyond is counted in the end bins.
+    Responses with log s = 0 exactly are left out. The axis ends at three times the wider bound, or at the largest |log s|;
+    responses beyond it are counted in the end bins.
 
     Args:
         pilot: the responses.
         clip: the clip range.
-        law: the normal law to compare with; each response is given its own length's.
+        law: the normal law to compare with, evaluated at the length of each response.
         bins: number of bins.
         ax: where to draw; None: a new figure.
 
@@ -50,7 +50,7 @@ def log_s_histogram(
     edge = min(3 * max(-bounds[0], bounds[1]), 1.05 * float(np.abs(pilot.log_s[moved]).max()))
     edges = np.linspace(-edge, edge, bins + 1)
     centres = (edges[:-1] + edges[1:]) / 2
-    sides = ((1.0, GOOD, "A > 0"), (-1.0, BAD, "A < 0"))
+    sides = ((1.0, POSITIVE, "A > 0"), (-1.0, NEGATIVE, "A < 0"))
     most = 1
     for sign, color, name in sides:
         own = moved & (sign * pilot.advantage > 0)
@@ -62,25 +62,25 @@ def log_s_histogram(
         for (sign, color, name), side in zip(sides, both, strict=True):
             expected = _expected(side, pilot.lengths[moved & (sign * pilot.advantage > 0)], edges)
             ax.plot(centres, expected, color=color, lw=1.2, ls="--", label=f"{name}, normal")
-    ax.axvspan(*bounds, color=BAND, alpha=0.12, lw=0, label=f"clip range −{clip.low:.3g} … +{clip.high:.3g}")
-    ax.axvline(0.0, color=FAINT, lw=0.8)
-    ax.set_yscale("log")
-    ax.set_ylim(0.5, 3 * most)
-    return label(ax, "log s by sign of the advantage (end bins: and beyond)", "log s, nats per token", "responses")
+    ax.axvspan(*bounds, color=RANGE, alpha=0.12, lw=0, label=f"clip range −{clip.low:.3g} … +{clip.high:.3g}")
+    ax.axvline(0.0, color=REFERENCE, lw=0.8)
+    plain_log(ax, "y", (1.0,))
+    ax.set_ylim(0.5, 30 * most)  # room for the legend
+    return finish(ax, "log s by sign of the advantage (end bins: and beyond)", "log s, nats per token", "responses")
 
 
 def _expected(law: Drift, lengths: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Expected counts per bin: the law's tails, differenced, for each response's length."""
+    """Expected counts per bin: differences of the tails of the law, at the length of each response."""
     above = np.array([law.tails(-math.inf, float(edge), lengths).high.sum() for edge in edges])
     return np.asarray(above[:-1] - above[1:])
 
 
 def clip_fraction_by_length(pilot: Pilot, clip: Clip, edges: Sequence[int], *, ax: Axes | None = None) -> Axes:
-    """The clip fraction in bins of length under three laws of clipping that clip equally much in all.
+    """The clip fraction in bins of length, for three laws of clipping that clip equally many responses in total.
 
     With S = |y| log s: a fixed band |S| ≤ c, one in proportion to √|y| (FSPO), and one in proportion to |y|, which is GSPO's
-    clip of log s. The first two have the c, in the same proportion above and below, that clips as many of the pilot's
-    responses as `clip` does. Flat is fair to all lengths.
+    clip of log s. The c of the first two, in the same proportion above and below, clips as many of the pilot's responses
+    as `clip` does. A flat curve treats all lengths alike.
 
     Args:
         pilot: the responses.
@@ -104,17 +104,17 @@ def clip_fraction_by_length(pilot: Pilot, clip: Clip, edges: Sequence[int], *, a
     ax = axes_or_new(ax)
     lengths = [float(pilot.lengths[own].mean()) for own in inside]
     total = _clipped(pilot, clip, 1.0).mean()
-    for power, name, color in CLIP_LAWS:
+    for power, name, look in CLIP_LAWS:
         cut = _clipped(pilot, clip, power)
-        ax.plot(lengths, [float(cut[own].mean()) for own in inside], "o-", color=color, lw=1.6, ms=5, label=name)
-    ax.axhline(total, color=FAINT, lw=0.8, ls=":")
+        ax.plot(lengths, [float(cut[own].mean()) for own in inside], label=name, **look.line)
+    ax.axhline(total, color=REFERENCE, lw=0.8, ls=":")
     ax.annotate(
-        "all lengths", (0.98, total), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=INK, fontsize=8
+        "all lengths", (0.98, total), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=BLACK, fontsize=8
     )
     if max(lengths) > 4 * min(lengths):
-        ax.set_xscale("log")
+        plain_log(ax, "x")
     ax.set_ylim(bottom=0.0)
-    return label(ax, "Clip fraction by length, three laws of clipping", "response length |y|, tokens", "share of responses")
+    return finish(ax, "Clip fraction by length, three laws of clipping", "response length |y|, tokens", "share of responses")
 
 
 def _clipped(pilot: Pilot, clip: Clip, power: float) -> np.ndarray:
@@ -134,7 +134,7 @@ def _clipped(pilot: Pilot, clip: Clip, power: float) -> np.ndarray:
 def clip_fraction_by_mini_batch(
     fractions: np.ndarray, predicted: Sequence[float] | None = None, *, ax: Axes | None = None
 ) -> Axes:
-    """The clip fraction of each mini-batch of a rollout: it grows with the distance from the policy that sampled.
+    """The clip fraction of each mini-batch of a rollout; it grows with the distance from the sampling policy.
 
     Args:
         fractions: [rollouts, mini-batches].
@@ -156,10 +156,12 @@ def clip_fraction_by_mini_batch(
         raise ValueError(f"predicted: expected {values.shape[1]} numbers, one for each mini-batch, got {len(predicted)}")
     ax = axes_or_new(ax)
     index = np.arange(1, values.shape[1] + 1)
-    ax.plot(index, values.mean(0), "o-", color=GOOD, lw=1.6, label=f"mean of {len(values)} rollouts")
-    ax.fill_between(index, *np.quantile(values, [0.25, 0.75], axis=0), color=GOOD, alpha=0.15, lw=0, label="middle half")
+    ax.plot(index, values.mean(0), label=f"mean of {len(values)} rollouts", **SERIES[0].line)
+    ax.fill_between(
+        index, *np.quantile(values, [0.25, 0.75], axis=0), color=SERIES[0].color, alpha=0.15, lw=0, label="middle half"
+    )
     if predicted is not None:
-        ax.plot(index, predicted, "s--", color=BAND, lw=1.2, label="predicted")
-    ax.set_xticks(index)
+        ax.plot(index, predicted, label="predicted", **SERIES[1].line)
+    whole_numbers(ax.xaxis)
     ax.set_ylim(bottom=0.0)
-    return label(ax, "Clip fraction by mini-batch", "mini-batch of the rollout", "share of responses", legend="upper left")
+    return finish(ax, "Clip fraction by mini-batch", "mini-batch of the rollout", "share of responses", legend="upper left")

@@ -1,9 +1,10 @@
-"""What spreads log s: length, correlation within a response, engine noise."""
+"""The spread of log s: by length, by correlation within a response, by engine noise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,14 +12,14 @@ from matplotlib.axes import Axes
 from gspo_core import Pilot
 from gspo_core.mismatch import MismatchReport
 
-from .axes import BAD, FAINT, GOOD, axes_or_new, label
+from .style import HATCHES, REFERENCE, SERIES, axes_or_new, finish, plain_log, whole_numbers
 
 
 def spread_by_length(pilot: Pilot, edges: Sequence[int], *, ax: Axes | None = None) -> Axes:
     """Standard deviation of log s against length, both logarithmic, with the fitted exponent.
 
-    −1/2 says that tokens move independently (noise), 0 that a response moves as one (drift). Responses that have not moved
-    are left out, and so are bins of fewer than two. The fit is by least squares in the logarithms, weighted by the number
+    The exponent is −1/2 if tokens move independently (noise), 0 if a response moves as one (drift). Left out are responses
+    with log s = 0, and bins of fewer than two. The fit is by least squares in the logarithms, weighted by the number
     of responses.
 
     Args:
@@ -45,20 +46,20 @@ def spread_by_length(pilot: Pilot, edges: Sequence[int], *, ax: Axes | None = No
     spread = np.array([pilot.log_s[own].std(ddof=1) for own in bins])
     weights = np.sqrt([own.sum() for own in bins])
     exponent, height = np.polyfit(np.log(lengths), np.log(spread), 1, w=weights)
-    ax.plot(lengths, spread, "o", color=GOOD, ms=6, label="measured")
-    ax.plot(lengths, np.exp(height) * lengths**exponent, color=GOOD, lw=1.4, label=f"fit: $|y|^{{{exponent:.2f}}}$")
+    ax.plot(lengths, spread, SERIES[0].marker, color=SERIES[0].color, ms=6, label="measured")
+    ax.plot(lengths, np.exp(height) * lengths**exponent, color=SERIES[0].color, lw=1.4, label=f"fit: $|y|^{{{exponent:.2f}}}$")
     middle = np.exp(np.average(np.log(lengths), weights=weights**2))
     reference = np.exp(height) * middle**exponent * np.sqrt(middle / lengths)
-    ax.plot(lengths, reference, color=FAINT, lw=1.2, ls="--", label="independent tokens: $|y|^{-0.50}$")
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    return label(ax, "Spread of log s by length", "response length |y|, tokens", "sd of log s, nats per token")
+    ax.plot(lengths, reference, color=REFERENCE, lw=1.2, ls="--", label="independent tokens: $|y|^{-0.50}$")
+    plain_log(ax, "x")
+    plain_log(ax, "y")
+    return finish(ax, "Spread of log s by length", "response length |y|, tokens", "sd of log s, nats per token")
 
 
 def design_effect_over_training(
     steps: Sequence[float], design_effects: Mapping[str, Sequence[float]], *, ax: Axes | None = None
 ) -> Axes:
-    """How far the tokens of a response move together, over a run: staleness is above 1, engine noise at 1.
+    """Design effect over a run, the correlation of log ratios within a response: above 1 for staleness, 1 for engine noise.
 
     Args:
         steps: [n] rollouts or optimizer steps.
@@ -79,23 +80,19 @@ def design_effect_over_training(
         if len(values) != len(steps):
             raise ValueError(f"design_effects: {name} has {len(values)} numbers for {len(steps)} steps")
     ax = axes_or_new(ax)
-    for (name, values), color in zip(design_effects.items(), _colors(len(design_effects)), strict=True):
-        ax.plot(steps, values, color=color, lw=1.6, label=name)
-    ax.axhline(1.0, color=FAINT, lw=0.8, ls=":")
+    for index, (name, values) in enumerate(design_effects.items()):
+        ax.plot(steps, values, label=name, **SERIES[index % len(SERIES)].line)
+    ax.axhline(1.0, color=REFERENCE, lw=0.8, ls=":")
     ax.set_ylim(bottom=0.0)
-    return label(ax, "Design effect (1: tokens move independently)", "step", "design effect D")
-
-
-def _colors(count: int) -> list[str]:
-    palette = [GOOD, BAD, "#2f855a", "#6b46c1", "#b7791f", "#4a5568"]
-    return [palette[i % len(palette)] for i in range(count)]
+    whole_numbers(ax.xaxis)
+    return finish(ax, "Design effect (1: tokens move independently)", "step", "design effect D")
 
 
 def variance_decomposition(reports: Mapping[str, MismatchReport], *, ax: Axes | None = None) -> Axes:
     """Variance of the token log ratios and of log s, split into staleness and engine noise, for several runs.
 
-    Both levels are in units of the first run's sum, so that they can stand side by side: what a remedy such as routing
-    replay takes away shows as lost height, and how much less of it there is in log s than in the tokens as another split.
+    Each level is divided by the first run's sum, so that the two can be compared: a remedy such as routing replay lowers
+    the bars, and the split shows how much smaller the share of noise is in log s than in the tokens.
 
     Args:
         reports: name ↦ report, e.g. free and replayed.
@@ -116,8 +113,8 @@ def variance_decomposition(reports: Mapping[str, MismatchReport], *, ax: Axes | 
     if not reports:
         raise ValueError("reports: expected at least one")
     levels = {
-        "tokens": [(float(r.staleness.token_sd) ** 2, float(r.noise.token_sd) ** 2) for r in reports.values()],
-        "log s": [(float(r.staleness.log_s_sd) ** 2, float(r.noise.log_s_sd) ** 2) for r in reports.values()],
+        "tokens": [(float(r.staleness.token_std) ** 2, float(r.noise.token_std) ** 2) for r in reports.values()],
+        "log s": [(float(r.staleness.log_s_std) ** 2, float(r.noise.log_s_std) ** 2) for r in reports.values()],
     }
     if not all(sum(parts[0]) > 0 for parts in levels.values()):
         raise ValueError("reports: nothing varies in the first, which is the unit")
@@ -125,11 +122,14 @@ def variance_decomposition(reports: Mapping[str, MismatchReport], *, ax: Axes | 
     names = [f"{name}\n{level}" for level in levels for name in reports]
     stale, noise = ([part[i] / sum(parts[0]) for parts in levels.values() for part in parts] for i in (0, 1))
     where = [i + 0.6 * (i >= len(reports)) for i in range(len(names))]
-    ax.bar(where, stale, color=GOOD, width=0.7, label="staleness: π/π_old")
-    ax.bar(where, noise, bottom=stale, color=BAD, width=0.7, label="noise: π_old/π_sampler")
+    looks: list[dict[str, Any]] = [
+        {"color": SERIES[i].color, "hatch": HATCHES[i], "edgecolor": "white", "width": 0.7} for i in (0, 1)
+    ]
+    ax.bar(where, stale, label="staleness: π/π_old", **looks[0])
+    ax.bar(where, noise, bottom=stale, label="noise: π_old/π_sampler", **looks[1])
     for x, a, b in zip(where, stale, noise, strict=True):
         if a + b > 0:
             ax.annotate(f"{b / (a + b):.0%} noise", (x, a + b), ha="center", va="bottom", fontsize=8)
     ax.set_xticks(where, names)
-    ax.set_ylim(0, 1.25 * max(a + b for a, b in zip(stale, noise, strict=True)))
-    return label(ax, "Where the variance comes from", "", f"variance ({next(iter(reports))} = 1)", legend="upper right")
+    ax.set_ylim(0, 1.4 * max(a + b for a, b in zip(stale, noise, strict=True)))
+    return finish(ax, "Where the variance comes from", "", f"variance ({next(iter(reports))} = 1)", legend="upper right")

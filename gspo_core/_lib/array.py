@@ -23,6 +23,9 @@ from gspo_core.types import Array, Namespace
 # exp() is exact up to here and continues along its tangent beyond: e^50 · 10^6 · |A| still fits into float32.
 EXP_CAP = 50.0
 
+# Statistics that sum squares of exp(x) count a larger x as this: e^40 times any number of tokens fits into float32.
+EXP_SQUARED_CAP = 20.0
+
 _NUMPY: Namespace = array_namespace(np.empty(0))
 _BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
 

@@ -1,9 +1,8 @@
 """Metrics: mergeable statistics of a batch, numbers read from them, and sentences that say what is wrong."""
 
 from .batch import batch_metrics, group_metrics
-from .diagnosis import diagnose
+from .diagnosis import Finding, FindingKind, Thresholds, diagnose
 from .engines import sampler_metrics
-from .findings import Finding, FindingKind, Thresholds
 from .ledger import Metrics, merge
 from .left_out import left_out_metrics
 from .readings import ClipCell, clip_counts, clip_share, summary

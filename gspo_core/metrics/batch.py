@@ -6,7 +6,7 @@ when somebody wants to look.
 
 from __future__ import annotations
 
-from gspo_core._lib.array import count_true, detached, is_integer, is_real, namespace, segment_sum, shape_of
+from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, detached, is_integer, is_real, namespace, segment_sum, shape_of
 from gspo_core._lib.units import flat, has_turn_units, mean_over_tokens, turns_of
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.shards import measured
@@ -16,8 +16,6 @@ from gspo_core.types import Array, Layout, Namespace, PerToken, Ratio
 
 from .ledger import LENGTH_BINS, Entries, Metrics, ledger
 from .log_ratios import highest, log_ratio_entries, lowest
-
-LOG_S_CAP = 20.0
 
 
 def batch_metrics(
@@ -151,7 +149,7 @@ def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, adva
 def _ratios(xp: Namespace, d: Array, layout: Layout) -> Entries:
     """Σ s and Σ s², with log s cut at 20, whose square float32 still holds."""
     log_s = mean_over_tokens(d, layout)
-    s = xp.exp(xp.where(log_s > LOG_S_CAP, LOG_S_CAP, log_s))
+    s = xp.exp(xp.where(log_s > EXP_SQUARED_CAP, EXP_SQUARED_CAP, log_s))
     s = xp.where(layout.lengths() > 0, s, 0.0)
     return Entries(sums={"s": xp.sum(s), "s_squares": xp.sum(s * s)})
 

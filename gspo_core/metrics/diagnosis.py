@@ -1,34 +1,111 @@
-"""What the numbers of a run mean, in words: why a loss is 0, whether the clip range fits, what the sampler does."""
+"""What the numbers of a run mean, in sentences: why a loss is 0, whether the clip range fits, what the sampler does."""
 
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
+from gspo_core.mismatch.mass_gap import NEGLIGIBLE, SURE, is_bias
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.ratios import Sequence, SequenceToken
 
-from .findings import Finding, FindingKind, Thresholds
 from .ledger import Metrics
 from .readings import summary
 
 Numbers: TypeAlias = Mapping[str, float]
 
 
+class FindingKind(Enum):
+    """What `diagnose` can find: the value is a general sentence, `Finding.sentence` has the numbers of the run.
+
+    >>> FindingKind.RATIO_IS_ONE.value
+    'every ratio is 1 in all updates: nothing can be clipped'
+    """
+
+    ALL_MASKED = "no token of the policy: loss and gradient are 0"
+    CONSTANT_GROUPS = "no response has an advantage: loss and gradient are 0"
+    ALL_CLIPPED = "every response that has an advantage is clipped: the gradient is 0"
+    ON_POLICY_CENTRED = "every ratio is 1 and advantages cancel: the loss is 0, the gradient is not"
+    RATIO_IS_ONE = "every ratio is 1 in all updates: nothing can be clipped"
+    CLIP_RANGE_NARROW = "the clip range is narrower than |log s| of most responses"
+    CLIP_RANGE_WIDE = "the clip range is far wider than |log s| of any response"
+    LENGTH_WEIGHTED = "a mean over tokens weighs a sequence ratio by the response's length"
+    SAMPLER_BIAS = "trainer and sampler do not compute the same distribution"
+    SAMPLER_NOISE = "noise between the engines moves log s by a good part of the clip range"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem that was found, or one surprise that is none.
+
+    >>> finding = Finding.of(FindingKind.ALL_MASKED, {"tokens": 0.0}, "{tokens:.0f} tokens.", gradient_is_zero=True)
+    >>> finding.sentence, finding.values
+    ('0 tokens.', {'tokens': 0.0})
+    """
+
+    kind: FindingKind
+    sentence: str
+    """The finding with its numbers, and what to do about it."""
+    gradient_is_zero: bool | None
+    """True or False if the finding is about the size of the gradient, else None."""
+    values: Mapping[str, float]
+    """The numbers of the sentence, by their names in `summary` where they have one there."""
+
+    @staticmethod
+    def of(kind: FindingKind, numbers: Mapping[str, float], sentence: str, *, gradient_is_zero: bool | None = None) -> Finding:
+        """The finding whose sentence is filled in with `numbers`; it keeps those that the sentence names in braces."""
+        used = {name: numbers[name] for _, name, _, _ in string.Formatter().parse(sentence) if name}
+        return Finding(kind, sentence.format(**used), gradient_is_zero, used)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The limits beyond which `diagnose` reports something: judgements, not theorems.
+
+    >>> Thresholds(clipped=0.4).clipped
+    0.4
+    """
+
+    still: float = 1e-7
+    """Log ratios up to this size are rounding: the policy has not moved; nats."""
+    zero_loss: float = 1e-6
+    """A loss up to this share of the mean |A| counts as 0."""
+    window: int = 2
+    """With this many batches or more, ratios that are all 1 are a mistake. In the first update of a rollout they are right."""
+    clipped: float = 0.25
+    """Share of the responses with an advantage that may be clipped. Even a range of no width clips no more than about half:
+    for each sign of the advantage only one side counts."""
+    wide: float = 0.1
+    """Share of the clip range that the largest |log s| has to reach."""
+    responses: int = 32
+    """Minimum number of responses before anything is said about the clip range or the sampler."""
+    unequal_lengths: float = 0.1
+    """Standard deviation of the lengths over their mean, from which on a weight by length matters."""
+    sure: float = SURE
+    """Standard errors by which the sampler's mass gap must be off to be a bias."""
+    negligible: float = NEGLIGIBLE
+    """A mass gap per token that is too small to matter: 10 % of the weight of a 10,000-token response."""
+    noise: float = 0.25
+    """Standard deviation of log s between the engines over the nearer bound of the clip range, from which on it is reported."""
+
+
 _DEFAULT = Thresholds()
 
 
 def diagnose(metrics: Metrics, objective: Objective | None = None, *, thresholds: Thresholds = _DEFAULT) -> tuple[Finding, ...]:
-    """What deserves a sentence, most severe first; nothing if all is well. Reads the numbers: it waits for the device.
+    """Findings about a run, most severe first; none if all is well. It reads the numbers, and so waits for the device.
 
-    Of the reasons for a loss of 0 at most one is given. `metrics` should be those of at least one rollout with all of its
-    updates: in the first one every ratio is 1 by right.
+    Of the reasons for a loss of 0 at most one is given. `metrics` should cover at least one rollout with all of its updates:
+    in the first update every ratio is 1, as it should be.
 
     Args:
         metrics: of `batch_metrics`, and of `group_metrics` and `sampler_metrics` where there are any, merged.
         objective: what was trained with; None leaves out what depends on its clip range or reduction.
-        thresholds: from where on something is worth a sentence.
+        thresholds: the limits beyond which something is reported.
 
     Returns: `Finding`s.
 
@@ -71,7 +148,7 @@ def _no_gradient(numbers: Numbers) -> list[Finding]:
 
 
 def _unmoved(numbers: Numbers, limits: Thresholds) -> list[Finding]:
-    """Ratios that are all 1: over a window a mistake, in the first update the rule."""
+    """Ratios that are all 1: a mistake over several updates, as it should be in the first one."""
     if "sequences" not in numbers or max(-numbers["log_s_min"], numbers["log_s_max"], numbers["token_std"]) > limits.still:
         return []
     zero = abs(numbers["loss"]) <= limits.zero_loss * numbers["advantage_abs_mean"]
@@ -105,7 +182,7 @@ def _clip_range(numbers: Numbers, objective: Objective | None, limits: Threshold
     largest = max(-numbers["log_s_min"], numbers["log_s_max"])
     share = numbers["clip_active"] / (1.0 - numbers["zero_advantage"])
     numbers = {**numbers, "low": band[0], "high": band[1], "largest": largest, "share": share}
-    advice = " Answers of {length_mean:.0f} tokens want a range of about {log_s_rms:.2g}; see clip_range_for."
+    advice = " Answers of {length_mean:.0f} tokens need a range of about {log_s_rms:.2g}; see clip_range_for."
     if share > limits.clipped and numbers["abs_log_s_q50"] > max(band):
         sentence = (
             "Half of the responses have |log s| above {abs_log_s_q50:.2g}, beyond the clip range of −{low:.2g} to {high:.2g}, "
@@ -119,7 +196,7 @@ def _clip_range(numbers: Numbers, objective: Objective | None, limits: Threshold
 
 
 def _length_weighted(numbers: Numbers, objective: Objective | None, limits: Thresholds) -> list[Finding]:
-    """The commonest mistake of trainers, here a choice: it is worth a sentence, not an error."""
+    """A sequence ratio averaged over tokens: a common mistake that can also be meant, so it is reported and not refused."""
     if objective is None or not (isinstance(objective.ratio, SequenceToken) and objective.reduction.sums_tokens):
         return []
     if "sequences" not in numbers or numbers["length_std"] <= limits.unequal_lengths * numbers["length_mean"]:
@@ -133,26 +210,26 @@ def _length_weighted(numbers: Numbers, objective: Objective | None, limits: Thre
 
 
 def _sampler(numbers: Numbers, objective: Objective | None, limits: Thresholds) -> list[Finding]:
-    """A shift of the mean is a bias, the spread is noise."""
-    if "sampler_mass" not in numbers or numbers["sampler_sequences"] < limits.responses:
+    """The sampling engine: a mean of π_old/π_sampler other than 1 is a bias, the spread of log s is noise."""
+    if "sampler_mass_gap_error" not in numbers or numbers["sampler_sequences"] < limits.responses:
         return []
     found = []
-    # The standard error of a mean of e^x, x normal; tokens of a response are not independent.
-    spread = math.sqrt(math.expm1(min(numbers["sampler_token_std"] ** 2, 50.0)))
-    error = spread * math.sqrt(max(1.0, numbers.get("sampler_design_effect", 1.0)) / numbers["sampler_tokens"])
-    if abs(numbers["sampler_mass"] - 1.0) > max(limits.bias, limits.sure * error):
+    if is_bias(numbers["sampler_mass_gap"], numbers["sampler_mass_gap_error"], limits.sure, limits.negligible):
         sentence = (
-            "Per token, π_old/π_sampler is {sampler_mass:.5g} on average and should be 1 (± {error:.2g}); its log has the mean "
-            "{sampler_log_mean:.3g}. That is no noise: compare temperature, top-p and top-k, and from which logits the engine "
-            "reports. A top-p that keeps 0.9 gives 0.9."
+            "Per token, π_old/π_sampler is {mass:.5g} on average and should be 1, with a standard error of "
+            "{sampler_mass_gap_error:.2g}. Its log has the mean {sampler_log_s_mean:.3g} over responses. Noise would "
+            "average out: compare temperature, top-p and top-k, and the logits from which the engine computes its log-probs. A "
+            "top-p of 0.9 gives about 0.9."
         )
-        found.append(Finding.of(FindingKind.SAMPLER_BIAS, {**numbers, "error": error}, sentence))
+        mass = {**numbers, "mass": 1.0 + numbers["sampler_mass_gap"]}
+        found.append(Finding.of(FindingKind.SAMPLER_BIAS, mass, sentence))
     band = _band(objective)
-    if band and numbers["sampler_log_std"] > limits.noise * min(band):
+    if band and numbers["sampler_log_s_std"] > limits.noise * min(band):
         sentence = (
-            "Between the engines alone log s has the standard deviation {sampler_log_std:.2g}, {share:.0%} of the clip range's "
-            "nearer bound ({nearer:.2g}). Take old log-probs from the trainer, or a sampler of higher precision."
+            "Between trainer and sampler alone, before any update, log s has the standard deviation {sampler_log_s_std:.2g}, "
+            "{share:.0%} of the clip range's nearer bound ({nearer:.2g}). Take old log-probs from the trainer, or a sampler of "
+            "higher precision."
         )
-        nearer = {"nearer": min(band), "share": numbers["sampler_log_std"] / min(band) if min(band) else math.inf}
-        found.append(Finding.of(FindingKind.NOISE_FLOOR, {**numbers, **nearer}, sentence))
+        nearer = {"nearer": min(band), "share": numbers["sampler_log_s_std"] / min(band) if min(band) else math.inf}
+        found.append(Finding.of(FindingKind.SAMPLER_NOISE, {**numbers, **nearer}, sentence))
     return found

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 
-from gspo_core._lib.array import count_true, detached, namespace
+from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, detached, namespace
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.shards import measured
 from gspo_core.mismatch.bounds import Reject
 from gspo_core.mismatch.correction import Correction, sampler_weight
+from gspo_core.mismatch.mass_gap import excess
 from gspo_core.types import Array, Layout
 
 from .ledger import Entries, Metrics, ledger
 from .log_ratios import highest, log_ratio_entries
-
-WEIGHT_CAP = math.exp(20.0)
-"""Larger weights count as this in the effective sample size: float32 still holds the square."""
 
 
 def sampler_metrics(
@@ -68,12 +66,17 @@ def sampler_metrics(
         "sampler.truncated": number(truncated),
         "sampler.rejected": number(there & ~found.kept),
     }
-    capped = xp.where(found.weight > WEIGHT_CAP, WEIGHT_CAP, found.weight)
+    largest_weight = math.exp(EXP_SQUARED_CAP)
+    capped = xp.where(found.weight > largest_weight, largest_weight, found.weight)
+    gaps, held = excess(old - sampler, layout), xp.astype(lengths, found.raw.dtype)
     sums = {
         "sampler.raw": total(found.raw),
         "sampler.weight": total(found.weight),
         "sampler.capped": total(capped),
         "sampler.capped_squares": total(capped * capped),
+        "sampler.excess": xp.sum(gaps),
+        "sampler.excess_tokens": xp.sum(gaps * held),
+        "sampler.excess_squares": xp.sum(gaps * gaps),
     }
     largest = {"sampler.raw": highest(xp, found.raw, there), "sampler.weight": highest(xp, found.weight, there)}
     gap = log_ratio_entries("sampler", old - sampler, layout)

@@ -52,17 +52,24 @@ SUMS = {
     "length_squares": 1,
     "s": 1,
     "s_squares": 1,
+    "log_s.bin_squares": BINS,  # Σ |y|²; a float, since the square of a length may exceed an int32
     "log_s.moments": 2 * BINS,
     "log_s.token_moments": 2 * BINS,
+    "log_s.square_moments": 2 * BINS,
     "log_s.within": 1,  # Σ (d − its sequence's mean)²
     "log_s.k1": 1,
     "log_s.k3": 1,
     "sampler.raw": 1,
     "sampler.weight": 1,
-    "sampler.capped": 1,  # weights, none above WEIGHT_CAP
+    "sampler.capped": 1,  # weights, none above e²⁰
     "sampler.capped_squares": 1,
+    "sampler.excess": 1,  # Σ E, with E = Σ_t (π_old/π_sampler − 1) of a response
+    "sampler.excess_tokens": 1,  # Σ E |y|
+    "sampler.excess_squares": 1,  # Σ E²
+    "sampler.bin_squares": BINS,
     "sampler.moments": 2 * BINS,
     "sampler.token_moments": 2 * BINS,
+    "sampler.square_moments": 2 * BINS,
     "sampler.within": 1,
     "sampler.k1": 1,
     "sampler.k3": 1,
@@ -134,7 +141,7 @@ def _two(a: Metrics, b: Metrics) -> Metrics:
 
 @dataclass(frozen=True)
 class Entries:
-    """What a function has to say, by name; all else is neutral."""
+    """Named contributions to the four vectors; a name that is missing keeps the identity of its merge (0, +∞ or −∞)."""
 
     counts: dict[str, Array] = field(default_factory=dict)
     sums: dict[str, Array] = field(default_factory=dict)

@@ -15,14 +15,15 @@ from .sketch import BINS, binned, moment_sums
 
 
 def log_ratio_entries(name: str, d: Array, layout: Layout, sign: Array | None = None) -> Entries:
-    """Of d = log p − log q at tokens sampled from q (a token array, 0 where masked): sketch, moments, extremes, k1 and k3.
+    """Of d = log p − log q at tokens sampled from q (a token array, 0 where masked): histogram, moments, extremes, k1 and k3.
 
-    The sketch is of the means over each sequence; with `sign` [N] in {0, 1, 2} there is one for each.
+    The histogram is of the means over each sequence; with `sign` [N] in {0, 1, 2} there is one for each sign. Moments have
+    the weights 1, |y| and |y|²: the last ones are those of sums over a sequence, which the design effect needs.
     """
     xp, layout = layout.xp, measured(layout)
     mean, lengths = mean_over_tokens(d, layout), layout.lengths()
     there, bins = lengths > 0, binned(xp, mean)
-    one, tokens = xp.astype(there, xp.int32), xp.astype(lengths, xp.int32)
+    one, tokens, held = xp.astype(there, xp.int32), xp.astype(lengths, xp.int32), xp.astype(lengths, d.dtype)
     rows, index = (1, bins.index) if sign is None else (3, sign * BINS + bins.index)
     inner = layout.select(d - layout.spread(mean))
     counts = {
@@ -30,8 +31,10 @@ def log_ratio_entries(name: str, d: Array, layout: Layout, sign: Array | None = 
         f"{name}.bin_tokens": segment_sum(xp, tokens, bins.index, BINS),
     }
     sums = {
+        f"{name}.bin_squares": segment_sum(xp, held * held, bins.index, BINS),
         f"{name}.moments": moment_sums(xp, bins, xp.astype(one, d.dtype)),
-        f"{name}.token_moments": moment_sums(xp, bins, xp.astype(tokens, d.dtype)),
+        f"{name}.token_moments": moment_sums(xp, bins, held),
+        f"{name}.square_moments": moment_sums(xp, bins, held * held),
         f"{name}.within": xp.sum(layout.sum(inner * inner)),
         f"{name}.k1": 0.0 - xp.sum(layout.sum(d)),
         f"{name}.k3": xp.sum(layout.sum(K3()(xp, d, d).value)),

@@ -39,18 +39,19 @@ def summary(metrics: Metrics) -> dict[str, float]:
         follows are over the responses that were run.
     ess: effective sample size (Σ s)² / (N Σ s²), in (0, 1]; log s beyond 20 counts as 20. Left out if every s is 0.
     token_std: standard deviation of d = log π − log π_old over all tokens, nats.
-    design_effect: [Σ_i |y_i| (log s_i − m)² / (N − 1)] / [Σ_it (d_it − m)² / (Σ|y| − 1)], m the mean of d over all tokens.
-        For equal lengths it is |y| Var(log s) / Var(d): 1 for independent tokens, up to |y| if a sequence's move together.
+    design_effect: the estimate of `gspo_core.clip_range.estimate_drift`, from the merged batches: 1 for independent tokens, up
+        to |y| if a sequence's tokens move together. Left out for fewer than two sequences or no variance (a `Drift` has 1).
     Divergence, estimates of KL(π_old ‖ π) from samples of π_old, nats: kl_k1_per_token = mean of −d, of either sign;
         kl_k3_per_token = mean of e^d − 1 − d ≥ 0; kl_k1_per_sequence, kl_k3_per_sequence: the same, summed over each sequence.
     Sampler (where `sampler_metrics` were merged in), with x = old_logp − sampler_logp: sampler_sequences, sampler_tokens
         (before anything was rejected); sampler_raw_mean, sampler_raw_max,
         sampler_weight_mean, sampler_weight_max, over tokens or sequences, whichever have weights; sampler_truncated,
         sampler_rejected: shares of these; sampler_ess: effective sample size (Σ w)² / (n Σ w²) of the n weights, of which none
-        counts as more than e²⁰, in (0, 1], left out if every weight is 0; sampler_log_mean, …_std, …_rms, …_min, …_max,
+        counts as more than e²⁰, in (0, 1], left out if every weight is 0; sampler_log_s_mean, …_std, …_rms, …_min, …_max,
         …_q01 … : of the mean of x over a sequence, as log_s; sampler_token_std, sampler_design_effect,
-        sampler_kl_k1_per_token … of KL(sampler ‖ π_old); sampler_mass: mean of e^x over tokens, 1 on average if the sampler
-        can say whatever the trainer can.
+        sampler_kl_k1_per_token … of KL(sampler ‖ π_old); sampler_mass_gap: mean of e^x − 1 over tokens, 0 on average if
+        sampler_logp is what was sampled from (x beyond 20 counts as 20); sampler_mass_gap_error: its standard error, left out
+        for fewer than two sequences.
 
     >>> import numpy as np
     >>> from gspo_core import group_metrics
@@ -197,10 +198,12 @@ def _log_ratios(book: _Book, name: str) -> dict[str, float]:
     counts = book.counts[f"{name}.bins"].reshape(-1, BINS).sum(axis=0)
     by_sequence = moments(counts, book.sums[f"{name}.moments"])
     by_token = moments(book.counts[f"{name}.bin_tokens"], book.sums[f"{name}.token_moments"])
+    by_square = moments(book.sums[f"{name}.bin_squares"], book.sums[f"{name}.square_moments"])
     n, tokens = by_sequence.weight, by_token.weight
     if not n:
         return {}
-    key, prefix = ("log_s", "") if name == "log_s" else (f"{name}_log", f"{name}_")
+    prefix = "" if name == "log_s" else f"{name}_"
+    key = f"{prefix}log_s"
     total = book.total(f"{name}.within") + by_token.squares
     found = {
         f"{key}_mean": by_sequence.mean,
@@ -214,8 +217,9 @@ def _log_ratios(book: _Book, name: str) -> dict[str, float]:
     found |= {f"{key}_{label}": min(max(quantile(counts, q), smallest), largest) for label, q in _QUANTILES.items()}
     sizes, furthest = of_size(counts), max(-smallest, largest)
     found |= {f"abs_{key}_{label}": min(quantile(sizes, _QUANTILES[label], CENTRES[STEPS:]), furthest) for label in _SIZES}
-    if n > 1 and tokens > 1 and total > 0:
-        found[f"{prefix}design_effect"] = (by_token.squares / (n - 1)) / (total / (tokens - 1))
+    if n > 1 and total > 0:
+        together = by_square.squares + by_square.weight * (by_square.mean - by_token.mean) ** 2
+        found[f"{prefix}design_effect"] = together / (tokens - by_square.weight / tokens) / (total / (tokens - 1))
     for estimate in ("k1", "k3"):
         found[f"{prefix}kl_{estimate}_per_token"] = book.total(f"{name}.{estimate}") / tokens
         found[f"{prefix}kl_{estimate}_per_sequence"] = book.total(f"{name}.{estimate}") / n
@@ -232,5 +236,19 @@ def _sampler(book: _Book) -> dict[str, float]:
     found |= {f"sampler_{name}": book.number(f"sampler.{name}") / units for name in ("truncated", "rejected")}
     if book.total("sampler.capped_squares") > 0:
         found["sampler_ess"] = min(1.0, book.total("sampler.capped") ** 2 / (units * book.total("sampler.capped_squares")))
-    mass = 1 + (book.total("sampler.k3") - book.total("sampler.k1")) / book.number("sampler.tokens")
-    return found | _log_ratios(book, "sampler") | {"sampler_mass": mass}
+    return found | _log_ratios(book, "sampler") | _mass_gap(book)
+
+
+def _mass_gap(book: _Book) -> dict[str, float]:
+    """The mean of π_old/π_sampler − 1, and its standard error; see `gspo_core.mismatch.mass_gap`."""
+    sequences, tokens = book.number("sampler.sequences"), book.number("sampler.tokens")
+    gap = book.total("sampler.excess") / tokens
+    if sequences < 2:
+        return {"sampler_mass_gap": gap}
+    squares = book.sums["sampler.bin_squares"].astype(float).sum()
+    # Σ (E − g |y|)². What cancels is far below g²: it cannot make a gap out of chance.
+    off = book.total("sampler.excess_squares") - 2 * gap * book.total("sampler.excess_tokens") + gap * gap * squares
+    return {
+        "sampler_mass_gap": gap,
+        "sampler_mass_gap_error": math.sqrt(max(0.0, off) * sequences / (sequences - 1)) / tokens,
+    }

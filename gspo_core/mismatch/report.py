@@ -9,12 +9,10 @@ from gspo_core._lib.array import count_true, is_integer, is_real, namespace, sha
 from gspo_core._lib.units import mean_over_tokens
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.clip_range.drift import Drift, drift_of
-from gspo_core.kl import K3
 from gspo_core.objectives.clipped_surrogates import Clip
 from gspo_core.types import Array, Layout, Namespace
 
-SURE = 4.0
-"""Standard errors by which a mean must be off before it is called a bias: by chance once in 16,000 batches."""
+from .mass_gap import excess, is_bias
 
 
 class MismatchPart(NamedTuple):
@@ -30,13 +28,13 @@ class MismatchPart(NamedTuple):
 
     drift: Drift
     """Of its token log ratios d: `mean` is the bias per token (−k1), `kappa` their KL (k3), and the design effect; nats."""
-    token_sd: Array
+    token_std: Array
     """[] standard deviation of d over tokens; nats."""
     log_s: Array
     """[N] mean of d over each response, 0 for an empty one; nats."""
     log_s_mean: Array
     """[] mean of log s over responses."""
-    log_s_sd: Array
+    log_s_std: Array
     """[] standard deviation of log s over responses."""
 
 
@@ -76,11 +74,13 @@ class MismatchReport(NamedTuple):
     gate_disagreement: Array
     """[] share of responses for which the two decisions differ."""
     mass_gap: Array
-    """[] mean of π_old/π_sampler − 1 over tokens: 0 in expectation if sampler_logp is what was sampled from."""
+    """[] mean of π_old/π_sampler − 1 over tokens: 0 in expectation if sampler_logp is what was sampled from; ratios beyond
+    e^20 count as that."""
     mass_gap_error: Array
-    """[] its standard error, responses taken as independent of each other and tokens not."""
-    one_sided: Array
-    """[] boolean: the gap is beyond chance. The engines do not mean the same distribution: temperature, top-p, a kernel."""
+    """[] its standard error, responses taken as independent of each other and tokens not; 0 for fewer than two responses."""
+    biased: Array
+    """[] boolean: the gap is more than chance (4 standard errors, two responses) and more than 1e-5. Trainer and engine do not
+    compute the same distribution: compare temperature, top-p, top-k, and the logits behind the engine's log-probs."""
 
 
 def mismatch_report(
@@ -116,7 +116,7 @@ def mismatch_report(
     >>> old = np.full((4, 50), -1.0)
     >>> top_p = old - np.log(0.9)  # the engine renormalised what top-p had left, the trainer did not
     >>> report = mismatch_report(old, old, top_p, np.ones(4), Padded(old < 0), Clip(3e-4, 4e-4))
-    >>> bool(report.one_sided), round(float(report.mass_gap), 6), round(float(report.noise_floor_share))
+    >>> bool(report.biased), round(float(report.mass_gap), 6), round(float(report.noise_floor_share))
     (True, -0.1, 351)
     """
     check_layout(layout)
@@ -128,13 +128,12 @@ def mismatch_report(
     by_old, by_sampler = (_clipped(x.log_s, advantage, clip) & there for x in (staleness, total))
     floor = xp.sqrt(_mean(xp, noise.log_s * noise.log_s, there))
     gap, error = _mass_gap(xp, old - sampler, layout, there)
-    tiny = xp.finfo(gap.dtype).eps * 8
     return MismatchReport(
         staleness,
         noise,
         total,
-        _share(xp, noise.token_sd, staleness.token_sd),
-        _share(xp, noise.log_s_sd, staleness.log_s_sd),
+        _share(xp, noise.token_std, staleness.token_std),
+        _share(xp, noise.log_s_std, staleness.log_s_std),
         _token_correlation(xp, now - old, old - sampler, staleness.drift, noise.drift, layout),
         _correlation(xp, staleness, noise, there),
         floor,
@@ -144,7 +143,7 @@ def mismatch_report(
         _mean(xp, xp.astype(by_old != by_sampler, floor.dtype), there),
         gap,
         error,
-        xp.abs(gap) > SURE * error + tiny,
+        is_bias(gap, error) & (count_true(xp, there) > 1),
     )
 
 
@@ -180,13 +179,13 @@ def _clipped(log_s: Array, advantage: Array, clip: Clip) -> Array:
     return above | below
 
 
-def _share(xp: Namespace, noise_sd: Array, staleness_sd: Array) -> Array:
-    both = noise_sd * noise_sd + staleness_sd * staleness_sd
-    return xp.where(both > 0, noise_sd * noise_sd / xp.where(both > 0, both, 1.0), 0.0)
+def _share(xp: Namespace, noise_std: Array, staleness_std: Array) -> Array:
+    both = noise_std * noise_std + staleness_std * staleness_std
+    return xp.where(both > 0, noise_std * noise_std / xp.where(both > 0, both, 1.0), 0.0)
 
 
-def _ratio_of(xp: Namespace, covariance: Array, sd_x: Array, sd_y: Array) -> Array:
-    scale = sd_x * sd_y
+def _ratio_of(xp: Namespace, covariance: Array, std_x: Array, std_y: Array) -> Array:
+    scale = std_x * std_y
     return xp.where(scale > 0, covariance / xp.where(scale > 0, scale, 1.0), 0.0)
 
 
@@ -199,19 +198,16 @@ def _token_correlation(xp: Namespace, x: Array, y: Array, drift_x: Drift, drift_
 
 def _correlation(xp: Namespace, x: MismatchPart, y: MismatchPart, there: Array) -> Array:
     covariance = _mean(xp, (x.log_s - x.log_s_mean) * (y.log_s - y.log_s_mean), there)
-    return _ratio_of(xp, covariance, x.log_s_sd, y.log_s_sd)
+    return _ratio_of(xp, covariance, x.log_s_std, y.log_s_std)
 
 
 def _mass_gap(xp: Namespace, d: Array, layout: Layout, there: Array) -> tuple[Array, Array]:
-    """([] mean of e^d − 1 over tokens, its standard error as a ratio of sums over responses)."""
-    sums = layout.sum(K3()(xp, d, d).value + d)
-    lengths = xp.astype(layout.lengths(), d.dtype)
+    """([] the mass gap, its standard error as a ratio of sums over responses)."""
+    sums, lengths = excess(d, layout), xp.astype(layout.lengths(), d.dtype)
     total = xp.sum(lengths)
     tokens = xp.where(total > 0, total, 1.0)
     gap = xp.sum(sums) / tokens
-    count = xp.astype(count_true(xp, there), d.dtype)
     off = sums - lengths * gap
-    largest = xp.max(xp.where(there, xp.abs(off), 0.0)) if layout.num_sequences else xp.zeros_like(gap)
-    unit = xp.where(largest > 0, largest, 1.0)  # e^50 squared would overflow
-    correction = xp.where(count > 1, count / xp.where(count > 1, count - 1.0, 1.0), 1.0)
-    return gap, unit * xp.sqrt(xp.sum((off / unit) * (off / unit)) * correction) / tokens
+    count = xp.astype(count_true(xp, there), d.dtype)
+    correction = xp.where(count > 1, count / xp.where(count > 1, count - 1.0, 1.0), 0.0)
+    return gap, xp.sqrt(xp.sum(off * off) * correction) / tokens

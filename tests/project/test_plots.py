@@ -16,6 +16,7 @@ from gspo_plots import (
     spread_by_length,
     variance_decomposition,
 )
+from gspo_plots.style import HATCHES, SERIES, axes_or_new, plain_log, plain_numbers, whole_numbers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -175,3 +176,38 @@ def test_a_plot_draws_where_it_is_told_and_can_be_saved() -> None:
 def test_what_cannot_be_drawn_is_refused(call: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_series_differ_in_colour_marker_and_dash() -> None:
+    for looks in zip(*SERIES, strict=True):
+        assert len(set(looks)) == len(SERIES)
+    assert len(set(HATCHES)) == len(HATCHES) >= len(SERIES)
+
+
+def labels(axis: Any) -> list[str]:
+    """The labels of an axis, minor ones included."""
+    axis.figure.canvas.draw()
+    return [text for minor in (False, True) for label in axis.get_ticklabels(minor=minor) if (text := label.get_text())]
+
+
+def test_log_axes_have_plain_numbers() -> None:
+    """Matplotlib's own formatter would write 6×10¹ between two powers of ten."""
+    ax = axes_or_new(None)
+    ax.plot([20, 700], [0.003, 0.05])
+    ax.set_xscale("log")
+    assert any("10^" in text for text in labels(ax.xaxis))
+    plain_log(ax, "x")
+    plain_log(ax, "y", (1.0,))
+    assert {"20", "50", "100", "200", "500"} <= set(labels(ax.xaxis))
+    assert "0.01" in labels(ax.yaxis)
+    assert all(float(text) > 0 for text in labels(ax.xaxis) + labels(ax.yaxis))
+
+
+def test_steps_have_whole_numbers() -> None:
+    ax = axes_or_new(None)
+    ax.plot([0, 3], [0, 1])
+    assert not all(float(text.replace("−", "-")).is_integer() for text in labels(ax.xaxis))
+    whole_numbers(ax.xaxis)
+    plain_numbers(ax.xaxis)
+    assert {"0", "1", "2", "3"} <= set(labels(ax.xaxis))
+    assert all(float(text).is_integer() for text in labels(ax.xaxis))

@@ -6,18 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+from gspo_plots.style import LEGEND, SERIES, finish, whole_numbers
+from matplotlib.figure import Figure
 
 from integration.shared.errors import UserError
 
 Row = dict[str, Any]
 BASELINE = "gspo"
-COLORS = {"gspo": "#718096", "token": "#2b6cb0", "token-to-go": "#2f855a", "segment": "#c53030", "token-uniform": "#805ad5"}
+LOOKS = dict(zip(("gspo", "token", "token-to-go", "segment", "token-uniform"), SERIES, strict=False))
+"""The look of each arm, in the order of tables and legends."""
 DRAWS = 10_000
 
 
@@ -48,7 +46,7 @@ def cells(rows: list[Row]) -> dict[tuple[int, float, str], Cell]:
         s = row["settings"]
         cell = found.setdefault((s["turns"], s["lr"], s["arm"]), Cell(s["arm"], s["turns"], s["lr"], {}))
         cell.runs[s["seed"]] = row["result"]
-    return dict(sorted(found.items(), key=lambda item: (*item[0][:2], list(COLORS).index(item[0][2]))))
+    return dict(sorted(found.items(), key=lambda item: (*item[0][:2], list(LOOKS).index(item[0][2]))))
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -82,7 +80,7 @@ def growth(rows: list[Row], arm: str, few: int, many: int, measure: str) -> list
 def at_better_rates(rows: list[Row]) -> str:
     """Markdown: every arm and GSPO at their better rates, then the growth with the turns, then segment against token."""
     found = cells(rows)
-    turns, arms = sorted({key[0] for key in found}), [arm for arm in COLORS if any(key[2] == arm for key in found)]
+    turns, arms = sorted({key[0] for key in found}), [arm for arm in LOOKS if any(key[2] == arm for key in found)]
     lines = [
         "| turns | arm | lr | right turns | against GSPO | whole dialogues | against GSPO |",
         "|---|---|---|---|---|---|---|",
@@ -138,20 +136,28 @@ def write_report(rows: list[Row], folder: Path) -> str:
         raise UserError(f"--out: {folder} has no finished run to report")
     text = f"{at_better_rates(rows)}\n\nEvery cell:\n\n{table(rows)}"
     (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-    found = cells(rows)
-    panels = sorted({(turns, lr) for turns, lr, _ in found})
-    shape = len({lr for _, lr in panels}), len({turns for turns, _ in panels})
-    figure, axes = plt.subplots(*shape, figsize=(14, 4.6 * shape[0]), layout="constrained", squeeze=False)
-    for axis, (turns, lr) in zip(axes.T.flat, panels, strict=False):
-        for cell in (cell for key, cell in found.items() if key[:2] == (turns, lr)):
-            rollouts, values = cell.curve("sampled", "turns")
-            axis.plot(rollouts, values.T, color=COLORS[cell.arm], lw=0.6, alpha=0.35)
-            axis.plot(rollouts, values.mean(0), "o-", color=COLORS[cell.arm], lw=2, label=cell.arm)
-        axis.set_title(f"{turns} turns, learning rate {lr:g}")
-        axis.set_xlabel("rollouts")
-        axis.set_ylabel("held-out turns right, %")
-        axis.grid(alpha=0.25)
-        axis.legend(frameon=False)
-    figure.savefig(folder / "curves.png", dpi=100)
-    plt.close(figure)
+    _picture(rows).savefig(folder / "curves.png", dpi=100)
     return text
+
+
+def _picture(rows: list[Row]) -> Figure:
+    """Right turns by rollout: one column per number of turns, one row per learning rate; means and 95 % intervals."""
+    found = cells(rows)
+    turns, lrs = sorted({key[0] for key in found}), sorted({key[1] for key in found})
+    figure = Figure(figsize=(4.4 * len(turns) + 0.6, 4.0 * len(lrs) + 0.5), layout="constrained")
+    panels = figure.subplots(len(lrs), len(turns), squeeze=False)
+    for place, (lr, row) in enumerate(zip(lrs, panels, strict=True)):
+        for number, ax in zip(turns, row, strict=True):
+            for cell in (cell for key, cell in found.items() if key[:2] == (number, lr)):
+                look = LOOKS[cell.arm]
+                rollouts, values = cell.curve("sampled", "turns")
+                low, high = np.array([interval(column.tolist()) for column in values.T]).T
+                ax.fill_between(rollouts, low, high, color=look.color, alpha=0.12, lw=0)
+                ax.plot(rollouts, values.mean(0), label=cell.arm, **look.line)
+            left = "held-out turns right, %" if ax is row[0] else ""
+            below = "rollout" if place == len(lrs) - 1 else ""
+            finish(ax, f"{number} turns, learning rate {lr:g}", below, left, legend=None)
+            whole_numbers(ax.xaxis)
+    handles = {name: handle for ax in panels.flat for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles), **LEGEND)
+    return figure

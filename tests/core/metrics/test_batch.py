@@ -148,7 +148,7 @@ def test_by_hand() -> None:
         "kl_k1_per_token": -0.5 / 3,
         "kl_k1_per_sequence": -0.25,
         "kl_k3_per_token": (math.exp(0.2) + math.exp(0.4) + math.exp(-0.1) - 3 - 0.5) / 3,
-        "design_effect": (2 * (0.3 - 0.5 / 3) ** 2 + (0.1 + 0.5 / 3) ** 2) / ((0.04 + 0.16 + 0.01 - 0.25 / 3) / 2),
+        "design_effect": 2 * (0.6 - 2 * 0.5 / 3) ** 2 / (3 - 5 / 3) / ((0.04 + 0.16 + 0.01 - 0.25 / 3) / 2),
     }
     for name, value in expected.items():
         assert_within(numbers[name], value, REL64)

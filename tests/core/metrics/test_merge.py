@@ -13,6 +13,7 @@ from support.cases import Batch, batches
 from support.family import MEMBERS, largest
 from support.libraries import NUMPY, Library
 from support.metric_cases import assert_numbers, judged, measured, vectors
+from support.oracles import advice as oracle_advice
 from support.oracles import metrics as oracle_metrics
 from support.oracles import sampler as oracle_sampler
 
@@ -108,6 +109,13 @@ def test_over_ranks_one_all_reduce_per_vector_is_enough() -> None:
     assert_equal_metrics(reduced, merge(*ranks), float(np.abs(sums).max()))
 
 
+def oracle_mass_gap(rows: oracle_advice.Rows) -> dict[str, float]:
+    """The mass gap and its standard error, which needs two responses."""
+    gap, error = oracle_advice.mass_gap(rows)
+    two = sum(bool(row) for row in rows) > 1
+    return {"sampler_mass_gap": gap} | ({"sampler_mass_gap_error": error} if two else {})
+
+
 def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list) -> dict[str, float]:
     """Raw and bounded weights of everything that has one, in scalar loops."""
     action, per_token = correction.action, isinstance(correction.level, TokenWeight)
@@ -123,7 +131,7 @@ def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list)
     weights = [judge(w, action.low, action.high) for w in raw]  # type: ignore[attr-defined]
     outside = [not action.low <= w <= action.high for w in raw]  # type: ignore[attr-defined]
     cut = isinstance(action, Truncate)
-    every = [old[i][t] - sampler[i][t] for i, row in enumerate(mask) for t, there in enumerate(row) if there]
+    rows = [[old[i][t] - sampler[i][t] for t, there in enumerate(row) if there] for i, row in enumerate(mask)]
     return {
         "sampler_sequences": float(sum(any(row) for row in mask)),
         "sampler_tokens": float(sum(sum(row) for row in mask)),
@@ -133,9 +141,9 @@ def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list)
         "sampler_weight_max": max(weights),
         "sampler_truncated": oracle_metrics.mean(outside) if cut else 0.0,
         "sampler_rejected": 0.0 if cut else oracle_metrics.mean(outside),
-        "sampler_mass": oracle_metrics.mean([float(np.exp(x)) for x in every]),
+        **oracle_mass_gap(rows),
         **({"sampler_ess": sum(weights) ** 2 / len(weights) / sum(w * w for w in weights)} if any(weights) else {}),
-    } | oracle_metrics.log_ratios(old, sampler, mask, "sampler_log", "sampler_")
+    } | oracle_metrics.log_ratios(old, sampler, mask, "sampler_log_s", "sampler_")
 
 
 @pytest.mark.parametrize("name", CORRECTIONS)
@@ -178,7 +186,7 @@ def test_a_gap_of_three_ten_thousandths_per_token_shows_raw_and_truncated() -> N
         assert_within(numbers["sampler_raw_mean"], expected, 1e-4)
         assert_within(numbers["sampler_weight_mean"], max(expected, 0.5), 1e-4)
         assert numbers["sampler_truncated"] == (expected < 0.5)
-        assert_within(numbers["sampler_mass"], 1 - 2.8 / 9000, 1e-6)
+        assert_within(numbers["sampler_mass_gap"], -2.8 / 9000, 1e-6)
 
 
 def test_the_effective_sample_size_of_huge_weights_is_finite_and_counts_none_above_e20() -> None:

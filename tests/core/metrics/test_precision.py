@@ -16,7 +16,6 @@ from support.oracles import metrics as oracle_metrics
 
 from gspo_core import GSPO, Padded, summary
 from gspo_core.metrics import clip_share
-from gspo_core.metrics.batch import LOG_S_CAP
 from gspo_core.metrics.sketch import RESOLUTION
 
 
@@ -100,6 +99,8 @@ def test_a_log_ratio_that_is_no_number_shows() -> None:
     assert math.isnan(summary(metrics)["log_s_std"])
 
 
-def test_the_cap_of_the_effective_sample_size_is_documented() -> None:
-    assert LOG_S_CAP == 20.0
+def test_the_effective_sample_size_counts_log_s_beyond_20_as_20() -> None:
+    zero, layout, one = np.zeros((2, 1)), Padded(np.ones((2, 1), dtype=bool)), np.ones(2)
+    ess = [summary(on_layout(GSPO, np.array([[0.0], [x]]), zero, one, layout))["ess"] for x in (19.0, 20.0, 21.0, 40.0)]
+    assert ess[0] != ess[1] == ess[2] == ess[3]
     assert "beyond 20" in (summary.__doc__ or "")

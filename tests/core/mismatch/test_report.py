@@ -52,18 +52,18 @@ def test_the_report_is_that_of_scalar_loops(library: Library, batch: Batch, seed
         log_s = [oracle_advice.log_s(own[i]) for i in there]
         assert_within(float(part.drift.kappa), drift.kappa, 1e-10 * math.exp(largest))
         assert_within(float(part.drift.mean), drift.mean, tight)
-        assert_within(float(part.token_sd), math.sqrt(drift.variance), 1e-6 * (1 + largest))
+        assert_within(float(part.token_std), math.sqrt(drift.variance), 1e-6 * (1 + largest))
         assert_within(library.numpy(part.log_s)[there], log_s, tight)
         assert_within(float(part.log_s_mean), math.fsum(log_s) / max(1, len(log_s)), tight)
-        assert_within(float(part.log_s_sd), oracle_advice.spread(log_s), 1e-6 * (1 + largest))
+        assert_within(float(part.log_s_std), oracle_advice.spread(log_s), 1e-6 * (1 + largest))
     noise_s = [oracle_advice.log_s(rows[1][i]) for i in there]
     floor = math.sqrt(math.fsum(x * x for x in noise_s) / max(1, len(there)))
     assert_within(float(found.noise_floor), floor, tight)
     assert_within(float(found.noise_floor_share), floor / -math.log(0.98), 51 * tight)
-    if min(float(found.staleness.token_sd), float(found.noise.token_sd)) > 1e-3 * largest:
+    if min(float(found.staleness.token_std), float(found.noise.token_std)) > 1e-3 * largest:
         expected = oracle_advice.correlation(*map(oracle_advice.flat, rows[:2]))
         assert_within(float(found.token_correlation), expected, 1e-6)
-    if min(float(found.staleness.log_s_sd), float(found.noise.log_s_sd)) > 1e-3 * largest:
+    if min(float(found.staleness.log_s_std), float(found.noise.log_s_std)) > 1e-3 * largest:
         expected = oracle_advice.correlation(*([oracle_advice.log_s(part[i]) for i in there] for part in rows[:2]))
         assert_within(float(found.log_s_correlation), expected, 1e-6)
     gap, error = oracle_advice.mass_gap(rows[1])
@@ -107,7 +107,7 @@ def test_noise_is_independent_and_staleness_is_not() -> None:
     assert abs(float(found.token_correlation)) < 0.02
     assert abs(float(found.log_s_correlation)) < 0.07
     assert float(found.noise_floor) == pytest.approx(0.02 / 4, rel=0.06)
-    assert not bool(found.one_sided)
+    assert not bool(found.biased)
 
 
 def test_the_noise_floor_of_log_s_falls_as_the_root_of_the_length() -> None:
@@ -139,17 +139,17 @@ def test_equal_engines_have_no_mismatch() -> None:
     assert [float(x) for x in (found.noise_floor, found.gate_disagreement, found.mass_gap, found.token_noise_share)] == [
         0.0
     ] * 4
-    assert not bool(found.one_sided)
+    assert not bool(found.biased)
 
 
 @pytest.mark.parametrize("kept", [0.9, 0.999])
-def test_a_top_p_that_the_trainer_does_not_know_is_one_sided(kept: float) -> None:
+def test_a_top_p_that_the_trainer_does_not_know_is_biased(kept: float) -> None:
     """The engine renormalises what top-p has left: log-probs higher by −log(kept), gap kept − 1."""
     found = independent(400, 32, 0.01, 1e-3, shift=math.log(kept))
-    assert bool(found.one_sided)
+    assert bool(found.biased)
     assert float(found.mass_gap) == pytest.approx(kept - 1, abs=1e-4)
     # The guard: as much of normalised noise is none.
-    assert not bool(independent(400, 32, 0.01, 0.1).one_sided)
+    assert not bool(independent(400, 32, 0.01, 0.1).biased)
 
 
 def test_chance_is_seldom_called_a_bias() -> None:
@@ -158,7 +158,7 @@ def test_chance_is_seldom_called_a_bias() -> None:
     for _ in range(300):
         engine = 0.05 * rng.normal(size=(40, 10)) - 0.05**2 / 2
         report = mismatch_report(np.zeros((40, 10)), np.zeros((40, 10)), -engine, np.ones(40), layout, CLIP)
-        found.append((bool(report.one_sided), float(report.mass_gap) / float(report.mass_gap_error)))
+        found.append((bool(report.biased), float(report.mass_gap) / float(report.mass_gap_error)))
     assert not any(biased for biased, _ in found)
     assert np.std([z for _, z in found]) == pytest.approx(1.0, abs=0.15), "the standard error is that of the mean"
 

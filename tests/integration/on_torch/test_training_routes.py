@@ -256,7 +256,7 @@ def test_the_copy_that_samples_takes_the_weights_of_every_step(task: Task, tmp_p
     pairs = list(zip(copy.parameters(), trainer.model.parameters(), strict=True))
     assert not all(torch.equal(mine, current.bfloat16()) for mine, current in pairs), "no step was taken"
     row = one_rollout(trainer)
-    assert 0 < abs(row["sampler_log_mean"]) < 1
+    assert 0 < abs(row["sampler_log_s_mean"]) < 1
     trainer.draw(task.train[:1])
     assert all(torch.equal(mine, current.bfloat16()) for mine, current in pairs)
 

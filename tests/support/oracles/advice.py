@@ -74,7 +74,7 @@ def mass_gap(rows: Rows) -> tuple[float, float]:
     rows = [row for row in rows if row]
     if not rows:
         return 0.0, 0.0
-    gains, tokens = [[k3(x) + x for x in row] for row in rows], len(flat(rows))
+    gains, tokens = [[math.expm1(min(x, 20.0)) for x in row] for row in rows], len(flat(rows))
     gap = math.fsum(flat(gains)) / tokens
     off = math.fsum((math.fsum(row) - len(row) * gap) ** 2 for row in gains)
-    return gap, math.sqrt(off * (len(rows) / (len(rows) - 1) if len(rows) > 1 else 1.0)) / tokens
+    return gap, math.sqrt(off * (len(rows) / (len(rows) - 1) if len(rows) > 1 else 0.0)) / tokens

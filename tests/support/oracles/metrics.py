@@ -44,11 +44,12 @@ def log_ratios(new: Rows, old: Rows, mask: Mask, key: str, prefix: str) -> Numbe
         f"{prefix}kl_k1_per_sequence": mean([math.fsum(-x for x in row) for row in rows]),
         f"{prefix}kl_k3_per_sequence": mean([math.fsum(math.expm1(x) - x for x in row) for row in rows]),
     }
-    middle = mean(every)
+    middle, tokens = mean(every), len(every)
     total = math.fsum((x - middle) ** 2 for x in every)
-    between = math.fsum(len(row) * (mean(row) - middle) ** 2 for row in rows)
-    if len(rows) > 1 and len(every) > 1 and total > 0:
-        found[f"{prefix}design_effect"] = (between / (len(rows) - 1)) / (total / (len(every) - 1))
+    together = math.fsum(math.fsum(x - middle for x in row) ** 2 for row in rows)
+    if len(rows) > 1 and total > 0:
+        between = tokens - sum(len(row) ** 2 for row in rows) / tokens
+        found[f"{prefix}design_effect"] = (together / between) / (total / (tokens - 1))
     return found
 
 
