@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ._lib.checks import check_choice, check_number
+from ._lib.checks import check_choice, check_number, check_positive
 from ._lib.validation import check_layout
 from .layouts.shards import Sharded
 from .objectives import LinearLoss, Objective
@@ -33,6 +33,7 @@ __all__ = [
     "check_choice",
     "check_layout",
     "check_number",
+    "check_positive",
     "local",
     "weight_as_function",
 ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from ._lib.array import EXP_CAP, exp_finite, namespace
-from ._lib.checks import check_choice
+from ._lib.checks import check_choice, check_positive
 from ._lib.validation import check_layout, divisor, log_probs
 from .types import Array, Layout, Namespace, Reduction
 
@@ -194,6 +194,29 @@ class KLPenalty(NamedTuple):
     """Token array: ∂value/∂logp in closed form, exactly 0 in masked slots."""
 
 
+@dataclass(frozen=True, eq=False)
+class KLTerm:
+    """β · KL to a reference policy: the argument `kl` of a backend's `linear_policy_loss`, which adds `kl_penalty` to its loss.
+
+    Raises TypeError for an estimator of another kind, ValueError for a coefficient that is not a positive finite number.
+
+    >>> import numpy as np
+    >>> KLTerm(K3(), np.zeros((2, 3)), coefficient=0.01).coefficient
+    0.01
+    """
+
+    estimator: KLEstimator
+    """K1(), K2(), K3(), TokenKL() or SequenceKL()."""
+    ref_logp: Array
+    """Token array: log-probs under the reference policy; nats."""
+    coefficient: float
+    """β, a Python number."""
+
+    def __post_init__(self) -> None:
+        _check_estimator(self.estimator)
+        check_positive("coefficient", self.coefficient)
+
+
 def kl_penalty(
     estimator: KLEstimator,
     logp: Array,
@@ -251,8 +274,12 @@ def kl_penalty(
     return KLPenalty(xp.sum(terms), layout.spread(grads))
 
 
-def _check_choices(estimator: KLEstimator, reduction: Reduction, old_logp: Array | None) -> None:
+def _check_estimator(estimator: KLEstimator) -> None:
     check_choice("estimator", estimator, ("off_policy", "per_token", "__call__"), "an estimator such as TokenKL() or K3()")
+
+
+def _check_choices(estimator: KLEstimator, reduction: Reduction, old_logp: Array | None) -> None:
+    _check_estimator(estimator)
     check_choice("reduction", reduction, ("weights", "sums_tokens"), "a reduction such as SequenceMean()")
     weighs = "tokens" if reduction.sums_tokens else "turns" if getattr(reduction, "shares_turns", False) else None
     if weighs and not estimator.per_token:

@@ -17,6 +17,20 @@ Namespace: TypeAlias = Any
 """An array-API namespace (`xp`)."""
 
 
+class TokenScores(NamedTuple):
+    """Two numbers about the policy's distribution at each token: the result of a backend's `token_scores`.
+
+    >>> import numpy as np
+    >>> TokenScores(logp=np.log(np.array([0.25])), entropy=np.log(np.array([4.0]))).entropy.round(4).tolist()
+    [1.3863]
+    """
+
+    logp: Array
+    """[...] log π(token); nats, differentiable."""
+    entropy: Array
+    """[...] −Σ_v π_v log π_v over the vocabulary; nats."""
+
+
 @dataclass(frozen=True, eq=False)
 class PerToken:
     """An advantage for every token, said so: in a packed layout [T] and [N] may have the same length, and nobody guesses.

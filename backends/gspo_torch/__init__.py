@@ -17,10 +17,12 @@ import importlib.util
 if importlib.util.find_spec("torch") is None:
     raise ImportError('gspo_torch needs PyTorch: pip install "gspo-core[torch]"')
 
+from gspo_core.kl import KLTerm
+from gspo_core.types import TokenScores
+
 from .distributed import VocabularyShard, sum_over
 from .lm_head.linear import linear_policy_loss
-from .lm_head.logp import TokenScores, token_logp, token_scores
-from .lm_head.terms import KLTerm
+from .lm_head.logp import token_logp, token_scores
 from .policy import policy_loss
 from .routing.replay import record_routes, replay_routes
 from .routing.routes import Routes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -10,6 +11,12 @@ def check_number(name: str, value: Any) -> None:
     """TypeError unless it is a real number of Python or NumPy: text, None, flags and arrays are none."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """ValueError unless it is a positive finite number of Python."""
+    if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf):
+        raise ValueError(f"{name}: expected a positive finite number, got {value!r}; leave it out for none")
 
 
 def check_flag(name: str, value: Any) -> None:

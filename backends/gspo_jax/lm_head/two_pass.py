@@ -25,16 +25,34 @@ ACCELERATOR_TILE = (256, 16384)
 
 
 class Tiles(NamedTuple):
-    """Tokens in n tiles of equal size: those to be done first, the last tile filled up with others."""
+    """Tokens in n tiles of equal size: those with work first, the last tile filled up with others."""
 
     rows: Array
     """[n, tall, H]"""
     tokens: Array
     """[n, tall]"""
-    weight: Array
-    """[n, tall] 0 (or False): not to be done, whatever stands there."""
+    live: Array
+    """[n, tall] whether there is work; the hidden states of other tokens are not used."""
     count: Array
-    """[] tiles with something to do."""
+    """[] tiles with work."""
+
+
+class Weights(NamedTuple):
+    """The gradient of a token's logits is c (1[v = token] − p_v) − e p_v (z_v − mean)."""
+
+    c: Array
+    """[T] ∂value/∂logp."""
+    lse: Array
+    """[T] log Σ_v exp z_v over the whole vocabulary."""
+    e: Array | None
+    """[T] ∂value/∂entropy; None: 0."""
+    mean: Array | None
+    """[T] Σ_v p_v z_v = lse − entropy; None if e is."""
+
+    @property
+    def live(self) -> Array:
+        """[T] boolean: the token has a gradient."""
+        return self.c != 0 if self.e is None else (self.c != 0) | (self.e != 0)
 
 
 def tiled(x: Array, tall: int) -> Array:
@@ -42,10 +60,10 @@ def tiled(x: Array, tall: int) -> Array:
     return jnp.pad(x, [(0, -len(x) % tall)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, tall, *x.shape[1:])
 
 
-def tiles_of(rows: Array, tokens: Array, weight: Array, tall: int) -> Tiles:
-    """The tokens with a weight are the first."""
-    count = (jnp.sum(weight.astype(bool), dtype=jnp.int32) + (tall - 1)) // tall
-    return Tiles(tiled(rows, tall), tiled(tokens, tall), tiled(weight, tall), count)
+def tiles_of(rows: Array, tokens: Array, live: Array, tall: int) -> Tiles:
+    """Tiles of tokens of which the live ones are the first."""
+    count = (jnp.sum(live, dtype=jnp.int32) + (tall - 1)) // tall
+    return Tiles(tiled(rows, tall), tiled(tokens, tall), tiled(live, tall), count)
 
 
 def several(x: Array, size: int, j: Array) -> Array:
@@ -63,21 +81,32 @@ def tile_of(num_tokens: int, vocabulary: int) -> tuple[int, int]:
     return min(tall, num_tokens), -(-vocabulary // max(1, how_many(vocabulary, size)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def flat_logp(options: Options, rows: Array, head: Head, tokens: Array, live: Array | None) -> Array:
-    """[T] log-probs of [T, H] rows; 0 where not live, and such rows are not looked at. None: all are."""
-    return _forward(options, rows, head, tokens, live)[0]
+    """[T] log-probs of [T, H] rows; 0 where not live, and such rows are not used. None: all rows are live."""
+    return flat_scores(options, False, rows, head, tokens, live)[0]
 
 
-def _forward(options: Options, rows: Array, head: Head, tokens: Array, live: Array | None) -> tuple[Array, Array]:
-    """([T] log-probs, [T] log-sum-exps)."""
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def flat_scores(
+    options: Options, entropy: bool, rows: Array, head: Head, tokens: Array, live: Array | None
+) -> tuple[Array, Array | None]:
+    """([T] log-probs, [T] entropies or None if they are not wanted) of [T, H] rows; 0 where not live, as in `flat_logp`."""
+    return _forward(options, entropy, rows, head, tokens, live)[0]
+
+
+def _forward(
+    options: Options, entropy: bool, rows: Array, head: Head, tokens: Array, live: Array | None
+) -> tuple[tuple[Array, Array | None], tuple[Array, Array | None]]:
+    """((log-probs, entropies), (log-sum-exps, mean logits)), [T] each; entropies and means are None if not wanted."""
     cut = tile_of(len(tokens), len(head.weight))
     if live is None:
-        found: tuple[Array, Array] = _scores(options, cut, rows, head, tokens, jnp.ones(tokens.shape, dtype=bool))
-        return found
+        logp, lse, mean = _scores(options, cut, entropy, rows, head, tokens, jnp.ones(tokens.shape, dtype=bool))
+        return (logp, None if mean is None else lse - mean), (lse, mean)
     order, inverse = dead_last(live)
-    logp, lse = _scores(options, cut, rows[order], head, tokens[order], live[order])
-    return jnp.where(live, logp[inverse], 0.0), lse[inverse]
+    found = _scores(options, cut, entropy, rows[order], head, tokens[order], live[order])
+    logp, lse, mean = (None if x is None else x[inverse] for x in found)
+    uncertainty = None if mean is None else jnp.where(live, lse - mean, 0.0)
+    return (jnp.where(live, logp, 0.0), uncertainty), (lse, mean)
 
 
 def dead_last(live: Array) -> tuple[Array, Array]:
@@ -87,84 +116,117 @@ def dead_last(live: Array) -> tuple[Array, Array]:
     return order, inverse
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _scores(options: Options, cut: tuple[int, int], rows: Array, head: Head, tokens: Array, live: Array) -> tuple[Array, Array]:
-    """([T] log-probs, [T] log-sum-exps), the live ones first; of others, whatever."""
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _scores(
+    options: Options, cut: tuple[int, int], entropy: bool, rows: Array, head: Head, tokens: Array, live: Array
+) -> tuple[Array, Array, Array | None]:
+    """([T] log-probs, [T] log-sum-exps, [T] mean logits or None) of tokens of which the live ones are first; others arbitrary."""
     kind, first, axes = wide(rows, head.weight), first_row(head, options), mesh_axes(rows, head)
     (tall, size), blocks = cut, how_many(len(head.weight), cut[1])
     if not len(tokens):
-        return (varying(jnp.zeros(0, dtype=kind), axes),) * 2
+        nothing: Array = varying(jnp.zeros(0, dtype=kind), axes)
+        return nothing, nothing, nothing if entropy else None
     x = tiles_of(rows, tokens - first, live, tall)
 
     def run(many: int, j: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
         states, places = several(x.rows, many, j), several(x.tokens, many, j)
-        states = jnp.where(several(x.weight, many, j)[:, None], states, 0.0)
+        states = jnp.where(several(x.live, many, j)[:, None], states, 0.0)
 
         def block(v: Array, seen: tuple[Array, ...]) -> tuple[Array, ...]:
-            part, (best, total, hits) = take(head, size, v), seen
+            part, (best, total, hits, *weighted) = take(head, size, v), seen
             z = logits(options, head, part, states, first)
             # Any shift gives the same log-sum-exp: held constant, and pmax has no derivative in JAX.
             most = jnp.maximum(best, jnp.max(lax.stop_gradient(z), axis=1))
             shift = jnp.where(most > -jnp.inf, most, 0.0)
-            total = total * jnp.exp(best - shift) + jnp.sum(jnp.exp(z - shift[:, None]), axis=1)
-            return most, total, picked(z, part, places, hits)
+            scale, e = jnp.exp(best - shift), jnp.exp(z - shift[:, None])
+            total = total * scale + jnp.sum(e, axis=1)
+            weighted = [w * scale + jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1) for w in weighted]
+            return most, total, picked(z, part, places, hits), *weighted
 
-        nothing = (jnp.full(len(places), -jnp.inf, dtype=kind), *[jnp.zeros(len(places), dtype=kind)] * 2)
+        sums = jnp.zeros(len(places), dtype=kind)
+        nothing = (jnp.full(len(places), -jnp.inf, dtype=kind), *[sums] * (3 if entropy else 2))
         seen = lax.fori_loop(jnp.int32(0), jnp.int32(blocks), block, varying(nothing, axes)) if blocks else nothing
         pairs = zip(found, seen, strict=True)
         return tuple(lax.dynamic_update_slice_in_dim(a, b.reshape(many, tall), j, 0) for a, b in pairs)
 
     zeros = jnp.zeros(x.tokens.shape, dtype=kind)
-    start = varying((zeros, zeros + 1.0, zeros), axes)  # a log of 0 would be −∞, and its derivative NaN, where nobody looks
+    # Totals of dead tokens are 1: a log of 0 would be −∞ and its derivative NaN.
+    start = varying((zeros, zeros + 1.0, zeros, *([zeros] if entropy else [])), axes)
     found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, start)
-    best, total, hits = (a.reshape(-1)[: len(tokens)] for a in found)
+    best, total, hits, *weighted = (a.reshape(-1)[: len(tokens)] for a in found)
     if options.axis is not None:
         local, best = best, lax.pmax(best, options.axis.name)
-        total, hits = lax.psum((total * jnp.exp(local - best), hits), options.axis.name)
+        scale = jnp.exp(local - best)
+        total, hits, *weighted = lax.psum((total * scale, hits, *(w * scale for w in weighted)), options.axis.name)
     lse = best + jnp.log(total)
     known = (tokens >= 0) & (tokens < vocabulary_of(head, options))
-    return jnp.where(known, hits, -jnp.inf) - lse, lse
+    return jnp.where(known, hits, -jnp.inf) - lse, lse, weighted[0] / total if entropy else None
 
 
 def _forward_rule(
-    options: Options, rows: Array, head: Head, tokens: Array, live: Array | None
-) -> tuple[Array, tuple[Array, Head, Array, Array | None, Array]]:
-    logp, lse = _forward(options, rows, head, tokens, live)
-    return logp, (rows, head, tokens, live, lse)
+    options: Options, entropy: bool, rows: Array, head: Head, tokens: Array, live: Array | None
+) -> tuple[tuple[Array, Array | None], tuple[Any, ...]]:
+    scores, kept = _forward(options, entropy, rows, head, tokens, live)
+    return scores, (rows, head, tokens, live, *kept)
 
 
-def _backward_rule(options: Options, saved: Any, upstream: Array) -> tuple[Any, ...]:
-    rows, head, tokens, live, lse = saved
+def _backward_rule(options: Options, _: bool, saved: Any, upstream: tuple[Array, Array | None]) -> tuple[Any, ...]:
+    rows, head, tokens, live, lse, mean = saved
     if options.axis is not None and options.axis.name not in mesh_axes(rows, head):
         # check_vma=False: the psums of forward are transposed to psums, as JAX does with every other one.
         upstream = lax.psum(upstream, options.axis.name)
-    c = upstream if live is None else jnp.where(live, upstream, 0.0)
-    return (*head_gradients(options, rows, head, tokens, c, lse), None, None)
+    c, e = (x if x is None or live is None else jnp.where(live, x, 0.0) for x in upstream)
+    return (*head_gradients(options, rows, head, tokens, Weights(c, lse, e, mean)), None, None)
 
 
-flat_logp.defvjp(_forward_rule, _backward_rule)
+flat_scores.defvjp(_forward_rule, _backward_rule)
 
 
-def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, c: Array, lse: Array) -> tuple[Array, Head]:
-    """Gradients of Σ c logp for rows [T, H] and head, in their dtypes, summed in float32."""
-    order, inverse = dead_last(c != 0)
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def head_gradients(options: Options, rows: Array, head: Head, tokens: Array, weights: Weights) -> tuple[Array, Head]:
+    """Gradients of Σ c logp + Σ e entropy for rows [T, H] and head, in their dtypes, summed in float32."""
+    return _live_gradients(options, rows, head, tokens, weights)
+
+
+def _live_gradients(options: Options, rows: Array, head: Head, tokens: Array, weights: Weights) -> tuple[Array, Head]:
+    order, inverse = dead_last(weights.live)
     cut = tile_of(len(tokens), len(head.weight))
-    weights = c[order].astype(wide(rows, head.weight))
-    flat, d_head = _sorted_gradients(options, cut, rows[order], head, tokens[order], weights, lse[order])
+    kind = wide(rows, head.weight)
+    first = Weights(*(None if x is None else x[order].astype(kind) for x in weights))  # type: ignore[arg-type]
+    flat, d_head = _sorted_gradients(options, cut, rows[order], head, tokens[order], first)
     return flat[inverse].astype(rows.dtype), d_head
+
+
+@head_gradients.defjvp
+def _head_gradients_jvp(options: Options, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    """G(c, e) is linear in c and e: dG = G(dc, de) + the derivative of G at constant c and e.
+
+    JAX's own derivative would lose G(dc, de) of tokens whose c and e are 0 at this point, since these are skipped: those of a
+    KL term, for example, where the policy agrees with the reference.
+    """
+    rows, head, tokens, weights = primals
+    d_rows, d_head, _, d_weights = tangents
+
+    def at_constant_weights(rows: Array, head: Head, lse: Array, mean: Array | None) -> tuple[Array, Head]:
+        return _live_gradients(options, rows, head, tokens, weights._replace(lse=lse, mean=mean))
+
+    inputs, moves = (rows, head, weights.lse, weights.mean), (d_rows, d_head, d_weights.lse, d_weights.mean)
+    gradients, moved = jax.jvp(at_constant_weights, inputs, moves)
+    more = head_gradients(options, rows, head, tokens, weights._replace(c=d_weights.c, e=d_weights.e))
+    return gradients, jax.tree.map(jnp.add, moved, more)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _sorted_gradients(
-    options: Options, cut: tuple[int, int], rows: Array, head: Head, tokens: Array, c: Array, lse: Array
+    options: Options, cut: tuple[int, int], rows: Array, head: Head, tokens: Array, weights: Weights
 ) -> tuple[Array, Head]:
-    """The same with the weightless rows last, and those of the rows [T, H] in float32."""
+    """`head_gradients` of tokens of which the live ones are first; the gradient of the rows [T, H] stays in float32."""
     kind, first, axes = wide(rows, head.weight), first_row(head, options), mesh_axes(rows, head)
     (tall, size), blocks = cut, how_many(len(head.weight), cut[1])
     empty: tuple[Array, Head] = varying((jnp.zeros(rows.shape, dtype=kind), jax.tree.map(jnp.zeros_like, head)), axes)
     if not len(tokens) or not blocks:
         return empty
-    x, sums = tiles_of(rows, tokens - first, c, tall), tiled(lse, tall)
+    x, tiles = tiles_of(rows, tokens - first, weights.live, tall), jax.tree.map(lambda a: tiled(a, tall), weights)
     operand = jnp.promote_types(rows.dtype, head.weight.dtype) if _on_accelerator() else kind
 
     def block(v: Array, done: tuple[Array, Head]) -> tuple[Array, Head]:
@@ -173,13 +235,17 @@ def _sorted_gradients(
 
         def run(many: int, j: Array, total: tuple[Array, Head]) -> tuple[Array, Head]:
             d_rows, (d_weight, d_bias) = total
-            weight = several(x.weight, many, j)
-            # Whatever stands in a row without weight, it and its log-sum-exp are not looked at.
-            states = jnp.where((weight != 0)[:, None], several(x.rows, many, j), 0.0)
+            live, at = several(x.live, many, j), jax.tree.map(lambda a: several(a, many, j), tiles)
+            # Of a token without weight nothing is used: not its hidden state, log-sum-exp or mean, which may be NaN.
+            states = jnp.where(live[:, None], several(x.rows, many, j), 0.0)
             z = logits(options, head, part, states, first)
             hit = (ids[None, :] == several(x.tokens, many, j)[:, None]) & (ids >= part.own)[None, :]
-            p = jnp.exp(z - jnp.where(weight != 0, several(sums, many, j), jnp.inf)[:, None])
-            grad = weight[:, None] * (jnp.where(hit, 1.0, 0.0).astype(kind) - p) * slope(z, options)
+            p = jnp.exp(z - jnp.where(live, at.lse, jnp.inf)[:, None])
+            factor = at.c[:, None] * (jnp.where(hit, 1.0, 0.0).astype(kind) - p)
+            if at.e is not None:
+                mean = jnp.where(live, at.mean, 0.0)[:, None]
+                factor = factor - at.e[:, None] * p * (jnp.where(z > -jnp.inf, z, mean) - mean)
+            grad = factor * slope(z, options)
             # Made once: fused into the products, it would be made again for each of their tiles.
             g = lax.optimization_barrier(grad.astype(operand))
             d_part = product(g, part.weight.astype(operand), (1, 0))

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import LinearLoss
+from gspo_core.backend import LinearLoss, check_positive
+from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_torch.distributed import VocabularyShard
 
 from .head import Head, check_head, check_slots
 from .schemes import LinearFunction, prepare
-from .terms import KLTerm, Terms, check_coefficient
+from .terms import Terms
 
 BUDGET_BYTES = 2**28
 """256 MiB."""
@@ -88,7 +89,7 @@ def linear_policy_loss(
     if not isinstance(budget_bytes, int) or budget_bytes < 0:
         raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
     if entropy_bonus is not None:
-        check_coefficient("entropy_bonus", entropy_bonus)
+        check_positive("entropy_bonus", entropy_bonus)
     constants = [_constant(x) for x in (old_logp, advantage, denominator)]
     terms = Terms(objective, constants[0], constants[1], layout, constants[2], on_policy, kl, entropy_bonus)
     with torch.no_grad():

@@ -6,32 +6,18 @@ logits to bfloat16 moves log s by as much as GSPO's clip range.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gspo_core.layouts import Layout
+from gspo_core.types import TokenScores
 from gspo_torch.distributed import VocabularyShard
 
 from .blocks import Weights
 from .head import Head, check_head, check_ids, check_slots
 from .two_pass import Gradients, backward, forward
-
-
-class TokenScores(NamedTuple):
-    """What the policy says of each token.
-
-    >>> import torch
-    >>> scores = token_scores(torch.zeros(1, 8), torch.zeros(4, 8), torch.tensor([3]))
-    >>> scores.logp.exp().item(), round(scores.entropy.exp().item(), 4)
-    (0.25, 4.0)
-    """
-
-    logp: Tensor
-    """[...] log π(token); nats, differentiable."""
-    entropy: Tensor
-    """[...] −Σ_v π_v log π_v; nats."""
 
 
 def token_logp(
@@ -104,8 +90,8 @@ def token_scores(
 
     >>> import torch
     >>> scores = token_scores(torch.zeros(1, 8), torch.randn(4, 8), torch.tensor([3]))
-    >>> bool(torch.allclose(scores.entropy, torch.tensor(4.0).log()))
-    True
+    >>> scores.logp.shape, bool(torch.allclose(scores.entropy, torch.tensor(4.0).log()))
+    (torch.Size([1]), True)
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
     return TokenScores(*_score(hidden, head, tokens, layout, entropy=True, entropy_gradient=entropy_gradient))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,40 +10,9 @@ from torch import Tensor
 
 from gspo_core import Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.backend import active_tokens, check_choice, local
-from gspo_core.kl import KLEstimator
+from gspo_core.backend import active_tokens, local
+from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
-
-
-@dataclass(frozen=True, eq=False)
-class KLTerm:
-    """β · KL, a term of its own that neither clipping nor advantages touch (see `gspo_core.kl_penalty`).
-
-    Raises TypeError for an estimator that is none, ValueError for a coefficient that is not a positive finite number: leave
-    the term out instead.
-
-    >>> import torch
-    >>> from gspo_core.kl import K3
-    >>> KLTerm(K3(), torch.zeros(2, 3), coefficient=0.01).coefficient
-    0.01
-    """
-
-    estimator: KLEstimator
-    """K1(), K2(), K3(), TokenKL() or SequenceKL()."""
-    ref_logp: Tensor
-    """Token array: log-probs under the reference policy; nats."""
-    coefficient: float
-    """β."""
-
-    def __post_init__(self) -> None:
-        check_choice("estimator", self.estimator, ("off_policy", "per_token", "__call__"), "an estimator such as K3()")
-        check_coefficient("coefficient", self.coefficient)
-
-
-def check_coefficient(name: str, value: float) -> None:
-    """ValueError unless positive and finite."""
-    if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf):
-        raise ValueError(f"{name}: expected a positive finite number, got {value!r}; leave it out for none")
 
 
 class Weighed(NamedTuple):
