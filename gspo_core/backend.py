@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ._lib.checks import check_choice, check_number, check_positive
+from ._lib.checks import check_number, check_positive
 from ._lib.validation import check_layout
 from .layouts.shards import Sharded
 from .objectives import LinearLoss, Objective
@@ -30,7 +30,6 @@ from .types import Array, Layout, PerToken
 __all__ = [
     "LinearLoss",
     "active_tokens",
-    "check_choice",
     "check_layout",
     "check_number",
     "check_positive",

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from gspo_core import Packed, Padded, PerToken, Turns
+from gspo_core.kl import KLTerm
 from gspo_core.layouts.restricted import Restricted
 from gspo_core.layouts.shards import Sharded
 
@@ -22,6 +23,7 @@ DATA: dict[type, tuple[str, ...]] = {
     Restricted: ("layout", "kept"),
     Turns: ("layout", "turn_ids"),
     PerToken: ("values",),
+    KLTerm: ("ref_logp",),
 }
 """Which fields hold arrays, or something that does."""
 

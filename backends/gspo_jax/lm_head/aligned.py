@@ -38,6 +38,9 @@ class Cut(NamedTuple):
     """Tiles that the ring holds."""
     block: int
     """Rows of the head at a time."""
+    skips: bool
+    """Whether tiles without a weight are left out of backward. Not with a KL term: where the policy agrees with the reference,
+    its weights are 0 but not constant, and their derivative would be lost from Hessian-vector products."""
 
 
 class Work(NamedTuple):
@@ -107,13 +110,15 @@ def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tup
     start = varying((jnp.int32(0), jnp.int32(0), jnp.int32(0), x, sums), mesh_axes(work, head))
     _, _, _, x, sums = lax.while_loop(lambda state: state[1] < work.count, step, start)
     logp, _, c = scores(x, work.count)
-    return logp, *_with_hits(head, work, sums, c)
+    return logp, *_with_hits(cut, head, work, sums, c)
 
 
-def _with_hits(head: Head, work: Work, sums: Sums, c: Array) -> tuple[Array, Head]:
+def _with_hits(cut: Cut, head: Head, work: Work, sums: Sums, c: Array) -> tuple[Array, Head]:
     """The gradients' other half, at the tokens themselves."""
     ids, hit = work.tokens.reshape(-1), c.reshape(-1)
-    vectors = head.weight[jnp.where(hit != 0, ids, 0)].astype(hit.dtype)
+    # Dead tokens have a weight of 0 and ids that may be in no vocabulary.
+    used = hit != 0 if cut.skips else (ids >= 0) & (ids < len(head.weight))
+    vectors = head.weight[jnp.where(used, ids, 0)].astype(hit.dtype)
     rows = sums.rows + (hit[:, None] * vectors).reshape(sums.rows.shape)
     states = work.rows.reshape(len(ids), -1).astype(hit.dtype)
     weight = sums.weight.at[ids].add(hit[:, None] * states, mode="drop", wrap_negative_indices=False)
@@ -178,6 +183,8 @@ def _backward(
         return found._replace(rows=lax.dynamic_update_slice_in_dim(sums.rows, d_rows, j, 0))
 
     def run(size: int, j: Array, sums: Sums) -> Sums:
+        if not cut.skips:
+            return add(size, j, sums)
         live = jnp.any(_few(c, size, j) != 0)
         return lax.cond(live, lambda x: add(size, j, x), lambda x: x, sums)  # type: ignore[no-any-return]
 

@@ -11,12 +11,14 @@ import jax
 from jax import lax
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import LinearLoss, active_tokens
+from gspo_core.backend import LinearLoss, active_tokens, check_positive
+from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
-from .schemes import Constants, Job, aligned_loss, cut_for
-from .two_pass import flat_logp
+from .schemes import Job, aligned_loss, cut_for
+from .terms import Constants, Terms
+from .two_pass import flat_scores
 
 BUDGET_BYTES = 2**28
 """256 MiB."""
@@ -36,6 +38,8 @@ def linear_policy_loss(
     bias: Array | None = None,
     temperature: float = 1.0,
     soft_cap: float | None = None,
+    kl: KLTerm | None = None,
+    entropy_bonus: float | None = None,
     return_logp: bool = False,
     vocabulary: VocabularyAxis | None = None,
     budget_bytes: int = BUDGET_BYTES,
@@ -76,24 +80,43 @@ def linear_policy_loss(
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
     check_slots(layout, tokens)
+    if kl is not None and not isinstance(kl, KLTerm):
+        raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
+    if entropy_bonus is not None:
+        check_positive("entropy_bonus", entropy_bonus)
     if not isinstance(budget_bytes, int) or budget_bytes < 0:
         raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
-    kind = wide(hidden, lm_head)
-    cut = cut_for(budget_bytes, tokens.size, head, options, layout, kind)
-    job = Job(objective, on_policy, options, cut)
-    x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator)))
+    kind, terms = wide(hidden, lm_head), Terms(objective, on_policy, entropy_bonus)
+    x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator, kl)))
+    job = Job(terms, options, cut_for(budget_bytes, head, options, terms, x, kind))
     # The door: every argument of the loss is checked before any work.
-    jax.eval_shape(lambda logp: job.loss(logp, x), jax.ShapeDtypeStruct(layout.shape, kind))
-    live = (layout.valid if return_logp else active_tokens(objective, advantage, layout)).reshape(-1)
+    token_array = jax.ShapeDtypeStruct(layout.shape, kind)
+    jax.eval_shape(lambda logp, entropy: terms.weigh(logp, entropy, x).value, token_array, token_array)
+    every_token = return_logp or kl is not None or entropy_bonus is not None
+    live = (layout.valid if every_token else active_tokens(objective, advantage, layout)).reshape(-1)
+    value, logp, entropy = _scored_loss(job, hidden, head, tokens, live, x)
+    logp, entropy = lax.stop_gradient((logp, entropy))
+    weighed = job.weigh(logp, entropy, live, x)
+    has_terms = kl is not None or entropy_bonus is not None
+    return LinearLoss(
+        *weighed.policy._replace(value=value, logp_grad=weighed.logp_grad),
+        logp=logp.reshape(layout.shape) if return_logp else None,
+        entropy=None if entropy is None else entropy.reshape(layout.shape),
+        kl=weighed.kl,
+        policy=weighed.policy if has_terms else None,
+    )
+
+
+def _scored_loss(
+    job: Job, hidden: Array, head: Head, tokens: Array, live: Array, x: Constants
+) -> tuple[Array, Array, Array | None]:
+    """([] differentiable value, [T] log-probs, [T] entropies or None without a bonus)."""
+    options = job.options
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens)
-    # Gradients are a rank's own inside; the transpose of this adds them up where an array was the same on several ranks.
-    axes = mesh_axes(rows, head, flat, live, x, first_row(head, options) if vocabulary else ())
+    # Inside shard_map, gradients are a rank's own; the transpose of `varying` sums those of an array that several ranks share.
+    axes = mesh_axes(rows, head, flat, live, x, first_row(head, options) if options.axis else ())
     rows, head = varying((rows, head), axes)
-    if cut is None:
-        logp = flat_logp(options, rows, head, flat, live)
-        value = job.loss(job.scored(logp, live, x), x).value
-    else:
-        value, logp = aligned_loss(job, rows, head, flat, live, x)
-    logp = lax.stop_gradient(logp)
-    loss = job.loss(job.scored(logp, live, x), x)
-    return LinearLoss(*loss._replace(value=value), logp=logp.reshape(layout.shape) if return_logp else None)
+    if job.cut is not None:
+        return *aligned_loss(job, rows, head, flat, live, x), None
+    logp, entropy = flat_scores(options, job.terms.entropy_bonus is not None, rows, head, flat, live)
+    return job.weigh(logp, entropy, live, x).value, logp, entropy

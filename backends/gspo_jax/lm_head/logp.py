@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from jax import lax
+
 from gspo_core.layouts import Layout
+from gspo_core.types import TokenScores
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying
-from .two_pass import flat_logp
+from .two_pass import flat_scores
 
 
 def token_logp(
@@ -50,6 +53,45 @@ def token_logp(
     [[0.25, 0.25, 1.0], [0.25, 1.0, 1.0]]
     """
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
+    return _score(hidden, head, options, tokens, layout, entropy=False)[0]
+
+
+def token_scores(
+    hidden: Array,
+    lm_head: Array,
+    tokens: Array,
+    *,
+    entropy_gradient: bool = False,
+    layout: Layout | None = None,
+    bias: Array | None = None,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+    vocabulary: VocabularyAxis | None = None,
+) -> TokenScores:
+    """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass.
+
+    Args:
+        hidden, lm_head, tokens, layout, bias, temperature, soft_cap, vocabulary: as for `token_logp`.
+        entropy_gradient: whether the entropy is differentiable. If not, it is a constant.
+
+    Returns: `TokenScores`, two arrays of the shape and dtype of `token_logp`, both exactly 0 in masked slots.
+
+    Raises: the errors of `token_logp`.
+
+    >>> import jax.numpy as jnp
+    >>> scores = token_scores(jnp.zeros((1, 8)), jnp.ones((4, 8)), jnp.array([3]))
+    >>> scores.logp.shape, bool(jnp.allclose(scores.entropy, jnp.log(4.0)))
+    ((1,), True)
+    """
+    head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
+    logp, entropy = _score(hidden, head, options, tokens, layout, entropy=True)
+    return TokenScores(logp, entropy if entropy_gradient else lax.stop_gradient(entropy))
+
+
+def _score(
+    hidden: Array, head: Head, options: Options, tokens: Array, layout: Layout | None, *, entropy: bool
+) -> tuple[Array, Array | None]:
+    """(log-probs, entropies or None if they are not wanted), each of the shape of `tokens`."""
     check_head(hidden, head, tokens)
     live = None
     if layout is not None:
@@ -57,6 +99,8 @@ def token_logp(
         live = layout.valid.reshape(-1)
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens)
     # Inside shard_map, gradients are a rank's own; the transpose of `varying` sums those of an array that several ranks share.
-    axes = mesh_axes(rows, head, flat, live, first_row(head, options) if vocabulary else ())
+    axes = mesh_axes(rows, head, flat, live, first_row(head, options) if options.axis else ())
     rows, head = varying((rows, head), axes)
-    return flat_logp(options, rows, head, flat, live).reshape(tokens.shape)
+    scores = flat_scores(options, entropy, rows, head, flat, live)
+    logp, uncertainty = (None if x is None else x.reshape(tokens.shape) for x in scores)
+    return logp, uncertainty

@@ -6,20 +6,19 @@ returns; its backward scales them and hands them over.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gspo_core import Loss, Objective
 from gspo_core.backend import local
-from gspo_core.layouts import Layout
-from gspo_jax.policy import policy_loss
 
 from . import aligned
 from .head import Array, Head, Options, mesh_axes, varying, wide
+from .terms import Constants, Terms, Weighed
 from .two_pass import flat_logp
 
 LEAST_RING = 64
@@ -32,44 +31,34 @@ LANES = 16
 """What the length of a row of E is a multiple of."""
 
 
-class Constants(NamedTuple):
-    """What is not differentiated."""
-
-    old_logp: Any
-    advantage: Any
-    layout: Any
-    denominator: Any
-
-
 @dataclass(frozen=True)
 class Job:
     """Everything of a loss on hidden states that is no array; static."""
 
-    objective: Objective
-    on_policy: bool
+    terms: Terms
     options: Options
     cut: aligned.Cut | None
     """None: two-pass."""
 
-    def loss(self, logp: Array, x: Constants) -> Loss:
-        """On log-probs."""
-        rest = (x.old_logp, x.advantage, x.layout)
-        return policy_loss(self.objective, logp, *rest, denominator=x.denominator, on_policy=self.on_policy)
-
     def scored(self, logp: Array, live: Array, x: Constants) -> Array:
-        """Token array: log-probs of flat live tokens; what was left out has a ratio of 1."""
+        """Token array: log-probs of flat live tokens; tokens that were left out have a ratio of 1."""
         shape = x.layout.shape
         if x.old_logp is None:
             return jnp.where(live, logp, 0.0).reshape(shape)
         kind = wide(logp, x.old_logp)
         return jnp.where(live.reshape(shape), logp.reshape(shape).astype(kind), x.old_logp.astype(kind))
 
+    def weigh(self, logp: Array, entropy: Array | None, live: Array, x: Constants) -> Weighed:
+        """The loss at flat log-probs (and entropies) of the live tokens."""
+        found = None if entropy is None else entropy.reshape(x.layout.shape)
+        return self.terms.weigh(self.scored(logp, live, x), found, x)
 
-def cut_for(budget_bytes: int, num_tokens: int, head: Head, options: Options, layout: Layout, kind: Any) -> aligned.Cut | None:
+
+def cut_for(budget_bytes: int, head: Head, options: Options, terms: Terms, x: Constants, kind: Any) -> aligned.Cut | None:
     """How the aligned scheme cuts its work; None where it does not apply and everything goes two-pass."""
-    vocabulary, item = len(head.weight), jnp.dtype(kind).itemsize
-    elsewhere = options.axis is not None or local(layout) is not layout or jax.default_backend() != "cpu"
-    if elsewhere or options.soft_cap is not None or not vocabulary or not num_tokens:
+    vocabulary, num_tokens, item = len(head.weight), math.prod(x.layout.shape), jnp.dtype(kind).itemsize
+    elsewhere = options.axis is not None or local(x.layout) is not x.layout or jax.default_backend() != "cpu"
+    if elsewhere or options.soft_cap is not None or terms.entropy_bonus is not None or not vocabulary or not num_tokens:
         return None
     blocks = -(-vocabulary // TILE[1])
     block = min(vocabulary, -(-vocabulary // (blocks * LANES)) * LANES)
@@ -78,14 +67,14 @@ def cut_for(budget_bytes: int, num_tokens: int, head: Head, options: Options, la
     if capacity < LEAST_RING:
         return None
     tall = max(1, min(TILE[0], capacity // 4, num_tokens))
-    return aligned.Cut(tall, min(capacity // tall, -(-num_tokens // tall)), block)
+    return aligned.Cut(tall, min(capacity // tall, -(-num_tokens // tall)), block, x.kl is None)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def aligned_loss(job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants) -> tuple[Array, Array]:
     """([] value, [T] log-probs, 0 where not live); without a gradient it takes one product."""
     logp = flat_logp(job.options, rows, head, tokens, live)
-    return job.loss(job.scored(logp, live, x), x).value, logp
+    return job.weigh(logp, None, live, x).value, logp
 
 
 def _forward_rule(
@@ -107,11 +96,11 @@ def _forward_rule(
 
     def weigh(logp: Array, known: Array) -> Array:
         seen = live & back(jnp.broadcast_to(known, logp.shape))
-        c = jax.grad(lambda at: job.loss(at, x).value)(job.scored(back(logp), seen, x))
+        c = jax.grad(lambda at: job.terms.weigh(at, None, x).value)(job.scored(back(logp), seen, x))
         return tiles(jnp.where(live, c.reshape(-1), 0.0).astype(kind))
 
     ends = jnp.searchsorted(key[order], key, side="right", method="sort").astype(jnp.int32)
-    if job.on_policy:  # every weight is known from the start
+    if job.terms.on_policy and x.kl is None:  # every weight is known from the start
         ends = inverse.astype(jnp.int32) + 1
     last = -(-jnp.max(tiles(jnp.where(live, ends, 0)), axis=1) // tall)
     count = -(-jnp.sum(live, dtype=jnp.int32) // tall)
@@ -120,7 +109,7 @@ def _forward_rule(
     logp, d_rows, d_head = aligned.run(job.options, job.cut, varying(head, axes), varying(work, axes), weigh)
     logp = jnp.where(live, back(logp), 0.0)
     like = (rows[:0], jax.tree.map(lambda leaf: leaf[:0], head))
-    return (job.loss(job.scored(logp, live, x), x).value, logp), (back(d_rows), d_head, like)
+    return (job.weigh(logp, None, live, x).value, logp), (back(d_rows), d_head, like)
 
 
 def _backward_rule(_: Job, saved: Any, upstream: tuple[Array, Array]) -> tuple[Any, ...]:

@@ -104,7 +104,7 @@ def _forward(
         return (logp, None if mean is None else lse - mean), (lse, mean)
     order, inverse = dead_last(live)
     found = _scores(options, cut, entropy, rows[order], head, tokens[order], live[order])
-    logp, lse, mean = (None if x is None else x[inverse] for x in found)
+    logp, lse, mean = jax.tree.map(lambda x: x[inverse], found)
     uncertainty = None if mean is None else jnp.where(live, lse - mean, 0.0)
     return (jnp.where(live, logp, 0.0), uncertainty), (lse, mean)
 
@@ -120,7 +120,7 @@ def dead_last(live: Array) -> tuple[Array, Array]:
 def _scores(
     options: Options, cut: tuple[int, int], entropy: bool, rows: Array, head: Head, tokens: Array, live: Array
 ) -> tuple[Array, Array, Array | None]:
-    """([T] log-probs, [T] log-sum-exps, [T] mean logits or None) of tokens of which the live ones are first; others arbitrary."""
+    """([T] log-probs, log-sum-exps, and mean logits or None), the live tokens first; the numbers of others are arbitrary."""
     kind, first, axes = wide(rows, head.weight), first_row(head, options), mesh_axes(rows, head)
     (tall, size), blocks = cut, how_many(len(head.weight), cut[1])
     if not len(tokens):
@@ -192,7 +192,7 @@ def _live_gradients(options: Options, rows: Array, head: Head, tokens: Array, we
     order, inverse = dead_last(weights.live)
     cut = tile_of(len(tokens), len(head.weight))
     kind = wide(rows, head.weight)
-    first = Weights(*(None if x is None else x[order].astype(kind) for x in weights))  # type: ignore[arg-type]
+    first = Weights(*(None if x is None else x[order].astype(kind) for x in weights))
     flat, d_head = _sorted_gradients(options, cut, rows[order], head, tokens[order], first)
     return flat[inverse].astype(rows.dtype), d_head
 

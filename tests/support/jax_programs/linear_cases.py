@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import gspo_jax
@@ -61,12 +62,15 @@ def arguments(problem: Problem) -> tuple[dict[str, Any], dict[str, Any]]:
         "advantage": PerToken(values) if per_token else values,
         "layout": layout_of(problem),
     }
+    kl = problem.options.get("kl")
+    if kl is not None:
+        rest["kl"] = replace(kl, ref_logp=array(kl.ref_logp))
     return {name: array(getattr(problem, name)) for name in PARAMETERS}, rest
 
 
 def loss_of(problem: Problem, parameters: dict[str, Any], rest: dict[str, Any], **more: Any) -> LinearLoss:
     """What is tested."""
-    return gspo_jax.linear_policy_loss(problem.objective, **parameters, **rest, **{**problem.options, **more})
+    return gspo_jax.linear_policy_loss(problem.objective, **{**problem.options, **parameters, **rest, **more})
 
 
 def ours(problem: Problem, *, jit: bool = False, **more: Any) -> Answer:
