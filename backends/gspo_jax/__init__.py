@@ -5,7 +5,7 @@
     logp = gspo_jax.token_logp(hidden, lm_head, tokens, layout=layout)      # never holds tokens × vocabulary logits
     loss = gspo_jax.linear_policy_loss(GSPO, hidden, lm_head, tokens, old_logp, advantage, layout)      # in one: skips more
 
-Importing it makes layouts, `PerToken` and `KLTerm` pytrees (losses are, being tuples), so that they go in and out of jit, vmap and scan.
+Importing it makes layouts, `PerToken` and `KLTerm` pytrees, so that they go in and out of jit, vmap and scan.
 """
 
 import importlib.util

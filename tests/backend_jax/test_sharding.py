@@ -17,7 +17,7 @@ SAME = ["NamedSharding value", "NamedSharding gradient", "shard_map value", "sha
 INSIDE = ["shard_map gradient inside", "shard_map second derivative", "is not vacuous"]
 UNCHECKED = ["check_vma=False is four times too large"]
 CLAIMS = [f"{name} {claim}" for name in ("GSPO", "GSPO_TOKEN", "GRPO") for claim in (*SAME, *INSIDE, *UNCHECKED)]
-CLAIMS += [f"vocabulary {claim}" for claim in ("even", "uneven", "empty", "soft cap and bias")]
+CLAIMS += [f"vocabulary {claim}" for claim in ("even", "uneven", "empty", "soft cap and bias", "entropies")]
 CLAIMS += mesh_cases.CLAIMS
 
 

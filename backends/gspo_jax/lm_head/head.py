@@ -23,8 +23,8 @@ class VocabularyAxis:
 
     Rank r of the axis holds rows r · len(lm_head) … of a vocabulary of `total`. Rows beyond it are padding: they get no
     probability and no gradient, so that any vocabulary can be cut into equal parts, and some parts may be all padding.
-    Ranks exchange 12 bytes per token (maximum, sum of exponentials, picked logit), and the gradient of the hidden states.
-    `policy_loss` says what check_vma=False means for gradients.
+    Ranks exchange 12 bytes per token (maximum, sum of exponentials, picked logit), 16 with entropies, and the gradient of the
+    hidden states. The docstring of `policy_loss` explains gradients under check_vma=False.
 
     >>> VocabularyAxis("vocabulary", total=151936).total
     151936

@@ -12,6 +12,7 @@ from support.errors.places import Row
 from support.errors.rows import T, V
 
 from gspo_core import GSPO, Padded
+from gspo_core.kl import K3, KLTerm
 
 GOOD: dict[str, Any] = {
     "hidden": jnp.zeros((2, 3, 4)),
@@ -50,6 +51,9 @@ JAX: list[Row] = [
         ("layout: expected a layout of jax arrays", "got one of numpy.ndarray"),
         lossy(layout=Padded(np.ones((2, 3), dtype=bool))),
     ),
+    Row(T, ("kl: expected a KLTerm(estimator, ref_logp, coefficient) or None", "got float"), lossy(kl=0.1)),
+    Row(V, ("ref_logp: expected the layout's shape [2, 3]", "got [3]"), lossy(kl=KLTerm(K3(), jnp.zeros(3), 0.1))),
+    Row(V, ("entropy_bonus: expected a positive finite number", "got 0.0", "leave it out"), lossy(entropy_bonus=0.0)),
     Row(V, ("budget_bytes: expected a number of bytes, 0 or more", "got -1"), lossy(budget_bytes=-1)),
     Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), scored(soft_cap=-1.0)),
 ]

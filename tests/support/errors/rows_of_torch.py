@@ -97,7 +97,9 @@ TORCH: list[Row] = [
     ),
     Row(T, ("kl: expected a KLTerm(estimator, ref_logp, coefficient) or None", "got float"), linear(kl=0.1)),
     Row(
-        T, ("estimator: expected an estimator such as K3()", "got 'k3'"), lambda: gspo_torch.KLTerm("k3", GOOD["old_logp"], 0.1)
+        T,
+        ("estimator: expected an estimator such as TokenKL() or K3()", "got 'k3'"),
+        lambda: gspo_torch.KLTerm("k3", GOOD["old_logp"], 0.1),
     ),
     Row(T, ("start: expected a number of rows", "got 1.5"), lambda: SHARD(1.5, 3, None)),
     Row(V, ("start: expected a row in [0, 3]", "got 4"), lambda: SHARD(4, 3, None)),

@@ -27,6 +27,8 @@ class Case:
     """One advantage per token."""
     linear: bool = False
     """linear_policy_loss instead of token_logp and policy_loss."""
+    terms: bool = False
+    """With a KL term, whose reference is the old policy, and an entropy bonus."""
 
     @property
     def turns(self) -> bool:
@@ -45,8 +47,12 @@ CASES = [
     Case("GSPO padded, linear", replace(GSPO, surrogate=NARROW), linear=True),
     Case("DAPO packed, token advantages, linear", replace(DAPO, surrogate=NARROW), packed=True, per_token=True, linear=True),
     Case("turns packed, linear", Objective(Turn(), NARROW, TurnMean()), packed=True, linear=True),
+    Case("GSPO padded, terms", replace(GSPO, surrogate=NARROW), linear=True, terms=True),
+    Case("DAPO packed, terms", replace(DAPO, surrogate=NARROW), packed=True, linear=True, terms=True),
 ]
 BY_NAME = {case.name: case for case in CASES}
+BETA, BONUS = 0.3, 0.2
+"""Coefficients of the terms."""
 
 LENGTHS = {
     "uneven": (6, 2, 1, 5),
@@ -55,9 +61,9 @@ LENGTHS = {
     "nothing": (0, 0, 0, 0),
 }
 """A rank of the context axis has the first or the last three columns; in a packed layout half of its data rank's tokens."""
-EVERYWHERE = ("GSPO padded", "turns packed", "turns packed, linear")
+EVERYWHERE = ("GSPO padded", "turns packed", "turns packed, linear", "GSPO padded, terms")
 """Cases that also go through plain jit and through meshes that are not checked, and in float32."""
-EXCHANGES = ("GSPO padded", "GRPO padded", "turns packed", "GSPO padded, linear")
+EXCHANGES = ("GSPO padded", "GRPO padded", "turns packed", "GSPO padded, linear", "GSPO padded, terms")
 """Cases whose exchanges are counted."""
 _EVERY_WAY = [
     *(case.name for case in CASES),
@@ -134,8 +140,17 @@ def answer(case: Case, b: Batch, vocabulary: int = VOCABULARY, dtype: Any = np.f
     layout: Layout = Padded(b.mask)
     layout = Turns(layout, b.turn_ids, TURNS) if case.turns else layout
     loss = policy_loss(case.objective, logp, b.old_logp, b.advantage, layout)
+    value, weight, d_entropy = loss.value, loss.logp_grad, np.zeros_like(log_p)
+    if case.terms:
+        share = case.objective.reduction.weights(layout, True, loss.denominator)
+        entropy = -np.sum(np.exp(log_p) * log_p, axis=-1)
+        old = np.where(b.mask, b.old_logp, logp)
+        # K3 with x = log π_old − log π: value eˣ − 1 − x, slope 1 − eˣ.
+        value = value + np.sum(share * (BETA * (np.expm1(old - logp) - (old - logp)) - BONUS * entropy))
+        weight = weight - BETA * share * np.expm1(old - logp)
+        d_entropy = BONUS * share[..., None] * np.exp(log_p) * (log_p + entropy[..., None])
     hit = np.arange(vocabulary) == b.tokens[..., None]
-    d_logits = loss.logp_grad[..., None] * (hit - np.exp(log_p)).astype(dtype)
+    d_logits = weight[..., None] * (hit - np.exp(log_p)).astype(dtype) + d_entropy
     d_head = np.zeros(b.lm_head.shape, dtype=dtype)
     d_head[:vocabulary] = np.einsum("ntv,nth->vh", d_logits, hidden)
-    return Answer(loss.value, d_logits @ lm_head, d_head, loss.clipped)
+    return Answer(value, d_logits @ lm_head, d_head, loss.clipped)

@@ -19,9 +19,10 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from support.jax_programs import mesh_cases
-from support.jax_programs.mesh_cases import BY_NAME, LENGTHS, ROWS, TURNS, VOCABULARY, Answer, Case, N
+from support.jax_programs.mesh_cases import BETA, BONUS, BY_NAME, LENGTHS, ROWS, TURNS, VOCABULARY, Answer, Case, N
 
 from gspo_core import Packed, Padded, PerToken, Turns, sharded
+from gspo_core.kl import K3, KLTerm
 from gspo_core.layouts import Layout
 
 AXES = ("data", "context", "tensor")
@@ -79,7 +80,8 @@ def loss_on(case: Case, axis: Any, wrap: Callable[[Layout], Layout], num: int, *
     rest = (old_logp, advantage, wrap(layout_of(case, where, turn_ids, num)))
     if case.linear:
         linear, states = gspo_jax.linear_policy_loss, (hidden, lm_head, tokens)
-        return linear(case.objective, *states, *rest, denominator=n, vocabulary=axis).value
+        terms = {"kl": KLTerm(K3(), old_logp, BETA), "entropy_bonus": BONUS} if case.terms else {}
+        return linear(case.objective, *states, *rest, denominator=n, vocabulary=axis, **terms).value
     logp = gspo_jax.token_logp(hidden, lm_head, tokens, vocabulary=axis)
     return gspo_jax.policy_loss(case.objective, logp, *rest, denominator=n).value
 
@@ -222,17 +224,19 @@ def exchanges_what_is_promised(case: Case) -> bool:
     """12 bytes per token for the vocabulary, 8 per sequence (and 8 per turn) for the context, a scalar for the data axis.
 
     A gradient adds its own: of the states over tensor ranks, of the head over data and context ranks. The rule of a ratio of
-    whole sequences takes the log ratio again, and what it moves by.
+    whole sequences takes the log ratio again, and what it moves by. An entropy costs 4 bytes more per token, and each term 4
+    more per sequence.
     """
     tokens, sequences = mesh_cases.N * mesh_cases.T // 4, N // 2
     xs = arguments(case, mesh_cases.batch("uneven", case, dtype=np.float32))
     with jax.enable_x64(False):
         value, gradient = (exchanged(f, xs) for f in (on_mesh(case), jax.value_and_grad(on_mesh(case), argnums=(0, 1))))
-    context = 8 * sequences * (1 + TURNS * case.turns)
+    context = 8 * sequences * (1 + TURNS * case.turns + case.terms)
+    vocabulary = (16 if case.terms else 12) * tokens
     again = {"GSPO": 2 * 4 * sequences, "turns": 4 * sequences * TURNS, "GRPO": 0}[case.name.split()[0]]
     states, head = 4 * tokens * mesh_cases.WIDTH, 4 * ROWS // 2 * mesh_cases.WIDTH
-    return value == {"tensor": 12 * tokens, "context": context, "data": 4} and gradient == {
-        "tensor": 12 * tokens + states,
+    return value == {"tensor": vocabulary, "context": context, "data": 4} and gradient == {
+        "tensor": vocabulary + states,
         "context": context + again,
         "data": 4,
         "data and context": head,

@@ -115,7 +115,8 @@ VOCABULARY = jax.make_mesh((2, 4), ("data", "vocabulary"), axis_types=(jax.shard
 
 
 def vocabulary_claim(total: int, **options: Any) -> bool:
-    """Log-probs and all gradients with the head's rows over four ranks, padded with NaN-free rubbish to equal parts."""
+    """Log-probs (plus squared entropies) and gradients, the head's rows over four ranks and padded with NaN-free rubbish."""
+    entropy = options.pop("entropy", False)
     rng, each = np.random.default_rng(total), -(-total // 4)
     hidden, weight = (jnp.asarray(rng.normal(size=s)) for s in ((4, 5, 6), (4 * each, 6)))
     bias = jnp.asarray(rng.normal(size=4 * each)) if options.pop("bias", False) else jnp.zeros(4 * each)
@@ -130,13 +131,18 @@ def vocabulary_claim(total: int, **options: Any) -> bool:
         out_specs=P("data"),
     )
     def spread(h: Any, w: Any, b: Any, t: Any) -> Any:
-        return gspo_jax.token_logp(h, w, t, bias=b, vocabulary=axis, **options)
+        if not entropy:
+            return gspo_jax.token_logp(h, w, t, bias=b, vocabulary=axis, **options)
+        scores = gspo_jax.token_scores(h, w, t, bias=b, vocabulary=axis, entropy_gradient=True, **options)
+        return scores.logp + scores.entropy**2
 
     def whole(h: Any, w: Any, b: Any, t: Any) -> Any:
         z = jnp.einsum("nth,vh->ntv", h, w[:total]) + b[None, None, :total]
         cap = options.get("soft_cap")
         z = z if cap is None else cap * jnp.tanh(z / cap)
-        return jnp.take_along_axis(jax.nn.log_softmax(z), t[..., None], axis=-1)[..., 0]
+        log_p = jax.nn.log_softmax(z)
+        squares = jnp.sum(jnp.exp(log_p) * log_p, axis=-1) ** 2 if entropy else 0.0
+        return jnp.take_along_axis(log_p, t[..., None], axis=-1)[..., 0] + squares
 
     def run(f: Any) -> Any:
         return jax.jit(jax.value_and_grad(lambda *xs: jnp.sum(upstream * f(*xs, tokens)), argnums=(0, 1, 2)))(
@@ -152,6 +158,7 @@ if __name__ == "__main__":
         for claim, holds in claims(name, objective).items():
             print(f"{'holds' if holds else 'FAILS'}: {claim}")
     rows = {"even": (16, {}), "uneven": (15, {}), "empty": (5, {}), "soft cap and bias": (14, {"soft_cap": 2.0, "bias": True})}
+    rows["entropies"] = (14, {"soft_cap": 2.0, "bias": True, "entropy": True})
     for claim, (total, options) in rows.items():
         print(f"{'holds' if vocabulary_claim(total, **options) else 'FAILS'}: vocabulary {claim}")
     for claim, holds in on_a_mesh.claims():
