@@ -9,20 +9,17 @@ the arguments, results and errors of `gspo_core.policy_loss`, and the derivative
 3. A way for the framework to see the arrays inside a layout and inside `PerToken`: both are frozen dataclasses whose fields
    are arrays, layouts, or plain Python values.
 
-A backend with a loss on hidden states returns a `LinearLoss`. It may leave out what `active_tokens` leaves out, decides with
-`local` whether a layout is sharded, and checks its arguments with the functions of the core, so that errors read alike.
+A backend with a loss on hidden states returns a `LinearLoss`. It may leave out what `active_tokens` leaves out, a layout is
+sharded if `layout.local is not layout`, and arguments are checked with the functions of the core, so that errors read alike.
 docs/new-backend.md builds a backend of 50 lines on this module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
 from ._lib.checks import check_number, check_positive
 from ._lib.validation import check_layout
-from .layouts.shards import Sharded
 from .objectives import LinearLoss, Objective
 from .objectives.loss import gated, token_log_ratio, unit_advantage, unit_loss
 from .types import Array, Layout, PerToken
@@ -33,7 +30,6 @@ __all__ = [
     "check_layout",
     "check_number",
     "check_positive",
-    "local",
     "weight_as_function",
 ]
 
@@ -103,20 +99,3 @@ def active_tokens(objective: Objective, advantage: Array | PerToken, layout: Lay
     else:
         moved = values != 0 if values.ndim == 1 else xp.any(values != 0, axis=1)
     return layout.valid & (layout.spread(xp.astype(moved, xp.float32)) > 0)
-
-
-def local(layout: Any) -> Layout:
-    """This rank's part of the layout, however deep the shards are; the layout itself if it is not sharded.
-
-    >>> import numpy as np
-    >>> from gspo_core import Padded, sharded
-    >>> mine = Padded(np.array([[True, False]]))
-    >>> local(sharded(mine, lambda x: x + 3)) is mine, local(mine) is mine
-    (True, True)
-    """
-    part: Layout = layout
-    if isinstance(layout, Sharded):
-        part = layout.local
-    elif (inner := getattr(layout, "layout", None)) is not None and local(inner) is not inner:
-        part = replace(layout, layout=local(inner))
-    return part

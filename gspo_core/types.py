@@ -7,8 +7,9 @@ Log-probabilities and log ratios are in nats, lengths in tokens.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 Array: TypeAlias = Any
 """An array of any array-API library. The standard has no static type; shapes are checked at the door instead."""
@@ -78,48 +79,99 @@ class Gated(NamedTuple):
     """Token array, boolean: ∂(seen d)/∂(true d) is 1 where open, 0 where closed and in masked slots."""
 
 
-class Layout(Protocol):
-    """Where the policy's tokens stand. Masks go in once, here; afterwards nobody multiplies by a mask.
+class Layout(ABC):
+    """The tokens of a batch: which slots of a token array hold one of the policy's, and to which sequence it belongs.
+
+    Masks enter a loss here and nowhere else. A layout of your own derives from this class and defines four methods, lengths,
+    select, sum and spread, and as properties or as fields of a dataclass
+
+        xp              the namespace of its arrays
+        shape           of a token array
+        num_sequences   N, empty sequences included
+        valid           token array, boolean: slots that hold a token of the policy
+
+    The other members follow from these.
 
     >>> import numpy as np
     >>> from gspo_core import Padded
     >>> layout: Layout = Padded(np.array([[True, True, False], [True, False, False]]))
     >>> layout.sum(np.ones(layout.shape)).tolist(), layout.spread(np.array([3.0, 4.0])).tolist()
     ([2.0, 1.0], [[3.0, 3.0, 0.0], [4.0, 0.0, 0.0]])
+    >>> layout.turns is None, layout.local is layout
+    (True, True)
     """
 
-    @property
-    def xp(self) -> Namespace:
-        """The namespace of the layout's arrays."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # An inherited shortcut knows nothing of what the subclass changes about `sum` or `select`.
+        if "sum_all_slots" not in vars(cls):
+            cls.sum_all_slots = Layout.sum_all_slots  # type: ignore[method-assign]
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a token array."""
+    if TYPE_CHECKING:  # at run time, a property here would stand in the way of a dataclass's field of the same name
 
-    @property
-    def num_sequences(self) -> int:
-        """N, empty sequences included."""
+        @property
+        def xp(self) -> Namespace:
+            """The namespace of the layout's arrays."""
 
-    @property
-    def valid(self) -> Array:
-        """Token array, boolean: slots that hold a token of the policy."""
+        @property
+        def shape(self) -> tuple[int, ...]:
+            """Shape of a token array."""
 
+        @property
+        def num_sequences(self) -> int:
+            """N, empty sequences included."""
+
+        @property
+        def valid(self) -> Array:
+            """Token array, boolean: slots that hold a token of the policy."""
+
+    @abstractmethod
     def lengths(self) -> Array:
         """[N] |y_i| in tokens, integer."""
 
+    @abstractmethod
     def select(self, x: Array) -> Array:
-        """The token array x with masked slots replaced by 0, whatever stood there."""
+        """The token array x with masked slots replaced by 0, whatever their content."""
 
+    @abstractmethod
     def sum(self, x: Array) -> Array:
         """[N] sum of the token array x over each sequence's own tokens."""
 
+    @abstractmethod
     def spread(self, x: Array) -> Array:
         """The [N] array x at every token of its sequence, 0 in masked slots."""
+
+    @property
+    def turns(self) -> EachTurn | None:
+        """The turns of the sequences; None if the layout does not divide them into turns."""
+        return None
+
+    @property
+    def local(self) -> Layout:
+        """This rank's part; the layout itself unless its sequences are spread over ranks."""
+        return self
+
+    def non_empty(self) -> Array:
+        """[N] boolean: the sequence has a token."""
+        return self.lengths() > 0
+
+    def safe_lengths(self, like: Array) -> Array:
+        """[N] |y_i| in the dtype of `like`, 1 for an empty sequence, so that one can divide by it."""
+        counts = self.xp.astype(self.lengths(), like.dtype)
+        return self.xp.where(counts > 0, counts, 1.0)
+
+    def sum_all_slots(self, x: Array) -> Array:
+        """`sum` of a token array x that is known to be 0 in masked slots. A layout may leave out the selection."""
+        return self.sum(x)
+
+    def sum_selected(self, x: Array) -> Array:
+        """`sum` of a loss's own token array. Inside a loss it is 0 in masked slots already, and `Prepared` relies on that."""
+        return self.sum(x)
 
 
 @dataclass(frozen=True, eq=False)
 class EachTurn:
-    """A layout's turns, as sequences of their own: the attribute `turns` of a layout that knows them (`Turns`)."""
+    """The turns of a layout, as sequences of their own (`Layout.turns`)."""
 
     each: Layout
     """The same slots in N · K sequences: turn k of sequence i is number i · K + k."""

@@ -15,13 +15,17 @@ from gspo_core import Packed, Padded, PerToken, Turns
 from gspo_core.kl import KLTerm
 from gspo_core.layouts.restricted import Restricted
 from gspo_core.layouts.shards import Sharded
+from gspo_core.layouts.turns import Folded
+from gspo_core.types import EachTurn
 
 DATA: dict[type, tuple[str, ...]] = {
     Padded: ("mask",),
     Packed: ("segment_ids",),
-    Sharded: ("local", "whole_lengths"),
+    Sharded: ("layout", "whole_lengths", "whole_turns"),
     Restricted: ("layout", "kept"),
     Turns: ("layout", "turn_ids"),
+    Folded: ("layout",),
+    EachTurn: ("each",),
     PerToken: ("values",),
     KLTerm: ("ref_logp",),
 }

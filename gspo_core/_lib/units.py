@@ -1,24 +1,10 @@
-"""What ratios, reductions and gates share: lengths that can be divided by, means over tokens, sums over turns."""
+"""Helpers of ratios, reductions and gates: means over tokens, sums over turns."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from gspo_core.types import Array, EachTurn, Layout, Namespace, Ratio
-
-
-def safe_lengths(like: Array, layout: Layout) -> Array:
-    """[N] |y_i| in the dtype of `like`, 1 for an empty sequence."""
-    known: Array | None = getattr(layout, "measured_safe_lengths", None)
-    if known is not None and known.dtype == like.dtype:
-        return known
-    return at_least_one(layout.xp, layout.lengths(), like)
-
-
-def non_empty(layout: Layout) -> Array:
-    """[N] boolean: the sequence has a token."""
-    known: Array | None = getattr(layout, "measured_non_empty", None)
-    return layout.lengths() > 0 if known is None else known
 
 
 def at_least_one(xp: Namespace, counts: Array, like: Array) -> Array:
@@ -29,14 +15,7 @@ def at_least_one(xp: Namespace, counts: Array, like: Array) -> Array:
 
 def mean_over_tokens(d: Array, layout: Layout) -> Array:
     """[N] (1/|y_i|) Σ_t d_it, 0 for an empty sequence."""
-    return layout.sum(d) / safe_lengths(d, layout)
-
-
-def sum_selected(d: Array, layout: Layout) -> Array:
-    """[N] Σ_t d_it, where d is a loss's own and thus 0 in masked slots: inside that loss the mask is not looked at again."""
-    inside: Any = getattr(layout, "measured_sum", layout.sum)
-    total: Array = inside(d)
-    return total
+    return layout.sum(d) / layout.safe_lengths(d)
 
 
 def is_per_turn(ratio: Ratio) -> bool:
@@ -50,8 +29,8 @@ def has_turn_units(ratio: Ratio) -> bool:
 
 
 def turns_of(layout: Layout, who: Any) -> EachTurn:
-    """The layout's turns; TypeError names who needs them."""
-    turns: EachTurn | None = getattr(layout, "turns", None)
+    """The layout's turns; TypeError names the ratio or reduction that needs them."""
+    turns = layout.turns
     if turns is None:
         raise TypeError(f"layout: {who} needs a layout that knows its turns; wrap yours: Turns(layout, turn_ids, num_turns)")
     return turns

@@ -14,8 +14,9 @@ from .units import at_least_one
 
 def check_layout(layout: Any) -> None:
     """TypeError unless it is a layout."""
-    if isinstance(layout, type) or not callable(getattr(layout, "spread", None)):
-        raise TypeError(f"layout: expected a layout such as Padded(mask), got {_kind(layout)}")
+    if not isinstance(layout, Layout):
+        own = "; a layout of your own derives from gspo_core.layouts.Layout" if hasattr(layout, "spread") else ""
+        raise TypeError(f"layout: expected a layout such as Padded(mask), got {_kind(layout)}{own}")
 
 
 def _kind(x: Any) -> str:

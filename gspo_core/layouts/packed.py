@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from gspo_core._lib.array import arange_like, is_integer, namespace, segment_sum, shape_of, where_true
 from gspo_core._lib.checks import is_whole
-from gspo_core.types import Array, Namespace
+from gspo_core.types import Array, Layout, Namespace
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class Packed(Layout):
     """Sequences one after another, without padding: token arrays are [T].
 
     `segment_ids` [T], integer, says whose token a slot holds. Any number outside [0, num_sequences) marks a slot that is
@@ -99,7 +99,7 @@ class Packed:
         """[N] sums of x [T] over each segment's slots, added up one by one: no difference of running sums."""
         return self._segment_sum(self.select(x))
 
-    def sum_selected(self, x: Array) -> Array:
+    def sum_all_slots(self, x: Array) -> Array:
         """`sum` of an x that is 0 in slots of no sequence."""
         return self._segment_sum(x)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gspo_core._lib.array import count_true, namespace, shape_of, where_true
-from gspo_core.types import Array, Namespace
+from gspo_core.types import Array, Layout, Namespace
 
 
 @dataclass(frozen=True, eq=False)
-class Padded:
+class Padded(Layout):
     """One sequence per row: token arrays are [N, T].
 
     `mask` [N, T], boolean, is True where the policy produced the token. Holes are legal (tool output, left padding),
@@ -65,7 +65,7 @@ class Padded:
         """[N] row sums of x [N, T] over valid slots."""
         return self.xp.sum(self.select(x), axis=-1)
 
-    def sum_selected(self, x: Array) -> Array:
+    def sum_all_slots(self, x: Array) -> Array:
         """`sum` of an x that is 0 in masked slots."""
         return self.xp.sum(x, axis=-1)
 

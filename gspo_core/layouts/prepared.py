@@ -1,48 +1,71 @@
-"""A layout for the time of one loss: what everybody asks of it has been looked up."""
+"""A layout with its lengths precomputed, valid for one loss evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gspo_core.types import Array, Layout, Namespace
+from gspo_core.types import Array, EachTurn, Layout, Namespace
 
-from .shards import Sharded, measured
+from .wrapped import Wrapped
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Measured(Sharded):
-    """A shard whose array library and lengths are at hand."""
+@dataclass(frozen=True, eq=False)
+class Prepared(Wrapped):
+    """The layout inside, with its array library, lengths and turns at hand; made by `prepared`."""
 
     library: Namespace
-    measured_non_empty: Array
-    """[N] boolean, see `_units.non_empty`."""
-    measured_safe_lengths: Array
-    """[N] in the dtype of the loss, see `_units.safe_lengths`."""
+    whole_lengths: Array
+    """[N] |y_i|, over all ranks if the layout is sharded; integer."""
+    has_tokens: Array
+    """[N] boolean: |y_i| > 0."""
+    divisors: Array
+    """[N] |y_i|, 1 for an empty sequence, in the dtype of the loss."""
+    prepared_turns: EachTurn | None
+    """The turns, themselves prepared; None if the layout has none."""
 
     @property
     def xp(self) -> Namespace:
-        """The namespace of the shard's arrays."""
+        """The namespace of the layout inside."""
         return self.library
 
-    def measured_sum(self, x: Array) -> Array:
-        """`sum` of an x that is 0 in masked slots, see `_units.sum_selected`."""
-        # Only a class that says so itself: a subclass of it may have changed `sum`, and then that is what counts.
-        quick = "sum_selected" in vars(type(self.local))
-        mine: Array = self.local.sum_selected(x) if quick else self.local.sum(x)  # type: ignore[attr-defined]
-        return self.sum_over_shards(mine)
+    @property
+    def turns(self) -> EachTurn | None:
+        """The turns, themselves prepared."""
+        return self.prepared_turns
+
+    @property
+    def local(self) -> Layout:
+        """This rank's part, which has other lengths and is not prepared; the prepared layout unless it is sharded."""
+        return self if self.layout.local is self.layout else self.layout.local
+
+    def lengths(self) -> Array:
+        """[N] |y_i| in tokens, integer."""
+        return self.whole_lengths
+
+    def non_empty(self) -> Array:
+        """[N] boolean: the sequence has a token."""
+        return self.has_tokens
+
+    def safe_lengths(self, like: Array) -> Array:
+        """[N] |y_i| in the dtype of `like`, 1 for an empty sequence."""
+        return self.divisors if self.divisors.dtype == like.dtype else super().safe_lengths(like)
+
+    def sum_selected(self, x: Array) -> Array:
+        """[N] sums of a token array that is 0 in masked slots, as every token array of a loss is."""
+        return self.layout.sum_all_slots(x)
 
 
-def for_one_loss(layout: Layout, like: Array) -> Measured:
-    """The same layout for the time of one loss in the dtype of `like`, its lengths counted once: a shard that is the whole."""
-    shard = measured(layout)
-    xp, lengths = layout.xp, shard.whole_lengths
+def prepared(layout: Layout, like: Array) -> Prepared:
+    """The same layout for one evaluation in the dtype of `like`: its lengths, and those of its turns, are counted once."""
+    if isinstance(layout, Prepared) and layout.divisors.dtype == like.dtype:
+        return layout
+    xp, lengths, turns = layout.xp, layout.lengths(), layout.turns
     there = lengths > 0
-    return Measured(
-        local=shard.local,
-        sum_over_shards=shard.sum_over_shards,
-        whole_lengths=lengths,
-        turns=shard.turns,
+    return Prepared(
+        layout=layout,
         library=xp,
-        measured_non_empty=there,
-        measured_safe_lengths=xp.where(there, xp.astype(lengths, like.dtype), 1.0),
+        whole_lengths=lengths,
+        has_tokens=there,
+        divisors=xp.where(there, xp.astype(lengths, like.dtype), 1.0),
+        prepared_turns=None if turns is None else EachTurn(prepared(turns.each, like), turns.count),
     )

@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from gspo_core._lib.array import namespace, shape_of, where_true
 from gspo_core._lib.validation import check_layout
-from gspo_core.types import Array, EachTurn, Layout, Namespace
+from gspo_core.types import Array, EachTurn, Layout
+
+from .wrapped import Wrapped
+
+
+class Narrowed(Wrapped):
+    """The layout inside, without the tokens where `is_kept` is False; its values in masked slots do not matter."""
+
+    @abstractmethod
+    def is_kept(self) -> Array:
+        """Token array, boolean: which tokens of the layout inside are left."""
+
+    @property
+    def valid(self) -> Array:
+        """Slots that hold a token and are kept."""
+        return self.layout.valid & self.is_kept()
+
+    def lengths(self) -> Array:
+        """[N] |y_i| in kept tokens, integer."""
+        xp = self.xp
+        # A float32 counts exactly up to 2²⁴ tokens.
+        return xp.astype(self.layout.sum(xp.astype(self.is_kept(), xp.float32)), self.layout.lengths().dtype)
+
+    def select(self, x: Array) -> Array:
+        """The token array x with every other slot replaced by 0, whatever its content."""
+        return where_true(self.xp, self.valid, x)
+
+    def sum(self, x: Array) -> Array:
+        """[N] sums of the token array x over each sequence's kept tokens."""
+        return self.layout.sum(where_true(self.xp, self.is_kept(), x))
+
+    def spread(self, x: Array) -> Array:
+        """The [N] array x at every kept token of its sequence, 0 elsewhere."""
+        return self.select(self.layout.spread(x))
 
 
 @dataclass(frozen=True, eq=False)
-class Restricted:
+class Restricted(Narrowed):
     """The layout without the tokens where `kept` is False: |y_i|, counts and default denominators shrink with it.
 
     `kept` is a boolean token array of the layout's shape; in masked slots it may be anything. The number of sequences
@@ -26,7 +60,7 @@ class Restricted:
     """
 
     layout: Layout
-    """Where the policy's tokens stand."""
+    """The layout of all tokens."""
     kept: Array
     """Token array, boolean: which of them are left."""
 
@@ -38,46 +72,12 @@ class Restricted:
         if shape_of(self.kept) != self.shape:
             raise ValueError(f"kept: expected the layout's shape {list(self.shape)}, got {list(shape_of(self.kept))}")
 
-    @property
-    def xp(self) -> Namespace:
-        """The namespace of the layout."""
-        return self.layout.xp
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a token array: that of the whole layout."""
-        return self.layout.shape
-
-    @property
-    def num_sequences(self) -> int:
-        """N, of the whole layout."""
-        return self.layout.num_sequences
+    def is_kept(self) -> Array:
+        """`kept`."""
+        return self.kept
 
     @property
     def turns(self) -> EachTurn | None:
-        """The turns without the tokens that are not kept, if the layout knows its turns."""
-        turns: EachTurn | None = getattr(self.layout, "turns", None)
+        """The turns without the tokens that are not kept, if the layout has turns."""
+        turns = self.layout.turns
         return None if turns is None else EachTurn(Restricted(turns.each, self.kept), turns.count)
-
-    @property
-    def valid(self) -> Array:
-        """Slots that hold a token and are kept."""
-        return self.layout.valid & self.kept
-
-    def lengths(self) -> Array:
-        """[N] |y_i| in kept tokens, integer."""
-        xp = self.xp
-        # A float32 counts exactly up to 2²⁴ tokens.
-        return xp.astype(self.layout.sum(xp.astype(self.kept, xp.float32)), self.layout.lengths().dtype)
-
-    def select(self, x: Array) -> Array:
-        """The token array x with every other slot replaced by 0, whatever stood there."""
-        return where_true(self.xp, self.valid, x)
-
-    def sum(self, x: Array) -> Array:
-        """[N] sums of the token array x over each sequence's kept tokens."""
-        return self.layout.sum(where_true(self.xp, self.kept, x))
-
-    def spread(self, x: Array) -> Array:
-        """The [N] array x at every kept token of its sequence, 0 elsewhere."""
-        return self.select(self.layout.spread(x))

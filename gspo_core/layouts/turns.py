@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from gspo_core._lib.array import arange_like, is_integer, namespace, shape_of
 from gspo_core._lib.checks import is_whole
 from gspo_core._lib.validation import check_layout
-from gspo_core.types import Array, EachTurn, Layout, Namespace
+from gspo_core.types import Array, EachTurn, Layout
 
 from .packed import Packed
-from .restricted import Restricted
+from .restricted import Narrowed, Restricted
 from .shards import Sharded, sharded
+from .wrapped import Wrapped
 
 
 @dataclass(frozen=True, eq=False)
-class Turns:
+class Turns(Narrowed):
     """The layout, and which turn of its dialogue each token belongs to: for Turn(), TurnToken() and TurnMean().
 
     Sequences stay sequences: |y_i|, counts, advantages [N] and every objective without a word about turns are those of the
@@ -55,90 +56,50 @@ class Turns:
         if not is_whole(self.num_turns, 1):
             raise ValueError(f"num_turns: expected a whole number of at least 1, got {self.num_turns!r}")
 
-    @property
-    def xp(self) -> Namespace:
-        """The namespace of the layout."""
-        return self.layout.xp
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a token array."""
-        return self.layout.shape
-
-    @property
-    def num_sequences(self) -> int:
-        """N, empty sequences included."""
-        return self.layout.num_sequences
-
-    @property
-    def valid(self) -> Array:
-        """Slots that hold a token of the policy, in some turn."""
-        return self.layout.valid & self._in_a_turn()
+    def is_kept(self) -> Array:
+        """Token array, boolean: slots in some turn."""
+        return (self.turn_ids >= 0) & (self.turn_ids < self.num_turns)
 
     @property
     def turns(self) -> EachTurn:
         """The same tokens, with every turn as a sequence of its own."""
-        return EachTurn(_each_turn(self.layout, self.turn_ids, self._in_a_turn(), self.num_turns), self.num_turns)
+        return EachTurn(_each_turn(self.layout, self.turn_ids, self.is_kept(), self.num_turns), self.num_turns)
 
-    def lengths(self) -> Array:
-        """[N] |y_i| in tokens, integer."""
-        return self._tokens().lengths()
+
+@dataclass(frozen=True, eq=False)
+class Folded(Wrapped):
+    """A packed layout whose token arrays have another shape."""
+
+    layout: Packed
+    folded_shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a token array."""
+        return self.folded_shape
+
+    @property
+    def valid(self) -> Array:
+        """Token array, boolean: slots that hold a token of the policy."""
+        return self.xp.reshape(self.layout.valid, self.shape)
 
     def select(self, x: Array) -> Array:
-        """The token array x with every other slot replaced by 0, whatever stood there."""
+        """The token array x with masked slots replaced by 0."""
         return self.xp.where(self.valid, x, 0.0)
 
     def sum(self, x: Array) -> Array:
         """[N] sums of the token array x over each sequence's own tokens."""
-        return self._tokens().sum(x)
+        return self.layout.sum(self.xp.reshape(x, (-1,)))
 
     def spread(self, x: Array) -> Array:
-        """The [N] array x at every token of its sequence, 0 elsewhere."""
-        return self._tokens().spread(x)
-
-    def _in_a_turn(self) -> Array:
-        return (self.turn_ids >= 0) & (self.turn_ids < self.num_turns)
-
-    def _tokens(self) -> Restricted:
-        return Restricted(self.layout, self._in_a_turn())
-
-
-@dataclass(frozen=True, eq=False)
-class _Folded:
-    """A packed layout whose token arrays have another shape."""
-
-    packed: Packed
-    shape: tuple[int, ...]
-
-    @property
-    def xp(self) -> Namespace:
-        return self.packed.xp
-
-    @property
-    def num_sequences(self) -> int:
-        return self.packed.num_sequences
-
-    @property
-    def valid(self) -> Array:
-        return self.xp.reshape(self.packed.valid, self.shape)
-
-    def lengths(self) -> Array:
-        return self.packed.lengths()
-
-    def select(self, x: Array) -> Array:
-        return self.xp.where(self.valid, x, 0.0)
-
-    def sum(self, x: Array) -> Array:
-        return self.packed.sum(self.xp.reshape(x, (-1,)))
-
-    def spread(self, x: Array) -> Array:
-        return self.xp.reshape(self.packed.spread(x), self.shape)
+        """The [N] array x at every token of its sequence, 0 in masked slots."""
+        return self.xp.reshape(self.layout.spread(x), self.shape)
 
 
 def _each_turn(layout: Layout, turn_ids: Array, in_a_turn: Array, num_turns: int) -> Layout:
     """N · num_turns sequences. Shards and restrictions stay outside, so that sums are still exchanged and restricted."""
     if isinstance(layout, Sharded):
-        return sharded(_each_turn(layout.local, turn_ids, in_a_turn, num_turns), layout.sum_over_shards)
+        return sharded(_each_turn(layout.layout, turn_ids, in_a_turn, num_turns), layout.sum_over_shards)
     if isinstance(layout, Restricted):
         return Restricted(_each_turn(layout.layout, turn_ids, in_a_turn, num_turns), layout.kept)
     xp = layout.xp
@@ -147,4 +108,4 @@ def _each_turn(layout: Layout, turn_ids: Array, in_a_turn: Array, num_turns: int
     numbers = xp.astype(arange_like(xp, layout.num_sequences, turn), xp.float32)
     sequence = xp.astype(layout.spread(numbers), xp.int32)
     ids = xp.where(layout.valid & in_a_turn, sequence * num_turns + turn, -1)
-    return _Folded(Packed(xp.reshape(ids, (-1,)), layout.num_sequences * num_turns), layout.shape)
+    return Folded(Packed(xp.reshape(ids, (-1,)), layout.num_sequences * num_turns), layout.shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, detached, is_integer, is_real, namespace, segment_sum, shape_of
 from gspo_core._lib.units import flat, has_turn_units, mean_over_tokens, turns_of
 from gspo_core._lib.validation import check_layout, log_probs
-from gspo_core.layouts.shards import measured
+from gspo_core.layouts.prepared import prepared
 from gspo_core.objectives.loss import Objective, unit_advantage
 from gspo_core.objectives.result import LinearLoss, Loss
 from gspo_core.types import Array, Layout, Namespace, PerToken, Ratio
@@ -60,9 +60,10 @@ def batch_metrics(
     _check_loss(loss, logp, old_logp, layout)
     if isinstance(loss, LinearLoss) and loss.policy is not None:
         loss = loss.policy
-    xp, layout = namespace(logp=logp, weight=loss.logp_grad, mask=layout.valid), measured(layout)
+    xp = namespace(logp=logp, weight=loss.logp_grad, mask=layout.valid)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     selected = [detached(x) for x in log_probs(xp, layout, allow_low_precision, **named)]
+    layout = prepared(layout, selected[0])
     d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]
     units, ratio = detached(unit_advantage(objective.ratio, advantage, layout, d)), detached(loss.log_ratio)
     units, ratio = (_at_tokens(objective.ratio, x, layout) for x in (units, ratio))

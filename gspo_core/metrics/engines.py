@@ -6,7 +6,7 @@ import math
 
 from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, detached, namespace
 from gspo_core._lib.validation import check_layout, log_probs
-from gspo_core.layouts.shards import measured
+from gspo_core.layouts.prepared import prepared
 from gspo_core.mismatch.bounds import Reject
 from gspo_core.mismatch.correction import Correction, sampler_weight
 from gspo_core.mismatch.mass_gap import excess
@@ -41,10 +41,11 @@ def sampler_metrics(
     [2.0, 3.0, 1.5, 0.5, 0.0]
     """
     check_layout(layout)
-    xp, layout = namespace(old_logp=old_logp, sampler_logp=sampler_logp, mask=layout.valid), measured(layout)
+    xp = namespace(old_logp=old_logp, sampler_logp=sampler_logp, mask=layout.valid)
     old_logp, sampler_logp = detached(old_logp), detached(sampler_logp)
     found = sampler_weight(correction, old_logp, sampler_logp, layout, allow_low_precision=allow_low_precision)
     old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
+    layout = prepared(layout, old)
     per_token, lengths = correction.level.per_token, layout.lengths()
     there = layout.valid if per_token else lengths > 0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gspo_core._lib.array import count_true, detached, is_real, namespace, shape_of
 from gspo_core._lib.validation import check_layout
+from gspo_core.layouts.prepared import prepared
 from gspo_core.layouts.restricted import Restricted
-from gspo_core.layouts.shards import measured
 from gspo_core.objectives.loss import Objective
 from gspo_core.types import Array, Layout
 
@@ -55,7 +55,7 @@ def left_out_metrics(objective: Objective, advantage: Array, layout: Layout) -> 
         )
     advantage = detached(advantage)
     still = xp.astype(advantage == 0, advantage.dtype)
-    rest = measured(Restricted(layout, layout.spread(still) > 0))
+    rest = prepared(Restricted(layout, layout.spread(still) > 0), still)
     lengths = rest.lengths()
     held, there = xp.astype(lengths, advantage.dtype), lengths > 0
     nothing = xp.zeros_like(lengths, dtype=xp.int32)

@@ -7,7 +7,7 @@ import math
 from gspo_core._lib.array import segment_sum
 from gspo_core._lib.units import mean_over_tokens
 from gspo_core.kl import K3
-from gspo_core.layouts.shards import measured
+from gspo_core.layouts.prepared import prepared
 from gspo_core.types import Array, Layout, Namespace
 
 from .ledger import Entries
@@ -20,7 +20,7 @@ def log_ratio_entries(name: str, d: Array, layout: Layout, sign: Array | None = 
     The histogram is of the means over each sequence; with `sign` [N] in {0, 1, 2} there is one for each sign. Moments have
     the weights 1, |y| and |y|²: the last ones are those of sums over a sequence, which the design effect needs.
     """
-    xp, layout = layout.xp, measured(layout)
+    xp, layout = layout.xp, prepared(layout, d)
     mean, lengths = mean_over_tokens(d, layout), layout.lengths()
     there, bins = lengths > 0, binned(xp, mean)
     one, tokens, held = xp.astype(there, xp.int32), xp.astype(lengths, xp.int32), xp.astype(lengths, d.dtype)

@@ -13,7 +13,7 @@ from typing import ClassVar, NamedTuple, Protocol
 
 from gspo_core._lib.array import exp_finite, namespace
 from gspo_core._lib.checks import check_choice
-from gspo_core._lib.units import mean_over_tokens, non_empty
+from gspo_core._lib.units import mean_over_tokens
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.restricted import Restricted
 from gspo_core.types import Array, Layout
@@ -169,7 +169,7 @@ def sampler_weight(
     old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
     log_raw = correction.level.log_weight(old - sampler, layout)
     weight, kept = correction.action(xp, log_raw)
-    there = layout.valid if correction.level.per_token else non_empty(layout)
+    there = layout.valid if correction.level.per_token else layout.non_empty()
     kept = kept & there
     raw, _ = exp_finite(xp, log_raw)
     remaining = layout

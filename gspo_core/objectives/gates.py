@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from gspo_core._lib.checks import check_number
-from gspo_core._lib.units import mean_over_tokens, safe_lengths
+from gspo_core._lib.units import mean_over_tokens
 from gspo_core.types import Array, Gated, Layout
 
 
@@ -88,7 +88,7 @@ class Band:
         """Responses beyond their bound put onto it and closed."""
         xp = layout.xp
         at_tokens = advantage if per_token else layout.spread(advantage)
-        lengths = safe_lengths(d, layout)
+        lengths = layout.safe_lengths(d)
         # A bound on S is a bound on the mean: b/|y|. Powers of |y| in [−1, 0] are finite and never 0.
         bound = layout.spread(self.width * lengths ** (self.length_power - 1.0))
         mean = layout.spread(layout.sum(d) / lengths)

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from gspo_core._lib.array import is_real, namespace, shape_of, subtracts_in_silence
 from gspo_core._lib.checks import check_choice
-from gspo_core._lib.units import flat, has_turn_units, is_per_turn, non_empty, sum_by_turn, turn_lengths, turns_of
+from gspo_core._lib.units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
 from gspo_core._lib.validation import check_layout, divisor, unselected_log_probs
-from gspo_core.layouts.prepared import for_one_loss
+from gspo_core.layouts.prepared import prepared
 from gspo_core.types import Array, Gate, Gated, Layout, PerToken, Ratio, Reduction, Surrogate
 
 from .result import Loss
@@ -169,7 +169,7 @@ def policy_loss(
     xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, mask=layout.valid)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     checked = unselected_log_probs(xp, layout, allow_low_precision, **named)
-    layout = for_one_loss(layout, checked[0])
+    layout = prepared(layout, checked[0])
     d = xp.zeros_like(checked[0]) if old_logp is None else token_log_ratio(checked[0], checked[1], layout)
     per_unit = unit_advantage(objective.ratio, advantage, layout, d)
     total = divisor(xp, objective.reduction, denominator, layout, d)
@@ -259,7 +259,7 @@ def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, li
     if has_turn_units(ratio):
         return _turn_advantage(ratio, advantage, values, layout)
     if not _is_per_token(ratio, advantage, layout):
-        return layout.spread(values) if ratio.per_token else xp.where(non_empty(layout), values, 0.0)
+        return layout.spread(values) if ratio.per_token else xp.where(layout.non_empty(), values, 0.0)
     return layout.select(values)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gspo_core._lib.units import by_turn, flat, mean_over_tokens, safe_lengths, sum_selected, turns_of
+from gspo_core._lib.units import by_turn, flat, mean_over_tokens, turns_of
 from gspo_core.types import Array, Layout
 
 
@@ -60,7 +60,7 @@ class Sequence:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """[N] log s_i, 0 for an empty sequence."""
-        return sum_selected(d, layout) / safe_lengths(d, layout)
+        return layout.sum_selected(d) / layout.safe_lengths(d)
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """[N] the mean of d over each sequence."""
@@ -68,7 +68,7 @@ class Sequence:
 
     def pull_back(self, g: Array, layout: Layout) -> Array:
         """Token array: g_i/|y_i|."""
-        return layout.spread(g / safe_lengths(g, layout))
+        return layout.spread(g / layout.safe_lengths(g))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SequenceToken:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """Token array: log s_i at every token of sequence i."""
-        return layout.spread(sum_selected(d, layout) / safe_lengths(d, layout))
+        return layout.spread(layout.sum_selected(d) / layout.safe_lengths(d))
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """Token array: d itself (what the stop-gradients leave)."""
@@ -118,7 +118,7 @@ class Product:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """[N] log ρ_i, 0 for an empty sequence."""
-        return sum_selected(d, layout)
+        return layout.sum_selected(d)
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """[N] the sum of d over each sequence."""
@@ -146,7 +146,7 @@ class ProductToken:
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         """Token array: log ρ_i at every token of sequence i."""
-        return layout.spread(sum_selected(d, layout))
+        return layout.spread(layout.sum_selected(d))
 
     def push_forward(self, d: Array, layout: Layout) -> Array:
         """Token array: d itself (what the stop-gradients leave)."""
@@ -191,7 +191,7 @@ class Turn:
     def pull_back(self, g: Array, layout: Layout) -> Array:
         """Token array: g_ik/|y_ik|."""
         each = turns_of(layout, self).each
-        return each.spread(flat(g, layout) / safe_lengths(g, each))
+        return each.spread(flat(g, layout) / each.safe_lengths(g))
 
 
 @dataclass(frozen=True)

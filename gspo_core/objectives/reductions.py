@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from gspo_core._lib.array import count_true
 from gspo_core._lib.checks import is_whole
-from gspo_core._lib.units import flat, non_empty, safe_lengths, turn_lengths, turns_of
+from gspo_core._lib.units import flat, turn_lengths, turns_of
 from gspo_core.types import Array, Layout
 
 
@@ -29,20 +29,20 @@ class SequenceMean:
 
     def count(self, layout: Layout) -> Array:
         """[] number of non-empty sequences, integer."""
-        return count_true(layout.xp, non_empty(layout))
+        return count_true(layout.xp, layout.non_empty())
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] 1/denominator, or as a token array 1/(|y_i| · denominator)."""
         xp = layout.xp
-        share = xp.where(non_empty(layout), 1.0 / denominator, 0.0)
+        share = xp.where(layout.non_empty(), 1.0 / denominator, 0.0)
         if not per_token:
             return share
-        return layout.spread(share / safe_lengths(denominator, layout))
+        return layout.spread(share / layout.safe_lengths(denominator))
 
     def turn_weights(self, layout: Layout, denominator: Array) -> Array:
         """[N, K] |y_ik|/(|y_i| · denominator)."""
         lengths = layout.xp.astype(turn_lengths(turns_of(layout, self)), denominator.dtype)
-        return lengths / safe_lengths(denominator, layout)[:, None] / denominator
+        return lengths / layout.safe_lengths(denominator)[:, None] / denominator
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ class TurnMean:
 
     def count(self, layout: Layout) -> Array:
         """[] number of non-empty sequences, integer."""
-        return count_true(layout.xp, non_empty(layout))
+        return count_true(layout.xp, layout.non_empty())
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """Token array: 1/(K_i · |y_ik| · denominator)."""
         if not per_token:
             raise ValueError("TurnMean: expected a ratio whose units are turns or tokens, got one whose units are sequences")
         each = turns_of(layout, self).each
-        return each.spread(flat(self.turn_weights(layout, denominator), layout) / safe_lengths(denominator, each))
+        return each.spread(flat(self.turn_weights(layout, denominator), layout) / each.safe_lengths(denominator))
 
     def turn_weights(self, layout: Layout, denominator: Array) -> Array:
         """[N, K] 1/(K_i · denominator), 0 for an empty turn."""
@@ -136,7 +136,7 @@ class FixedLength:
 
     def count(self, layout: Layout) -> Array:
         """[] length times the number of non-empty sequences, integer."""
-        return count_true(layout.xp, non_empty(layout)) * self.length
+        return count_true(layout.xp, layout.non_empty()) * self.length
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] |y_i|/denominator, or as a token array 1/denominator."""

@@ -1,4 +1,4 @@
-"""What backends rely on: the weight as a function, the tokens that a loss needs, and this rank's part of a layout.
+"""What backends rely on: the weight as a function, and the tokens that a loss needs.
 
 Second derivatives through a model, in every framework, are in backend_torch and backend_jax.
 """
@@ -16,8 +16,8 @@ from support.cases import Batch, batches
 from support.family import Member, by_member, largest
 
 from gspo_core import GSPO, GSPO_TOKEN, Objective, Packed, Padded, PerToken, Turns, policy_loss, sharded
-from gspo_core.backend import active_tokens, local, weight_as_function
-from gspo_core.layouts import Layout, Restricted
+from gspo_core.backend import active_tokens, weight_as_function
+from gspo_core.layouts import Layout
 from gspo_core.objectives import CISPO, SequenceMean, Turn
 
 MASK = np.array([[True, True, False], [True, False, False], [False, False, False], [True, True, True]])
@@ -141,33 +141,3 @@ def test_a_rank_without_the_advantage_of_a_shared_sequence_is_active_too() -> No
     layout = sharded(Padded(MASK), lambda sums: sums + np.array([1.0, 0.0, 0.0, 0.0], dtype=sums.dtype))
     found = active_tokens(GSPO_TOKEN, np.zeros(MASK.shape), layout)
     assert np.array_equal(found, MASK & np.array([True, False, False, False])[:, None])
-
-
-# ---- this rank's part
-
-
-def doubled(x: np.ndarray) -> np.ndarray:
-    """Another rank with the same numbers."""
-    return 2 * x
-
-
-KEPT = np.array([[True, False, True]] * 4)
-TURN_IDS = np.zeros(MASK.shape, dtype=np.int64)
-
-
-def test_the_part_of_a_shard_is_found_however_deep_it_is() -> None:
-    mine = Padded(MASK)
-    assert local(sharded(mine, doubled)) is mine
-    for around in (
-        lambda x: Restricted(x, KEPT),
-        lambda x: Turns(x, TURN_IDS, 2),
-        lambda x: Restricted(Turns(x, TURN_IDS, 2), KEPT),
-    ):
-        alone, shared = around(mine), around(sharded(mine, doubled))
-        assert np.array_equal(shared.lengths(), 2 * alone.lengths())
-        assert np.array_equal(local(shared).lengths(), alone.lengths())
-
-
-@pytest.mark.parametrize("layout", [Padded(MASK), Restricted(Padded(MASK), KEPT), Turns(Padded(MASK), TURN_IDS, 2)])
-def test_a_layout_without_shards_is_its_own_part(layout: Layout) -> None:
-    assert local(layout) is layout

@@ -14,8 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gspo_core.backend import local
-
 from . import aligned
 from .head import Array, Head, Options, mesh_axes, varying, wide
 from .terms import Constants, Terms, Weighed
@@ -57,7 +55,7 @@ class Job:
 def cut_for(budget_bytes: int, head: Head, options: Options, terms: Terms, x: Constants, kind: Any) -> aligned.Cut | None:
     """How the aligned scheme cuts its work; None where it does not apply and everything goes two-pass."""
     vocabulary, num_tokens, item = len(head.weight), math.prod(x.layout.shape), jnp.dtype(kind).itemsize
-    elsewhere = options.axis is not None or local(x.layout) is not x.layout or jax.default_backend() != "cpu"
+    elsewhere = options.axis is not None or x.layout.local is not x.layout or jax.default_backend() != "cpu"
     if elsewhere or options.soft_cap is not None or terms.entropy_bonus is not None or not vocabulary or not num_tokens:
         return None
     blocks = -(-vocabulary // TILE[1])

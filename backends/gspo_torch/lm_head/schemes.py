@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gspo_core.backend import local
 from gspo_torch.distributed import VocabularyShard
 
 from . import aligned, two_pass
@@ -61,7 +60,7 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
     if isinstance(terms.old_logp, Tensor) and tuple(terms.old_logp.shape) == tuple(layout.shape):
         base = layout.select(terms.old_logp).to(wide)
     # The door: every argument of the loss is checked before any work, on this rank's part alone.
-    terms.weigh(base, base, local(layout))
+    terms.weigh(base, base, layout.local)
     places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.needed_tokens(layout)
     assert places is not None
     flat = tokens.reshape(-1)
@@ -123,7 +122,7 @@ class LinearFunction(torch.autograd.Function):
 
 def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> int:
     """Rows of logits that the aligned scheme may hold; 0 where it does not apply."""
-    sharded = local(job.terms.layout) is not job.terms.layout or head.shard is not None
+    sharded = job.terms.layout.local is not job.terms.layout or head.shard is not None
     if rows.is_cuda or sharded or head.soft_cap is not None or job.terms.entropy_bonus is not None or not len(head.weight):
         return 0
     wide = head.wide(rows)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gspo_core import Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.backend import active_tokens, local
+from gspo_core.backend import active_tokens
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 
@@ -90,6 +90,6 @@ class Terms:
         All, too, where only an exchange with other ranks could tell: another shard may hold a sequence's advantage.
         """
         per_sequence = isinstance(self.advantage, Tensor) and self.advantage.ndim == 1
-        every = self.every_token or (local(layout) is not layout and not per_sequence)
+        every = self.every_token or (layout.local is not layout and not per_sequence)
         needed = layout.valid if every else active_tokens(self.objective, self.advantage, layout)
         return torch.nonzero(needed.reshape(-1))[:, 0]

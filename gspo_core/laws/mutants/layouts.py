@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gspo_core._lib.array import exp_finite, where_true
+from gspo_core.layouts import Restricted
 from gspo_core.objectives.clipped_surrogates import Clip
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.ratios import Sequence
@@ -44,7 +45,8 @@ class _NotRestricted(Sequence):
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
         here: Any = layout
-        return super().log_ratio(d, getattr(here.local, "layout", layout))
+        whole = here.layout.layout if isinstance(here.layout, Restricted) else layout
+        return super().log_ratio(d, whole)
 
 
 @dataclass(frozen=True)

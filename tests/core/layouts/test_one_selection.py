@@ -35,8 +35,8 @@ def test_a_changed_sum_is_what_counts(around: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Sequences are columns: nothing but the protocol."""
+class Columns(Layout):
+    """Sequences are columns: nothing but the abstract members."""
 
     mask: Any
     xp: Any = np
@@ -67,7 +67,7 @@ class Columns:
 
 
 @pytest.mark.parametrize("objective", [GSPO, GSPO_TOKEN, GMPO, VESPO], ids=["GSPO", "GSPO_TOKEN", "GMPO", "VESPO"])
-def test_a_layout_needs_nothing_but_the_protocol(objective: Objective) -> None:
+def test_a_layout_needs_nothing_but_the_abstract_members(objective: Objective) -> None:
     layout: Layout = Columns(MASK.T.copy())
     poisoned = np.where(MASK, LOGP, np.nan)
     own = policy_loss(objective, poisoned.T.copy(), OLD.T.copy(), ADVANTAGE, layout)
@@ -75,6 +75,17 @@ def test_a_layout_needs_nothing_but_the_protocol(objective: Objective) -> None:
     np.testing.assert_allclose(own.value, ours.value, rtol=1e-14)
     np.testing.assert_allclose(own.logp_grad.T, ours.logp_grad, rtol=1e-13)
     assert np.any(ours.logp_grad != 0)
+
+
+def test_an_incomplete_layout_cannot_be_made_and_one_that_derives_from_nothing_is_refused() -> None:
+    class NoSum(Columns):
+        sum = Layout.sum
+
+    with pytest.raises(TypeError, match="abstract"):
+        NoSum(MASK)
+    alike = type("Alike", (), {name: value for name, value in vars(Columns).items() if name not in ("__dict__", "__weakref__")})
+    with pytest.raises(TypeError, match=r"^layout: .* got Alike; a layout of your own derives from gspo_core.layouts.Layout$"):
+        policy_loss(GSPO, LOGP, OLD, ADVANTAGE, alike(MASK))
 
 
 @dataclass(frozen=True)

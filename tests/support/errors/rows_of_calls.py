@@ -13,7 +13,7 @@ from support.errors.rows import IDS, LAYOUT, MASK, ONES, ROUTER, TURNS, ZEROS, T
 import gspo_core as g
 from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Packed, PerToken, SequenceMean
 from gspo_core.clip_range import Drift, clip_fraction_for, measured_clip_fraction
-from gspo_core.objectives import TurnMean
+from gspo_core.objectives import LinearLoss, TurnMean
 from gspo_core.routing import router_shift
 
 SEGMENT = Objective(g.objectives.Turn(), Clip(0.2, 0.2), TurnMean())
@@ -196,9 +196,9 @@ def mismatch(advantage: Any = ONES, clip: Any = CLIP) -> Callable[[], Any]:
     return lambda: g.mismatch.mismatch_report(ZEROS, ZEROS, ZEROS, advantage, LAYOUT, clip)
 
 
-def metrics(loss: Any = LOSS, old: Any = ZEROS, objective: Any = GSPO) -> Callable[[], Any]:
+def metrics(loss: Any = LOSS, old: Any = ZEROS, objective: Any = GSPO, logp: Any = ZEROS) -> Callable[[], Any]:
     """Metrics of a batch."""
-    return lambda: g.batch_metrics(objective, loss, ZEROS, old, ONES, LAYOUT)
+    return lambda: g.batch_metrics(objective, loss, logp, old, ONES, LAYOUT)
 
 
 def left_out(objective: Any = GSPO, advantage: Any = ONES) -> Callable[[], Any]:
@@ -262,6 +262,7 @@ READINGS: list[Row] = [
         ("loss: expected a weight of the layout's shape [2, 3]", "got [2]"),
         metrics(loss=LOSS._replace(logp_grad=ONES)),
     ),
+    Row(T, ("logp: expected an array, got None", "return_logp=True"), metrics(loss=LinearLoss(*LOSS), logp=None)),
     Row(V, ("old_logp: expected what the loss was computed with", "on_policy=False"), metrics(old=None)),
     Row(T, ("advantage: expected real floating-point numbers", "int"), lambda: g.group_metrics(IDS[:, 0], IDS[:, 0])),
     Row(T, ("group_ids: expected integers", "float64"), lambda: g.group_metrics(ONES, ONES)),
