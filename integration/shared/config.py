@@ -16,7 +16,7 @@ from integration.shared.sizes import Experts, WarmUp
 
 PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
 CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}
-"""For answers of about five tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (README, "The clip range")."""
+"""For answers of about five tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (docs/clip-range.md)."""
 
 CORRECTIONS = {
     "none": None,
