@@ -1,33 +1,39 @@
-"""A policy's weights and their optimizer, in JAX: log-probs, gradients, AdamW steps.
+"""A policy's weights and their optimizer, in JAX: hidden states, gradients, AdamW steps.
 
-The log-probs are pulled out of the model by `jax.vjp`, in one compiled call that serves old and current ones alike: with
-equal weights they are equal bit for bit, and log s is exactly 0. (A forward pass compiled alone rounds otherwise than one
+Old log-probs and updates go through the same compiled calls, `hidden_states` here and the loss in train_jax.py: with equal
+weights log-probs are equal bit for bit, and log s is exactly 0. (A forward pass compiled alone rounds otherwise than one
 compiled with its backward.)
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from gspo_jax import token_logp
 
-from gspo_core import Padded
 from integration.on_jax.qwen3 import Qwen3
 
 Array = Any
 
 
+class Predicting(NamedTuple):
+    """The arguments of an LM head."""
+
+    hidden: Array
+    """[N, T, H] the final hidden states at the positions that predict the responses' tokens."""
+    lm_head: Array
+    """[V, H]"""
+
+
 class Learner:
     """A model in training. `params` and `optimizer_state` are replaced, never written into."""
 
-    def __init__(self, model: Qwen3, *, lr: float, lr_warm_up: int, max_grad_norm: float, temperature: float) -> None:
+    def __init__(self, model: Qwen3, *, lr: float, lr_warm_up: int, max_grad_norm: float) -> None:
         self.graph, self.params = nnx.split(model, nnx.Param)
-        self.temperature = temperature
 
         def rate(count: Array) -> Array:
             return lr * jnp.minimum(1.0, (count + 1) / max(1, lr_warm_up))
@@ -37,45 +43,42 @@ class Learner:
         self.optimizer = optax.chain(optax.clip_by_global_norm(max_grad_norm), adamw)
         self.optimizer_state = self.optimizer.init(self.params)
 
-    def log_probs(self, responses: Any) -> tuple[Array, Any]:
-        """([N, T] log π(token) at the sampling temperature, 0 in masked slots; what pulls their gradient back to weights)."""
+    def hidden_states(self, responses: Any) -> tuple[Predicting, Any]:
+        """(what predicts the responses' tokens, the function that pulls its gradient back to the weights)."""
         r = responses
-        pair: tuple[Array, Any] = _log_probs(
-            self.graph, self.temperature, self.params, r.prompt_ids, r.prompt_mask, r.tokens, r.mask
-        )
+        pair: tuple[Predicting, Any] = _hidden_states(self.graph, self.params, r.prompt_ids, r.prompt_mask, r.tokens, r.mask)
         return pair
 
     def zeros(self) -> Any:
         """A gradient of zeros."""
         return jax.tree.map(jnp.zeros_like, self.params)
 
-    def add(self, gradients: Any, pull_back: Any, logp_grad: Array) -> Any:
-        """`gradients` and those of a micro-batch whose loss has the gradient `logp_grad` [N, T] by its log-probs."""
-        return _add(gradients, pull_back, logp_grad)
+    def add(self, gradients: Any, pull_back: Any, gradient: Predicting) -> Any:
+        """`gradients` and those of a micro-batch whose loss has this gradient with respect to its `Predicting`."""
+        return _add(gradients, pull_back, gradient)
 
     def step(self, gradients: Any) -> None:
         """One optimizer step."""
         self.params, self.optimizer_state = _step(self.optimizer, self.params, self.optimizer_state, gradients)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _log_probs(
-    graph: Any, temperature: float, params: Any, prompt_ids: Array, prompt_mask: Array, tokens: Array, mask: Array
-) -> tuple[Array, Any]:
+@partial(jax.jit, static_argnums=0)
+def _hidden_states(
+    graph: Any, params: Any, prompt_ids: Array, prompt_mask: Array, tokens: Array, mask: Array
+) -> tuple[Predicting, Any]:
     ids = jnp.concatenate([prompt_ids, tokens], axis=1)
     attention = jnp.concatenate([prompt_mask, mask], axis=1)
 
-    def log_probs(params: Any) -> Array:
+    def states(params: Any) -> Predicting:
         model = nnx.merge(graph, params)
-        predicting = model(ids, attention)[:, prompt_ids.shape[1] - 1 : -1]
-        return token_logp(predicting, model.lm_head, tokens, layout=Padded(mask), temperature=temperature)
+        return Predicting(model(ids, attention)[:, prompt_ids.shape[1] - 1 : -1], model.lm_head)
 
-    return jax.vjp(log_probs, params)
+    return jax.vjp(states, params)
 
 
 @jax.jit
-def _add(gradients: Any, pull_back: Any, logp_grad: Array) -> Any:
-    return jax.tree.map(jnp.add, gradients, pull_back(logp_grad)[0])
+def _add(gradients: Any, pull_back: Any, gradient: Predicting) -> Any:
+    return jax.tree.map(jnp.add, gradients, pull_back(gradient)[0])
 
 
 @partial(jax.jit, static_argnums=0)

@@ -87,7 +87,6 @@ def prepare(config: Config) -> Trainer:
         lr=config.lr,
         lr_warm_up=config.lr_warm_up,
         max_grad_norm=config.max_grad_norm,
-        temperature=config.temperature,
     )
     trainer = Trainer(
         config, folder, task, learner, config.build_objective(),

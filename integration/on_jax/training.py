@@ -10,10 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from gspo_jax import policy_loss
+from gspo_jax import linear_policy_loss
 
-from gspo_core import Loss, Objective, Padded
+from gspo_core import Objective, Padded, group_metrics
+from gspo_core.metrics import Metrics, left_out_metrics
+from gspo_core.objectives import LinearLoss
 from gspo_core.planning import Plan
+from integration.on_jax.learner import Predicting
 from integration.on_jax.rollout import Responses, random_keys, resized
 from integration.on_jax.trainer import Trainer, prepare
 from integration.shared.config import Config
@@ -42,19 +45,19 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     order = np.split(np.asarray(jax.random.permutation(next(keys), len(advantages))), config.mini_batches)
     batches = [mini_batch(trainer, responses, advantages, judged.planned, rows) for rows in order]
     sampled = time.perf_counter()
-    # The policy that all mini-batches of this rollout are measured against.
-    old = [[trainer.learner.log_probs(part)[0] for part, _ in batch.parts] for batch in batches]
+    # Of the policy that all mini-batches of this rollout are measured against.
+    old = [old_log_probs(trainer, batch) for batch in batches]
 
-    rollup = Rollup()
+    rollup = Rollup(trainer.objective)
+    rollup.add(group_metrics(advantages, np.arange(len(advantages)) // config.group_size))
     for batch, old_logps in zip(batches, old, strict=True):
         update(trainer, batch, old_logps, rollup)
     updated = time.perf_counter()
-    lengths = responses.mask.sum(-1)
     return {
-        **judged.row(lengths),
+        **judged.row(),
         "verifier_errors": trainer.task.verifier_errors,
         **rollup.row(),
-        **trainer.advised(rollup.pilot(lengths, advantages)),
+        **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
         "seconds_sampling": round(sampled - began, 3),
         "seconds_updating": round(updated - sampled, 3),
     }
@@ -68,8 +71,8 @@ class MiniBatch:
     """Micro-batches of responses with their advantages, those without an advantage left out: their gradient is zero."""
     denominator: Array
     """[] the objective's count over all responses of the mini-batch, those left out included: the loss stays exact."""
-    units: int
-    """Ratios in the mini-batch, those left out included."""
+    left_out: Metrics | None
+    """Of the responses that are not run; None if all are."""
 
 
 def mini_batch(trainer: Trainer, responses: Responses, advantages: Array, planned: Plan, rows: Array) -> MiniBatch:
@@ -78,37 +81,74 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Array, planne
     step = planned.step(trainer.objective, whole, rows)
     size = trainer.config.micro_batch_size or len(rows)
     pieces = [step.rows[start : start + size] for start in range(0, len(step.rows), size)]
-    units = int(whole.valid.sum()) if trainer.objective.ratio.per_token else len(rows)
     parts = [(part, resized(advantages[p], part.mask.shape[:1])) for p in pieces for part in [responses.rows(p)]]
-    return MiniBatch(parts, step.denominator, units)
+    left_out = left_out_metrics(trainer.objective, advantages[rows], whole) if len(step.rows) < len(rows) else None
+    return MiniBatch(parts, step.denominator, left_out)
+
+
+def old_log_probs(trainer: Trainer, batch: MiniBatch) -> list[Array]:
+    """[N, T] of each micro-batch, under the current weights.
+
+    They are those of a loss in which no response has an advantage, so that it has no gradient to compute. It is the
+    updates' own compiled call: at unmoved weights every ratio is exactly 1.
+    """
+    found = []
+    for part, advantage in batch.parts:
+        states, _ = trainer.learner.hidden_states(part)
+        zeros = np.zeros(part.mask.shape, dtype=states.hidden.dtype)
+        _, loss = loss_of(trainer, part, states, zeros, np.zeros_like(advantage), batch.denominator)
+        found.append(loss.logp)
+    return found
 
 
 def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Array], rollup: Rollup) -> None:
     """One optimizer step. Micro-batches add up exactly: they share the mini-batch's denominator."""
     gradients = trainer.learner.zeros()
     for (part, advantage), old in zip(batch.parts, old_logps, strict=True):
-        logp, pull_back = trainer.learner.log_probs(part)
-        logp_grad, loss = differentiate(trainer.objective, logp, old, advantage, Padded(part.mask), batch.denominator)
-        gradients = trainer.learner.add(gradients, pull_back, logp_grad)
-        loss, logp, old_logp = jax.device_get((loss, logp, old))
-        rollup.add_loss(loss, logp, old_logp, advantage, Padded(part.mask))
+        layout = Padded(part.mask)
+        states, pull_back = trainer.learner.hidden_states(part)
+        gradient, loss = loss_of(trainer, part, states, old, advantage, batch.denominator)
+        gradients = trainer.learner.add(gradients, pull_back, gradient)
+        loss, old_logp = jax.device_get((loss, old))
+        rollup.add_loss(loss, old_logp, advantage, layout)
     norm = float(optax.tree.norm(gradients))
     finite = bool(np.isfinite(norm))
-    rollup.add_step(norm, units=batch.units, skipped=not finite)
+    rollup.add_step(norm, batch.left_out, skipped=not finite)
     if finite:
         trainer.learner.step(gradients)
     count_step(trainer, finite=finite)
 
 
-@partial(jax.jit, static_argnums=0)
-def differentiate(
-    objective: Objective, logp: Array, old_logp: Array, advantage: Array, layout: Padded, denominator: Array
-) -> tuple[Array, Loss]:
-    """(the loss's gradient by the log-probs [N, T], the loss)."""
+def loss_of(
+    trainer: Trainer, part: Responses, states: Predicting, old_logp: Array, advantage: Array, denominator: Array
+) -> tuple[Predicting, LinearLoss]:
+    """(the loss's gradient with respect to hidden states and LM head, the loss and its log-probs)."""
+    options = trainer.objective, trainer.config.temperature
+    pair: tuple[Predicting, LinearLoss] = differentiate(
+        *options, states, part.tokens, old_logp, advantage, Padded(part.mask), denominator
+    )
+    return pair
 
-    def value(logp: Array) -> tuple[Array, Loss]:
-        loss = policy_loss(objective, logp, old_logp, advantage, layout, denominator=denominator)
+
+@partial(jax.jit, static_argnums=(0, 1))
+def differentiate(
+    objective: Objective,
+    temperature: float,
+    states: Predicting,
+    tokens: Array,
+    old_logp: Array,
+    advantage: Array,
+    layout: Padded,
+    denominator: Array,
+) -> tuple[Predicting, LinearLoss]:
+    """`loss_of`, compiled once for each shape."""
+
+    def value(states: Predicting) -> tuple[Array, LinearLoss]:
+        loss = linear_policy_loss(
+            objective, *states, tokens, old_logp, advantage, layout,
+            denominator=denominator, temperature=temperature, return_logp=True,
+        )  # fmt: skip
         return loss.value, loss
 
-    pair: tuple[Array, Loss] = jax.grad(value, has_aux=True)(logp)
+    pair: tuple[Predicting, LinearLoss] = jax.grad(value, has_aux=True)(states)
     return pair

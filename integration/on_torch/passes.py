@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from gspo_torch import Routes, record_routes, replay_routes
+from gspo_torch import Routes, linear_policy_loss, record_routes, replay_routes
 from torch import Tensor
 
 from gspo_core import Padded, PerToken, sampler_weight
+from gspo_core.metrics import sampler_metrics
 from gspo_core.mismatch import SamplerWeight
-from integration.on_torch.rollout import Responses, response_logp
+from gspo_core.objectives import LinearLoss
+from integration.on_torch.rollout import Responses, predicting_states
 from integration.on_torch.trainer import Trainer
+from integration.shared.disagreement import UNCORRECTED
 from integration.shared.measure import Rollup
 
 
@@ -35,18 +38,40 @@ class Old(NamedTuple):
         return advantage * weight if weight.ndim == 1 else PerToken(layout.spread(advantage) * weight)
 
 
-@torch.no_grad()
+def loss_of(
+    trainer: Trainer,
+    part: Responses,
+    hidden: Tensor,
+    old_logp: Tensor,
+    advantage: Tensor | PerToken,
+    denominator: Tensor | None,
+) -> LinearLoss:
+    """The loss, and the log-probs, from the hidden states [N, T, H] of `predicting_states`; no logits are kept."""
+    head, layout = trainer.model.get_output_embeddings(), Padded(part.mask)
+    return linear_policy_loss(
+        trainer.objective, hidden, head.weight, part.tokens, old_logp, advantage, layout,
+        denominator=denominator, bias=head.bias, temperature=trainer.config.temperature, return_logp=True,
+    )  # fmt: skip
+
+
 def old_pass(trainer: Trainer, part: Responses, rollup: Rollup) -> Old:
-    """Log-probs of the policy that all mini-batches of a rollout are measured against: the trainer's, whatever sampled."""
+    """Log-probs of the policy that all mini-batches of a rollout are measured against: the trainer's, whatever sampled.
+
+    They are those of a loss in which no response has an advantage, so that it has no gradient to compute. That it is the
+    updates' own computation makes ratios exactly 1 at unmoved weights: `token_logp` rounds otherwise.
+    """
     config = trainer.config
-    with along(trainer, part.routes if config.routing_replay == "r3" else None) as own:
-        logp = response_logp(trainer.model, part, config.temperature)
+    with torch.no_grad(), along(trainer, part.routes if config.routing_replay == "r3" else None) as own:
+        hidden = predicting_states(trainer.model, part)
+    nothing = torch.zeros(part.mask.shape, device=part.mask.device)
+    logp = loss_of(trainer, part, hidden.detach().requires_grad_(), nothing, nothing[:, 0], None).logp
+    assert logp is not None
     if own is not None and part.routes is not None:
         rollup.add_flips(part.routes, own, updating=False)
     weight = None
     if part.logp is not None:
         layout = Padded(part.mask)
-        rollup.add_gap(logp, part.logp, layout)
+        rollup.add(sampler_metrics(config.correction or UNCORRECTED, logp, part.logp, layout))
         weight = None if config.correction is None else sampler_weight(config.correction, logp, part.logp, layout)
     return Old(logp, part.routes if config.routing_replay == "r3" else own, weight)
 

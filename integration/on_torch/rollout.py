@@ -144,17 +144,25 @@ def positions(attention: Tensor) -> Tensor:
     return (attention.cumsum(-1) - 1).clamp(min=0)
 
 
+def predicting_states(model: Any, batch: Responses) -> Tensor:
+    """[N, T, H] the final hidden states at the positions that predict the responses' tokens."""
+    ids = torch.cat([batch.prompt_ids, batch.tokens], 1)
+    attention = torch.cat([batch.prompt_mask, batch.mask.to(batch.prompt_mask.dtype)], 1)
+    out = model.get_decoder()(
+        input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False
+    )  # fmt: skip
+    states: Tensor = out.last_hidden_state[:, batch.prompt_ids.shape[1] - 1 : -1]
+    return states
+
+
 def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
     """[N, T] log π(token) of the responses at the sampling temperature, float32 (float64 if the model is); 0 in masked slots.
 
     Only hidden states of response tokens meet the LM head.
     """
-    ids = torch.cat([batch.prompt_ids, batch.tokens], 1)
-    attention = torch.cat([batch.prompt_mask, batch.mask.to(batch.prompt_mask.dtype)], 1)
-    body, head = model.get_decoder(), model.get_output_embeddings()
-    hidden = body(input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False).last_hidden_state
-    predicting, layout = hidden[:, batch.prompt_ids.shape[1] - 1 : -1], Padded(batch.mask)
-    return token_logp(predicting, head.weight, batch.tokens, layout=layout, bias=head.bias, temperature=temperature)
+    head, hidden = model.get_output_embeddings(), predicting_states(model, batch)
+    options: dict[str, Any] = {"bias": head.bias, "temperature": temperature}
+    return token_logp(hidden, head.weight, batch.tokens, layout=Padded(batch.mask), **options)
 
 
 @torch.no_grad()

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gspo_torch import policy_loss
 from torch import Tensor
 
-from gspo_core import Padded
+from gspo_core import Padded, group_metrics
+from gspo_core.metrics import Metrics, left_out_metrics
 from gspo_core.planning import Plan
-from integration.on_torch.passes import Old, old_pass, update_pass
-from integration.on_torch.rollout import Responses, response_logp
+from integration.on_torch.passes import Old, loss_of, old_pass, update_pass
+from integration.on_torch.rollout import Responses, predicting_states
 from integration.on_torch.trainer import Trainer, prepare
 from integration.shared.config import Config
 from integration.shared.loop import count_step, judge, run
@@ -38,13 +38,14 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
 
     order = torch.randperm(len(advantages), generator=trainer.shuffling).chunk(config.mini_batches)
     batches = [mini_batch(trainer, responses, advantages, planned, rows) for rows in order]
-    sampled, rollup = time.perf_counter(), Rollup(config.correction)
+    sampled, rollup = time.perf_counter(), Rollup(trainer.objective)
+    rollup.add(group_metrics(advantages, torch.arange(len(advantages), device=advantages.device) // config.group_size))
     olds = [[old_pass(trainer, part, rollup) for part, _ in batch.parts] for batch in batches]  # all before the first update
     for batch, old in zip(batches, olds, strict=True):
         update(trainer, batch, old, rollup)
     updated = time.perf_counter()
     return {
-        **judged.row(responses.mask.sum(-1)),
+        **judged.row(),
         "verifier_errors": trainer.task.verifier_errors,
         **rollup.row(),
         **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
@@ -61,8 +62,8 @@ class MiniBatch:
     """Micro-batches of responses with their advantages, those without an advantage left out: their gradient is zero."""
     denominator: Tensor
     """[] the objective's count over all responses of the mini-batch, those left out included: the loss stays exact."""
-    units: int
-    """Ratios in the mini-batch, those left out included."""
+    left_out: Metrics | None
+    """Of the responses that are not run; None if all are."""
 
 
 def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, planned: Plan, rows: Tensor) -> MiniBatch:
@@ -71,9 +72,9 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, plann
     step = planned.step(trainer.objective, whole, rows)
     live = torch.from_numpy(step.rows)
     pieces = live.split(trainer.config.micro_batch_size or len(rows)) if len(live) else ()
-    units = int(whole.valid.sum()) if trainer.objective.ratio.per_token else len(rows)
     parts = [(responses.rows(piece), advantages[piece]) for piece in pieces]
-    return MiniBatch(parts, step.denominator, units)
+    left_out = left_out_metrics(trainer.objective, advantages[rows], whole) if len(live) < len(rows) else None
+    return MiniBatch(parts, step.denominator, left_out)
 
 
 def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) -> None:
@@ -82,15 +83,15 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
     for (part, advantage), old in zip(batch.parts, olds, strict=True):
         layout = Padded(part.mask)
+        weighted = old.weighted(advantage, layout)
         with update_pass(trainer, old, rollup):
-            logp = response_logp(trainer.model, part, trainer.config.temperature)
-            weighted = old.weighted(advantage, layout)
-            loss = policy_loss(trainer.objective, logp, old.logp, weighted, layout, denominator=batch.denominator)
+            hidden = predicting_states(trainer.model, part)
+            loss = loss_of(trainer, part, hidden, old.logp, weighted, batch.denominator)
             loss.value.backward()
-        rollup.add_loss(loss._replace(value=loss.value.detach()), logp.detach(), old.logp, advantage, layout)
+        rollup.add_loss(loss, old.logp, advantage, layout, weighted=weighted, sampler_logp=part.logp)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
     finite = bool(torch.isfinite(norm))
-    rollup.add_step(float(norm), units=batch.units, skipped=not finite)
+    rollup.add_step(float(norm), batch.left_out, skipped=not finite)
     if finite:
         lr = trainer.config.lr * min(1.0, (trainer.optimizer_steps + 1) / max(1, trainer.config.lr_warm_up))
         for group in trainer.optimizer.param_groups:

@@ -70,9 +70,9 @@ def one_rollout(trainer: Trainer, rollout: Rollout) -> Iterator[Update]:
     responses, planned = Responses(prompt_ids, prompt_mask, tokens, mask), rollout.planned()
     advantages = torch.as_tensor(planned.advantage, dtype=torch.float32)
     batches = [mini_batch(trainer, responses, advantages, planned, torch.tensor(rows)) for rows in rollout.mini_batches]
-    olds = [[old_pass(trainer, part, Rollup()) for part, _ in batch.parts] for batch in batches]
+    olds = [[old_pass(trainer, part, Rollup(trainer.objective)) for part, _ in batch.parts] for batch in batches]
     for batch, old in zip(batches, olds, strict=True):
-        seen = Recorder()
+        seen = Recorder(trainer.objective)
         update(trainer, batch, old, seen)
         yield seen.update(parameters_of(trainer.model))
     trainer.step += 1

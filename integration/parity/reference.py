@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gspo_core import Loss, Padded, plan
+from gspo_core import Objective, Padded, plan
+from gspo_core.metrics import Metrics
+from gspo_core.objectives import LinearLoss
 from gspo_core.planning import Plan
 from integration.shared.measure import Rollup
 
@@ -96,23 +98,23 @@ class Update:
 class Recorder(Rollup):
     """A rollup that keeps every number of one update, of either framework."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, objective: Objective) -> None:
+        super().__init__(objective)
         self.loss = self.grad_norm = 0.0
         self.log_s: list[float] = []
         self.clipped: list[bool] = []
 
-    def add_loss(self, loss: Loss, logp: Any, old_logp: Any, advantage: Any, layout: Padded) -> None:
+    def add_loss(self, loss: LinearLoss, old_logp: Any, advantage: Any, layout: Padded, **rest: Any) -> None:
         """A micro-batch. Rows without a token only fill it up."""
-        super().add_loss(loss, logp, old_logp, advantage, layout)
+        super().add_loss(loss, old_logp, advantage, layout, **rest)
         there = layout.lengths() > 0
         self.loss += loss.value.item()
         self.log_s += loss.log_ratio[there].tolist()
         self.clipped += loss.clipped[there].tolist()
 
-    def add_step(self, grad_norm: float, *, units: int, skipped: bool) -> None:
+    def add_step(self, grad_norm: float, left_out: Metrics | None = None, *, skipped: bool) -> None:
         """An optimizer step."""
-        super().add_step(grad_norm, units=units, skipped=skipped)
+        super().add_step(grad_norm, left_out, skipped=skipped)
         self.grad_norm = grad_norm
 
     def update(self, parameters: dict[str, np.ndarray]) -> Update:

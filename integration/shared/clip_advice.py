@@ -1,4 +1,4 @@
-"""--clip-fraction: the clip range that the first rollouts advise, and how well it keeps what it promised."""
+"""Clip ranges from measured log s: --clip-fraction takes one from a pilot; the report shows what a range does by length."""
 
 from __future__ import annotations
 
@@ -6,8 +6,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gspo_core import Clip, Objective, Pilot, clip_range_for
-from gspo_core.clip_range import clip_fraction_for
+from gspo_core.clip_range import LengthBin, clip_fraction_for, clip_table
 from integration.shared.errors import TrainingFailure
+from integration.shared.json_lines import Row
+
+
+def ranges_by_length(rows: list[Row], clip: Any) -> tuple[LengthBin, ...]:
+    """What `clip` does to the responses of a run in each bin of lengths (powers of two), and the range each bin would want.
+
+    Args:
+        rows: lines of metrics with `log_s`, `lengths` and `signs`; others are passed over.
+        clip: the surrogate. There are no bins unless it is a `Clip` that clips some of these responses on either side of 1.
+
+    >>> row = {"log_s": [0.02, -0.04, 0.03, -0.02], "lengths": [2, 3, 35, 40], "signs": [1, -1, 1, -1]}
+    >>> [(b.shortest, b.longest, b.share) for b in ranges_by_length([row], Clip(0.01, 0.025))]
+    [(2, 3, 0.5), (32, 63, 0.5)]
+    """
+    known = [row for row in rows if "lengths" in row]
+    if not known or not isinstance(clip, Clip) or min(clip.low, clip.high) == 0:
+        return ()
+    law = Pilot(*([x for row in known for x in row[name]] for name in ("log_s", "lengths", "signs")))
+    target = clip_fraction_for(clip, law).total if law.lengths.size else 0.0
+    if not 0.0 < target < 1.0:
+        return ()
+    edges = [2**n for n in range(int(law.lengths.max()).bit_length() + 1)]
+    return clip_table(target, law, edges, high_over_low=clip.high / clip.low)
 
 
 @dataclass

@@ -1,25 +1,65 @@
-"""How far apart sampler and trainer are, and routes and routers, over one rollout."""
+"""How far apart the sampling engine and the trainer are over one rollout, and the routes and the routers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gspo_torch import Routes
-from torch import Tensor
+from gspo_core import Clip, Objective, Packed, Padded, Sequence
+from gspo_core.mismatch import Correction, ProductWeight, Truncate, mismatch_report
+from gspo_core.types import Array
 
-from gspo_core import Padded, merge, sampler_weight, summary
-from gspo_core.metrics import Metrics, sampler_metrics
-from gspo_core.mismatch import Correction, ProductWeight, Truncate
+if TYPE_CHECKING:
+    from gspo_torch import Routes
 
-UNCORRECTED = Correction(ProductWeight(), Truncate(2.0))
-"""What measures the engines' gap where nothing is corrected; of its numbers only the raw ones are reported then."""
+UNCORRECTED = Correction(ProductWeight(), Truncate(3e38))
+"""For measuring the gap where nothing is corrected: a bound that no float32 weight goes beyond."""
+REPORTED = (
+    "token_noise_share",
+    "log_s_noise_share",
+    "noise_floor",
+    "noise_floor_share",
+    "clipped_by_old",
+    "clipped_by_sampler",
+    "gate_disagreement",
+    "mass_gap",
+    "mass_gap_error",
+)
+"""Fields of `gspo_core.MismatchReport` in the metrics."""
+
+
+class Mismatch:
+    """Collects the log-probs of a rollout's micro-batches, as they were at their updates, for one `mismatch_report`."""
+
+    def __init__(self, objective: Objective) -> None:
+        clip = objective.surrogate
+        bounded = isinstance(objective.ratio, Sequence) and isinstance(clip, Clip) and min(clip.low, clip.high) > 0
+        self._clip: Any = clip if bounded else None
+        self._parts: list[tuple[Array, Padded, Array]] = []
+
+    def add(self, logp: Array, old_logp: Array, sampler_logp: Array, advantage: Array, layout: Padded) -> None:
+        """A micro-batch; token arrays and [N] advantages."""
+        xp = layout.xp
+        tokens = xp.stack([x[layout.mask] for x in (logp, old_logp, sampler_logp)])
+        self._parts.append((tokens, layout, advantage))
+
+    def row(self) -> dict[str, float]:
+        """`mismatch_…` as gspo_core.MismatchReport explains them; nothing without an engine, or without a clip range of s."""
+        if not self._parts or self._clip is None:
+            return {}
+        tokens, layouts, advantages = zip(*self._parts, strict=True)
+        xp = layouts[0].xp
+        lengths = xp.concat([layout.lengths() for layout in layouts])
+        owner = xp.repeat(xp.arange(len(lengths)), lengths)
+        logp, old, sampler = xp.concat(tokens, axis=1)
+        report = mismatch_report(logp, old, sampler, xp.concat(advantages), Packed(owner, len(lengths)), self._clip)
+        return {f"mismatch_{name}": float(getattr(report, name)) for name in REPORTED}
 
 
 class Flips:
     """Share of slots in which the router would choose another expert than the routes have, by layer."""
 
     def __init__(self) -> None:
-        self._away: Tensor | None = None
+        self._away: Any = None
         self._tokens = 0
 
     def add(self, routes: Routes, own: Routes) -> None:
@@ -34,34 +74,3 @@ class Flips:
         away, tokens = self._away, self._tokens
         self._away, self._tokens = None, 0
         return None if away is None else [round(share / max(1, tokens), 6) for share in away.tolist()]
-
-
-class Gap:
-    """How far the sampling engine is from the trainer, over the responses that are run: those with an advantage."""
-
-    def __init__(self, correction: Correction | None) -> None:
-        self._correction = correction
-        self._metrics: Metrics | None = None
-        self._sum = self._squares = 0.0
-        self._units = 0
-
-    def add(self, old_logp: Tensor, sampler_logp: Tensor, layout: Padded) -> None:
-        """A micro-batch."""
-        correction = self._correction or UNCORRECTED
-        measured = sampler_metrics(correction, old_logp, sampler_logp, layout)
-        self._metrics = measured if self._metrics is None else merge(self._metrics, measured)
-        found: Any = sampler_weight(correction, old_logp, sampler_logp, layout)
-        weight = (found.raw if self._correction is None else found.weight).double()
-        self._sum, self._squares = self._sum + float(weight.sum()), self._squares + float((weight * weight).sum())
-        self._units += int((layout.valid if correction.level.per_token else layout.lengths() > 0).sum())
-
-    def row(self) -> dict[str, float]:
-        """`sampler_…` as gspo_core.summary explains them, and sampler_ess, the effective share (Σ w)² / (n Σ w²)."""
-        if self._metrics is None:
-            return {}
-        numbers = {k: v for k, v in summary(self._metrics).items() if k.startswith("sampler_")}
-        if self._correction is None:
-            for name in ("weight_mean", "weight_max", "truncated", "rejected"):
-                numbers.pop(f"sampler_{name}", None)
-        ess = self._sum**2 / (self._units * self._squares) if self._squares else 0.0
-        return numbers | {"sampler_ess": ess}

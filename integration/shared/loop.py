@@ -14,6 +14,7 @@ from gspo_core.planning import Plan
 from integration.shared.config import Config
 from integration.shared.errors import TrainingFailure
 from integration.shared.evaluation import evaluate
+from integration.shared.findings import Announcer
 from integration.shared.interrupt import StopOnSignal
 from integration.shared.pace import Pace
 from integration.shared.report import summary, write_report
@@ -39,6 +40,7 @@ def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
     config = trainer.config
     stop = StopOnSignal()
     pace = Pace(rollouts=config.rollouts, done=trainer.step, eval_every=config.eval_every)
+    announcer = Announcer(trainer.folder.rows("metrics.jsonl"))
     if trainer.step == 0:
         evaluation(trainer)
     try:
@@ -47,6 +49,7 @@ def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
                 row = one_rollout()
                 trainer.step += 1
                 trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
+                announcer.after_rollout(trainer.step, row)
                 bar.set_postfix(reward=f"{row['reward']:.3f}", clip=f"{row['clip_fraction']:.2f}")
                 bar.update()
                 seconds = row["seconds_sampling"] + row["seconds_updating"]
@@ -77,15 +80,10 @@ class Judged:
     correct: list[float]
     planned: Plan
 
-    def row(self, lengths: Any) -> dict[str, float]:
-        """Its part of the line of metrics; [N] lengths of the responses."""
+    def row(self) -> dict[str, float]:
+        """Its part of the line of metrics."""
         count = len(self.rewards)
-        return {
-            "reward": sum(self.rewards) / count,
-            "accuracy": sum(self.correct) / count,
-            "response_length": float(lengths.sum()) / count,
-            "no_advantage": float((self.planned.advantage == 0).sum()) / count,
-        }
+        return {"reward": sum(self.rewards) / count, "accuracy": sum(self.correct) / count}
 
 
 def judge(trainer: Run, examples: list[Example], texts: list[str]) -> Judged:

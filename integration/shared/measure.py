@@ -1,101 +1,125 @@
-"""What one rollout's passes did: clip fractions, log s, gradient norms, engine and router, as one line of metrics."""
+"""The metrics of one rollout: those of gspo_core, merged over its micro-batches and optimizer steps."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gspo_torch import Routes
-from torch import Tensor
+import numpy as np
 
-from gspo_core import Loss, Padded, Pilot, Sequence
-from gspo_core.mismatch import Correction
-from gspo_core.objectives.loss import token_log_ratio
+from gspo_core import Objective, Padded, PerToken, Pilot, batch_metrics, diagnose, merge, summary
+from gspo_core.metrics import Metrics
+from gspo_core.objectives import LinearLoss
 from gspo_core.types import Array
-from integration.shared.disagreement import Flips, Gap
+from integration.shared.disagreement import Flips, Mismatch
+from integration.shared.findings import finding_rows
+
+if TYPE_CHECKING:
+    from gspo_torch import Routes
 
 
 class Rollup:
-    """Collects micro-batches and optimizer steps of one rollout."""
+    """Collects the micro-batches and optimizer steps of one rollout. Arrays of PyTorch or NumPy, all of one kind."""
 
-    def __init__(self, correction: Correction | None = None) -> None:
-        self._low = self._high = self._units = 0
-        self._loss = 0.0
-        self._log_s: list[float] = []
-        self._lengths: list[int] = []
-        self._advantages: list[float] = []
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._per_token = objective.ratio.per_token
+        self._whole: list[Metrics] = []
+        self._steps: list[Metrics] = []
+        self._fresh: list[Metrics] = []
+        self._measured: list[tuple[Array, Array, Array, Padded]] = []
+        self._responses = Pilot([], [], [])
         self._norms: list[float] = []
         self._skipped = 0
-        self._by_step: list[dict[str, float]] = []
-        self._fresh: list[float] = []
-        self._fresh_clipped = 0
-        self._gap = Gap(correction)
+        self._mismatch = Mismatch(objective)
         self._old_flips, self._fresh_flips = Flips(), Flips()
         self._flips: list[list[float]] = []
 
-    def add_gap(self, old_logp: Tensor, sampler_logp: Tensor, layout: Padded) -> None:
-        """A micro-batch, in the pass for the old log-probs."""
-        self._gap.add(old_logp, sampler_logp, layout)
+    def add(self, metrics: Metrics) -> None:
+        """Metrics of the rollout that belong to no optimizer step: of its groups, of the sampling engine."""
+        self._whole.append(metrics)
 
     def add_flips(self, routes: Routes, own: Routes, *, updating: bool) -> None:
         """A micro-batch: the routes, and what the router itself chooses in the pass for old log-probs, or in an update."""
         (self._fresh_flips if updating else self._old_flips).add(routes, own)
 
-    def add_loss(self, loss: Loss, logp: Array, old_logp: Array, advantage: Array, layout: Padded) -> None:
-        """A micro-batch of responses that have an advantage. Arrays of PyTorch or NumPy, without gradients."""
-        low = int((loss.clipped & (loss.log_ratio < 0)).sum())
-        high = int((loss.clipped & (loss.log_ratio > 0)).sum())
-        self._low, self._high, self._fresh_clipped = self._low + low, self._high + high, self._fresh_clipped + low + high
-        there = layout.lengths() > 0
-        self._fresh += Sequence().log_ratio(token_log_ratio(logp, old_logp, layout), layout)[there].tolist()
-        self._lengths += layout.lengths()[there].tolist()
-        self._advantages += advantage[there].tolist()
-        self._loss += float(loss.value)
+    def add_loss(
+        self,
+        loss: LinearLoss,
+        old_logp: Array,
+        advantage: Array,
+        layout: Padded,
+        *,
+        weighted: Array | PerToken | None = None,
+        sampler_logp: Array | None = None,
+    ) -> None:
+        """A micro-batch of responses that have an advantage.
 
-    def add_step(self, grad_norm: float, *, units: int, skipped: bool) -> None:
-        """An optimizer step over the micro-batches since the last one, and over `units` ratios in all.
-
-        Units are sequences for GSPO, tokens for a token-level ratio; responses without an advantage count, unclipped.
+        Args:
+            loss: with its log-probs.
+            old_logp, layout: arguments of the loss.
+            advantage: [N].
+            weighted: what the loss was given for it, if a sampler correction was applied.
+            sampler_logp: token array, if an engine reported them.
         """
-        rms = math.sqrt(sum(x * x for x in self._fresh) / len(self._fresh)) if self._fresh else 0.0
-        self._by_step.append({"clip_fraction": self._fresh_clipped / units, "log_s_rms": rms})
-        self._log_s += self._fresh
-        self._fresh, self._fresh_clipped = [], 0
+        given = advantage if weighted is None else weighted
+        self._fresh.append(batch_metrics(self._objective, loss, loss.logp, old_logp, given, layout))
+        self._measured.append((loss.logp, old_logp, advantage, layout))
+        if sampler_logp is not None:
+            self._mismatch.add(loss.logp, old_logp, sampler_logp, advantage, layout)
+
+    def add_step(self, grad_norm: float, left_out: Metrics | None = None, *, skipped: bool) -> None:
+        """The optimizer step on the micro-batches since the last one, with the metrics of the responses that it left out."""
+        self._steps.append(merge(*self._fresh, *([] if left_out is None else [left_out])))
+        for measured in [] if skipped else self._measured:
+            self._responses += Pilot.measure(*measured)
+        self._fresh, self._measured = [], []
         flips = self._fresh_flips.shares()
         self._flips += [] if flips is None else [flips]
-        self._units += units
         self._norms.append(grad_norm)
         self._skipped += skipped
 
     def pilot(self, lengths: Array, advantages: Array) -> Pilot:
-        """The rollout's responses, [N] lengths and advantages of all: those without an advantage have no log s, and stay."""
-        still = lengths[(advantages == 0) & (lengths > 0)].tolist()
-        zeros = [0.0] * len(still)
-        return Pilot(self._log_s + zeros, self._lengths + still, self._advantages + zeros)
+        """log s of the rollout's responses, [N] lengths and advantages of all. Without an advantage it counts as 0."""
+        rest = lengths[advantages == 0].tolist()
+        return self._responses + Pilot([0.0] * len(rest), rest, [0.0] * len(rest))
 
     def row(self) -> dict[str, Any]:
-        """The rollout as plain numbers; `log_s` lists every response that has an advantage, in nats per token.
+        """The rollout as plain numbers: `gspo_core.summary` explains those that are not named here.
 
-        `flips_engine` [layers] is the share of the sampler's slots in which the trainer's router chooses another expert,
-        `flips_update` [mini-batches, layers] the same of the routes before the first update; with replay, of the routes that
-        are replayed, where the layers before follow them.
+        clip_fraction, clip_low, clip_high: shares of the objective's own units, of all responses for gspo, else of all
+            tokens. response_length, no_advantage: summary's length_mean and zero_advantage.
+        log_s (nats), lengths (tokens), signs (of the advantage): lists over the responses that have an advantage and
+            whose optimizer step was not skipped; max_abs_log_s of them.
+        grad_norm: mean over the optimizer steps before gradients are cut; by_mini_batch: the clip fraction and the root
+            mean square of log s of each; skipped_steps. findings: of `gspo_core.diagnose`.
+        mismatch_…: of `gspo_core.mismatch_report`, where an engine sampled. flips_engine: [layers] share of the sampler's
+            slots in which the trainer's router chooses another expert; flips_update: [mini-batches, layers] the same of the
+            routes before the first update, or with replay, of the routes that are replayed.
         """
-        count = max(1, len(self._log_s))
-        mean = sum(self._log_s) / count
+        metrics = merge(*self._whole, *self._steps)
+        numbers, responses = summary(metrics), self._responses
+        flips = {"flips_engine": self._old_flips.shares(), "flips_update": self._flips}
         finite = [norm for norm in self._norms if math.isfinite(norm)]
-        flips = {"flips_engine": self._old_flips.shares(), "flips_update": self._flips or None}
         return {
-            "loss": self._loss / len(self._norms),
-            "clip_fraction": (self._low + self._high) / self._units,
-            "clip_low": self._low / self._units,
-            "clip_high": self._high / self._units,
-            "log_s_mean": mean,
-            "log_s_std": math.sqrt(sum((x - mean) ** 2 for x in self._log_s) / count),
-            "max_abs_log_s": max((abs(x) for x in self._log_s), default=0.0),
+            **{name: value for name, value in numbers.items() if name not in {"length_mean", "zero_advantage"}},
+            "response_length": numbers["length_mean"],
+            "no_advantage": numbers["zero_advantage"],
+            **{name: self._clipped(numbers, name) for name in ("clip_fraction", "clip_low", "clip_high")},
+            "max_abs_log_s": float(np.abs(responses.log_s).max(initial=0.0)),
             "grad_norm": sum(finite) / len(finite) if finite else None,
             "skipped_steps": self._skipped,
-            "by_mini_batch": self._by_step,
-            "log_s": [round(x, 7) for x in self._log_s],
-            **self._gap.row(),
-            **{name: shares for name, shares in flips.items() if shares is not None},
+            "by_mini_batch": [self._step_row(summary(step)) for step in self._steps],
+            "log_s": responses.log_s.round(7).tolist(),
+            "lengths": responses.lengths.astype(int).tolist(),
+            "signs": np.sign(responses.advantage).astype(int).tolist(),
+            "findings": finding_rows(diagnose(metrics, self._objective)),
+            **self._mismatch.row(),
+            **{name: shares for name, shares in flips.items() if shares},
         }
+
+    def _step_row(self, numbers: dict[str, float]) -> dict[str, float]:
+        return {"clip_fraction": self._clipped(numbers, "clip_fraction"), "log_s_rms": numbers.get("log_s_rms", 0.0)}
+
+    def _clipped(self, numbers: dict[str, float], name: str) -> float:
+        return numbers[name.replace("fraction", "active") + ("_tokens" if self._per_token else "")]

@@ -1,4 +1,4 @@
-"""A run as one self-contained page: what was asked, what came out, six plots, transcripts before and after."""
+"""A run as one self-contained page: its outcome, findings, six plots, clip ranges by length, transcripts and options."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ import random
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
-import numpy as np
-from gspo_plots.style import BLACK, BLUE, GREEN, GREY, RANGE, VERMILION, finish, plain_log, whole_numbers
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from gspo_core import Clip
+from gspo_core.clip_range import LengthBin
+from integration.shared.clip_advice import ranges_by_length
 from integration.shared.config import Config
+from integration.shared.findings import findings_of_run
 from integration.shared.json_lines import Row
+from integration.shared.plots import plots
 from integration.shared.run_folder import RunFolder
+
+MISMATCH = (
+    "log_s_noise_share",
+    "noise_floor",
+    "noise_floor_share",
+    "clipped_by_sampler",
+    "clipped_by_old",
+    "gate_disagreement",
+)
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -36,7 +41,9 @@ def write_report(folder: RunFolder) -> Path:
     page = PAGE.format(
         title=html.escape(folder.path.name),
         summary=html.escape(summary(folder)).replace("\n", "<br>"),
+        findings=_findings(folder),
         picture=base64.b64encode(picture.getvalue()).decode(),
+        lengths=_lengths(folder),
         transcripts=_transcripts(folder),
         config=html.escape(json.dumps(folder.config(), indent=1)),
     )
@@ -77,7 +84,7 @@ def summary(folder: RunFolder) -> str:
 
 
 def _engine(metrics: list[Row]) -> list[str]:
-    """What the sampler and the routers did, if that was written down."""
+    """How far sampling engine and trainer disagree, where an engine sampled."""
     gaps = [(r["sampler_token_std"], r["sampler_ess"]) for r in metrics if "sampler_ess" in r]
     away = [sum(r["flips_engine"]) / len(r["flips_engine"]) for r in metrics if "flips_engine" in r]
     moved = [sum(r["flips_update"][-1]) / len(r["flips_update"][-1]) for r in metrics if "flips_update" in r]
@@ -85,6 +92,15 @@ def _engine(metrics: list[Row]) -> list[str]:
     if gaps:
         spread, effective = (sum(column) / len(gaps) for column in zip(*gaps, strict=True))
         lines.append(f"Sampler to trainer: token log ratios spread by {spread:.4f}, effective sample size {effective:.3f}.")
+    noise = [r for r in metrics if "mismatch_noise_floor" in r]
+    if noise:
+        mean = {k: sum(r[f"mismatch_{k}"] for r in noise) / len(noise) for k in MISMATCH}
+        lines.append(
+            f"The engine's noise is {mean['log_s_noise_share']:.1%} of the variance of log s. Alone it makes log s "
+            f"{mean['noise_floor']:.2g}, {mean['noise_floor_share']:.1%} of the clip range. Of the responses that have an "
+            f"advantage {mean['clipped_by_old']:.1%} are clipped; with the engine's log-probs as the old ones it would be "
+            f"{mean['clipped_by_sampler']:.1%}, and {mean['gate_disagreement']:.1%} of the decisions would change."
+        )
     if away:
         lines.append(f"The trainer's routers would choose {sum(away) / len(away):.2%} of the sampler's experts otherwise.")
     if moved:
@@ -100,89 +116,55 @@ def gain_interval(before: list[float], after: list[float], *, draws: int = 4000)
     return means[int(0.025 * draws)], means[int(0.975 * draws)]
 
 
-def plots(folder: RunFolder) -> Figure:
-    """Reward and accuracy, clip fractions, log s against the band, response length, gradient norm, spread by mini-batch."""
-    metrics, evaluations = folder.rows("metrics.jsonl"), folder.rows("evaluations.jsonl")
-    clip: Any = Config.from_json(folder.config()).build_objective().surrogate
-    figure, axes = plt.subplots(2, 3, figsize=(15, 8), layout="constrained")
-    steps = [row["step"] for row in metrics]
-    _reward(axes[0, 0], steps, metrics, evaluations)
-    for key, color, dash, label in (
-        ("clip_fraction", GREY, "-", "both"),
-        ("clip_low", VERMILION, "--", "low (A < 0)"),
-        ("clip_high", BLUE, "-.", "high (A > 0)"),
-    ):
-        _curve(axes[0, 1], steps, [r[key] for r in metrics], color, label, dash)
-    advised = [r for r in metrics if r.get("clip_range") is not None]
-    if advised:
-        predicted = [r["predicted_clip_fraction"] for r in advised]
-        _curve(axes[0, 1], [r["step"] for r in advised], predicted, BLACK, "predicted", ":")
-        clip = Clip(*advised[-1]["clip_range"])
-    _room_for_legend(axes[0, 1])
-    finish(axes[0, 1], "Clip fraction", "rollout", "share of units", legend="upper right")
-    _log_s(axes[0, 2], advised or metrics, getattr(clip, "low", 0.0), getattr(clip, "high", 0.0))
-    _curve(axes[1, 0], steps, [r["response_length"] for r in metrics], GREEN)
-    finish(axes[1, 0], "Response length", "rollout", "tokens", legend=None)
-    _curve(axes[1, 1], steps, [r["grad_norm"] if r["grad_norm"] is not None else float("nan") for r in metrics], BLUE)
-    finish(axes[1, 1], "Gradient norm before clipping", "rollout", "norm", legend=None)
-    _by_mini_batch(axes[1, 2], metrics)
-    for ax in (*axes[0, :2], *axes[1]):
-        whole_numbers(ax.xaxis)
-    return figure
+def _findings(folder: RunFolder) -> str:
+    """What `diagnose` found in the rollouts, most frequent first."""
+    lines = findings_of_run(folder.rows("metrics.jsonl"))
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines) or "<li>none</li>"
+    return f"<h2>Findings</h2><ul>{items}</ul>"
 
 
-def _curve(axes: Axes, steps: list[int], values: list[float], color: str, label: str | None = None, dash: str = "-") -> None:
-    """Every value, faint, and their running mean over a twentieth of the run."""
-    half = len(values) // 40
-    if half:
-        windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-        axes.plot(steps, values, color=color, lw=0.8, alpha=0.2)
-        axes.plot(steps, [sum(w) / len(w) for w in windows], color=color, lw=1.8, ls=dash, label=label)
-    else:
-        axes.plot(steps, values, color=color, lw=0.8, ls=dash, label=label)
+def _lengths(folder: RunFolder) -> str:
+    """A table of what the clip range of the run does to responses of each length."""
+    metrics, config = folder.rows("metrics.jsonl"), Config.from_json(folder.config())
+    advised = [row for row in metrics if row.get("clip_range") is not None]
+    clip = Clip(*advised[-1]["clip_range"]) if advised else config.build_objective().surrogate
+    bins = ranges_by_length(advised or metrics, clip) if config.objective == "gspo" else ()
+    if not bins:
+        return ""
+    body = "".join(_length_row(row) for row in bins)
+    head = (
+        "<tr><th>tokens</th><th>share of responses</th><th>clipped by the run's range</th>"
+        "<th>range that would clip as many of them as are clipped overall</th></tr>"
+    )
+    return f"<h2>Clip range by length</h2><p>{LENGTHS}</p><table>{head}{body}</table>"
 
 
-def _reward(axes: Axes, steps: list[int], metrics: list[Row], evaluations: list[Row]) -> None:
-    _curve(axes, steps, [r["reward"] for r in metrics], GREY, "training reward")
-    where = [r["step"] for r in evaluations]
-    axes.plot(where, [r["sampled_accuracy"] for r in evaluations], "o-", color=BLUE, label="held-out, sampled")
-    axes.plot(where, [r["greedy_accuracy"] for r in evaluations], "s--", color=GREEN, label="held-out, greedy")
-    axes.set_ylim(-0.02, 1.02)
-    finish(axes, "Reward and held-out accuracy", "rollout", "mean")
+def _length_row(row: LengthBin) -> str:
+    tokens = f"{row.shortest}" if row.shortest == row.longest else f"{row.shortest} to {row.longest}"
+    own = "none" if row.clip is None else f"−{row.clip.low:.3g} … +{row.clip.high:.3g}"
+    return "<tr>" + "".join(f"<td>{x}</td>" for x in (tokens, f"{row.share:.1%}", f"{row.common.total:.1%}", own)) + "</tr>"
 
 
-def _log_s(axes: Axes, metrics: list[Row], low: float, high: float) -> None:
-    values = [x for row in metrics for x in row["log_s"]]
-    edge = 3 * max(low, high, 1e-6)
-    if values:
-        heights, bins = np.histogram(np.clip(values, -edge, edge), bins=80, range=(-edge, edge))
-        axes.stairs(heights, bins, color=BLUE, fill=True)
-        plain_log(axes, "y", (1.0,))
-        axes.set_ylim(0.5, 20 * float(heights.max()))  # room for the legend
-    axes.axvspan(-low, high, color=RANGE, alpha=0.2, label=f"clip range −{low:.3g} … +{high:.3g}")
-    title = "log s of responses with A ≠ 0 (end bins: and beyond)"
-    finish(axes, title, "log s, nats per token", "responses", legend="upper right")
-
-
-def _by_mini_batch(axes: Axes, metrics: list[Row]) -> None:
-    count = max((len(r["by_mini_batch"]) for r in metrics), default=0)
-    lines = (("log_s_rms", BLUE, "o-", "rms of log s"), ("clip_fraction", VERMILION, "s--", "clip fraction"))
-    for key, color, look, label in lines:
-        columns = [[r["by_mini_batch"][i][key] for r in metrics if i < len(r["by_mini_batch"])] for i in range(count)]
-        axes.plot(range(1, count + 1), [sum(c) / len(c) for c in columns], look, color=color, label=label)
-    finish(axes, "Distance from the sampling policy", "mini-batch of the rollout", "mean over rollouts")
-
-
-def _room_for_legend(axes: Axes) -> None:
-    """More height, so that a legend at the top covers no curve."""
-    axes.set_ylim(top=1.45 * axes.get_ylim()[1])
+LENGTHS = (
+    "Of the responses that have an advantage, predicted by gspo_core.clip_table from log s of the run: the standard deviation "
+    "of log s falls with the root of the length, and one range clips short responses more often than long ones."
+)
 
 
 def _transcripts(folder: RunFolder) -> str:
     files = sorted((folder.path / "transcripts").glob("*.json"))
     chosen = [files[0], files[-1]] if len(files) > 1 else files
     # "after-…" sorts before "before": show them in the order of time.
-    return "".join(_table(file.stem, json.loads(file.read_text())) for file in reversed(chosen))
+    return "".join(_table(_title(file.stem), json.loads(file.read_text())) for file in reversed(chosen))
+
+
+def _title(name: str) -> str:
+    """Of the transcripts in a file.
+
+    >>> _title("before"), _title("after-000030")
+    ('Before training', 'After rollout 30')
+    """
+    return "Before training" if name == "before" else f"After rollout {int(name.removeprefix('after-'))}"
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
@@ -203,6 +185,7 @@ img {{ width: 100%; }} table {{ border-collapse: collapse; width: 100%; font-siz
 td, th {{ border-top: 1px solid #e2e8f0; padding: 4px 8px; text-align: left; vertical-align: top; }}
 pre {{ background: #f7fafc; padding: 1em; overflow: auto; }}
 </style></head>
-<body><h1>{title}</h1><p>{summary}</p><img alt="plots of the run" src="data:image/svg+xml;base64,{picture}">
-{transcripts}<h2>configuration</h2><pre>{config}</pre></body></html>
+<body><h1>{title}</h1><p>{summary}</p>
+{findings}<img alt="plots of the run" src="data:image/svg+xml;base64,{picture}">
+{lengths}{transcripts}<h2>Configuration</h2><pre>{config}</pre></body></html>
 """

@@ -76,7 +76,8 @@ def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> Non
     line = command(workplace / "cache", *options, script="train_jax.py")
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
     deadline = time.monotonic() + 200
-    while not (folder / "metrics.jsonl").exists():
+    metrics = folder / "metrics.jsonl"  # empty until the first rollout is over: the run then listens to signals
+    while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

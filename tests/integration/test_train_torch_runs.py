@@ -106,7 +106,8 @@ def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> Non
     folder = workplace / "interrupted"
     options = command(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "100", "--run-dir", str(folder))
     process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
-    while not (folder / "metrics.jsonl").exists():
+    metrics = folder / "metrics.jsonl"  # empty until the first rollout is over: the run then listens to signals
+    while not (metrics.exists() and metrics.read_text()):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -130,7 +131,7 @@ def test_a_refusal_is_the_exit_status_of_the_process(workplace: Path) -> None:
 def test_a_run_is_not_overwritten(workplace: Path, finished: Path) -> None:
     before = (finished / "metrics.jsonl").read_bytes()
     said = refusal(workplace / "cache", *TINY, "--rollouts", "8", "--run-dir", str(finished))
-    assert f"go on with --resume {finished}" in said
+    assert f"continue it with --resume {finished}" in said
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 

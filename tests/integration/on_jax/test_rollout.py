@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from support.runs.jax_trainers import draw, make_trainer, promotion, save_model, words
+from support.runs.jax_trainers import draw, log_probs, make_trainer, promotion, save_model, words
 
 from integration.on_jax import learner as learner_jax
 from integration.on_jax import rollout as rollout_jax
@@ -78,7 +78,7 @@ def test_log_probs_are_those_of_transformers(task: Task, saved: Any, tmp_path: P
     order = np.array([63, *np.argsort(lengths)[:3], 0])
     part = batch.rows(order)
     assert part.mask.shape == (8, 8)
-    logp = np.asarray(trainer.learner.log_probs(part)[0])
+    logp = log_probs(trainer, part)
     for place, row in enumerate(order):
         logits = their_logits(saved[0], batch, row) / temperature
         expected = torch.log_softmax(logits, -1).gather(-1, sequence(batch, row)[1][:, None])[:, 0].numpy()
@@ -131,13 +131,13 @@ def test_random_keys_are_a_function_of_seed_and_step(trainer: Trainer) -> None:
 def test_shapes_come_in_buckets_and_compile_once_each(trainer: Trainer) -> None:
     batch, random = draw(trainer), np.random.default_rng(0)
     shapes = set()
-    before = learner_jax._log_probs._cache_size()
+    before = learner_jax._hidden_states._cache_size()
     for size in random.integers(1, 17, 20):
         part = batch.rows(random.permutation(16)[:size])
         shapes.add((part.prompt_mask.shape, part.mask.shape))
-        trainer.learner.log_probs(part)
+        trainer.learner.hidden_states(part)
     assert len(shapes) == 2, "8 and 16 rows; prompts and responses fit one bucket each"
-    assert learner_jax._log_probs._cache_size() - before <= len(shapes)
+    assert learner_jax._hidden_states._cache_size() - before <= len(shapes)
     compiled = rollout_jax.generate._cache_size()
     for prompts in (1, 3, 8):
         trainer.sampler.draw(trainer.task.train[:prompts], 4, random_keys(0, prompts))
@@ -170,7 +170,7 @@ def test_a_checkpoint_gives_back_every_bit(trainer: Trainer, task: Task, saved: 
 def test_a_checkpoint_of_another_model_is_refused(trainer: Trainer, saved: Any, tmp_path: Path) -> None:
     larger = build_qwen3(small_sizes(saved[1], WarmUp(layers=3, hidden=32)), 0)
     larger.save_pretrained(tmp_path / "larger")
-    other = Learner(load_qwen3(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0, temperature=1.0)
+    other = Learner(load_qwen3(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0)
     (tmp_path / "checkpoint").mkdir()
     write_checkpoint(tmp_path / "checkpoint", other, saved[1], saved[2] / "config.json", {"step": 1})
     with pytest.raises(UserError, match="is a checkpoint of another model"):

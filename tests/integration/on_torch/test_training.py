@@ -104,7 +104,7 @@ def gradients(trainer: Trainer, responses: Responses, advantages: torch.Tensor, 
     size = trainer.config.micro_batch_size or len(rows)
     pieces = live.split(size) if len(live) else ()
     olds = [Old(old[piece][:, : part.mask.shape[1]]) for piece, (part, _) in zip(pieces, batch.parts, strict=True)]
-    update(trainer, batch, olds, Rollup())
+    update(trainer, batch, olds, Rollup(trainer.objective))
     return [parameter.grad.clone() for parameter in trainer.model.parameters()]
 
 
@@ -139,7 +139,7 @@ def test_non_finite_gradients_are_skipped_counted_and_end_the_run(trainer: Train
     responses = draw(trainer)
     batch = mini_batch(trainer, responses, torch.ones(16), Plan(torch.ones(16)), torch.arange(16))
     old = [Old(response_logp(trainer.model, part, 1.0).detach()) for part, _ in batch.parts]
-    rollup = Rollup()
+    rollup = Rollup(trainer.objective)
     for attempt in (1, 2):
         update(trainer, batch, old, rollup)
         assert trainer.bad_steps == attempt
@@ -187,6 +187,15 @@ def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Train
     assert len(row["log_s"]) == 16
 
 
+def test_a_rollout_that_teaches_nothing_says_why(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.task, "score", lambda *_: 1.0)
+    row = one_rollout(trainer)
+    assert [finding["kind"] for finding in row["findings"]] == ["CONSTANT_GROUPS"]
+    assert "None of 16 responses has an advantage" in row["findings"][0]["sentence"]
+    assert (row["no_advantage"], row["constant_groups"], row["loss"], row["grad_norm"]) == (1.0, 1.0, 0.0, 0.0)
+    assert (row["clip_fraction"], row["max_abs_log_s"], row["log_s"]) == (0.0, 0.0, [])
+
+
 def test_bfloat16_passes_leave_weights_gradients_and_log_probs_in_float32(trainer: Trainer) -> None:
     batch = draw(trainer)
     exact = response_logp(trainer.model, batch, 1.0).detach()
@@ -211,19 +220,30 @@ def test_evaluation_does_not_touch_the_training_random_numbers(trainer: Trainer)
     assert len(first.sampled) == len(first.greedy) == 10
 
 
-def test_units_left_out_count_in_the_clip_fraction(trainer: Trainer) -> None:
+@pytest.mark.parametrize("objective", ["gspo", "grpo"])
+def test_responses_left_out_count_in_the_clip_fraction(task: Task, tmp_path: Path, objective: str) -> None:
+    """The share of responses, or of tokens, which are those of the mini-batch and not of the responses that are run."""
+    trainer = make_trainer(task, tmp_path, objective=objective)
     responses = draw(trainer)
     advantages = torch.zeros(16)
     advantages[:4] = 1
     batch = mini_batch(trainer, responses, advantages, Plan(advantages), torch.arange(16))
     assert isinstance(batch, MiniBatch)
-    assert (batch.units, int(batch.denominator)) == (16, 16)
-    (part, _), rollup = batch.parts[0], Rollup()
+    assert len(batch.parts[0][0].mask) == 4
+    (part, _), rollup = batch.parts[0], Rollup(trainer.objective)
     old = response_logp(trainer.model, part, 1.0).detach() - 0.1  # s = e^0.1 everywhere: above the range, and A > 0
     update(trainer, batch, [Old(old)], rollup)
     row = rollup.row()
-    assert (row["clip_fraction"], row["clip_high"], row["clip_low"]) == (0.25, 0.25, 0.0)
-    assert row["grad_norm"] == 0
+    lengths = responses.mask.sum(-1)
+    share = 0.25 if objective == "gspo" else float(lengths[:4].sum() / lengths.sum())
+    assert objective == "gspo" or share != pytest.approx(0.25), "the shares of tokens and of responses are equal"
+    assert [row[name] for name in ("clip_fraction", "clip_high", "clip_low")] == pytest.approx([share, share, 0.0])
+    assert [part["clip_fraction"] for part in row["by_mini_batch"]] == pytest.approx([share])
+    assert (row["grad_norm"], row["no_advantage"], row["sequences"]) == (0.0, 0.75, 16.0)
+    assert row["response_length"] == pytest.approx(float(lengths.sum()) / 16)
+    assert row["log_s_mean"] == pytest.approx(0.1, abs=1e-6), "responses that are not run have no log s"
+    assert (row["lengths"], row["signs"]) == (lengths[:4].tolist(), [1] * 4)
+    assert row["loss"] == pytest.approx(-1.01 / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", ["gspo", "gspo-token", "grpo"])
@@ -244,7 +264,7 @@ def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: 
             batch = mini_batch(trainer, responses, values, planned, torch.randperm(16, generator=trainer.shuffling))
             batch = dataclasses.replace(batch, denominator=batch.denominator - 1) if wrong else batch
             olds = [Old(response_logp(trainer.model, part, 1.0).detach() + 0.005) for part, _ in batch.parts]
-            update(trainer, batch, olds, Rollup())
+            update(trainer, batch, olds, Rollup(trainer.objective))
             run += sum(len(part.mask) for part, _ in batch.parts)
         pairs = zip(trainer.model.parameters(), before, strict=True)
         moves.append(torch.cat([(new - old).detach().flatten() for new, old in pairs]))

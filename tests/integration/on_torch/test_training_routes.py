@@ -12,11 +12,14 @@ from gspo_torch import Routes, record_routes
 from support.runs.moes import checkpointing, watched
 from support.runs.torch_trainers import make_trainer
 
+from gspo_core import GSPO, Padded
+from gspo_core.metrics import left_out_metrics
 from gspo_core.planning import Plan
 from integration.on_torch.passes import Old, old_pass, update_pass
 from integration.on_torch.rollout import Responses, response_logp
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import mini_batch, one_rollout, update
+from integration.shared.disagreement import Flips
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task, load_task
 
@@ -99,7 +102,7 @@ def test_at_unchanged_weights_every_log_ratio_is_exactly_zero(task: Task, tmp_pa
 @pytest.mark.parametrize("replay", ["none", "r2", "r3"])
 def test_which_experts_each_pass_takes(task: Task, tmp_path: Path, replay: str) -> None:
     """With a noisy engine. R3: the engine's in both passes; R2: free in the first, and those again; none: free in both."""
-    trainer, rollup = moe(task, tmp_path, routing_replay=replay, **NOISY), Rollup()
+    trainer, rollup = moe(task, tmp_path, routing_replay=replay, **NOISY), Rollup(GSPO)
     batch = trainer.draw(task.train[:4])
     assert batch.routes is not None
     free = routes_of(trainer, batch)
@@ -118,22 +121,22 @@ def test_which_experts_each_pass_takes(task: Task, tmp_path: Path, replay: str) 
             assert torch.equal(experts.reshape(*there.shape, 2)[there], routes.experts[layer][there].long())
     assert (batch.routes.flips(free) > 0.02).all(), "the noise changes no expert"
     assert (free.flips(moved) > 0.02).all(), "nor does the step"
-    rollup.add_step(1.0, units=1, skipped=False)
+    rollup.add_step(1.0, left_out_metrics(GSPO, torch.zeros(16), Padded(batch.mask)), skipped=False)
     row = rollup.row()
     assert all(0.02 < share < 1 for share in (*row["flips_engine"], *row["flips_update"][0]))
 
 
 def test_shares_of_flips_are_over_all_slots_of_a_rollout() -> None:
     """Parts of three and of one routed tokens: {0, 1} to {0, 2} in the first, and nothing in the second: 3 of 8 slots."""
-    experts, rollup = torch.tensor([0, 1], dtype=torch.uint8), Rollup()
+    experts, flips = torch.tensor([0, 1], dtype=torch.uint8), Flips()
     for width, other in ((3, 2), (1, 1)):
         there = torch.ones(1, width, dtype=torch.bool)
         routes = Routes(experts.expand(1, 1, width, 2), there, 4)
-        own = Routes(torch.tensor([other, 0], dtype=torch.uint8).expand(1, 1, width, 2), there, 4)
-        rollup.add_flips(routes, own, updating=False)
-        rollup.add_flips(own, own, updating=True)
-    rollup.add_step(1.0, units=1, skipped=False)
-    assert (rollup.row()["flips_engine"], rollup.row()["flips_update"]) == ([0.375], [[0.0]])
+        flips.add(routes, Routes(torch.tensor([other, 0], dtype=torch.uint8).expand(1, 1, width, 2), there, 4))
+    assert flips.shares() == [0.375]
+    assert flips.shares() is None, "it starts again"
+    flips.add(routes, routes)
+    assert flips.shares() == [0.0]
 
 
 def gradients(trainer: Trainer, responses: Responses) -> list[torch.Tensor]:
@@ -141,11 +144,11 @@ def gradients(trainer: Trainer, responses: Responses) -> list[torch.Tensor]:
     advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
     advantages[::5] = 0
     batch = mini_batch(trainer, responses, advantages, Plan(advantages), torch.arange(16))
-    olds = [old_pass(trainer, part, Rollup()) for part, _ in batch.parts]
+    olds = [old_pass(trainer, part, Rollup(trainer.objective)) for part, _ in batch.parts]
     with torch.no_grad():
         for parameter in trainer.model.parameters():
             parameter.add_(1e-2 * parameter.std() * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
-    rollup = Rollup()
+    rollup = Rollup(trainer.objective)
     update(trainer, batch, olds, rollup)
     assert any(x != 0 for x in rollup.row()["log_s"])
     return [parameter.grad.clone() for parameter in trainer.model.parameters()]
@@ -197,8 +200,8 @@ def test_the_loss_is_weighted_as_a_scalar_loop_says(task: Task, tmp_path: Path, 
     responses = dataclasses.replace(responses, logp=responses.logp + further(responses))
     advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
     batch = mini_batch(trainer, responses, advantages, Plan(advantages), torch.arange(16))
-    olds = [old_pass(trainer, part, Rollup(trainer.config.correction)) for part, _ in batch.parts]
-    update(trainer, batch, olds, Rollup())
+    olds = [old_pass(trainer, part, Rollup(trainer.objective)) for part, _ in batch.parts]
+    update(trainer, batch, olds, Rollup(trainer.objective))
     ours = [parameter.grad.clone() for parameter in trainer.model.parameters()]
 
     trainer.model.zero_grad()
@@ -226,7 +229,7 @@ def test_the_loss_is_weighted_as_a_scalar_loop_says(task: Task, tmp_path: Path, 
 
 
 def test_without_a_correction_nothing_is_weighted_and_the_gap_is_measured_all_the_same(task: Task, tmp_path: Path) -> None:
-    trainer, rollup = moe(task, tmp_path, **NOISY), Rollup()
+    trainer, rollup = moe(task, tmp_path, **NOISY), Rollup(GSPO)
     batch = trainer.draw(task.train[:4])
     assert batch.logp is not None
     batch = dataclasses.replace(batch, logp=batch.logp + further(batch))
@@ -235,7 +238,7 @@ def test_without_a_correction_nothing_is_weighted_and_the_gap_is_measured_all_th
     advantage = torch.ones(16)
     assert old.weighted(advantage, None) is advantage  # type: ignore[arg-type]
     assert batch.logp is not None
-    rollup.add_step(1.0, units=1, skipped=False)
+    rollup.add_step(1.0, left_out_metrics(GSPO, torch.zeros(16), Padded(batch.mask)), skipped=False)
     row = rollup.row()
     gaps = [float((old.logp[i] - batch.logp[i])[batch.mask[i]].double().sum()) for i in range(16)]
     products = [torch.tensor(gap).exp().item() for gap in gaps]
@@ -244,7 +247,8 @@ def test_without_a_correction_nothing_is_weighted_and_the_gap_is_measured_all_th
     assert row["sampler_ess"] == pytest.approx(sum(products) ** 2 / 16 / sum(p * p for p in products), rel=1e-4)
     assert 0 < row["sampler_ess"] < 1
     assert row["sampler_token_std"] > 0.01
-    assert not {"sampler_weight_mean", "sampler_truncated", "sampler_rejected"} & set(row)
+    assert row["sampler_weight_mean"] == row["sampler_raw_mean"]
+    assert row["sampler_truncated"] == row["sampler_rejected"] == 0
 
 
 def test_the_copy_that_samples_takes_the_weights_of_every_step(task: Task, tmp_path: Path) -> None:
@@ -257,6 +261,7 @@ def test_the_copy_that_samples_takes_the_weights_of_every_step(task: Task, tmp_p
     assert not all(torch.equal(mine, current.bfloat16()) for mine, current in pairs), "no step was taken"
     row = one_rollout(trainer)
     assert 0 < abs(row["sampler_log_s_mean"]) < 1
+    assert 0 < row["mismatch_noise_floor"] < 1
     trainer.draw(task.train[:1])
     assert all(torch.equal(mine, current.bfloat16()) for mine, current in pairs)
 
@@ -266,5 +271,5 @@ def test_a_dense_model_has_neither_routes_nor_flips(task: Task, tmp_path: Path) 
     assert trainer.engine is None
     batch = trainer.draw(task.train[:2])
     assert (batch.logp, batch.routes) == (None, None)
-    assert old_pass(trainer, batch, Rollup())[1:] == Old(batch.mask)[1:]
+    assert old_pass(trainer, batch, Rollup(GSPO))[1:] == Old(batch.mask)[1:]
     assert not {"flips_engine", "flips_update", "sampler_ess"} & set(one_rollout(trainer))

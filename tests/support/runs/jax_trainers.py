@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import torch
 
 from integration.on_jax.learner import Learner
@@ -22,6 +23,7 @@ from integration.shared.prompts import Prompter
 from integration.shared.run_folder import RunFolder
 from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task, load_task
+from integration.train_jax import MiniBatch, old_log_probs
 
 
 @contextmanager
@@ -55,11 +57,17 @@ def make_trainer(task: Task, saved: tuple[Any, Any, Path], folder: Path, **optio
         lr=config.lr,
         lr_warm_up=config.lr_warm_up,
         max_grad_norm=config.max_grad_norm,
-        temperature=config.temperature,
     )
     sampler = Sampler(learner, Prompter(saved[1], "chat"), config.max_new_tokens, config.temperature)
     run = RunFolder(folder, keep_checkpoints=1)
     return Trainer(config, run, task, learner, config.build_objective(), sampler, saved[2] / "config.json")
+
+
+def log_probs(trainer: Trainer, responses: Responses) -> np.ndarray:
+    """[N, T] of the responses under the trainer's weights."""
+    count = len(responses.mask)
+    batch = MiniBatch([(responses, np.ones(count, dtype=np.float32))], np.asarray(count), None)
+    return np.asarray(old_log_probs(trainer, batch)[0])
 
 
 def draw(trainer: Trainer, count: int = 4, seed: int = 0) -> Responses:
