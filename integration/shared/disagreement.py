@@ -21,8 +21,6 @@ REPORTED = (
     "clipped_by_old",
     "clipped_by_sampler",
     "gate_disagreement",
-    "mass_gap",
-    "mass_gap_error",
 )
 """Fields of `gspo_core.MismatchReport` in the metrics."""
 

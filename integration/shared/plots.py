@@ -1,8 +1,12 @@
-"""The six plots of a run: reward, clip fractions, log s, response length, gradient norm, and the spread by mini-batch."""
+"""The six plots of a run: reward, clip fractions, log s, response length, gradient norm, and distance by mini-batch."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np

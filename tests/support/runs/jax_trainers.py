@@ -23,7 +23,7 @@ from integration.shared.prompts import Prompter
 from integration.shared.run_folder import RunFolder
 from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task, load_task
-from integration.train_jax import MiniBatch, old_log_probs
+from integration.on_jax.training import MiniBatch, old_log_probs
 
 
 @contextmanager
