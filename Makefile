@@ -8,7 +8,7 @@ SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
   --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50
 
-.PHONY: help train train-small train-jax test laws lint format docs clean
+.PHONY: help train train-small train-jax test test-quick check laws lint format docs clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,8 +25,13 @@ train-small: .venv/.installed ## the same script on a 1 M Qwen3 made from a conf
 train-jax: .venv/.installed ## train-small in JAX: the same weights to start from, task and options
 	$(BIN)/python integration/train_jax.py $(SMALL) $(ARGS)
 
-test: .venv/.installed ## all tests
-	$(TEST_ENV) $(BIN)/python -m pytest $(ARGS)
+test: .venv/.installed ## every test, in parallel over the cores
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: under 2 minutes on 2 cores
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+
+check: lint test-quick ## what to run before a push
 
 laws: .venv/.installed ## the long test of the conformance kit: 20 seeds, 10 times the examples; about 20 minutes
 	$(TEST_ENV) PYTHONPATH=. $(BIN)/python tests/support/laws_in_full.py

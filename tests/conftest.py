@@ -6,6 +6,7 @@ HYPOTHESIS_PROFILE=explore draws ten times as many examples, different ones each
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 
@@ -25,6 +26,36 @@ _CALM = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.
 settings.register_profile("suite", deadline=None, max_examples=40, derandomize=True, suppress_health_check=_CALM)
 settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True, suppress_health_check=_CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+class _Running:
+    """The test that is running, if it is one of the quick ones."""
+
+    quick: pytest.Item | None = None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Know which test is running, its fixtures included."""
+    _Running.quick = None if item.get_closest_marker("slow") else item
+    try:
+        return (yield)
+    finally:
+        _Running.quick = None
+
+
+def _refuse_if_quick(what: str) -> None:
+    if _Running.quick is not None:
+        pytest.fail(f"{_Running.quick.nodeid} {what}: it needs the mark `slow`")
+
+
+def _audit(event: str, _: tuple[object, ...]) -> None:
+    if event in {"subprocess.Popen", "os.fork", "os.posix_spawn"}:
+        _refuse_if_quick("starts a process")
+
+
+sys.addaudithook(_audit)
+torch._dynamo.callback.on_compile_start(lambda *_: _refuse_if_quick("compiles with torch.compile"))
 
 
 @pytest.fixture(scope="session", params=LIBRARIES, ids=lambda library: library.name)

@@ -21,6 +21,8 @@ from support.one_shape import EXAMPLES
 
 from gspo_core import GSPO, Loss, Padded, sharded
 
+pytestmark = pytest.mark.slow
+
 POISONED = EXAMPLES["holes"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import gspo_torch
 import jax
 import numpy as np
+import pytest
 import torch
 from support.budgets import assert_within
 from support.family import MEMBERS, Member, by_member
@@ -15,6 +16,8 @@ from support.jax_programs.losses import BATCH, by_layout, inputs, value_of
 from support.libraries import TORCH
 
 from gspo_core import Padded
+
+pytestmark = pytest.mark.slow
 
 MEMBERS_BY_NAME = {member.name: member for member in MEMBERS}
 

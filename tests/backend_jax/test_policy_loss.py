@@ -77,6 +77,7 @@ def test_one_compilation_for_all_batches_of_a_shape_and_all_equal_objectives() -
     assert len(traced) == 2
 
 
+@pytest.mark.slow
 def test_a_layout_may_be_closed_over_and_made_inside_but_is_no_argument() -> None:
     """The core does not know JAX and registers no pytree: gspo_jax does."""
     logp, old, advantage, mask = arrays(BATCH)

@@ -16,6 +16,8 @@ from support.one_shape import N
 
 from gspo_core import Padded
 
+pytestmark = pytest.mark.slow
+
 SOME = [member for member in MEMBERS if member.name in {"GSPO", "GSPO_TOKEN", "GRPO", "DAPO"}]
 some_members = pytest.mark.parametrize("member", SOME, ids=lambda member: member.name)
 

@@ -13,6 +13,8 @@ import pytest
 from support.jax_programs import mesh_cases
 from support.repository import PATHS, ROOT
 
+pytestmark = pytest.mark.slow
+
 SAME = ["NamedSharding value", "NamedSharding gradient", "shard_map value", "shard_map gradient outside"]
 INSIDE = ["shard_map gradient inside", "shard_map second derivative", "is not vacuous"]
 UNCHECKED = ["check_vma=False is four times too large"]

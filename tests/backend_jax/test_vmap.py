@@ -14,6 +14,8 @@ from support.family import MEMBERS, Member
 from support.jax_programs.losses import Inputs, by_layout, inputs, loss_at, value_of
 from support.one_shape import EXAMPLES
 
+pytestmark = pytest.mark.slow
+
 SOME = [member for member in MEMBERS if member.name in {"GSPO", "GSPO_TOKEN", "DEEPSEEK_V3_2", "GMPO"}]
 some_members = pytest.mark.parametrize("member", SOME, ids=lambda member: member.name)
 

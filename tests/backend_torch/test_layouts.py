@@ -67,6 +67,7 @@ def test_a_packed_loss_can_be_mapped_over_a_batch(case: Case) -> None:
     assert torch.allclose(mapped, single, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 # Dynamo's own notices: it traces through array_api_compat's lru_cache, and torch deprecates parts of itself.
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -164,6 +164,7 @@ def test_the_fused_head_takes_turns(ratio: Any, budget: int, name: str, width: i
         assert one.abs().max() > 1e-3
 
 
+@pytest.mark.slow
 # Dynamo's own notices: it traces through array_api_compat's lru_cache, and torch deprecates parts of itself.
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -15,6 +15,8 @@ import pytest
 from support.runs import scripts as script_runs
 from support.runs.scripts import TINY, command, environment, refusal, rows
 
+pytestmark = pytest.mark.slow
+
 run = partial(script_runs.run, script="train_jax.py")
 
 

@@ -20,6 +20,8 @@ from integration.shared.errors import UserError
 from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import Task, load_task
 
+pytestmark = pytest.mark.slow
+
 TINY = Config(
     model="small-moe",
     task="count_bits",

@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from support.runs.scripts import PRETRAINED, TINY, command, environment, refusal, rows, run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -56,6 +56,7 @@ def test_options_without_an_effect_are_refused(option: list[str], capsys: pytest
     assert "--profile finds the preset and the clip range itself" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_m_runs_the_command() -> None:
     command = [sys.executable, "-m", "gspo_core.laws", RIGHT, *BAND]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={"PYTHONPATH": str(ROOT)})
@@ -63,6 +64,7 @@ def test_python_m_runs_the_command() -> None:
     assert "gspo, like GSPO with Clip(low=0.2, high=0.3) (numpy, seed 0)" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_quiet() -> None:
     """As in `gspo-laws ... | head -1`: the reader goes away before the report is printed."""
     command = [sys.executable, "-m", "gspo_core.laws", RIGHT, *BAND]

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.repository import ROOT
 
 from gspo_core import laws
 from gspo_core.laws.mutants import gspo
 from gspo_core.laws.mutants.mutant import LIKE
+
+pytestmark = pytest.mark.slow
 
 
 @laws.conformance(gspo, LIKE, examples=10)

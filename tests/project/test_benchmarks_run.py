@@ -35,6 +35,7 @@ def run(script: str, *options: str, mode: str = "--quick") -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_comparison_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     out = tmp_path / "lm_head.json"
     run("lm_head.py", "--case", "real", "--repeats", "2", "--out", str(out))
@@ -48,6 +49,7 @@ def test_the_comparison_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     assert out.with_suffix(".png").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["lm_head_scaling.py", "precision.py", "linear_jax.py"])
 def test_the_others_run(script: str, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
@@ -55,6 +57,7 @@ def test_the_others_run(script: str, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["gpu.py", "gpu_jax.py"])
 def test_the_gpu_scripts_check_themselves_on_a_cpu(script: str, tmp_path: Path) -> None:
     """Every clip decision right, gradients as near to float64 as the rounding of their parameters' dtype allows."""

@@ -152,12 +152,14 @@ def loaded_frameworks(statement: str) -> list[str]:
     return result.stdout.split()
 
 
+@pytest.mark.slow
 def test_importing_and_using_the_core_loads_no_framework() -> None:
     use = "gspo_core.group_advantages([1.0, 0.0], [0, 0])"
     assert loaded_frameworks(f"import gspo_core; {use}") == []
     assert loaded_frameworks("import gspo_core; assert 'hypothesis' not in sys.modules") == []
 
 
+@pytest.mark.slow
 def test_checking_a_numpy_loss_loads_no_framework() -> None:
     """The laws load a framework by name when a loss turns out not to be NumPy."""
     assert (
@@ -165,5 +167,6 @@ def test_checking_a_numpy_loss_loads_no_framework() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_framework_would_be_noticed() -> None:
     assert loaded_frameworks("import gspo_torch") == ["torch"]

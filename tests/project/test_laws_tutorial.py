@@ -7,7 +7,10 @@ import io
 import re
 from typing import Any
 
+import pytest
 from support.repository import ROOT
+
+pytestmark = pytest.mark.slow
 
 PAGE = (ROOT / "docs" / "new-variant.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(python)?\n(.*?)```", PAGE, flags=re.DOTALL)

@@ -12,6 +12,8 @@ import pytest
 
 import gspo_core
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(gspo_core.__file__).parent.parent
 PACKAGES = {
     "gspo_core": ROOT / "gspo_core",

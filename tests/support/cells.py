@@ -55,4 +55,11 @@ def cells_of(library: Library) -> list[Cell]:
 
 
 CELLS = [cell for library in EVERYWHERE for cell in cells_of(library)]
-by_cell = pytest.mark.parametrize("cell", CELLS, ids=[cell.name for cell in CELLS])
+
+
+def marks_of(library: Library) -> tuple[pytest.MarkDecorator, ...]:
+    """Tests of a library that compiles are slow."""
+    return (pytest.mark.slow,) if library in IN_PAIRS else ()
+
+
+by_cell = pytest.mark.parametrize("cell", [pytest.param(cell, id=cell.name, marks=marks_of(cell.library)) for cell in CELLS])

@@ -20,6 +20,8 @@ from support.lm_head.cases import Problem, assert_in_budget, from_logits, is_cle
 
 from gspo_core import Packed, Padded, PerToken
 
+pytestmark = pytest.mark.slow
+
 V, H = 11, 6
 
 

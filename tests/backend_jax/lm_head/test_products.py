@@ -16,6 +16,8 @@ from jax import lax
 
 from gspo_core import GSPO, Padded
 
+pytestmark = pytest.mark.slow
+
 LOW = (jnp.bfloat16, jnp.float16)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import gspo_jax
 import jax
 import jax.numpy as jnp
+import pytest
 from gspo_jax.lm_head import runs
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,6 +52,7 @@ def test_runs_are_as_long_as_they_can_be() -> None:
     assert found[3:13] == [2, 2, 5, 5, 5, 5, 5, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_xla_holds_the_ring_once() -> None:
     """XLA copies what it cannot prove to be overwritten in place; its own analysis of the compiled program says so."""
     tokens, hidden, vocabulary, budget = 800, 16, 5200, 2**22

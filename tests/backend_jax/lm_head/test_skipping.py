@@ -18,6 +18,8 @@ from support.lm_head.cases import Problem, make
 
 from gspo_core import GRPO, PerToken
 
+pytestmark = pytest.mark.slow
+
 V = 12
 LENGTHS = (3, 5, 2, 4, 1)
 ADVANTAGE = torch.tensor([1.0, 0.0, -1.0, 0.0, 2.0], dtype=torch.float64)

@@ -14,6 +14,8 @@ from gspo_jax.lm_head import two_pass
 from support.budgets import assert_within
 from support.jax_programs.linear_cases import largest_array, small_pieces
 
+pytestmark = pytest.mark.slow
+
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": 0.7}, {"soft_cap": 2.0}, {"temperature": 1.3, "soft_cap": 3.0}]
 # Vocabularies that blocks of 3 to 5 rows divide, do not divide, and are larger than; token counts that chunks of 4 do not.
 SHAPES = [(2, 5, 20), (1, 7, 23), (3, 1, 2), (1, 1, 7), (2, 0, 20)]

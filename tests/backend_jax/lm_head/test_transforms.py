@@ -17,6 +17,8 @@ from support.lm_head.cases import from_logits, make, packed
 
 from gspo_core import GSPO_TOKEN, Padded
 
+pytestmark = pytest.mark.slow
+
 BUDGETS = pytest.mark.parametrize("budget", [{"budget_bytes": 0}, ring_of(8, 11)], ids=["two-pass", "aligned"])
 
 

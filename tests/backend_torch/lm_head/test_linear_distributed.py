@@ -13,6 +13,8 @@ from support.lm_head.cases import Answer, from_logits
 from support.lm_head.ranks import SPLITS, VOCABULARY, Split, problem_of
 from torch import Tensor
 
+pytestmark = pytest.mark.slow
+
 by_split = pytest.mark.parametrize("name", SPLITS)
 
 

@@ -63,6 +63,8 @@ import sys
 import torch, gspo_torch
 from gspo_core import GSPO, Padded
 from gspo_torch import two_pass
+
+pytestmark = pytest.mark.slow
 hidden, head = torch.ones(1, 2, 8, dtype=torch.bfloat16, requires_grad=True), torch.ones(4, 8, dtype=torch.bfloat16)
 batch = torch.zeros(1, 2, dtype=torch.int64), None, torch.ones(1), Padded(torch.ones(1, 2) > 0)
 loss = gspo_torch.linear_policy_loss(GSPO, hidden, head, *batch, on_policy=True, return_logp=True)

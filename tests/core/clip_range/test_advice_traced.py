@@ -62,6 +62,7 @@ def test_both_run_under_jax_jit() -> None:
     assert_same(found, both(*arrays()))
 
 
+@pytest.mark.slow
 def test_both_compile_into_one_graph() -> None:
     torch._dynamo.reset()
     found = torch.compile(both, fullgraph=True, backend="eager")(*map(torch.tensor, arrays()))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.arrangements import PACKED, PADDED, Arrangement, Ready
 from support.budgets import REL64, assert_within, float32_budget
-from support.cells import OF_EVERYTHING_ELSE
+from support.cells import OF_EVERYTHING_ELSE, marks_of
 from support.libraries import NUMPY, Library
 from support.one_shape import MASKS, N, T
 
@@ -96,7 +96,9 @@ def _single(x: np.ndarray) -> np.ndarray:
 
 TASKS = tasks()
 CELLS = [
-    pytest.param(library, name, arrangement, dtype, id=f"{library.name}-{name}-{arrangement}-{dtype.__name__}")
+    pytest.param(
+        library, name, arrangement, dtype, id=f"{library.name}-{name}-{arrangement}-{dtype.__name__}", marks=marks_of(library)
+    )
     for library in OF_EVERYTHING_ELSE
     for name in TASKS
     for arrangement, dtype in [(PADDED, np.float32), (PACKED, np.float64)]

@@ -30,6 +30,8 @@ from integration.shared.evaluation import evaluate
 from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _promotion() -> Iterator[None]:

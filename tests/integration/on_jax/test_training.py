@@ -23,6 +23,8 @@ from integration.shared.errors import TrainingFailure
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _promotion() -> Iterator[None]:

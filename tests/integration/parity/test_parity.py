@@ -22,6 +22,8 @@ from integration.parity import on_torch as parity
 from integration.parity import reference as golden
 from integration.parity.reference import Golden, Run
 
+pytestmark = pytest.mark.slow
+
 CLIP = Clip(0.03, 0.04)
 
 

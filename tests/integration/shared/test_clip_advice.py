@@ -97,6 +97,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_advice_and_says_what_it_promised(advised: Path) -> None:
     metrics = rows(advised)
     assert [row["clip_range"] is None for row in metrics] == [True] * 3 + [False] * 3
@@ -107,6 +108,7 @@ def test_a_run_takes_the_advice_and_says_what_it_promised(advised: Path) -> None
     assert all(0 < row["predicted_clip_fraction"] < 1 for row in metrics[3:])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_range_and_the_pilot(advised: Path, tmp_path: Path) -> None:
     folder = tmp_path / "resumed"
     shutil.copytree(advised, folder)

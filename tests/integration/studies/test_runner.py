@@ -22,6 +22,8 @@ from integration.shared.json_lines import read_rows
 from integration.studies.runner import Outcome, Stage, command_line, run_stages, run_study
 from integration.studies.worker import Run
 
+pytestmark = pytest.mark.slow
+
 
 def runs_of(count: int, marks: Path, **of: dict[str, Any]) -> list[Run]:
     """Runs 0 … count − 1; `of` has further settings for some, by name."""

@@ -18,6 +18,8 @@ from integration.studies.moe_training.models import starting_model
 from integration.studies.moe_training.reversal import answers, build, log_probs, prompts, rewards, sample, score, warmed_up
 from integration.studies.moe_training.run import run
 
+pytestmark = pytest.mark.slow
+
 SMALL = Sizes(
     layers=2, hidden=16, experts=4, symbols=6, alphabet=4, prompts=4, group=4, mini_batches=2, rollouts=2, lr_warm_up=1,
     held_out=4, warm_up_reward=0.0,

@@ -26,6 +26,8 @@ from integration.studies.multi_turn.rollout import Dialogues, dialogue_logp, dra
 from integration.studies.multi_turn.study import Study, runs_of
 from integration.studies.multi_turn.training import Training
 
+pytestmark = pytest.mark.slow
+
 GROUPS = np.arange(24) // 8
 CPU = torch.device("cpu")
 
