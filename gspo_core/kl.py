@@ -184,8 +184,9 @@ class KLPenalty(NamedTuple):
     >>> import numpy as np
     >>> from gspo_core import Padded, SequenceMean
     >>> one = np.array([[-1.0]])
-    >>> kl_penalty(K2(), one, one - 0.5, Padded(one < 0), reduction=SequenceMean())
-    KLPenalty(value=np.float64(0.125), logp_grad=array([[0.5]]))
+    >>> kl = kl_penalty(K2(), one, one - 0.5, Padded(one < 0), reduction=SequenceMean())
+    >>> float(kl.value), kl.logp_grad.tolist()
+    (0.125, [[0.5]])
     """
 
     value: Array

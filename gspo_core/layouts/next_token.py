@@ -77,18 +77,14 @@ def next_tokens(
     given, naming the argument. The numbers in `cu_seqlens` are not checked, since that is impossible under jit: offsets that
     do not ascend from 0 give wrong segments.
 
-    >>> import torch
-    >>> from gspo_core import GSPO
-    >>> from gspo_torch import policy_loss, token_logp
-    >>> ids = torch.tensor([5, 6, 1, 2, 7, 3, 4])  # prompts 5 6 and 7, responses 1 2 and 3 4
-    >>> row = next_tokens(ids, torch.tensor([0, 4, 7]), prompt_lengths=torch.tensor([2, 1]))
+    >>> import numpy as np
+    >>> from gspo_core import GSPO, policy_loss
+    >>> ids = np.array([5, 6, 1, 2, 7, 3, 4])  # prompts 5 6 and 7, responses 1 2 and 3 4
+    >>> row = next_tokens(ids, np.array([0, 4, 7]), prompt_lengths=np.array([2, 1]))
     >>> row.tokens.tolist(), row.layout.segment_ids.tolist()
     ([0, 1, 2, 0, 3, 4, 0], [-1, 0, 0, -1, 1, 1, -1])
-    >>> hidden, head = torch.zeros(7, 16), torch.zeros(8, 16)
-    >>> logp = token_logp(hidden, head, row.tokens, layout=row.layout)
-    >>> logp.exp().tolist()
-    [1.0, 0.125, 0.125, 1.0, 0.125, 0.125, 1.0]
-    >>> policy_loss(GSPO, logp, logp, torch.tensor([1.0, -1.0]), row.layout).logp_grad.tolist()
+    >>> logp = np.where(row.layout.segment_ids < 0, 0.0, -2.0)  # from token_logp(hidden, lm_head, row.tokens, layout=row.layout)
+    >>> policy_loss(GSPO, logp, logp, np.array([1.0, -1.0]), row.layout).logp_grad.tolist()
     [0.0, -0.25, -0.25, 0.0, 0.25, 0.25, 0.0]
     """
     xp = namespace(token_ids=token_ids, cu_seqlens=cu_seqlens)

@@ -115,7 +115,8 @@ class Reject:
 
     >>> import math
     >>> import numpy as np
-    >>> Reject(0.5, math.inf, drop=True)(np, np.log(np.array([0.25, 1.0, 8.0]))).weight.tolist()
+    >>> from array_api_compat import numpy as xp
+    >>> Reject(0.5, math.inf, drop=True)(xp, np.log(np.array([0.25, 1.0, 8.0]))).weight.tolist()
     [0.0, 1.0, 1.0]
     """
 
