@@ -8,13 +8,35 @@ from typing import Any
 
 
 def check_number(name: str, value: Any) -> None:
-    """TypeError unless it is a real number of Python or NumPy: text, None, flags and arrays are none."""
+    """Refuses everything but a real number of Python or NumPy: text, None, flags and arrays are none.
+
+    Args:
+        name: of the argument, for the error.
+        value: the argument.
+
+    Returns: nothing.
+
+    Raises: TypeError.
+
+    >>> check_number("temperature", 0.7)
+    """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """ValueError unless it is a positive finite number of Python."""
+    """Refuses everything but a positive finite number of Python.
+
+    Args:
+        name: of the argument, for the error.
+        value: the argument.
+
+    Returns: nothing.
+
+    Raises: ValueError.
+
+    >>> check_positive("coefficient", 0.01)
+    """
     if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf):
         raise ValueError(f"{name}: expected a positive finite number, got {value!r}; leave it out for none")
 

@@ -13,7 +13,16 @@ from .units import at_least_one
 
 
 def check_layout(layout: Any) -> None:
-    """TypeError unless it is a layout."""
+    """Refuses everything but a layout.
+
+    Returns: nothing.
+
+    Raises: TypeError, which also names the base class to a layout of one's own that does not derive from it.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded
+    >>> check_layout(Padded(np.array([[True]])))
+    """
     if not isinstance(layout, Layout):
         own = "; a layout of your own derives from gspo_core.layouts.Layout" if hasattr(layout, "spread") else ""
         raise TypeError(f"layout: expected a layout such as Padded(mask), got {_kind(layout)}{own}")

@@ -11,9 +11,10 @@ import jax
 from jax import lax
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import LinearLoss, active_tokens, check_positive
+from gspo_core.backend import active_tokens, check_positive
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
+from gspo_core.objectives import LinearLoss
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
 from .schemes import Job, aligned_loss, cut_for

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import LinearLoss, check_positive
+from gspo_core.backend import check_positive
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
+from gspo_core.objectives import LinearLoss
 from gspo_torch.distributed import VocabularyShard
 
 from .head import Head, check_head, check_slots
