@@ -13,7 +13,7 @@ import pytest
 from support.arrangements import ARRANGEMENTS
 from support.budgets import assert_within
 from support.cells import CELLS, IN_PAIRS, OF_EVERYTHING_ELSE
-from support.family import PRESETS
+from support.family import MEMBERS, PRESETS
 from support.libraries import EVERYWHERE
 from support.repository import ROOT
 
@@ -34,15 +34,16 @@ from gspo_core.kl import K3
 from gspo_core.objectives import Turn, TurnMean
 
 PAGE = (ROOT / "docs" / "libraries.md").read_text(encoding="utf-8")
-SUITE = re.findall(r"^\| `([\w.]+)` \| (.+) \| (\d+) \| (\d+) \| (.+) \|$", PAGE, flags=re.MULTILINE)
+SUITE = re.findall(r"^\| `([\w.]+)` \| (.+) \| (\d+) \| (all|in pairs) \| (.+) \|$", PAGE, flags=re.MULTILINE)
 OTHERS = re.findall(r"^\| `(\w+)` ([\d.]+) \| (.+) \| (.+) \|$", PAGE, flags=re.MULTILINE)
 
 
 def test_the_rows_are_the_suite() -> None:
     combinations = {(cell.library.name, cell.arrangement.name, cell.dtype) for cell in CELLS}
     layouts, cells = Counter(name for name, *_ in combinations), Counter(cell.library.name for cell in CELLS)
-    found = [(name, int(count), int(total)) for name, _, count, total, _ in SUITE]
-    assert found == [(library.name, layouts[library.name], cells[library.name]) for library in EVERYWHERE]
+    found = [(name, int(count), cells[name] == int(count) * len(MEMBERS)) for name, _, count, *_ in SUITE]
+    assert found == [(library.name, layouts[library.name], library not in IN_PAIRS) for library in EVERYWHERE]
+    assert [how == "all" for _, _, _, how, _ in SUITE] == [complete for *_, complete in found]
     assert {name for name, *_, said in SUITE if said == "yes"} == {library.name for library in OF_EVERYTHING_ELSE}
     assert len(ARRANGEMENTS) == 6
     (paragraph,) = [text for text in PAGE.split("\n\n") if "cells are chosen by pairs" in " ".join(text.split())]

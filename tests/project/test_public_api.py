@@ -27,12 +27,12 @@ MODULES = [
     for package in PACKAGES
     for name in [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + "."))]
 ]
-VOCABULARY = "gspo_core.types"
-"""What signatures are written in. The packages that a name belongs to export it."""
+NO_HOMES = {"gspo_core.types", "gspo_core.backend", "gspo_core.laws"}
+"""Protocols, which the packages that they belong to export; the contract of backends, likewise; and the conformance kit."""
 HOMES = [
     importlib.import_module(name)
     for name in (f"gspo_core.{m.name}" for m in pkgutil.iter_modules(gspo_core.__path__) if not m.name.startswith("_"))
-    if name not in (VOCABULARY, "gspo_core.laws")
+    if name not in NO_HOMES
 ]
 """The concepts of the core: a public name is at home in one of them, and everyday names are at the root as well."""
 by_package = pytest.mark.parametrize("package", [*PACKAGES, *HOMES, gspo_core.laws], ids=lambda package: package.__name__)
