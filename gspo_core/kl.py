@@ -23,7 +23,7 @@ from ._lib.checks import check_choice, check_positive
 from ._lib.validation import check_layout, divisor, log_probs
 from .types import Array, Layout, Namespace, Reduction
 
-__all__ = ["K1", "K2", "K3", "Divergence", "KLEstimator", "KLPenalty", "SequenceKL", "TokenKL", "kl_penalty"]
+__all__ = ["K1", "K2", "K3", "Divergence", "KLEstimator", "KLPenalty", "KLTerm", "SequenceKL", "TokenKL", "kl_penalty"]
 
 
 class Divergence(NamedTuple):

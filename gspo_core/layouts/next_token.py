@@ -83,7 +83,7 @@ def next_tokens(
     >>> row = next_tokens(ids, np.array([0, 4, 7]), prompt_lengths=np.array([2, 1]))
     >>> row.tokens.tolist(), row.layout.segment_ids.tolist()
     ([0, 1, 2, 0, 3, 4, 0], [-1, 0, 0, -1, 1, 1, -1])
-    >>> logp = np.where(row.layout.segment_ids < 0, 0.0, -2.0)  # from token_logp(hidden, lm_head, row.tokens, layout=row.layout)
+    >>> logp = np.where(row.layout.segment_ids < 0, 0.0, -2.0)  # token_logp(..., row.tokens, layout=row.layout)
     >>> policy_loss(GSPO, logp, logp, np.array([1.0, -1.0]), row.layout).logp_grad.tolist()
     [0.0, -0.25, -0.25, 0.0, 0.25, 0.25, 0.0]
     """
