@@ -111,9 +111,7 @@ def test_a_library_in_pairs_meets_both_kinds_of_advantage(library: Library) -> N
     """Ratios per token take [N, T], and one per sequence in packed layouts, where [N, T] would be no other program."""
     cells = [cell for cell in cells_of(library) if cell.member.per_token]
     assert {cell.arrangement is PACKED for cell in cells} == {True, False}
-    assert {cell.member.name for cell in cells if cell.arrangement is not PACKED} == {
-        m.name for m in MEMBERS if m.per_token
-    }
+    assert {cell.member.name for cell in cells if cell.arrangement is not PACKED} == {m.name for m in MEMBERS if m.per_token}
 
 
 @by_member
