@@ -37,6 +37,20 @@ def test_every_link_and_anchor_resolves(page: Path) -> None:
     assert not broken
 
 
+PATH = re.compile(r"\b(?:docs|benchmarks|tests|integration|gspo_core|backends)/[\w./-]+\.(?:md|py|json|png|ipynb)\b")
+TEXTS = [
+    *(path for top in ("gspo_core", "backends", "integration", "tests", "benchmarks") for path in (ROOT / top).rglob("*.py")),
+    *PAGES,
+    *(ROOT / name for name in ("CHANGELOG.md", "Makefile", "mkdocs.yml", "pyproject.toml")),
+]
+
+
+def test_every_file_that_code_and_pages_name_is_there() -> None:
+    named = {(name, str(path.relative_to(ROOT))) for path in TEXTS for name in PATH.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 50
+    assert not {(name, where) for name, where in named if not (ROOT / name).exists()}
+
+
 def test_a_broken_link_would_be_found() -> None:
     page = '# A (b), ε\n\n[x](y.md#z) `[no](link)` ![p](q.png) <a id="d2"></a>\n\n```\n[no](code)\n# no heading\n```\n'
     assert links(page) == ["y.md#z", "q.png"]
