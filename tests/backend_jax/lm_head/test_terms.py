@@ -30,6 +30,8 @@ from support.lm_head.cases import (
 from gspo_core import GSPO_TOKEN, Padded, PerToken, TokenKL, kl_penalty, policy_loss
 from gspo_core.kl import K2, K3, KLEstimator, SequenceKL
 
+pytestmark = pytest.mark.slow
+
 V = 11
 BONUS = {"entropy_bonus": 0.2}
 ALIGNED = ring_of(8, V)

@@ -16,6 +16,8 @@ from support.jax_programs.linear_cases import largest_array, small_pieces
 
 from gspo_core import Padded
 
+pytestmark = pytest.mark.slow
+
 V, H = 23, 6
 MASK = np.array([[0, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1]], dtype=bool)
 RNG = np.random.default_rng(4)
