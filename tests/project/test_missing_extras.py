@@ -11,6 +11,8 @@ from support.repository import PATHS, ROOT
 
 import gspo_core
 
+pytestmark = pytest.mark.slow
+
 EXTRAS = {
     "gspo_torch": ("torch", 'gspo_torch needs PyTorch: pip install "gspo-core[torch]"'),
     "gspo_jax": ("jax", 'gspo_jax needs JAX: pip install "gspo-core[jax]"'),

@@ -34,6 +34,7 @@ def answer(script: str, *options: str) -> tuple[str, str]:
     return done.stdout, done.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "options", "status"),
     [
@@ -50,6 +51,7 @@ def test_help_and_wrong_options_need_no_framework(script: str, options: list[str
     assert ("--lr-warm-up" in printed) == (status == 0)
 
 
+@pytest.mark.slow
 def test_what_comes_after_the_options_does_import_one() -> None:
     """The guard of the test above: an unknown task is found out by the trainer."""
     assert answer("train_torch", "--task", "nosuch")[1] == "2 matplotlib reasoning_gym torch transformers"
