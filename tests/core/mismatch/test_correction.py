@@ -81,7 +81,8 @@ def test_weights_are_the_scalar_ones(
     clear_of_bounds(raw, low, high, 1e-9)
     out = weights(library, Correction(level, action), batch)
     expected = bounded(act, raw, low, high, units)
-    assert_within(out.weight, expected, 1e-11 * expected)
+    sure = expected < math.exp(50)  # beyond it the core continues exp along its tangent; a bound below is exact all the same
+    assert_within(out.weight[sure], expected[sure], 1e-11 * expected[sure])
     assert_within(out.raw[raw < math.exp(50)], raw[raw < math.exp(50)], 1e-11 * raw[raw < math.exp(50)])
     rejecting = not isinstance(action, Truncate)
     assert out.kept.tolist() == (units & ((raw >= low) & (raw <= high) if rejecting else True)).tolist()

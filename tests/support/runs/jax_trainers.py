@@ -16,6 +16,7 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, Sampler, random_keys
 from integration.on_jax.trainer import Trainer
+from integration.on_jax.training import MiniBatch, old_log_probs
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.shared.config import Config
@@ -23,7 +24,6 @@ from integration.shared.prompts import Prompter
 from integration.shared.run_folder import RunFolder
 from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task, load_task
-from integration.on_jax.training import MiniBatch, old_log_probs
 
 
 @contextmanager

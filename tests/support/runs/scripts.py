@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from support.repository import PATHS, ROOT
-
-from integration.shared.command_line import command_line
 import io
 import json
 import os
@@ -17,6 +14,10 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+from support.repository import PATHS, ROOT
+
+from integration.shared.command_line import command_line
+
 TINY = [
     *("--model", "small", "--task", "count_bits", "--task-args", "min_n=1", "max_n=63", "--train-size", "40"),
     *("--warm-up.target", "0.2", "--warm-up.hidden", "32", "--warm-up.layers", "2", "--warm-up.check-every", "10"),

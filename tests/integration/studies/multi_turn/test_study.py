@@ -197,5 +197,5 @@ def test_the_study_trains_restarts_and_reports(tmp_path: Path) -> None:
 def test_what_a_person_does_wrong(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--arms: expected some of gspo, token, .*, got ppo"):
         multi_turn.main(Study(out=tmp_path, arms=("gspo", "ppo")))
-    with pytest.raises(UserError, match="no run is finished yet"):
+    with pytest.raises(UserError, match="has no finished run to report"):
         multi_turn.main(Study(out=tmp_path, report_only=True))
