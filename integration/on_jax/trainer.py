@@ -124,4 +124,4 @@ def weights_of(config: Config, task: Task) -> Path:
     try:
         return Path(snapshot_download(config.model, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
     except (OSError, ValueError) as error:
-        raise UserError(f"--model: {config.model} is neither a folder nor to be had from the hub: {error}") from error
+        raise UserError(f"--model: {config.model} is neither a folder nor found on the hub: {error}") from error

@@ -248,14 +248,14 @@ class Config:
     def resumed_from(self, saved: Config) -> Config:
         """The saved options; of this command line only --rollouts and what does not touch the result may differ."""
         if self.run_dir is not None:
-            raise UserError("--run-dir: a resumed run goes on in its own folder; leave the option away")
+            raise UserError("--run-dir: a resumed run goes on in its own folder; leave the option out")
         free = {"resume", "threads", "rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir"}
         changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f_default(f)}
         for name, value in changed.items():
             if name not in free and value != getattr(saved, name):
                 raise UserError(
                     f"--{name.replace('_', '-')}: the run to resume has {getattr(saved, name)}, not {value}; "
-                    "leave the option away, or start a new run"
+                    "leave the option out, or start a new run"
                 )
         return dataclasses.replace(saved, **{k: v for k, v in changed.items() if k in free - {"cache_dir"}})
 

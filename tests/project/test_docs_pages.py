@@ -81,6 +81,7 @@ def test_the_notebook_runs_from_top_to_bottom() -> None:
     assert len(cells) >= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["objectives", "metrics"])
 def test_examples_in_docstrings_become_code_blocks_on_the_site(name: str) -> None:
     griffe = pytest.importorskip("griffe", reason="only `make docs` installs it")
@@ -94,6 +95,7 @@ def test_examples_in_docstrings_become_code_blocks_on_the_site(name: str) -> Non
     assert text.count("```") % 2 == 0
 
 
+@pytest.mark.slow
 def test_the_reference_has_a_page_for_every_public_package_with_all_of_its_names() -> None:
     griffe = pytest.importorskip("griffe", reason="only `make docs` installs it")
     covered = set()
