@@ -10,6 +10,8 @@ import sys
 import pytest
 from support.repository import PATHS, ROOT
 
+pytestmark = pytest.mark.slow
+
 CHECKS = [
     "log_probs_and_entropies_are_float32_good",
     "scores_are_those_of_plain_torch",
@@ -64,7 +66,6 @@ import torch, gspo_torch
 from gspo_core import GSPO, Padded
 from gspo_torch import two_pass
 
-pytestmark = pytest.mark.slow
 hidden, head = torch.ones(1, 2, 8, dtype=torch.bfloat16, requires_grad=True), torch.ones(4, 8, dtype=torch.bfloat16)
 batch = torch.zeros(1, 2, dtype=torch.int64), None, torch.ones(1), Padded(torch.ones(1, 2) > 0)
 loss = gspo_torch.linear_policy_loss(GSPO, hidden, head, *batch, on_policy=True, return_logp=True)
