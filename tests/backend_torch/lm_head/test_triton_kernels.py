@@ -64,7 +64,7 @@ import sys
 {before}
 import torch, gspo_torch
 from gspo_core import GSPO, Padded
-from gspo_torch import two_pass
+from gspo_torch.lm_head import two_pass
 
 hidden, head = torch.ones(1, 2, 8, dtype=torch.bfloat16, requires_grad=True), torch.ones(4, 8, dtype=torch.bfloat16)
 batch = torch.zeros(1, 2, dtype=torch.int64), None, torch.ones(1), Padded(torch.ones(1, 2) > 0)
