@@ -18,6 +18,8 @@ import stopwatch
 import torch
 from support.repository import ROOT
 
+pytestmark = pytest.mark.slow  # scripts in processes of their own, and measurements in forked ones
+
 FOLDER = ROOT / "benchmarks"
 
 # Other tests of the same process have loaded JAX, which minds any fork; the forked child does not touch it.
@@ -35,7 +37,6 @@ def run(script: str, *options: str, mode: str = "--quick") -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_the_comparison_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     out = tmp_path / "lm_head.json"
     run("lm_head.py", "--case", "real", "--repeats", "2", "--out", str(out))
@@ -49,7 +50,6 @@ def test_the_comparison_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     assert out.with_suffix(".png").stat().st_size > 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["lm_head_scaling.py", "precision.py", "linear_jax.py"])
 def test_the_others_run(script: str, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
@@ -57,7 +57,6 @@ def test_the_others_run(script: str, tmp_path: Path) -> None:
     assert json.loads(out.read_text())["rows"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["gpu.py", "gpu_jax.py"])
 def test_the_gpu_scripts_check_themselves_on_a_cpu(script: str, tmp_path: Path) -> None:
     """Every clip decision right, gradients as near to float64 as the rounding of their parameters' dtype allows."""
