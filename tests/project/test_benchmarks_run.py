@@ -18,12 +18,10 @@ import stopwatch
 import torch
 from support.repository import ROOT
 
-pytestmark = pytest.mark.slow  # scripts in processes of their own, and measurements in forked ones
-
 FOLDER = ROOT / "benchmarks"
 
 # Other tests of the same process have loaded JAX, which minds any fork; the forked child does not touch it.
-pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")]
 
 
 def run(script: str, *options: str, mode: str = "--quick") -> str:
