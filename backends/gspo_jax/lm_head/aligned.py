@@ -1,15 +1,15 @@
-"""The aligned scheme: the gradient is computed while exponentials of the logits are at hand. 3 matrix products, not 4.
+"""The aligned scheme: gradients are computed while the exponentials of the logits are in memory. 3 matrix products, not 4.
 
-A sequence's weights are known when its last token has been seen. Tokens are sorted by sequence and cut into equal tiles; a
-ring of slots holds the exponentials E = exp(z − best) of the latest tiles. Forward fills the ring, then every tile whose
-sequences are complete goes backward, and the rest moves to the ring's beginning:
+The weights of a sequence are known after its last token. Tokens are sorted by sequence and cut into tiles of equal size; a
+ring of slots holds the exponentials E = exp(z − best) of the latest tiles. The forward step fills the ring. The backward step
+then processes every tile whose sequences are complete, and the other tiles move to the beginning of the ring:
 
     ∂/∂W = Σ_t c_t h_t at row y_t − Eᵀ (s · h)     ∂/∂h_t = c_t w[y_t] − s_t E_t W     with s = c exp(best − lse)
 
-so that weights scale the small operands and E is used as it stands. `best` is a row's own, per block of the vocabulary. A
-sequence too long for the ring loses its first tiles, which are then made again: 4 products for those. Shapes are static, how
-many tiles there are to do is not: tokens without an advantage are sorted to the end, where no loop goes. Neighbours are done
-together (runs.py), and left out together if none of them has a weight.
+so that weights scale the small operands and E is used unchanged. `best` is the maximum per row and block of the vocabulary.
+The first tiles of a sequence that is too long for the ring are overwritten and have to be computed again, with 4 products.
+Shapes are static, but the number of tiles to process is not: tokens without an advantage are sorted to the end, which no loop
+reaches. Neighbouring tiles are processed together (runs.py), and skipped together if none of them has a weight.
 """
 
 from __future__ import annotations
@@ -26,38 +26,38 @@ from .head import Array, Head, Options, mesh_axes, product, varying, wide
 from .runs import Carry, by_runs
 
 Weigh = Callable[[Array, Array], Array]
-"""([n, tall] log-probs, [n, 1] whether they are known yet) ↦ [n, tall] weights c."""
+"""([n, tall] log-probs, [n, 1] whether they have been computed) ↦ [n, tall] weights c."""
 
 
 class Cut(NamedTuple):
-    """How the work is cut; static."""
+    """Sizes of tiles and blocks; static."""
 
     tall: int
-    """Tokens of a tile."""
+    """Tokens per tile."""
     slots: int
     """Tiles that the ring holds."""
     block: int
-    """Rows of the head at a time."""
+    """Rows of the head per block of the vocabulary."""
     skips: bool
-    """Whether tiles without a weight are left out of backward. Not with a KL term: where the policy agrees with the reference,
-    its weights are 0 but not constant, and their derivative would be lost from Hessian-vector products."""
+    """Whether backward skips tiles without a weight. Not with a KL term: where the policy agrees with the reference, its
+    weights are 0 but not constant, and Hessian-vector products would lose their derivative."""
 
 
 class Work(NamedTuple):
-    """Tokens in n tiles: by sequence, dead ones last."""
+    """Tokens in n tiles, sorted by sequence; tokens without work (dead ones) are last."""
 
     rows: Array
     """[n, tall, H] hidden states, 0 in dead ones."""
     tokens: Array
     """[n, tall]"""
     last: Array
-    """[n] how many tiles must have been seen before this one's weights are known."""
+    """[n] the number of tiles after which the weights of this tile are known."""
     count: Array
     """[] tiles with a live token."""
 
 
 class Seen(NamedTuple):
-    """What forward keeps, per block of the vocabulary."""
+    """Results of the forward step, per block of the vocabulary."""
 
     ring: Array
     """[blocks, slots · tall, block] E."""
@@ -70,7 +70,7 @@ class Seen(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What backward adds up: −Σ s E W, −Σ Eᵀ s h, −Σ Eᵀ s."""
+    """Sums of the backward step: −Σ s E W, −Σ Eᵀ s h, −Σ Eᵀ s."""
 
     rows: Array
     """[n, tall, H]"""
@@ -81,12 +81,12 @@ class Sums(NamedTuple):
 
 
 def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tuple[Array, Array, Head]:
-    """(log-probs [n, tall], gradients of the rows [n, tall, H], gradients of the head); what was summed is not rounded yet."""
+    """(log-probs [n, tall], gradients of the rows [n, tall, H], gradients of the head), all in the accumulator's dtype."""
     kind, (n, tall, _), vocabulary = wide(work.rows, head.weight), work.rows.shape, len(head.weight)
     blocks, index = how_many(vocabulary, cut.block), jnp.arange(n, dtype=jnp.int32)
 
     def scores(x: Seen, tiles: Array) -> tuple[Array, Array, Array]:
-        """(log-probs, log-sum-exps, weights) once so many tiles were seen."""
+        """(log-probs, log-sum-exps, weights) after the first `tiles` tiles."""
         known = (index < tiles)[:, None]
         lse = jax.nn.logsumexp(x.best, axis=0, b=x.total)
         logp = jnp.where(known, x.picked - lse, 0.0)
@@ -114,7 +114,7 @@ def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tup
 
 
 def _with_hits(cut: Cut, head: Head, work: Work, sums: Sums, c: Array) -> tuple[Array, Head]:
-    """The gradients' other half, at the tokens themselves."""
+    """The sums, completed by the terms at the tokens themselves (the first terms of the formulas above)."""
     ids, hit = work.tokens.reshape(-1), c.reshape(-1)
     # Dead tokens have a weight of 0 and ids that may be in no vocabulary.
     used = hit != 0 if cut.skips else (ids >= 0) & (ids < len(head.weight))
@@ -127,7 +127,7 @@ def _with_hits(cut: Cut, head: Head, work: Work, sums: Sums, c: Array) -> tuple[
 
 
 def _forward(options: Options, cut: Cut, head: Head, work: Work, x: Seen, tiles: tuple[Array, ...]) -> Seen:
-    """Tiles `before` … `now` into the ring, which begins with `done`."""
+    """Compute tiles `before` … `now` and write them into the ring, whose first tile is `done`."""
     done, before, now = tiles
 
     def run(size: int, j: Array, x: Seen) -> Seen:
@@ -154,7 +154,7 @@ def _forward(options: Options, cut: Cut, head: Head, work: Work, x: Seen, tiles:
 def _backward(
     options: Options, cut: Cut, head: Head, work: Work, x: Seen, sums: Sums, tiles: tuple[Array, ...], c: Array, lse: Array
 ) -> Sums:
-    """Adds tiles `done` … `ready` to the sums, the ring being that of `now` tiles seen."""
+    """Add tiles `done` … `ready` to the sums; the ring is in its state after `now` tiles."""
     kind, (done, ready, now) = lse.dtype, tiles
     kept = now - cut.slots  # the first tile that the ring still holds
 
@@ -192,7 +192,7 @@ def _backward(
 
 
 def _moved(cut: Cut, x: Seen, tiles: tuple[Array, ...]) -> Seen:
-    """Tiles `done` … `before` to the beginning of a ring that began with `first`: runs of them are then in one piece."""
+    """Move tiles `done` … `before` to the beginning of a ring whose first tile was `first`, so that runs are contiguous."""
     first, done, before = tiles
     shape = (1, cut.tall, cut.block)
 
@@ -224,10 +224,10 @@ def _rows(work: Work, size: int, j: Array) -> Array:
 
 
 def _first_row_of(cut: Cut, done: Array, j: Array) -> Array:
-    """Where tile j is in a ring that begins with tile `done`."""
+    """The first row of tile j in a ring whose first tile is `done`."""
     return (j - done) % cut.slots * cut.tall
 
 
 def _lap(cut: Cut, done: Array, j: Array) -> Array:
-    """The first tile after j that is at the beginning of the ring again."""
+    """The next tile after j whose place is the beginning of the ring."""
     return j + cut.slots - (j - done) % cut.slots

@@ -1,4 +1,4 @@
-"""Blocks of the vocabulary: some rows of the head at a time, so that a tile of logits and of gradients stays in the cache."""
+"""Blocks of the vocabulary: some rows of the head, so that a tile of logits and of gradients stays in the cache."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .head import Array, Head, Options, tile
 
 
 class Block(NamedTuple):
-    """Some rows of the head. The last block starts early, to be as long as the others; what it has again is left out."""
+    """Some rows of the head. The last block starts early, to be as long as the others; rows that it repeats are not used."""
 
     weight: Array
     bias: Array | None
     start: Array
-    """Its first row's place in the head."""
+    """Index of its first row in the head."""
     own: Array
-    """The first row that no earlier block has."""
+    """Index of the first row that is in no earlier block."""
 
 
 def how_many(vocabulary: int, size: int) -> int:
-    """Blocks of `size` rows; none of an empty head."""
+    """Number of blocks of `size` rows; 0 for an empty head."""
     return -(-vocabulary // size) if vocabulary else 0
 
 
@@ -35,7 +35,7 @@ def take(head: Head, size: int, v: Array) -> Block:
 
 
 def logits(options: Options, head: Head, part: Block, rows: Array, first: Array | int = 0) -> Array:
-    """[n, size], −∞ in columns that an earlier block has. `first`: the token id of the head's first row."""
+    """[n, size] logits, −∞ in columns that are in an earlier block. `first`: the token id of the head's first row."""
     z = tile(rows, part.weight, part.bias, first + part.start, options)
     if len(part.weight) == 0 or len(head.weight) % len(part.weight) == 0:
         return z
@@ -43,7 +43,7 @@ def logits(options: Options, head: Head, part: Block, rows: Array, first: Array 
 
 
 def picked(z: Array, part: Block, places: Array, before: Array) -> Array:
-    """[n] the logits of the tokens at these places in the head, where they are this block's own; else what was there before."""
+    """[n] the logits of the tokens at these rows of the head, if this block is the first with the row; else `before`."""
     column = places - part.start
     here = (places >= part.own) & (column < z.shape[1])
     found = jnp.take_along_axis(z, jnp.where(here, column, 0)[:, None], axis=1)[:, 0] if z.shape[1] else before
@@ -51,5 +51,5 @@ def picked(z: Array, part: Block, places: Array, before: Array) -> Array:
 
 
 def added(total: Array, start: Array, x: Array) -> Array:
-    """total, with x added from `start` on: one pass in place."""
+    """`total` with x added to the rows from `start` on, in one pass and in place."""
     return lax.dynamic_update_slice_in_dim(total, lax.dynamic_slice_in_dim(total, start, len(x)) + x, start, 0)

@@ -1,4 +1,4 @@
-"""The LM head as a value, and tiles of its logits: float32 from the product's accumulator on."""
+"""The LM head and its options as values, the checks of arguments, and tiles of logits in float32 or float64."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Options:
     soft_cap: float | None = None
     """Gemma's final_logit_softcapping."""
     axis: VocabularyAxis | None = None
-    """Over which ranks the rows are spread; None: all are here."""
+    """The mesh axis over which the rows are spread; None: every rank has all rows."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.temperature < math.inf:
@@ -55,7 +55,7 @@ class Options:
 
 
 class Head(NamedTuple):
-    """What is differentiated."""
+    """The parameters of the head."""
 
     weight: Array
     """[V, H], or this rank's rows of it."""
@@ -69,7 +69,7 @@ def wide(*arrays: Array | None) -> Any:
 
 
 def check_head(hidden: Array, head: Head, tokens: Array) -> None:
-    """TypeError or ValueError, naming the argument, unless hidden [..., H], the head and tokens [...] belong together."""
+    """TypeError or ValueError, naming the argument, unless hidden [..., H], the head and tokens [...] fit together."""
     named = (("hidden", hidden), ("lm_head", head.weight), ("tokens", tokens), ("bias", head.bias))
     for name, x in named:
         if not isinstance(x, jax.Array) and not (x is None and name == "bias"):
@@ -102,7 +102,7 @@ def check_slots(layout: Layout, tokens: Array) -> None:
 
 
 def mesh_axes(*arrays: Any) -> frozenset[str]:
-    """Over which axes of a mesh any of the arrays varies, as shard_map tracks it; none with check_vma=False."""
+    """The mesh axes over which any of the arrays varies, as shard_map tracks them; none with check_vma=False."""
     return frozenset(axis for x in jax.tree.leaves(arrays) for axis in _axes_of(x))
 
 
@@ -114,7 +114,7 @@ def _axes_of(x: Any) -> frozenset[str]:
 
 
 def varying(x: Any, axes: frozenset[str]) -> Any:
-    """x (a pytree) as arrays that vary over the axes; the transpose adds gradients up over them."""
+    """x (a pytree) as arrays that vary over the axes; the transpose sums gradients over them."""
 
     def cast(leaf: Array) -> Array:
         missing = tuple(sorted(axes - _axes_of(leaf)))
@@ -134,7 +134,7 @@ def vocabulary_of(head: Head, options: Options) -> int:
 
 
 def token_ids(tokens: Array) -> Array:
-    """[T] the ids as int32; those that do not fit become −1, which no vocabulary has, rather than some other token."""
+    """[T] the ids as int32; ids that do not fit become −1, which is in no vocabulary, rather than some other token."""
     flat = tokens.reshape(-1)
     if jnp.iinfo(flat.dtype).max <= INT32_MAX:
         return flat.astype(jnp.int32)
@@ -161,8 +161,8 @@ def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, opt
 def product(a: Array, b: Array, over: tuple[int, int]) -> Array:
     """Σ over an axis of each, in float32 or float64.
 
-    float32 operands are multiplied as they are: by default XLA rounds them to TF32 on GPUs and to bfloat16 on TPUs, and
-    log-probs are then off by more than GSPO's clip range. float16 and bfloat16 operands have exact products anyway.
+    float32 operands are not rounded: by default XLA rounds them to TF32 on GPUs and to bfloat16 on TPUs, which changes
+    log-probs by more than GSPO's clip range. Products of two float16 or bfloat16 numbers are exact in float32.
     """
     kind = wide(a, b)
     precision = lax.Precision.HIGHEST if a.dtype == kind else None

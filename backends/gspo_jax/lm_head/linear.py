@@ -1,8 +1,8 @@
-"""From hidden states to the loss and its gradients, without ever holding tokens × vocabulary.
+"""From hidden states to the loss and its gradients, without an array of tokens × vocabulary.
 
-The objective is known here, so that more can be left out than `token_logp` could: masked tokens and sequences without an
-advantage need no forward pass, clipped ones no backward pass. Two exact schemes share the work (see `two_pass` and
-`aligned`); `budget_bytes` says how much memory may be spent on the faster one.
+Since the objective is known, more work is skipped than by `token_logp`: masked tokens and sequences without an advantage need
+no forward pass, clipped sequences no backward pass. There are two exact schemes (modules `two_pass` and `aligned`);
+`budget_bytes` limits the memory that the faster one may use.
 """
 
 from __future__ import annotations
@@ -49,26 +49,30 @@ def linear_policy_loss(
 
     Args:
         objective, old_logp, advantage, layout, denominator, on_policy: as for `policy_loss`.
-        hidden: [*layout.shape, H] final hidden states, at the positions that predict `tokens`. What stands in masked slots
-            is never read.
+        hidden: [*layout.shape, H] final hidden states, at the positions that predict `tokens`. Masked slots are never used.
         lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`; masked slots of `tokens` may hold
             anything.
+        kl: adds β · KL to a reference policy to the loss. Clipping and advantages do not affect it.
+        entropy_bonus: β of −β · (mean entropy), averaged like the objective's tokens; a Python number. None: no bonus.
         return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
-            sequences without an advantage then go through the forward pass, too.
-        budget_bytes: memory for exponentials of logits and float32 sums beyond the gradients; static. On a CPU, if it holds
-            64 tokens' logits, everything goes the aligned way, 3 matrix products (4 for the beginning of a sequence that is
-            longer than what it holds); else, and in any case 0, two-pass: 4 products and a tile. With `vocabulary`,
-            `soft_cap` or a sharded layout everything goes two-pass. A head in float16 or bfloat16 needs V × H × 4 bytes of
-            it for the aligned way's sums. Under vmap it is the budget of each.
+            the forward pass then includes sequences without an advantage.
+        budget_bytes: memory for exponentials of logits and float32 sums beyond the gradients; static. On a CPU, if the logits
+            of 64 tokens fit into it, every sequence uses the aligned scheme with 3 matrix products (4 for the beginning of a
+            sequence that does not fit); else the two-pass scheme with 4 products and one tile of logits. With an entropy
+            bonus, `soft_cap`, `vocabulary` or a sharded layout, and on a GPU or TPU, every sequence uses the two-pass scheme;
+            with 0 as well. For a head in float16 or bfloat16, the aligned scheme needs V × H × 4 bytes of the budget for its
+            sums. Under vmap it is the budget of each example.
 
-    Sequences without an advantage are left out of forward and backward, clipped ones of backward: their gradients are zero.
-    Shapes are static all the same: tokens are sorted, and no loop goes to those that are left out.
+    Sequences without an advantage are left out of forward and backward, clipped sequences of backward: their gradients are 0.
+    A KL term or an entropy bonus needs every token. Shapes are static: tokens are sorted, and no loop visits those that are
+    left out.
 
     Returns: `LinearLoss`. Only `value` is differentiable: in reverse mode, and forward over reverse (a Hessian-vector
-    product) is exact. Forward mode alone is refused by JAX (a TypeError). Under grad, jit, scan, remat and shard_map as
-    `policy_loss`; the context axis is the layout's, the vocabulary's is `vocabulary`.
+    product) is exact. Forward mode alone is refused by JAX (a TypeError). It works under grad, jit, scan, remat and shard_map
+    like `policy_loss`; the context axis is that of the layout, the vocabulary's axis is `vocabulary`.
 
-    Raises: TypeError and ValueError as `policy_loss` and `token_logp` do, ValueError for a negative budget.
+    Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type; ValueError for a negative budget
+    and for a bonus that is not positive and finite.
 
     >>> import jax, jax.numpy as jnp
     >>> from gspo_core import GSPO, Padded
@@ -90,7 +94,7 @@ def linear_policy_loss(
     kind, terms = wide(hidden, lm_head), Terms(objective, on_policy, entropy_bonus)
     x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator, kl)))
     job = Job(terms, options, cut_for(budget_bytes, head, options, terms, x, kind))
-    # The door: every argument of the loss is checked before any work.
+    # Checks every argument of the loss before any work is done.
     token_array = jax.ShapeDtypeStruct(layout.shape, kind)
     jax.eval_shape(lambda logp, entropy: terms.weigh(logp, entropy, x).value, token_array, token_array)
     every_token = return_logp or kl is not None or entropy_bonus is not None

@@ -1,7 +1,8 @@
 """Loops over tiles, several at a time: a product of 64 rows runs at two thirds of the speed of one of 512.
 
-How many there are is known only at run time, and shapes are static; so a range is done as eights, then as a four, a two and a
-one, each a loop of its own that may have nothing to do. Nothing is computed that nobody wants, and no branch copies a carry.
+The number of tiles is known only at run time, and shapes are static. So a range is processed in runs of eight tiles, then in
+one of four, of two and of one, by one loop for each size, which may have no iterations. No tile outside of the range is
+computed, and no branch copies the carry.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .head import Array, mesh_axes, varying
 Carry = TypeVar("Carry")
 
 LONGEST = 8
-"""Most tiles at a time."""
+"""Largest number of tiles in a run."""
 
 
 def by_runs(
@@ -30,8 +31,8 @@ def by_runs(
 ) -> Carry:
     """The carry after `body(size, j, carry)` for runs of tiles j, …, j + size − 1 that cover first, …, end − 1 in order.
 
-    No run goes beyond `stop(j)`, the next place after j where one has to end (None: nowhere); `most` is the longest that there
-    can be. What follows a stop begins with the longest runs again.
+    A run that starts at j ends at `stop(j)` at the latest (None: at any tile). After a stop the longest runs come first again.
+    `most` limits the length of a run.
     """
     longest = min(most, LONGEST)
     sizes = [longest, *(2**k for k in range((longest - 1).bit_length() - 1, -1, -1))]

@@ -1,7 +1,7 @@
-"""Which scheme computes a loss on hidden states, and the aligned one's rule of differentiation.
+"""The choice of the scheme that computes a loss on hidden states, and the derivative of the aligned scheme.
 
-Two-pass is a composition: log-probs with a rule of their own, and the loss on them. Aligned has its gradients when forward
-returns; its backward scales them and hands them over.
+The two-pass scheme is a composition of log-probs, which have their own derivative rule, and the loss of log-probs. The aligned
+scheme computes the gradients in its forward rule; its backward rule scales and returns them.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from .terms import Constants, Terms, Weighed
 from .two_pass import flat_logp
 
 LEAST_RING = 64
-"""Tokens below which the aligned scheme would spend its time on passes over the head's gradient."""
+"""Tokens below which most of the aligned scheme's time would be spent on passes over the head's gradient."""
 TILE = (64, 520)
-"""Most tokens of a tile, of which several go together (runs.py); most rows of the head in a block: few, so that a block of its
-gradient is still in the cache when the next run adds to it, and no power of two unless the vocabulary is one: columns of such a
-distance share places in the cache."""
+"""Largest number of tokens in a tile, of which several are processed together (runs.py), and of rows of the head in a block. A
+block is small, so that its gradient is still in the cache when the next run adds to it, and no power of two (unless the
+vocabulary is one): columns at such a distance compete for the same cache lines."""
 LANES = 16
-"""What the length of a row of E is a multiple of."""
+"""The length of a row of E is a multiple of this."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Everything of a loss on hidden states that is no array; static."""
+    """The options of a loss on hidden states, without arrays; static under jit."""
 
     terms: Terms
     options: Options
@@ -53,7 +53,7 @@ class Job:
 
 
 def cut_for(budget_bytes: int, head: Head, options: Options, terms: Terms, x: Constants, kind: Any) -> aligned.Cut | None:
-    """How the aligned scheme cuts its work; None where it does not apply and everything goes two-pass."""
+    """The sizes of the aligned scheme; None if the two-pass scheme is used."""
     vocabulary, num_tokens, item = len(head.weight), math.prod(x.layout.shape), jnp.dtype(kind).itemsize
     elsewhere = options.axis is not None or x.layout.local is not x.layout or jax.default_backend() != "cpu"
     if elsewhere or options.soft_cap is not None or terms.entropy_bonus is not None or not vocabulary or not num_tokens:
@@ -70,7 +70,7 @@ def cut_for(budget_bytes: int, head: Head, options: Options, terms: Terms, x: Co
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def aligned_loss(job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants) -> tuple[Array, Array]:
-    """([] value, [T] log-probs, 0 where not live); without a gradient it takes one product."""
+    """([] value, [T] log-probs, 0 where not live); if no gradient is wanted, one product."""
     logp = flat_logp(job.options, rows, head, tokens, live)
     return job.weigh(logp, None, live, x).value, logp
 
@@ -112,7 +112,7 @@ def _forward_rule(
 
 def _backward_rule(_: Job, saved: Any, upstream: tuple[Array, Array]) -> tuple[Any, ...]:
     *gradients, like = saved
-    # Rounded once, at last.
+    # The only rounding to the parameters' dtypes.
     gradients = jax.tree.map(lambda g, x: (g * upstream[0].astype(g.dtype)).astype(x.dtype), tuple(gradients), like)
     return *gradients, None, None, None
 

@@ -1,8 +1,8 @@
-"""The two-pass scheme: log-sum-exps first, the gradient from recomputed tiles when its weights are known.
+"""The two-pass scheme: log-sum-exps first; when the weights are known, the gradient from recomputed tiles.
 
-Forward goes through tiles of tokens and, inside, blocks of the vocabulary, and keeps log-sum-exps; backward goes through blocks
-and, inside, tiles, so that a block of the head's gradient is summed in float32 and written once, in the head's dtype. Tokens
-without weight are sorted to the end, where no loop goes; neighbouring tiles are done together (runs.py).
+Forward loops over tiles of tokens and, inside, over blocks of the vocabulary, and keeps log-sum-exps. Backward loops over
+blocks and, inside, over tiles, so that a block of the head's gradient is summed in float32 and written once, in the head's
+dtype. Tokens without weight are sorted to the end, which no loop reaches; neighbouring tiles are processed together (runs.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .head import Array, Head, Options, first_row, mesh_axes, product, slope, va
 from .runs import by_runs
 
 TILE = (64, 1040)
-"""Most tokens of a tile, of which several go together; most rows of the head in a block: no power of two, as in schemes.py."""
+"""Largest number of tokens in a tile, and of rows of the head in a block: no power of two, as in schemes.py."""
 ACCELERATOR_TILE = (256, 16384)
-"""The same where no cache has to hold them: 128 MiB of float32 for eight tiles together."""
+"""The same on a GPU or TPU, where tiles need not fit into a cache: 128 MiB of float32 for a run of eight tiles."""
 
 
 class Tiles(NamedTuple):
@@ -72,7 +72,7 @@ def several(x: Array, size: int, j: Array) -> Array:
 
 
 def tile_of(num_tokens: int, vocabulary: int) -> tuple[int, int]:
-    """Tokens and rows of the head; blocks are about equal.
+    """(tokens of a tile, rows of the head in a block); blocks are about equal.
 
     >>> tile_of(1000, 151936), tile_of(10, 100)
     ((64, 1034), (10, 100))
@@ -110,7 +110,7 @@ def _forward(
 
 
 def dead_last(live: Array) -> tuple[Array, Array]:
-    """An order with the live tokens first, and its inverse: then the dead ones fill the last tiles."""
+    """An order with the live tokens first, so that dead tokens are in the last tiles, and its inverse."""
     order: Array = jnp.argsort(~live, stable=True)
     inverse: Array = jnp.argsort(order, stable=True)
     return order, inverse
@@ -246,7 +246,7 @@ def _sorted_gradients(
                 mean = jnp.where(live, at.mean, 0.0)[:, None]
                 factor = factor - at.e[:, None] * p * (jnp.where(z > -jnp.inf, z, mean) - mean)
             grad = factor * slope(z, options)
-            # Made once: fused into the products, it would be made again for each of their tiles.
+            # Computed once: XLA would fuse it into the products and compute it again for each of their tiles.
             g = lax.optimization_barrier(grad.astype(operand))
             d_part = product(g, part.weight.astype(operand), (1, 0))
             d_rows = added(d_rows, j, d_part.reshape(many, tall, -1))
@@ -263,5 +263,5 @@ def _sorted_gradients(
 
 
 def _on_accelerator() -> bool:
-    """Whether products of low-precision operands are worth having: CPUs are slow at them."""
+    """Whether the device is a GPU or TPU. CPUs are slow at products of low-precision operands."""
     return jax.default_backend() != "cpu"

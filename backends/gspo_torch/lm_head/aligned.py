@@ -1,11 +1,11 @@
-"""The aligned scheme: chunks of whole sequences, whose weights are known while their logits are at hand.
+"""The aligned scheme: chunks of whole sequences, whose weights are computed while their logits are still in memory.
 
 Three matrix products instead of two-pass's four, and one exponential: with E = exp(z − max) of a chunk, [n, V], and the rows'
 weights c, the gradients are
 
     ∂/∂h_t = c_t w[y_t] − (c_t/Σ E_t) E_t W        ∂/∂W = Σ_t c_t h_t at row y_t − Eᵀ (c/ΣE · h)
 
-so that weights scale the small operands and E is used as it stands. A sequence too long for the buffer goes two-pass.
+so that weights scale the small operands and E is used unchanged. A sequence too long for the buffer is computed in two passes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from .products import matmul
 from .two_pass import Gradients
 
 CACHE = 2**18
-"""Logits that are exponentiated at a time: 1 MiB of float32, which stays in a core's cache."""
+"""Number of logits exponentiated at a time: 1 MiB of float32, which stays in a core's cache."""
 COLUMNS = 4080
-"""Part of the vocabulary that goes through a product at a time."""
+"""Columns of the vocabulary per matrix product."""
 Weigh = Callable[[slice, Tensor], Tensor]
 """(rows, their log-probs) ↦ their weights c. The rows hold whole sequences."""
 
@@ -39,7 +39,7 @@ class Chunk(NamedTuple):
 
 
 def chunks(lengths: list[int], capacity: int) -> list[Chunk]:
-    """Whole sequences of these lengths, in order, as many together as `capacity` rows allow; longer ones alone.
+    """Chunks of whole sequences of these lengths, in order: as many as fit into `capacity` rows, or one longer sequence alone.
 
     >>> [(chunk.rows.start, chunk.rows.stop, chunk.fits) for chunk in chunks([2, 2, 9, 1], capacity=4)]
     [(0, 4, True), (4, 13, False), (13, 14, True)]
@@ -56,7 +56,7 @@ def chunks(lengths: list[int], capacity: int) -> list[Chunk]:
 
 
 def stride(vocabulary: int) -> int:
-    """Distance of a row's logits from the next row's. Rows a power of two apart would compete for the same cache lines.
+    """Distance between the logits of two rows. Rows that are a power of two apart would compete for the same cache lines.
 
     >>> stride(32768), stride(50257), stride(512)  # 64 bytes more; not divisible anyway; small anyway
     (32784, 50257, 512)
@@ -65,14 +65,14 @@ def stride(vocabulary: int) -> int:
 
 
 def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh, into: Gradients) -> Tensor:
-    """[n] log-probs of all rows; the gradients, in the accumulator's dtype, are written to `into`, whatever stands there."""
+    """[n] log-probs of all rows. Overwrites the tensors of `into` with the gradients, in the accumulator's dtype."""
     wide = head.wide(rows)
     logp = torch.empty(len(rows), dtype=wide, device=rows.device)
     longest = max((chunk.rows.stop - chunk.rows.start for chunk in cut if chunk.fits), default=0)
     buffer = torch.empty(longest * stride(len(head.weight)), dtype=wide, device=rows.device)
     if into.hidden is not None:
         into.hidden.zero_()
-    fresh = True  # nothing is in the head's gradients yet
+    fresh = True  # no chunk has been written to the head's gradients yet
     for chunk in cut:
         part = chunk.rows
         own = into._replace(hidden=None if into.hidden is None else into.hidden[part])
@@ -91,7 +91,7 @@ def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh
 
 
 def _clear(into: Gradients, fresh: bool) -> bool:
-    """False; the head's gradients are 0 if nothing was in them."""
+    """Set the head's gradients to 0 if `fresh`. Returns False, the new value of `fresh`."""
     for gradient in (into.weight, into.bias):
         if gradient is not None and fresh:
             gradient.zero_()
@@ -99,7 +99,7 @@ def _clear(into: Gradients, fresh: bool) -> bool:
 
 
 def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
-    """([n] Σ E, [n] log-probs); E = exp(z − max) is left in the buffer, [n, V]."""
+    """([n] Σ E, [n] log-probs). Leaves E = exp(z − max) in the buffer, [n, V]."""
     vocabulary, wide = len(head.weight), head.wide(rows)
     tile = _logits(buffer, len(rows), vocabulary)
     rows = rows.to(wide)
@@ -123,7 +123,10 @@ def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> t
 def _add(
     head: Head, rows: Tensor, tokens: Tensor, c: Tensor, total: Tensor, buffer: Tensor, into: Gradients, fresh: bool
 ) -> bool:
-    """Adds the gradients of a chunk whose exponentials stand in the buffer, to nothing if fresh; whether there are any."""
+    """Accumulate one chunk's gradients from the exponentials in `buffer` (overwrite if `fresh`).
+
+    Returns whether any row had a weight.
+    """
     tile = _logits(buffer, len(rows), len(head.weight))
     live = compact(tile, c)
     if not len(live):
@@ -145,10 +148,10 @@ def _add(
 
 
 def compact(tile: Tensor, c: Tensor) -> Tensor:
-    """[m] which rows have a weight, in the order in which they then are the first of the tile.
+    """Move the rows with a weight to the beginning of the tile. Returns [m] their former indices, in the new order.
 
-    Rows are moved, since products of few rows are slow and each goes over the whole gradient of the head: one from the end
-    into each gap.
+    Each gap is filled with a row from the end. One product of all rows is faster than several of few rows, each of which would
+    read and write the whole gradient of the head.
 
     >>> tile = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]])
     >>> compact(tile, torch.tensor([1.0, 0.0, 1.0, 0.0, 1.0])), tile[:3, 0]
@@ -164,10 +167,10 @@ def compact(tile: Tensor, c: Tensor) -> Tensor:
 
 
 def _logits(buffer: Tensor, rows: int, vocabulary: int) -> Tensor:
-    """[rows, V] of the buffer."""
+    """[rows, V] view of the buffer."""
     return buffer[: rows * stride(vocabulary)].view(rows, stride(vocabulary))[:, :vocabulary]
 
 
 def _columns(head: Head) -> list[slice]:
-    """The vocabulary, block by block."""
+    """Slices of the vocabulary, one per block."""
     return [slice(start, min(start + COLUMNS, len(head.weight))) for start in range(0, len(head.weight), COLUMNS)]

@@ -1,6 +1,6 @@
-"""Tiles of logits in plain torch: the truth of the kernels, and what runs wherever they do not.
+"""Tiles of logits in plain PyTorch: the reference of the Triton kernels, and the fallback where they do not run.
 
-A tile is [rows, block of the vocabulary] in float32 (float64 for float64 inputs), in one buffer that is used again.
+A tile is [rows, block of the vocabulary] in float32 (float64 for float64 inputs), in one buffer that all tiles share.
 On a GPU with float16 or bfloat16 parameters the products come from the tensor cores with float32 results, and the tile of
 gradients is rounded to the parameters' type for the next product; on a CPU, whose low-precision products are slow, tiles
 stay float32.
@@ -24,26 +24,26 @@ LOG2_E = math.log2(math.e)
 
 
 @cache
-def fused(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
-    """The function, compiled into few passes over its tile on a GPU with Triton; as it stands elsewhere."""
+def compiled(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+    """The function, compiled into few passes over its tile on a GPU with Triton; unchanged elsewhere."""
     return torch.compile(function, dynamic=True) if device_type == "cuda" and find_spec("triton") else function
 
 
 class Scores(NamedTuple):
-    """Per row, over the part of the vocabulary that was seen."""
+    """Per row, over the part of the vocabulary computed so far."""
 
     best: Tensor
     """[n] max_v z_v, −∞ over nothing."""
     total: Tensor
     """[n] Σ_v exp(z_v − best)."""
     picked: Tensor
-    """[n] z of the row's token, 0 if it was not seen."""
+    """[n] z of the row's token, 0 if the token is in another part."""
     weighted: Tensor | None
     """[n] Σ_v exp(z_v − best) z_v, for the entropy."""
 
 
 class Weights(NamedTuple):
-    """What the gradient of a row's logits is made of: dz_v = c (1[v = token] − p_v) − e p_v (z_v − mean)."""
+    """Per row, the parts of the gradient of its logits: dz_v = c (1[v = token] − p_v) − e p_v (z_v − mean)."""
 
     c: Tensor
     """[n] ∂value/∂logp."""
@@ -52,7 +52,7 @@ class Weights(NamedTuple):
     e: Tensor | None
     """[n] ∂value/∂entropy; None: 0."""
     mean: Tensor | None
-    """[n] Σ_v p_v z_v = lse − entropy, where e is given."""
+    """[n] Σ_v p_v z_v = lse − entropy; None if e is."""
 
     def rows(self, which: slice | Tensor) -> Weights:
         """Some of the rows."""
@@ -60,7 +60,7 @@ class Weights(NamedTuple):
 
 
 def exponentiate(x: Tensor) -> Tensor:
-    """exp(x), in place. In float32 on a CPU as 2 to the power of x log₂ e: exp2 takes half of exp's time there."""
+    """exp(x), in place. In float32 on a CPU computed as 2 to the power of x log₂ e: exp2 takes half of exp's time there."""
     return x.mul_(LOG2_E).exp2_() if x.dtype == torch.float32 and not x.is_cuda else x.exp_()
 
 
@@ -77,22 +77,22 @@ def logits(head: Head, rows: Tensor, block: slice, buffer: Tensor) -> Tensor:
 
 
 def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scores:
-    """Scores of a tile whose first column is the token `first`. The tile is used up: exp(z − best) stands there after."""
+    """Scores of a tile whose first column is the token `first`. Overwrites the tile with exp(z − best)."""
     here = (tokens >= first) & (tokens < first + tile.shape[1])
     columns = torch.where(here, tokens - first, 0).long()
     picked = torch.where(here, tile.gather(1, columns[:, None])[:, 0], 0.0)
     best = tile.amax(1)
     kept = tile.clone() if entropy else None
-    # A bias of −∞ takes a token out; where it took out the whole tile, nothing is left to be shifted.
+    # A bias of −∞ excludes a token. If it excludes the whole tile, best is −∞, and −∞ − (−∞) would be NaN.
     total = exponentiate(tile.sub_(torch.where(best == -torch.inf, 0.0, best)[:, None])).sum(1)
     weighted = None if kept is None else kept.mul_(tile).sum(1)
     return Scores(best, total, picked, weighted)
 
 
 def merge(a: Scores, b: Scores) -> Scores:
-    """Scores over two parts of the vocabulary together."""
+    """Scores over the union of two parts of the vocabulary."""
     best = torch.maximum(a.best, b.best)
-    # Where nothing was seen yet best is −∞ and its exponential weight 0.
+    # Over an empty part best is −∞, and its scale is 0.
     scale_a, scale_b = (torch.where(x.best == -torch.inf, 0.0, (x.best - best).exp()) for x in (a, b))
     weighted = None
     if a.weighted is not None and b.weighted is not None:
@@ -101,21 +101,21 @@ def merge(a: Scores, b: Scores) -> Scores:
 
 
 def nothing_seen(rows: Tensor, dtype: torch.dtype, entropy: bool) -> Scores:
-    """Scores over an empty vocabulary, the neutral element of `merge`."""
+    """Scores over an empty part of the vocabulary, the neutral element of `merge`."""
     zeros = torch.zeros(len(rows), dtype=dtype, device=rows.device)
     return Scores(torch.full_like(zeros, float("-inf")), zeros, zeros, zeros if entropy else None)
 
 
 def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:
-    """[n, block] ∂value/∂(weight · h) of a tile, in the buffer: through softmax, temperature and soft cap."""
+    """[n, block] ∂value/∂(weight · h) of a tile, written into the buffer: through softmax, temperature and soft cap."""
     tile = logits(head, rows, block, buffer)
     here = (tokens >= head.first + block.start) & (tokens < head.first + block.start + tile.shape[1])
     columns = torch.where(here, tokens - head.first - block.start, 0).long()[:, None]
     hit = torch.where(here, weights.c, 0.0)[:, None]
     if head.soft_cap is not None:
         hit = hit * slope(tile.gather(1, columns), head.temperature, head.soft_cap)
-    fused(to_gradient, tile.device.type)(tile, weights, head.temperature, head.soft_cap)
-    # Not with the rest: a compiler would copy the tile for it.
+    compiled(to_gradient, tile.device.type)(tile, weights, head.temperature, head.soft_cap)
+    # Outside of the compiled function: inside, the compiler would copy the tile.
     return tile.scatter_add_(1, columns, hit / head.temperature)
 
 
@@ -125,7 +125,7 @@ def slope(z: Tensor, temperature: float, soft_cap: float) -> Tensor:
 
 
 def to_gradient(tile: Tensor, weights: Weights, temperature: float, soft_cap: float | None) -> None:
-    """From a tile of logits z to its ∂value/∂(weight · h) as it is where the token is not, in place."""
+    """Replace a tile of logits z by ∂value/∂(weight · h), in place, without the term at the rows' own tokens."""
     steep = None if soft_cap is None else slope(tile, temperature, soft_cap)
     factor = None
     if weights.e is not None and weights.mean is not None:

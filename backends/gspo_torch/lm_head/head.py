@@ -1,4 +1,4 @@
-"""The LM head as a value, and the check of everything that meets it at the door."""
+"""The LM head and its options as one value, and the checks of all arguments of the functions that use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gspo_torch.distributed import VocabularyShard
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """z = cap · tanh((weight · h + bias) / cap) / temperature: what turns a hidden state into logits."""
+    """The map from a hidden state to logits: z = cap · tanh((weight · h + bias) / cap) / temperature."""
 
     weight: Tensor
     """[V, H], or this rank's rows of it."""
@@ -26,7 +26,7 @@ class Head:
     soft_cap: float | None = None
     """Gemma's final_logit_softcapping; None for none."""
     shard: VocabularyShard | None = None
-    """Which part of the vocabulary `weight` holds; None: all of it."""
+    """The part of the vocabulary that `weight` holds; None: all of it."""
 
     @property
     def first(self) -> int:
@@ -39,13 +39,13 @@ class Head:
         return len(self.weight) if self.shard is None else self.shard.total
 
     def wide(self, hidden: Tensor) -> torch.dtype:
-        """What logits and everything after them are computed in: float32, float64 for float64 inputs."""
+        """The dtype of logits and everything computed from them: float32, or float64 for float64 inputs."""
         both = torch.promote_types(hidden.dtype, self.weight.dtype)
         return torch.float64 if both == torch.float64 else torch.float32
 
 
 def check_head(hidden: Tensor, head: Head, tokens: Tensor) -> None:
-    """TypeError or ValueError, naming the argument, unless hidden [..., H], head and tokens [...] belong together."""
+    """TypeError or ValueError, naming the argument, unless hidden [..., H], head and tokens [...] fit together."""
     named = (("hidden", hidden), ("lm_head", head.weight), ("tokens", tokens), ("bias", head.bias))
     for name, x in named:
         if not isinstance(x, Tensor) and not (x is None and name == "bias"):

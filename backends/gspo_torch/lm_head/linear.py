@@ -1,8 +1,8 @@
-"""From hidden states to the loss and its gradients, without ever holding tokens × vocabulary.
+"""From hidden states to the loss and its gradients, without an array of tokens × vocabulary.
 
-The objective is known here, so that more can be left out than `token_logp` could: masked tokens and sequences without an
-advantage need no forward pass, clipped ones no backward pass. Two exact schemes share the work (see `two_pass` and
-`aligned`); `budget_bytes` says how much memory may be spent on the faster one.
+Since the objective is known, more work is skipped than by `token_logp`: masked tokens and sequences without an advantage need
+no forward pass, clipped sequences no backward pass. There are two exact schemes (modules `two_pass` and `aligned`);
+`budget_bytes` limits the memory that the faster one may use.
 """
 
 from __future__ import annotations
@@ -51,27 +51,28 @@ def linear_policy_loss(
 
     Args:
         objective, old_logp, advantage, layout, denominator, on_policy: as for `policy_loss`.
-        hidden: [*layout.shape, H] final hidden states, at the positions that predict `tokens`. What stands in masked slots
-            is never read.
+        hidden: [*layout.shape, H] final hidden states, at the positions that predict `tokens`. Masked slots are never read.
         lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`; masked slots of `tokens` may hold
             anything.
-        kl: β · KL to a reference policy, as a term of its own.
+        kl: adds β · KL to a reference policy to the loss. Clipping and advantages do not affect it.
         entropy_bonus: β of −β · (mean entropy), averaged like the objective's tokens. None: no bonus.
         return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
-            sequences without an advantage then go through the forward pass, too.
-        budget_bytes: memory for logits and float32 sums beyond the gradients. On a CPU, sequences whose logits fit go the
-            aligned way, 3 matrix products; all others two-pass, 4 products and a tile. On a GPU everything goes two-pass,
-            whose kernels never write a logit. 0: always two-pass. A head in float16 or bfloat16 whose gradient is wanted
-            needs V × H × 4 bytes of it for the aligned way's sums.
+            the forward pass then includes sequences without an advantage.
+        budget_bytes: memory for logits and float32 sums beyond the gradients. On a CPU, sequences whose logits fit into it use
+            the aligned scheme with 3 matrix products; all others use the two-pass scheme with 4 products and one tile of
+            logits. With an entropy bonus, `soft_cap`, `vocabulary` or a sharded layout, and on a GPU, whose kernels never
+            write a logit to memory, every sequence uses the two-pass scheme; with 0 as well. For a head in float16 or bfloat16
+            whose gradient is wanted, the aligned scheme needs V × H × 4 bytes of the budget for its sums.
 
-    Sequences without an advantage are left out of forward and backward, clipped ones of backward: their gradients are zero.
-    A KL term or an entropy bonus needs every token. On a GPU, float32 parameters under
-    torch.set_float32_matmul_precision("high") are rounded to TF32 in products, as everywhere in PyTorch: log-probs are then
-    off by more than GSPO's clip range. bfloat16 and float16 parameters lose nothing.
+    Sequences without an advantage are left out of forward and backward, clipped sequences of backward: their gradients are 0.
+    A KL term or an entropy bonus needs every token. On a GPU, torch.set_float32_matmul_precision("high") makes PyTorch round
+    float32 parameters to TF32 in products, here as everywhere: the errors of log-probs are then larger than GSPO's clip range.
+    bfloat16 and float16 parameters are not rounded further.
 
     Returns: `LinearLoss`. Only `value` is differentiable, once (a second derivative is refused with a RuntimeError).
 
-    Raises: TypeError and ValueError as `policy_loss` and `token_logp` do, ValueError for a negative budget.
+    Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type; ValueError for a negative budget
+    and for a bonus that is not positive and finite.
 
     >>> import torch
     >>> from gspo_core import GSPO, Padded

@@ -1,7 +1,7 @@
 """Log-probabilities of the sampled tokens from hidden states and the LM head, without the [T, V] logits.
 
-Tokens go through the head in tiles; backward computes each tile again. Everything after the inputs is float32: rounding
-logits to bfloat16 moves log s by as much as GSPO's clip range.
+Logits are computed tile by tile, and again in backward. Logits and everything after them are float32: rounding logits to
+bfloat16 changes log s by as much as GSPO's clip range.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class _Scores(torch.autograd.Function):
 def head_gradients(
     head: Head, rows: Tensor, tokens: Tensor, weights: Weights, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients for (rows, weight, bias), each in its parameter's dtype, by the two-pass scheme; dead rows left out."""
+    """Gradients for (rows, weight, bias) in the parameters' dtypes, by the two-pass scheme; rows without weight are skipped."""
     dead = weights.c == 0 if weights.e is None else (weights.c == 0) & (weights.e == 0)
     live = torch.nonzero(~dead)[:, 0]
     into = Gradients(
@@ -170,14 +170,14 @@ def head_gradients(
 
 
 def spread(gradient: Tensor | None, live: Tensor, like: Tensor) -> Tensor | None:
-    """The gradient of some rows at their places, 0 elsewhere."""
+    """The gradient of some rows, scattered to their places; 0 elsewhere."""
     if gradient is None:
         return None
     return torch.zeros_like(like).index_copy_(0, live, gradient.to(like.dtype))
 
 
 def once(gradients: tuple[Tensor | None, ...], *sources: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The gradients, differentiable in name only: under create_graph=True a second derivative is then refused."""
+    """The same gradients, such that a second derivative (create_graph=True) is refused with an error."""
     if not torch.is_grad_enabled():
         return gradients
     graph = [x for x in sources if x is not None]
@@ -185,7 +185,7 @@ def once(gradients: tuple[Tensor | None, ...], *sources: Tensor | None) -> tuple
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """The identity on a gradient, which refuses to be differentiated. Without it the term would silently be lost."""
+    """The identity on a gradient, whose backward raises. Without it the second derivative would silently be 0."""
 
     @staticmethod
     def forward(_ctx: Any, gradient: Tensor, *_sources: Tensor) -> Tensor:

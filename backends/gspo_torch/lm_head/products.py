@@ -1,10 +1,10 @@
-"""Matrix products, accumulated in their result's dtype and never rounded on the way; which library computes them.
+"""Matrix products, accumulated in their result's dtype without intermediate rounding, and the choice of the library.
 
-On a GPU float16 and bfloat16 operands meet on the tensor cores with float32 results. On an x86 CPU PyTorch's float32 products
-go to MKL. oneDNN, which is in the same builds of PyTorch, takes 4 to 20 % less time (AMD, AVX-512; 4 on an idle machine) where
-both operands stand row by row, as in the product of dlogits and head. Its sums are longer, their rounding errors 1.7 times as
-large: logits, whose errors every gradient would inherit, stay with MKL. PyTorch asks it for float32 products only in the
-operator used here.
+On a GPU, float16 and bfloat16 operands are multiplied on the tensor cores with float32 results. On an x86 CPU PyTorch computes
+float32 products with MKL. oneDNN, which is in the same builds of PyTorch, takes 4 to 20 % less time (AMD, AVX-512; 4 on an idle
+machine) where both operands are contiguous by rows, as in the product of dlogits and head. Its sums are longer, and their
+rounding errors 1.7 times as large: logits, whose errors every gradient would inherit, are computed with MKL. In PyTorch only
+the operator used here computes float32 products with oneDNN.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 
 LOW = (torch.float16, torch.bfloat16)
 PIECE = 256
-"""Rows that oneDNN computes at a time, into memory of its own."""
+"""Rows that oneDNN computes at a time, into memory that it allocates."""
 UNIT = 128
-"""What it is given is divisible by this: it keeps about 0.5 MiB of code for each shape that it has met."""
+"""The number of rows given to oneDNN is divisible by this: it keeps about 0.5 MiB of code for each shape that it has seen."""
 LEAST = 2**24
-"""Multiplications of the smallest piece below which its way there costs more than it gains."""
+"""Multiplications in the smallest piece below which calling oneDNN costs more time than it saves."""
 _MM_TO_FLOAT32 = "dtype" in torch.ops.aten.mm.overloads() and "dtype" in torch.ops.aten.addmm.overloads()
 _SCHEMA = "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Scalar?[] scalars, str? algorithm) -> Tensor Y"
 
 
 def _find_onednn() -> bool:
-    """Whether this PyTorch has the operator as it is called here, on a processor where it was found to be faster."""
+    """Whether this PyTorch has the operator with the expected signature, on a processor where it was measured to be faster."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
     packet = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -57,14 +57,14 @@ def matmul(a: Tensor, b: Tensor, out: Tensor, fresh: bool = True) -> None:
 
 
 def piece_bytes(k: int, n: int, dtype: torch.dtype) -> int:
-    """Memory beyond operands and result that a product of [·, k] and [k, n] may take: a piece of both, the right one packed."""
+    """Bytes beyond operands and result that a product of [·, k] and [k, n] may need: a piece of both, the right one packed."""
     return (PIECE * (k + n) + k * n) * dtype.itemsize if ONEDNN and dtype == torch.float32 and UNIT * k * n >= LEAST else 0
 
 
 def _suits_onednn(a: Tensor, b: Tensor) -> bool:
-    """Whether oneDNN is to compute the product: what it is given is large, and stands row by row.
+    """Whether oneDNN is to compute the product: its operands are large and contiguous by rows.
 
-    It would copy a transposed left operand; a right one with gaps it multiplies a hundred times slower.
+    oneDNN copies a transposed left operand, and takes a hundred times as long for a right operand with gaps.
     """
     wanted = ONEDNN and bool(torch.backends.mkldnn.enabled)
     known = a.dtype == torch.float32 and a.device.type == b.device.type == "cpu"

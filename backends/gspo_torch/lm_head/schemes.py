@@ -1,7 +1,7 @@
-"""Which scheme computes a loss on hidden states, and the autograd rule of both.
+"""The choice of the scheme that computes a loss on hidden states, and the autograd function of both schemes.
 
-Two-pass keeps log-sum-exps and weights and computes the gradients in backward. Aligned has computed them when forward
-returns; backward scales them and hands them over.
+The two-pass scheme keeps log-sum-exps and weights and computes the gradients in backward. The aligned scheme computes the
+gradients in forward; backward scales and returns them.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from .terms import Terms, Weighed
 from .two_pass import Gradients
 
 LEAST_CHUNK = 64
-"""Rows of logits below which the aligned scheme would spend its time on passes over the head's gradient."""
+"""Rows of logits below which most of the aligned scheme's time would be spent on passes over the head's gradient."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What a forward pass works on."""
+    """The inputs of a forward pass beside the parameters."""
 
     terms: Terms
     options: tuple[float, float | None, VocabularyShard | None]
     tokens: Tensor
     """[n] ids of the tokens that need a forward pass."""
     places: Tensor | None
-    """[n] their flat places in the layout; None: they are the layout."""
+    """[n] their flat places in the layout; None: every slot of the layout, in order."""
     base: Tensor
-    """Token array: the log-probs that all others are taken to have, so that their ratio is 1."""
+    """Token array: the log-probs assumed for all other tokens, so that their ratio is 1."""
     budget_bytes: int
 
     def whole(self, x: Tensor, base: Tensor) -> Tensor:
@@ -53,13 +53,13 @@ class Job:
 
 
 def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_logp: bool, budget_bytes: int) -> Job:
-    """The work of one loss. Every argument is checked here, before any of it is done."""
+    """The job of one loss. Checks every argument before any work is done."""
     layout = terms.layout
     wide = head.wide(hidden)
     base = torch.zeros(layout.shape, dtype=wide, device=hidden.device)
     if isinstance(terms.old_logp, Tensor) and tuple(terms.old_logp.shape) == tuple(layout.shape):
         base = layout.select(terms.old_logp).to(wide)
-    # The door: every argument of the loss is checked before any work, on this rank's part alone.
+    # Checks every argument of the loss, on this rank's part alone.
     terms.weigh(base, base, layout.local)
     places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.needed_tokens(layout)
     assert places is not None
@@ -73,7 +73,7 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
 
 
 class LinearFunction(torch.autograd.Function):
-    """(value, what else was computed, log-probs, entropies); the first is differentiable, once."""
+    """(value, `Weighed`, log-probs, entropies), of which the value is differentiable, once."""
 
     @staticmethod
     def forward(
@@ -111,7 +111,7 @@ class LinearFunction(torch.autograd.Function):
         else:
             if ctx.finished is None:
                 raise RuntimeError(
-                    "linear_policy_loss: the aligned scheme hands its gradients over at the first backward; for a second one "
+                    "linear_policy_loss: the aligned scheme keeps its gradients for one backward only; for a second one "
                     "through the same loss pass budget_bytes=0"
                 )
             gradients, ctx.finished = ctx.finished, None
@@ -121,7 +121,7 @@ class LinearFunction(torch.autograd.Function):
 
 
 def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> int:
-    """Rows of logits that the aligned scheme may hold; 0 where it does not apply."""
+    """Number of rows of logits that the aligned scheme may hold; 0 if the scheme cannot be used."""
     sharded = job.terms.layout.local is not job.terms.layout or head.shard is not None
     if rows.is_cuda or sharded or head.soft_cap is not None or job.terms.entropy_bonus is not None or not len(head.weight):
         return 0
@@ -187,5 +187,5 @@ def _at_places(gradient: Tensor | None, job: Job, hidden: Tensor) -> Tensor | No
 
 
 def _times(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """The gradient, scaled in its own memory."""
+    """The gradient times a number, in place."""
     return gradient if not upstream.is_cuda and float(upstream) == 1.0 else gradient.mul_(upstream.to(gradient.dtype))

@@ -1,4 +1,4 @@
-"""What a loss on log-probs asks of a head: the objective, and KL and entropy terms as further weights on the same tokens."""
+"""A loss on log-probs and entropies: the objective, a KL term and an entropy bonus, as one value and its weights per token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gspo_core.layouts import Layout
 
 
 class Weighed(NamedTuple):
-    """The whole of what is minimised, as values and weights."""
+    """The loss that is minimised, as a value and weights."""
 
     value: Tensor
     """[] policy loss + β KL − entropy bonus."""
@@ -27,12 +27,12 @@ class Weighed(NamedTuple):
     loss: Loss
     """The policy loss alone."""
     kl: Tensor | None
-    """[] the KL estimate, before β."""
+    """[] the KL estimate, before it is multiplied by β; None without a KL term."""
 
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """Everything but the log-probs."""
+    """All arguments of a loss but the log-probs and entropies."""
 
     objective: Objective
     old_logp: Tensor | None
@@ -45,7 +45,7 @@ class Terms:
 
     @property
     def every_token(self) -> bool:
-        """Whether sequences without an advantage matter, too."""
+        """Whether the loss also depends on sequences without an advantage."""
         return self.kl is not None or self.entropy_bonus is not None
 
     def weigh(self, logp: Tensor, entropy: Tensor | None, layout: Layout | None = None) -> Weighed:

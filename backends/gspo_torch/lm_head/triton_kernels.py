@@ -1,8 +1,8 @@
-"""Two Triton kernels: scores without ever writing a logit, and tiles of ∂value/∂logits. `blocks` is their truth.
+"""Two Triton kernels: scores without writing a logit to memory, and tiles of ∂value/∂logits. `blocks` is their reference.
 
-Both are matrix products of bfloat16 or float16 operands into float32 accumulators whose epilogue does the rest in
-registers. No atomics, no locks: the same numbers in every run. Operands come through tensor descriptors (the copy engine on
-Hopper, plain loads before it); what lies beyond an edge reads as 0 and is not written.
+Both are matrix products of bfloat16 or float16 operands into float32 accumulators, with an epilogue in registers. They use no
+atomics and no locks: the results are the same in every run. Operands are loaded through tensor descriptors (the copy engine on
+Hopper, plain loads on older GPUs); entries beyond an edge are read as 0 and not written.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from .blocks import Scores, Weights
 from .head import Head
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
-"""Triton's interpreter multiplies bfloat16 wrongly: there, operands are widened first."""
+"""Triton's interpreter multiplies bfloat16 incorrectly: it gets operands that were converted to float32."""
 SPLITS = 8
-"""Parts of the vocabulary that `scores` goes through side by side."""
+"""Parts of the vocabulary that `scores` processes in parallel."""
 SCORES_GROUP = 16
-"""Row tiles that are at work together: times SPLITS, about as many programs as a large GPU has cores, so that both the hidden
+"""Row tiles processed at the same time: times SPLITS, about as many programs as a large GPU has cores, so that both the hidden
 states and the weights in use stay in its cache."""
 DLOGITS_GROUP = 8
 """Row tiles that share the weights of a block."""
 
 
 def _shape(device: torch.device) -> tuple[int, int, int, int, int]:
-    """Rows, columns and depth of a tile, warps and stages: what fits into the device's shared memory."""
+    """Rows, columns and depth of a tile, warps and stages that fit into the device's shared memory."""
     if device.type != "cuda":
         return 16, 32, 16, 4, 1
     shared = getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0)
@@ -45,7 +45,7 @@ def _exp_tanh(x):
 
 @triton.jit
 def _place(row_tiles, others, SHARED: tl.constexpr):
-    # Row tiles in groups: programs at work at the same time share both operands.
+    # Row tiles in groups: programs that run at the same time share both operands.
     job = tl.program_id(0)
     per_group = SHARED * others
     first = (job // per_group) * SHARED
@@ -96,7 +96,7 @@ def _scores(
         z = _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS, CAP, SHARP)
         z = tl.where((cols < vocabulary)[None, :], z, float("-inf"))
         highest = tl.maximum(best, tl.max(z, 1))
-        # Before anything was seen, and in a tile beyond the vocabulary, there is nothing to scale.
+        # Before the first tile, and in a tile beyond the vocabulary, the maximum is −∞ and must not be subtracted.
         shift = tl.where(highest == float("-inf"), 0.0, highest)
         scale = tl.exp(best - shift)
         best = highest
@@ -144,7 +144,7 @@ def _dlogits(
 
 
 def usable(head: Head, rows: Tensor) -> bool:
-    """Whether the kernels take these: float16 or bfloat16 on a GPU, rows and weights aligned for descriptors."""
+    """Whether the kernels support these inputs: float16 or bfloat16 on a GPU, rows and weights aligned for descriptors."""
     weight = head.weight
     return (
         (rows.is_cuda or INTERPRETED)
@@ -177,11 +177,11 @@ def scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
 
 
 def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:
-    """[n, block] ∂value/∂(weight · h) of a tile, in the parameters' dtype, in the buffer."""
+    """[n, block] ∂value/∂(weight · h) of a tile in the parameters' dtype, written into the buffer."""
     height, width, depth, warps, stages = _shape(rows.device)
     weight = head.weight[block]
     num_rows, columns = len(rows), len(weight)
-    pitch = triton.cdiv(columns, 8) * 8  # descriptors want rows of whole 16 bytes
+    pitch = triton.cdiv(columns, 8) * 8  # descriptors need rows of a multiple of 16 bytes
     tile = buffer[: num_rows * pitch].view(num_rows, pitch)[:, :columns]
     jobs = triton.cdiv(num_rows, height) * triton.cdiv(columns, width)
     _dlogits[(jobs,)](

@@ -1,7 +1,7 @@
-"""The two-pass scheme: scores first, the gradient from recomputed tiles when its weights are known. Memory O(tile).
+"""The two-pass scheme: scores first; when the weights are known, the gradient from recomputed tiles. Memory O(tile).
 
-Forward goes through blocks of rows, backward through blocks of the vocabulary with the rows inside: a block of the head's
-gradient is finished, in float32, before it is written once in the parameter's dtype.
+Forward loops over blocks of rows. Backward loops over blocks of the vocabulary and, inside, over rows: a block of the head's
+gradient is summed in float32 and then written once, in the parameter's dtype.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ TILE = (1024, 4080)
 GPU_TILE = (8192, 3840)
 """On a GPU in plain torch, at most: 120 MiB of float32, and half of it rounded for the next product."""
 FUSED_ROWS, FUSED_ELEMENTS = 16384, 2**26
-"""For the kernels: 128 MiB of bfloat16, as broad as the rows leave room for: few launches, each large."""
+"""For the kernels: 128 MiB of bfloat16, as many columns as fit beside the rows: few launches, each of them large."""
 GPU_SUMS = 2**24
 """64 MiB of float32 for the block of the head's gradient that is being added up."""
 
 
 class Gradients(NamedTuple):
-    """With respect to a head's inputs; None where not wanted."""
+    """Gradients with respect to a head's inputs; None where not wanted."""
 
     hidden: Tensor | None
     """[n, H] in the accumulator's dtype."""
@@ -43,14 +43,14 @@ class Gradients(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What forward gives."""
+    """Results of forward."""
 
     logp: Tensor
     """[n] log π(token)."""
     lse: Tensor
     """[n] log Σ_v exp z_v."""
     entropy: Tensor | None
-    """[n] −Σ_v p_v log p_v, if asked for."""
+    """[n] −Σ_v p_v log p_v; None if not wanted."""
 
 
 def forward(head: Head, rows: Tensor, tokens: Tensor, entropy: bool = False) -> Scored:
@@ -67,7 +67,7 @@ def finish(head: Head, seen: Scores) -> Scored:
     best, total, picked, weighted = seen
     if head.shard is not None and len(best):
         best = head.shard.maximum(seen.best.clone())
-        # A rank without rows has best = −∞ and adds nothing.
+        # A rank without rows of the head has best = −∞, scale 0 and adds nothing.
         scale = (seen.best - best).exp()
         parts = [scale * total, picked] + ([] if weighted is None else [scale * weighted])
         total, picked, *rest = head.shard.sum(torch.stack(parts))
@@ -77,7 +77,7 @@ def finish(head: Head, seen: Scores) -> Scored:
 
 
 def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: Gradients, add: bool = False) -> None:
-    """Gradients of Σ c logp + Σ e entropy, written into the tensors that are wanted, or added to them.
+    """Gradients of Σ c logp + Σ e entropy, written into the tensors of `into`, or added to them if `add`.
 
     `into.weight` and `into.bias` are in the parameters' dtypes; if they are added to, all must be in the accumulator's.
     """
@@ -111,9 +111,10 @@ def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: G
 
 
 class _Maker:
-    """Who makes tiles of gradients, how large they are, and in which type they go into the next product.
+    """Computes tiles of gradients, and holds their size and the dtype in which they enter the next product.
 
-    Tiles that are added to other gradients are made in the accumulator's type: a unit of their own would scale those, too.
+    Tiles that are added to existing gradients are in the accumulator's dtype: the scale of float16 tiles would also apply to
+    the existing ones.
     """
 
     def __init__(self, head: Head, rows: Tensor, add: bool) -> None:
@@ -144,7 +145,7 @@ def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
         for start in range(0, len(head.weight), broad):
             block = slice(start, min(start + broad, len(head.weight)))
             tile = blocks.logits(head, rows[part], block, buffer)
-            found = blocks.fused(blocks.tile_scores, tile.device.type)(tile, tokens[part], head.first + start, entropy)
+            found = blocks.compiled(blocks.tile_scores, tile.device.type)(tile, tokens[part], head.first + start, entropy)
             seen = blocks.merge(seen, found)
         parts.append(seen)
     if len(parts) == 1:
@@ -165,7 +166,7 @@ def _tile_shape(rows: Tensor, fused: bool) -> tuple[int, int]:
 
 
 def _unit(weights: Weights) -> Tensor:
-    """A size of the weights, for float16 tiles: 1/(N·|y|) times a probability would underflow there."""
+    """[] the scale of the weights, for float16 tiles: 1/(N·|y|) times a probability would underflow in float16."""
     largest = weights.c.abs().amax() if len(weights.c) else weights.c.new_ones(())
     if weights.e is not None and len(weights.e):
         largest = torch.maximum(largest, weights.e.abs().amax())
@@ -173,7 +174,7 @@ def _unit(weights: Weights) -> Tensor:
 
 
 def _accumulator(gradient: Tensor | None, block: slice, wide: torch.dtype) -> Tensor | None:
-    """Where a block of the head's gradient adds up: in place if the dtype allows it."""
+    """The tensor in which a block of the head's gradient is summed: the gradient itself if its dtype is wide enough."""
     if gradient is None:
         return None
     own = gradient[block]

@@ -39,7 +39,7 @@ def twice(**options: Any) -> None:
 
 
 def backward_twice() -> None:
-    """A second backward through the aligned scheme, which has handed its gradients over."""
+    """A second backward through the aligned scheme, which keeps its gradients for one backward only."""
     hidden = torch.ones(2, 3, 4, requires_grad=True)
     head = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
     loss = gspo_torch.linear_policy_loss(**{**GOOD, "hidden": hidden, "lm_head": head, "old_logp": None}, on_policy=True)
