@@ -86,7 +86,7 @@ def make_small(
 
 
 def build_tokenizer(examples: list[Example]) -> Any:
-    """Single characters, and a token for every word of the question's boilerplate (words that most questions share)."""
+    """A tokenizer of single characters, with a token for every word that most questions share."""
     characters = sorted({c for e in examples for c in f"{e.question}{e.answer}"} | set(PRINTABLE))
     vocabulary = {token: index for index, token in enumerate([PAD, UNKNOWN, USER, ASSISTANT, END, *characters])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN))

@@ -1,4 +1,4 @@
-"""The options of a training run, and the pieces they name."""
+"""The options of a training run, and the objects that they name."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CORRECTIONS = {
     "mis": MIS,
     "sequence-tis": Correction(ProductWeight(), Truncate(2.0)),
 }
-"""Those that keep every response in the denominator. What GEO_RS drops would have to be known of the responses without an
-advantage, too, which are never run; and its band of 0.1 % is for answers of thousands of tokens."""
+"""Corrections that keep every response in the denominator. GEO_RS also rejects responses without an advantage, which are never
+run; and its band of 0.1 % is for answers of thousands of tokens."""
 
 LEAST = {
     **dict.fromkeys(("shots", "eval_every", "lr_warm_up"), 0),
@@ -34,7 +34,7 @@ LEAST = {
     "pilot_rollouts": 1,
     **dict.fromkeys(("eval_prompts", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
 }
-"""The smallest value an option may have."""
+"""The smallest value of an option."""
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Config:
     routing_replay: Literal["none", "r2", "r3"] = "none"
     """For a mixture of experts. r2: updates use the experts of the pass for old log-probs; r3: both use the sampler's."""
     router_noise: float = 0.0
-    """The sampler's routers see noise of this size, in units of their inputs' root mean square: an engine that disagrees."""
+    """Noise on the inputs of the sampler's routers, in units of their root mean square: imitates an engine that differs."""
     sampler_dtype: Literal["bfloat16"] | None = None
-    """The sampler is a copy of the model in this precision: an engine that disagrees. Evaluations sample from the model."""
+    """The sampler is a copy of the model in this precision: imitates an engine that differs. Evaluations use the model."""
     sampler_correction: Literal["none", "tis", "icepop", "mis", "sequence-tis"] = "none"
-    """Weight π_old/π_sampler, where they disagree: tis, icepop per token (gspo-token, grpo); mis, sequence-tis per response."""
+    """Weight π_old/π_sampler, where they differ: tis, icepop per token (gspo-token, grpo); mis, sequence-tis per response."""
 
     objective: Literal["gspo", "gspo-token", "grpo"] = "gspo"
     """gspo-token equals gspo here (one advantage per response); grpo is the token-level baseline."""
@@ -75,7 +75,7 @@ class Config:
     clip_high: float | None = None
     """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo."""
     clip_fraction: float | None = None
-    """Share of responses to clip: after a pilot with the default range, the range is set from what it measured."""
+    """Share of responses to clip: after a pilot with the default range, the range is chosen from the pilot's log s."""
     pilot_rollouts: int = 10
     """Rollouts of that pilot."""
     lr: float = 1e-5
@@ -150,7 +150,7 @@ class Config:
         if not 0 <= self.lr < 1:
             raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
         if self.model not in {"small", "small-moe"} and self.warm_up != WarmUp():
-            raise UserError("--warm-up: only --model small and small-moe are warmed up")
+            raise UserError("--warm-up: only --model small and small-moe have a warm-up")
         self._check_mixture()
         self._check_engine()
         self._check_pilot()
@@ -158,19 +158,21 @@ class Config:
 
     def _check_mixture(self) -> None:
         if self.model != "small-moe" and self.experts != Experts():
-            raise UserError("--experts: only --model small-moe is made with them")
+            raise UserError("--experts: only --model small-moe has experts to size")
         if not 1 <= self.experts.top_k <= self.experts.count:
             raise UserError(f"--experts.top-k: expected 1 to {self.experts.count}, --experts.count, got {self.experts.top_k}")
         if self.model in {"small", "smollm2"}:
             self.require_mixture(self.model)
         if self.routing_replay == "r2" and self.mini_batches == 1:
-            raise UserError("--routing-replay r2: with --mini-batches 1 no update comes after a step, and nothing would differ")
+            raise UserError(
+                "--routing-replay r2: with --mini-batches 1 every update uses the old weights, so replay has no effect"
+            )
 
     def require_mixture(self, dense: str) -> None:
-        """UserError if there are options for routers, which the model `dense` has not."""
+        """UserError if options for routers are set, which the model `dense` does not have."""
         for option, value in (("routing-replay", self.routing_replay != "none"), ("router-noise", self.router_noise)):
             if value:
-                raise UserError(f"--{option}: --model {dense} has no routers; it takes a mixture of experts, such as small-moe")
+                raise UserError(f"--{option}: --model {dense} has no routers; use a mixture of experts, such as small-moe")
 
     def _check_engine(self) -> None:
         if not 0 <= self.router_noise < float("inf"):
@@ -180,22 +182,22 @@ class Config:
             return
         if not self.mismatch:
             raise UserError(
-                "--sampler-correction: the trainer samples, and every weight is 1; it takes --router-noise or --sampler-dtype"
+                "--sampler-correction: without --router-noise or --sampler-dtype sampler and trainer agree: all weights are 1"
             )
         if correction.level.per_token and self.objective == "gspo":
             raise UserError(
-                f"--sampler-correction {self.sampler_correction}: has a weight per token, and --objective gspo one ratio per "
-                "response; use mis or sequence-tis, or --objective gspo-token"
+                f"--sampler-correction {self.sampler_correction}: has a weight per token, and --objective gspo has one ratio "
+                "per response; use mis or sequence-tis, or --objective gspo-token"
             )
 
     @property
     def correction(self) -> Correction | None:
-        """What the advantages are weighted by, if they are."""
+        """The correction whose weights multiply the advantages; None for no weights."""
         return CORRECTIONS[self.sampler_correction]
 
     @property
     def mismatch(self) -> bool:
-        """Whether the sampler gives its tokens other probabilities than the trainer."""
+        """Whether sampler and trainer give the same tokens different probabilities."""
         return self.router_noise > 0 or self.sampler_dtype is not None
 
     def _check_pilot(self) -> None:
@@ -206,7 +208,7 @@ class Config:
         if not 0 < self.clip_fraction < 1:
             raise UserError(f"--clip-fraction: expected a share in (0, 1), got {self.clip_fraction}")
         if self.clip_low is not None or self.clip_high is not None:
-            raise UserError("--clip-fraction: chooses the clip range from a pilot; leave --clip-low and --clip-high away")
+            raise UserError("--clip-fraction: chooses the clip range from a pilot; leave out --clip-low and --clip-high")
         if self.objective != "gspo":
             raise UserError(f"--clip-fraction: predicts log s of whole responses, --objective gspo, not {self.objective}")
         if self.mini_batches == 1 or self.lr == 0:
@@ -224,7 +226,7 @@ class Config:
             raise UserError(f"--clip-{error}") from error
 
     def new_run_dir(self) -> Path:
-        """The folder asked for, or runs/<model>-<task>-<objective>-seed<seed>-<time>."""
+        """--run-dir, or runs/<model>-<task>-<objective>-seed<seed>-<time>."""
         if self.run_dir is not None:
             return self.run_dir
         name = f"{Path(self.model).name}-{self.task}-{self.objective}-seed{self.seed}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -236,7 +238,7 @@ class Config:
 
     @staticmethod
     def from_json(saved: dict[str, Any]) -> Config:
-        """The configuration that `to_json` wrote; UserError if it is another version's."""
+        """The configuration that `to_json` wrote; UserError if its options are those of another version."""
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
             values |= {k: None if saved[k] is None else Path(saved[k]) for k in ("run_dir", "cache_dir", "resume")}
@@ -246,9 +248,9 @@ class Config:
             raise UserError(f"--resume: the run's config.json is of another version: {error}") from error
 
     def resumed_from(self, saved: Config) -> Config:
-        """The saved options; of this command line only --rollouts and what does not touch the result may differ."""
+        """The saved options. This command line may change --rollouts, and options that do not affect the result."""
         if self.run_dir is not None:
-            raise UserError("--run-dir: a resumed run goes on in its own folder; leave the option out")
+            raise UserError("--run-dir: a resumed run continues in its own folder; leave --run-dir out")
         free = {"resume", "threads", "rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir"}
         changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f_default(f)}
         for name, value in changed.items():

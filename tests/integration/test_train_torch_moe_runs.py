@@ -105,7 +105,7 @@ def test_routers_where_there_are_none_are_refused(task: Task, tmp_path: Path) ->
     plain = dataclasses.replace(TINY, model=str(folder), warm_up=WarmUp(), experts=Experts(), sampler_dtype=None)
     plain = dataclasses.replace(plain, sampler_correction="none", cache_dir=tmp_path, run_dir=tmp_path / "run")
     for options, sentence in (
-        ({"router_noise": 0.0}, f"--routing-replay: --model {folder} has no routers; it takes a mixture of experts"),
+        ({"router_noise": 0.0}, f"--routing-replay: --model {folder} has no routers; use a mixture of experts"),
         ({"routing_replay": "none"}, f"--router-noise: --model {folder} has no routers"),
     ):
         with pytest.raises(UserError, match=f"^{sentence}"):

@@ -135,28 +135,37 @@ def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
         ({"eval_every": -1}, "--eval-every: expected at least 0, got -1"),
         ({"shots": -1}, "--shots: expected at least 0, got -1"),
         ({"clip_fraction": 1.0}, r"--clip-fraction: expected a share in \(0, 1\), got 1.0"),
-        ({"clip_fraction": 0.1, "clip_low": 0.03}, "--clip-fraction: chooses the clip range from a pilot; leave --clip-low"),
-        ({"clip_fraction": 0.1, "clip_high": 0.03}, "--clip-fraction: chooses the clip range from a pilot; leave --clip-low"),
+        (
+            {"clip_fraction": 0.1, "clip_low": 0.03},
+            "--clip-fraction: chooses the clip range from a pilot; leave out --clip-low",
+        ),
+        (
+            {"clip_fraction": 0.1, "clip_high": 0.03},
+            "--clip-fraction: chooses the clip range from a pilot; leave out --clip-low",
+        ),
         ({"clip_fraction": 0.1, "objective": "grpo"}, "--clip-fraction: predicts log s of whole responses"),
         ({"clip_fraction": 0.1, "mini_batches": 1}, "--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1"),
         ({"clip_fraction": 0.1, "lr": 0.0}, "--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1"),
         ({"clip_fraction": 0.1, "rollouts": 10}, "--pilot-rollouts: expected fewer than the 10 rollouts, got 10"),
         ({"pilot_rollouts": 3}, "--pilot-rollouts: only --clip-fraction has a pilot"),
         ({"pilot_rollouts": 0}, "--pilot-rollouts: expected at least 1, got 0"),
-        ({"routing_replay": "r3"}, "--routing-replay: --model smollm2 has no routers; it takes a mixture of experts, such as"),
+        ({"routing_replay": "r3"}, "--routing-replay: --model smollm2 has no routers; use a mixture of experts"),
         ({"router_noise": 0.1, "model": "small"}, "--router-noise: --model small has no routers"),
         ({"router_noise": -0.1, **MOE}, "--router-noise: expected a finite number of at least 0, got -0.1"),
         ({"router_noise": math.inf, **MOE}, "--router-noise: expected a finite number of at least 0, got inf"),
-        ({"routing_replay": "r2", "mini_batches": 1, **MOE}, "--routing-replay r2: with --mini-batches 1 no update comes"),
-        ({"sampler_correction": "mis"}, "--sampler-correction: the trainer samples, and every weight is 1"),
+        (
+            {"routing_replay": "r2", "mini_batches": 1, **MOE},
+            "--routing-replay r2: with --mini-batches 1 every update uses the old weights",
+        ),
+        ({"sampler_correction": "mis"}, "--sampler-correction: without --router-noise or --sampler-dtype"),
         (
             {"sampler_correction": "tis", "sampler_dtype": "bfloat16"},
-            "--sampler-correction tis: has a weight per token, and --objective gspo one ratio per response",
+            "--sampler-correction tis: has a weight per token, and --objective gspo has one ratio per response",
         ),
-        ({"experts": Experts(count=4), "model": "small"}, "--experts: only --model small-moe is made with them"),
+        ({"experts": Experts(count=4), "model": "small"}, "--experts: only --model small-moe has experts to size"),
         ({"experts": Experts(count=4, top_k=5), **MOE}, "--experts.top-k: expected 1 to 4, --experts.count, got 5"),
         ({"experts": Experts(top_k=0), **MOE}, "--experts.top-k: expected 1 to 16, --experts.count, got 0"),
-        ({"warm_up": WarmUp(hidden=8)}, "--warm-up: only --model small and small-moe are warmed up"),
+        ({"warm_up": WarmUp(hidden=8)}, "--warm-up: only --model small and small-moe have a warm-up"),
         ({"prompt": "plain", "template_args": ("a=1",)}, "--template-args: only --prompt chat has a template"),
     ],
 )
@@ -168,7 +177,7 @@ def test_an_option_without_effect_or_sense_is_refused(options: dict[str, Any], s
 def test_a_resumed_run_stays_in_its_folder_and_keeps_its_options() -> None:
     saved = Config(run_dir=Path("x"), lr=0.5, rollouts=7)
     assert Config(resume=Path("x"), rollouts=9).resumed_from(saved) == replace(saved, resume=Path("x"), rollouts=9)
-    with pytest.raises(UserError, match=r"^--run-dir: a resumed run goes on in its own folder"):
+    with pytest.raises(UserError, match=r"^--run-dir: a resumed run continues in its own folder"):
         Config(resume=Path("x"), run_dir=Path("y")).resumed_from(saved)
 
 
