@@ -84,3 +84,14 @@ def _float64(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test of a library has float64, unless it says otherwise."""
     with request.getfixturevalue("library").precision(np.float64) if "library" in request.fixturenames else nullcontext():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _jax_settings() -> Iterator[None]:
+    """A training script sets JAX's precision for its whole process: the next test starts from JAX's own settings again."""
+    jax = sys.modules.get("jax")
+    before = jax.config.jax_default_matmul_precision if jax else None
+    yield
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.config.jax_default_matmul_precision != before:
+        jax.config.update("jax_default_matmul_precision", before)
