@@ -215,7 +215,7 @@ def beyond_gradients(run: Implementation, x: Problem) -> float:
 
 @contextmanager
 def failure_is_a_result(record: dict[str, Any]) -> Iterator[None]:
-    """What does not fit, or does not compile, is reported; the others still run."""
+    """Report an implementation that does not fit or compile; the others still run."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError, AssertionError) as error:

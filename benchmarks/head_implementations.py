@@ -1,4 +1,4 @@
-"""What is compared: from hidden states and an LM head to GSPO's loss and its two gradients, all by the same rules.
+"""The implementations compared: from hidden states and an LM head to GSPO's loss and its two gradients, all by the same rules.
 
 An implementation is prepared for its inputs (padding, layouts: not timed) and then run; a run gives (value, gradient of the
 hidden states, gradient of the head), and `packed` brings the first gradient into the packed order (not timed either).

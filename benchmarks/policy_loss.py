@@ -1,4 +1,4 @@
-"""What the generality costs: value and gradient of GSPO on [64, 4096] float32, beside straight-line code of the same loss.
+"""Cost of the generality: value and gradient of GSPO on [64, 4096] float32, beside straight-line code of the same loss.
 
     .venv/bin/python benchmarks/policy_loss.py [--json FILE]
 

@@ -1,4 +1,4 @@
-"""What bfloat16 parameters do to GSPO's clip decisions and gradients: each implementation against float64.
+"""Effect of bfloat16 parameters on GSPO's clip decisions and gradients: each implementation against float64.
 
     .venv/bin/python benchmarks/precision.py [--quick] [--out FILE]
 

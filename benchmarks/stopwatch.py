@@ -55,7 +55,7 @@ def ratios(ours: list[Seconds], theirs: list[Seconds]) -> dict[str, float]:
 
 
 def in_child(work: Callable[[], Any]) -> Any:
-    """What `work` returns, from a process forked for it alone; RuntimeError if that fails."""
+    """Result of `work`, from a process forked for it alone; RuntimeError if that fails."""
     gc.collect()
     _give_back_free_memory()
     reader, writer = os.pipe()

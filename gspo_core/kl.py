@@ -27,7 +27,7 @@ __all__ = ["K1", "K2", "K3", "Divergence", "KLEstimator", "KLPenalty", "KLTerm",
 
 
 class Divergence(NamedTuple):
-    """What an estimator returns, elementwise.
+    """Result of an estimator, elementwise.
 
     >>> import numpy as np
     >>> K3()(np, np.array([0.0]), np.zeros(1))

@@ -1,4 +1,4 @@
-"""What need not be run: responses without an advantage are dropped before the model's forward, and the loss stays exact."""
+"""Skip responses without an advantage before the model's forward pass, and keep the loss exact."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POPULATION = ZScore()
 
 
 class PlannedStep(NamedTuple):
-    """What one optimizer step is taken on.
+    """Rows and denominator of one optimizer step.
 
     >>> from gspo_core import GSPO, Padded
     >>> Plan(np.array([0.0, 2.0])).step(GSPO, Padded(np.array([[True], [True]])))
@@ -65,7 +65,7 @@ class Plan:
         return np.ones(values.shape, dtype=bool) if self.loss_has_other_terms else values != 0
 
     def step(self, objective: Objective, layout: Layout, rows: Any = None) -> PlannedStep:
-        """What to run for one optimizer step over `rows`, and what its loss is divided by.
+        """Rows to run for one optimizer step over `rows`, and the denominator of its loss.
 
         Args:
             objective: gives the count: non-empty sequences, or tokens.

@@ -46,7 +46,7 @@ class PerToken:
 
 
 class Gain(NamedTuple):
-    """What a surrogate gives back, elementwise.
+    """Result of a surrogate, elementwise.
 
     >>> import numpy as np
     >>> from gspo_core import Clip
@@ -57,11 +57,11 @@ class Gain(NamedTuple):
     value: Array
     """Contribution to the objective."""
     slope: Array
-    """What the unit's log ratio is to be moved by: ∂value/∂log ratio if the surrogate is `exact`."""
+    """Gradient with respect to the unit's log ratio: ∂value/∂log ratio if the surrogate is `exact`."""
 
 
 class Gated(NamedTuple):
-    """What a gate lets an objective see.
+    """Result of a gate.
 
     >>> import numpy as np
     >>> from gspo_core import Padded
@@ -207,7 +207,7 @@ class Ratio(Protocol):
 
 
 class Gate(Protocol):
-    """What of log ratios and advantages an objective sees, decided with whole responses in view, before the ratio.
+    """Filter of log ratios and advantages that may look at whole responses, applied before the ratio.
 
     >>> import numpy as np
     >>> from gspo_core import Padded
@@ -222,7 +222,7 @@ class Gate(Protocol):
 
 
 class Surrogate(Protocol):
-    """What is maximised, for one unit: a function of its log ratio and its advantage.
+    """Quantity maximised for one unit: a function of its log ratio and its advantage.
 
     >>> import numpy as np
     >>> from gspo_core.objectives import Unclipped
@@ -240,7 +240,7 @@ class Surrogate(Protocol):
 
 
 class Reduction(Protocol):
-    """How units are averaged. One that can weigh turns also has `turn_weights(layout, denominator)`, [N, K].
+    """Average over units. A reduction that can weigh turns also has `turn_weights(layout, denominator)`, [N, K].
 
     >>> import numpy as np
     >>> from gspo_core import Padded, TokenMean

@@ -12,7 +12,7 @@ from gspo_core.types import Array, Namespace
 
 
 class GroupView(NamedTuple):
-    """What a response knows of its group; all [N], gathered to the members. Only valid members are counted."""
+    """Statistics of each response's group, all [N]: one value per response. Only valid members are counted."""
 
     reward: Array
     """r_i; 0 for an invalid member."""
@@ -29,7 +29,7 @@ class GroupView(NamedTuple):
 
 
 class Normaliser(Protocol):
-    """How a deviation from the group's mean becomes an advantage: a function of what each response knows of its group.
+    """How a deviation from the group's mean becomes an advantage: a function of the group's statistics.
 
     >>> import numpy as np
     >>> from gspo_core import group_advantages

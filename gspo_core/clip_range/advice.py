@@ -196,7 +196,7 @@ def clip_table(
     *,
     high_over_low: float = PAPER_RATIO,
 ) -> tuple[LengthBin, ...]:
-    """What one range for all lengths does to each bin of lengths, and the range that each bin would want.
+    """Effect of one clip range on each bin of lengths, and the range that would suit each bin.
 
     Bin j holds the lengths edges[j] ≤ |y| < edges[j + 1]; responses outside and empty bins are left out.
 

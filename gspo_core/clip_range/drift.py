@@ -1,4 +1,4 @@
-"""How far a policy has moved since it sampled, and where that puts log s: the normal law of a geometric mean."""
+"""Movement of the policy since it sampled, and the normal distribution of log s that follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a few rollouts showed of log s, kept as it was: the law of log s where the normal one is not good enough."""
+"""Empirical distribution of log s from a few rollouts, for use where the normal one is not good enough."""
 
 from __future__ import annotations
 

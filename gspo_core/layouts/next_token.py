@@ -20,7 +20,9 @@ from .packed import Packed
 
 @dataclass(frozen=True, eq=False)
 class NextTokens:
-    """What each slot of a packed row predicts; made by `next_tokens`. All arrays are [T], so that shapes are static under jit.
+    """Prediction targets of the slots of a packed row; made by `next_tokens`.
+
+    All arrays are [T], so that shapes are static under jit.
 
     >>> import numpy as np
     >>> found = next_tokens(np.array([7, 8, 9]), np.array([0, 3]), prompt_lengths=np.array([1]))

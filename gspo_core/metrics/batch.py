@@ -28,7 +28,7 @@ def batch_metrics(
     *,
     allow_low_precision: bool = False,
 ) -> Metrics:
-    """What a batch looks like to an objective; `summary` names and explains every number.
+    """Statistics of one batch under an objective; `summary` names and explains every number.
 
     A token or a sequence is *clipped* if its advantage is not zero, yet its gradient is exactly zero: read off
     `loss.logp_grad`, whatever the objective. log s_i is the sequence's mean log ratio, also where ratios are per token.
@@ -165,7 +165,7 @@ def length_table(xp: Namespace, lengths: Array, sign: Array, clipped: Array) -> 
 
 
 def group_metrics(advantage: Array, group_ids: Array) -> Metrics:
-    """How many groups there are, and how many of them teach nothing since every advantage in them is exactly zero.
+    """Number of groups, and of those without a signal: every advantage in them is exactly zero.
 
     Args:
         advantage: [N] real numbers, as `group_advantages` returns them.

@@ -1,4 +1,4 @@
-"""What the numbers of a run mean, in sentences: why a loss is 0, whether the clip range fits, what the sampler does."""
+"""The meaning of a run's metrics, in sentences: why a loss is 0, whether the clip range fits, what the sampler does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Numbers: TypeAlias = Mapping[str, float]
 
 
 class FindingKind(Enum):
-    """What `diagnose` can find: the value is a general sentence, `Finding.sentence` has the numbers of the run.
+    """The findings that `diagnose` can make: the value is a general sentence, `Finding.sentence` has the numbers of the run.
 
     >>> FindingKind.RATIO_IS_ONE.value
     'every ratio is 1 in all updates: nothing can be clipped'

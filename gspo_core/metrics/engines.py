@@ -19,7 +19,7 @@ from .log_ratios import highest, log_ratio_entries
 def sampler_metrics(
     correction: Correction, old_logp: Array, sampler_logp: Array, layout: Layout, *, allow_low_precision: bool = False
 ) -> Metrics:
-    """How far apart trainer and sampler are, and what a correction does about it; `summary` explains every number.
+    """Disagreement of trainer and sampler, and the effect of a correction; `summary` explains every number.
 
     Raw weights are those before truncation and rejection. The gap x = old_logp − sampler_logp is measured per token,
     whatever the correction: its mean over a sequence, its spread, k1 and k3.

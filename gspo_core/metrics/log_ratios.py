@@ -1,4 +1,4 @@
-"""What metrics keep of token log ratios, whichever two policies they compare."""
+"""Statistics of token log ratios between any two policies."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _LOWEST, _HIGHEST = -30, 6
 STEPS = (_HIGHEST - _LOWEST) * PER_OCTAVE
 BINS = 2 * STEPS + 1
 RESOLUTION = 2.0 ** (0.5 / PER_OCTAVE) - 1.0
-"""How far a value inside the range is from its bin's centre at most, relative to the value: 4.4 %."""
+"""Largest distance of a value inside the range from its bin's centre, relative to the value: 4.4 %."""
 
 CENTRES = np.zeros(BINS)
 CENTRES[STEPS + 1 :] = 2.0 ** ((np.arange(STEPS) + 0.5) / PER_OCTAVE + _LOWEST)
@@ -63,7 +63,7 @@ def moment_sums(xp: Namespace, bins: Binned, weight: Array) -> Array:
 
 
 class Moments(NamedTuple):
-    """What a host reads off the sums."""
+    """Statistics that the host computes from the sums."""
 
     weight: float
     mean: float
@@ -97,6 +97,6 @@ def of_size(counts: np.ndarray) -> np.ndarray:
 
 
 def share_above(counts: np.ndarray, bound: float) -> float:
-    """How many of the values lie above a bound; a bin that the bound cuts counts in proportion."""
+    """Number of values above a bound; a bin that the bound cuts counts in proportion."""
     above = np.clip((EDGES[1:] - bound) / np.diff(EDGES), 0.0, 1.0)
     return float((counts * above).sum())

@@ -12,16 +12,16 @@ from gspo_core.types import Array, Namespace
 
 
 class Verdict(NamedTuple):
-    """What an action makes of raw weights, elementwise."""
+    """Result of an action on raw weights, elementwise."""
 
     weight: Array
-    """What is left of the raw weight."""
+    """The weight after the bound."""
     kept: Array
     """Boolean: not rejected."""
 
 
 class Action(Protocol):
-    """What happens to weights that are too large or too small."""
+    """Rule for weights that are too large or too small."""
 
     @property
     def drop(self) -> bool:

@@ -22,7 +22,7 @@ from .bounds import Action, Mask, Reject, Truncate
 
 
 class Level(Protocol):
-    """What has one weight: a token, or a sequence."""
+    """The unit that has one weight: a token, or a sequence."""
 
     @property
     def per_token(self) -> bool:
@@ -129,7 +129,7 @@ class SamplerWeight(NamedTuple):
     kept: Array
     """Units, boolean: a token or sequence that is there and was not rejected."""
     layout: Layout
-    """What to give to the loss: the layout itself, or without what was rejected if the action says drop=True."""
+    """Layout for the loss: the layout itself, or without the rejected units if the action has drop=True."""
 
 
 def sampler_weight(

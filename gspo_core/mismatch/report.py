@@ -1,4 +1,4 @@
-"""What a log ratio is made of when another engine sampled: staleness, which the clip range is for, and engine noise."""
+"""The two parts of a log ratio when another engine sampled: staleness, which the clip range is for, and engine noise."""
 
 from __future__ import annotations
 

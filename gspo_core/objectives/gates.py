@@ -1,8 +1,8 @@
-"""Gates: what of the log ratios and advantages an objective gets to see, decided before the ratio is formed.
+"""Gates: change log ratios and advantages, or close tokens, before the ratio is formed.
 
-The fourth word of an objective, for trust regions that need more than one unit's log ratio: a bound per token inside a
-sequence ratio (GMPO), a bound that grows with the length (FSPO), a sequence's statistic that silences token ratios
-(DeepSeek-V3.2). A gate never asks which ratio or surrogate comes after it.
+The fourth part of an objective, for trust regions that need more than one unit's log ratio: a bound per token inside a
+sequence ratio (GMPO), a bound that grows with the length (FSPO), a sequence's statistic that switches off token ratios
+(DeepSeek-V3.2). A gate does not depend on the ratio or surrogate that comes after it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TokenClip:
         _width("high", self.high)
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
-        """Tokens beyond their bound put onto it and closed."""
+        """Set tokens beyond their bound to the bound, and close them."""
         xp = layout.xp
         at_tokens = advantage if per_token else layout.spread(advantage)
         above = (at_tokens > 0) & (d > self.high)
@@ -76,7 +76,7 @@ class Band:
     width: float
     """Half the band of a response of one token, nats."""
     length_power: float = 0.5
-    """How the band grows with |y_i|."""
+    """Exponent of |y_i| in the bound."""
 
     def __post_init__(self) -> None:
         _width("width", self.width)
@@ -85,7 +85,7 @@ class Band:
             raise ValueError(f"length_power: expected a number in [0, 1], got {self.length_power}")
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
-        """Responses beyond their bound put onto it and closed."""
+        """Set responses beyond their bound to the bound, and close them."""
         xp = layout.xp
         at_tokens = advantage if per_token else layout.spread(advantage)
         lengths = layout.safe_lengths(d)
@@ -100,10 +100,10 @@ class Band:
 
 @dataclass(frozen=True)
 class OffPolicyMask:
-    """Bad responses that the policy has already left teach nothing: no value and no gradient if A < 0 and −log s_i > delta.
+    """Responses with A < 0 and −log s_i > delta have no value and no gradient: the policy has already moved away from them.
 
     −log s_i = (1/|y_i|) Σ_t (log π_old − log π) estimates KL(π_old ‖ π) per token. The response keeps its place in the
-    denominator. With delta = −log(1 − ε_low) it silences what GSPO's own clip silences on the negative side.
+    denominator. With delta = −log(1 − ε_low) these are the responses that GSPO's own clip stops on the negative side.
 
     `delta` in nats, finite and at least 0, else ValueError. Source: DeepSeek-V3.2, arXiv 2512.02556, which gives no number.
 
@@ -121,7 +121,7 @@ class OffPolicyMask:
         _width("delta", self.delta)
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
-        """Advantages of stale bad responses set to 0."""
+        """Set the advantage of such responses to 0."""
         mean = mean_over_tokens(d, layout)
         stale = (advantage < 0) & ((layout.spread(mean) if per_token else mean) < -self.delta)
         return Gated(d, layout.xp.where(stale, 0.0, advantage), layout.valid)

@@ -34,13 +34,13 @@ class Objective:
     ratio: Ratio
     """Which importance ratio a unit has: Token(), Sequence(), SequenceToken(), Turn() ..."""
     surrogate: Surrogate
-    """What is maximised for one unit: Clip(low, high), DualClip, GateOnly, SoftGate ..."""
+    """Quantity maximised for one unit: Clip(low, high), DualClip, GateOnly, SoftGate ..."""
     reduction: Reduction
-    """How units are averaged: SequenceMean(), TokenMean(), FixedLength(length) or TurnMean()."""
+    """Average over units: SequenceMean(), TokenMean(), FixedLength(length) or TurnMean()."""
     gate: Gate | None = None
-    """What the other three get to see: TokenClip(low, high), Band(width, length_power), OffPolicyMask(delta); None: all.
+    """TokenClip(low, high), Band(width, length_power) or OffPolicyMask(delta), applied before the other three; None: no gate.
 
-    `Loss.log_ratio` is then the ratio that is left, and `Loss.clipped` counts what the gate silences.
+    `Loss.log_ratio` is then the ratio after the gate, and `Loss.clipped` counts the units and tokens that it closes.
     """
 
     def __post_init__(self) -> None:
@@ -184,7 +184,7 @@ def policy_loss(
 
 
 def gated(objective: Objective, d: Array, advantage: Array, layout: Layout) -> Gated:
-    """What the objective's gate lets through; everything if it has none. `advantage` is per unit.
+    """Log ratios and advantages after the objective's gate; unchanged if it has none. `advantage` is per unit.
 
     Where ratios are turns', the gate sees turns as sequences.
     """
@@ -277,7 +277,7 @@ def _turn_advantage(ratio: Ratio, advantage: Array | PerToken, values: Array, la
 
 
 def _is_per_token(ratio: Ratio, advantage: Array | PerToken, layout: Layout) -> bool:
-    """What the advantage says it is, and what its shape must then be. One axis is never guessed to mean tokens."""
+    """Check the advantage's shape against its declared kind. One axis is never guessed to mean tokens."""
     said = isinstance(advantage, PerToken)
     shape = shape_of(advantage.values if isinstance(advantage, PerToken) else advantage)
     per_sequence = [layout.num_sequences]

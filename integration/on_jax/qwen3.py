@@ -24,7 +24,7 @@ Cache = tuple[tuple[Array, Array], ...]
 
 
 class Shape(NamedTuple):
-    """What a config.json says, as far as it changes the function."""
+    """The fields of a config.json that change the function."""
 
     vocab_size: int
     hidden_size: int

@@ -1,4 +1,4 @@
-"""What JAX training asks of a Qwen3: sampled responses. Arrays stay on the host, in NumPy, between compiled calls.
+"""Sampled responses of a Qwen3 for JAX training. Arrays stay on the host, in NumPy, between compiled calls.
 
 Shapes come in buckets, so that little is compiled: rows and columns are filled up to the next power of two, from 8 on.
 """
@@ -106,7 +106,7 @@ class Sampler:
         return Responses(ids, there, np.where(mask, tokens, pad_id), mask)
 
     def texts(self, responses: Responses) -> list[str]:
-        """What the responses say."""
+        """Text of the responses."""
         return self.prompter.decode(responses.tokens, responses.mask)
 
     def chooser(self, seed: int) -> Iterator[Array]:

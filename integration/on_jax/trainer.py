@@ -1,4 +1,4 @@
-"""What a JAX run holds in memory, and how it gets there: new, or from its last checkpoint."""
+"""State of a JAX run in memory, made new or from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from integration.shared.tasks import Task, load_task, parse_args
 
 @dataclass
 class Trainer(Advised):
-    """What a run holds in memory. The data's and the random numbers' state is the step: both are functions of it."""
+    """State of a run in memory. The data's and the random numbers' state is the step: both are functions of it."""
 
     config: Config
     folder: RunFolder

@@ -21,7 +21,7 @@ from integration.shared.measure import Rollup
 
 
 class Old(NamedTuple):
-    """What the updates of a micro-batch are measured against."""
+    """Reference values for the updates of a micro-batch."""
 
     logp: Tensor
     """[N, T] the trainer's log-probs before the first update."""

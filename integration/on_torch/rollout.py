@@ -1,4 +1,4 @@
-"""What training asks of a transformers causal LM: sample responses, and give their log-probs."""
+"""Sample responses from a transformers causal LM, and compute their log-probs."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class Sampler:
         )
 
     def texts(self, responses: Responses) -> list[str]:
-        """What the responses say."""
+        """Text of the responses."""
         return self.prompter.decode(responses.tokens, responses.mask)
 
     def chooser(self, seed: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""What a run holds in memory, and how it gets there: new, or from its last checkpoint."""
+"""State of a run in memory, made new or from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from integration.shared.tasks import Example, Task, load_task, parse_args
 
 @dataclass
 class Trainer(Advised):
-    """What a run holds in memory."""
+    """State of a run in memory."""
 
     config: Config
     folder: RunFolder
@@ -45,7 +45,7 @@ class Trainer(Advised):
     advice: ClipAdvice | None = None
     """With --clip-fraction only."""
     engine: Engine | None = None
-    """What draws the rollouts, where it is not `sampler`: an engine that disagrees, or one that writes its routes down."""
+    """Sampling engine, if it differs from `sampler`: one with noise or another precision, or one that records routes."""
     mixture: bool = False
     """The model has routers, whose choices are written down."""
 

@@ -56,7 +56,7 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """What one optimizer step is taken on."""
+    """Inputs of one optimizer step."""
 
     parts: list[tuple[Responses, Tensor]]
     """Micro-batches of responses with their advantages, those without an advantage left out: their gradient is zero."""

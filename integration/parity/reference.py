@@ -82,7 +82,7 @@ def _padded(rows: list[list[int]], pad: int, *, left: bool) -> tuple[Ids, Mask]:
 
 @dataclass(frozen=True)
 class Update:
-    """What one optimizer step saw and did."""
+    """Inputs and results of one optimizer step."""
 
     loss: float
     grad_norm: float
@@ -118,12 +118,12 @@ class Recorder(Rollup):
         self.grad_norm = grad_norm
 
     def update(self, parameters: dict[str, np.ndarray]) -> Update:
-        """What was recorded, and the parameters after it."""
+        """The recorded steps, and the parameters after them."""
         return Update(self.loss, self.grad_norm, self.log_s, self.clipped, marks(parameters))
 
 
 class Run(NamedTuple):
-    """What a trainer made of the rollouts."""
+    """Results of a trainer on the rollouts."""
 
     updates: list[Update]
     parameters: dict[str, np.ndarray]
@@ -180,7 +180,7 @@ def _lines(rows: list[dict[str, Any]]) -> str:
 
 
 def load() -> Golden:
-    """What `save` wrote."""
+    """Read the file that `save` wrote."""
     rollouts = [Rollout(**row) for row in json.loads((FOLDER / "rollouts.json").read_text())]
     rows = json.loads((FOLDER / "updates.json").read_text())
 

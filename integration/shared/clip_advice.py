@@ -12,7 +12,7 @@ from integration.shared.json_lines import Row
 
 
 def ranges_by_length(rows: list[Row], clip: Any) -> tuple[LengthBin, ...]:
-    """What `clip` does to the responses of a run in each bin of lengths (powers of two), and the range each bin would want.
+    """Effect of `clip` on a run's responses in each bin of lengths (powers of two), and the range that would suit each bin.
 
     Args:
         rows: lines of metrics with `log_s`, `lengths` and `signs`; others are passed over.

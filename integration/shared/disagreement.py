@@ -1,4 +1,4 @@
-"""How far apart the sampling engine and the trainer are over one rollout, and the routes and the routers."""
+"""Disagreement of sampling engine and trainer over one rollout: log-probs, routes and routers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What surrounds a rollout in either framework: to the end, to Ctrl-C or to a failure; judge, evaluate, save, report."""
+"""The loop around rollouts, for either framework: judge, evaluate, save and report, up to the end, Ctrl-C or a failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from integration.shared.tasks import CORRECT, Example, Task
 
 
 class Run(Protocol):
-    """What a run is here: a trainer, of PyTorch or of JAX."""
+    """The interface that the loop needs of a trainer, of PyTorch or of JAX."""
 
     config: Config
     folder: RunFolder

@@ -1,4 +1,4 @@
-"""How long a run will take, said once, as soon as it can be known."""
+"""Estimate of a run's duration, printed once, as soon as it can be known."""
 
 from __future__ import annotations
 

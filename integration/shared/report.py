@@ -84,7 +84,7 @@ def summary(folder: RunFolder) -> str:
 
 
 def _engine(metrics: list[Row]) -> list[str]:
-    """How far sampling engine and trainer disagree, where an engine sampled."""
+    """Disagreement of sampling engine and trainer; empty unless an engine sampled."""
     gaps = [(r["sampler_token_std"], r["sampler_ess"]) for r in metrics if "sampler_ess" in r]
     away = [sum(r["flips_engine"]) / len(r["flips_engine"]) for r in metrics if "flips_engine" in r]
     moved = [sum(r["flips_update"][-1]) / len(r["flips_update"][-1]) for r in metrics if "flips_update" in r]
@@ -117,7 +117,7 @@ def gain_interval(before: list[float], after: list[float], *, draws: int = 4000)
 
 
 def _findings(folder: RunFolder) -> str:
-    """What `diagnose` found in the rollouts, most frequent first."""
+    """Findings of `diagnose` in the rollouts, most frequent first."""
     lines = findings_of_run(folder.rows("metrics.jsonl"))
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines) or "<li>none</li>"
     return f"<h2>Findings</h2><ul>{items}</ul>"

@@ -31,7 +31,7 @@ Options = TypeVar("Options")
 
 @dataclass
 class Outcome:
-    """How a study ended."""
+    """Exit state of a study."""
 
     finished: list[Row] = field(default_factory=list)
     """The lines of this study's runs in the results, those of earlier calls included."""

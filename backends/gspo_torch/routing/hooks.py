@@ -17,7 +17,7 @@ _BUSY: WeakSet[nn.Module] = WeakSet()
 
 
 class Hooks:
-    """What happens when the backbone begins, a router has run, and the backbone ends."""
+    """Callbacks: the backbone begins, a router has run, the backbone ends."""
 
     def begin(self, shape: tuple[int, int], mask: Any, start: int) -> None:
         """A batch [N, S] whose first token stands at position `start`."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 
 class _Kind(NamedTuple):
-    """How a router class makes gate values of its logits [tokens, E]: softmax in float32, the K chosen, perhaps their sum."""
+    """How a router class computes gate values from its logits [tokens, E]: softmax in float32, the top K, perhaps
+    divided by their sum."""
 
     always_normalises: bool
     """Divides by the sum over the chosen; otherwise the router's own `norm_topk_prob` says."""
@@ -27,7 +28,7 @@ ROUTERS = {
 
 
 class Mixture(NamedTuple):
-    """What of a model takes part in routing."""
+    """The parts of a model that take part in routing."""
 
     backbone: nn.Module
     """The module that holds the layers: called once per forward, and not when a checkpointed layer is run again."""

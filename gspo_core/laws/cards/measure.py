@@ -103,7 +103,7 @@ def pooling(subject: Subject) -> ProfileFinding:
 
 
 def exponent(subject: Subject) -> ProfileFinding:
-    """How the loss of 4 equal tokens grows with their log ratio c: like e^{f c}."""
+    """Exponent f of the loss of 4 equal tokens as a function of their log ratio c: the loss grows like e^{f c}."""
     c, length = 2e-5, 4
     up, down = (abs(subject(Batch.of([[x] * length], [1.0])).value) for x in (c, -c))
     f = (math.log(up) - math.log(down)) / (2 * c) if min(up, down) > 0 else math.nan

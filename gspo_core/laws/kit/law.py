@@ -80,7 +80,7 @@ class Law:
     source: str
     """The equation, the entry of docs/theory.md, or the public issue that the law comes from."""
     otherwise: str
-    """What is wrong with a loss that breaks the law."""
+    """The mistake that a loss makes if it breaks the law."""
     needs: frozenset[Claim]
     """The claims of the losses that the law applies to."""
     cases: Callable[[Any], SearchStrategy[Any]] = field(repr=False)

@@ -166,7 +166,7 @@ def unknown_parts(objective: Objective) -> list[Any]:
 
 
 def assumptions(objective: Objective) -> tuple[str, ...]:
-    """What the laws cannot check for this objective, one sentence each; empty if all its parts have scalar formulas."""
+    """Limits of the laws for this objective, one sentence each; empty if all its parts have scalar formulas."""
     if not is_known(objective):
         named = f"{type(objective.ratio).__name__} with {type(objective.reduction).__name__}"
         return (

@@ -24,7 +24,7 @@ class Report:
     verdicts: tuple[LawVerdict, ...]
     """One per law, in the order of the laws."""
     unchecked: tuple[str, ...] = ()
-    """What the laws could not check for this loss, one sentence each."""
+    """Limits of the check for this loss, one sentence each."""
 
     @property
     def ok(self) -> bool:

@@ -1,1 +1,1 @@
-"""How far apart log-probs of a mixture-of-experts model are when only the routing changes."""
+"""Difference of a mixture-of-experts model's log-probs when only the routing changes."""

@@ -70,7 +70,7 @@ def flips(routes: Routes, other: Routes, d: Tensor) -> tuple[list[float], Number
 
 
 def gates(now: Tensor, old: Tensor, sampler: Tensor, advantage: Tensor, clip: Clip) -> Numbers:
-    """How the clip decisions on responses change if the engine's log-probs take the place of recomputed old ones."""
+    """Change of the clip decisions on responses if the engine's log-probs replace recomputed old ones."""
     report = mismatch_report(now, old, sampler, advantage, every_token(now), clip)
     return {
         "disagreement": float(report.gate_disagreement),

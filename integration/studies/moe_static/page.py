@@ -86,7 +86,7 @@ def layers_table(seeds: Seeds) -> str:
 
 
 def gates_table(seeds: Seeds, band: str) -> str:
-    """How often clip decisions with the engine's log-probs differ from those with recomputed ones."""
+    """Share of clip decisions that differ between the engine's log-probs and recomputed ones."""
     head = ["", "clipped, free, %", "disagree, free, %", "R2, %", "R3, %", "dense, %"]
     updates = [steps_name(steps, LEARNING_RATES[1]) for steps in STEPS]
     rows = [[f"{u}; {name}", *_decisions(seeds, ("gates", u, name, band))] for u in updates for name in GAPS]

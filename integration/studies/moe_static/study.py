@@ -1,4 +1,4 @@
-"""How much of a small mixture of experts' log-ratio noise is routing, and what replay takes away: a static study.
+"""Share of routing in the log-ratio noise of a small mixture of experts, and the effect of replay: a static study.
 
     python -m integration.studies.moe_static.study --seeds 8 --jobs 2 --out runs/moe-static
     python -m integration.studies.moe_static.study --size large --device cuda --seeds 4 --out runs/moe-static
@@ -30,7 +30,7 @@ from integration.studies.worker import Run
 
 @dataclass(frozen=True)
 class Options:
-    """What to run, and where."""
+    """Options of the study."""
 
     size: Literal["small", "large"] = "small"
     """small: for a CPU; large: 0.16 billion parameters under bfloat16 autocast, for a GPU."""

@@ -48,7 +48,7 @@ class Sizes:
     """A prompt's length."""
     alphabet: int = 16
     repeats: int = 1
-    """How often the response repeats the reversed prompt: it has symbols · repeats tokens."""
+    """Number of times the response repeats the reversed prompt: it has symbols · repeats tokens."""
     prompts: int = 32
     group: int = 8
     """G: responses to each prompt."""
