@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
+from support.libraries import Library
+
+from gspo_core import group_advantages
 
 POISON = [np.nan, np.inf, -np.inf, 1e30]
 
@@ -23,3 +28,11 @@ def groups(draw: st.DrawFn, size: int = 12) -> tuple[np.ndarray, np.ndarray, np.
     }[kind]
     valid = rng.random(n) < draw(st.sampled_from([0.0, 0.3, 0.8, 1.0]))
     return rewards, np.array(ids, dtype=np.int64), valid
+
+
+def advantages(
+    library: Library, rewards: np.ndarray, ids: np.ndarray, normaliser: Any, valid: Any = None, dtype: type = np.float64
+) -> np.ndarray:
+    """Through the core on one library."""
+    flags = None if valid is None else library.array(valid)
+    return library.numpy(group_advantages(library.array(rewards.astype(dtype)), library.array(ids), normaliser, valid=flags))
