@@ -61,9 +61,10 @@ def linear_policy_loss(
         budget_bytes: memory for logits and float32 sums beyond the gradients. On a CPU, sequences whose logits fit into it use
             the aligned scheme with 3 matrix products; all others use the two-pass scheme with 4 products and one tile of
             logits. With an entropy bonus, `soft_cap`, `vocabulary` or a sharded layout, and on a GPU, whose kernels never
-            write a logit to memory, every sequence uses the two-pass scheme; with 0 as well. For a head in float16 or bfloat16
-            whose gradient is wanted, the aligned scheme needs V × H × 4 bytes of the budget for its sums.
+            write a logit to memory, every sequence uses the two-pass scheme; with 0 as well. Gradients in float16 or bfloat16
+            need their size in float32 of it, for the sums of the aligned scheme: V × H × 4 bytes for the head, 4 H a token.
 
+    Gradients are summed in float32, multiplied by what arrives at `value` (a loss scale, 1/steps), and then rounded, once.
     Sequences without an advantage are left out of forward and backward, clipped sequences of backward: their gradients are 0.
     A KL term or an entropy bonus needs every token. On a GPU, torch.set_float32_matmul_precision("high") makes PyTorch round
     float32 parameters to TF32 in products, here as everywhere: the errors of log-probs are then larger than GSPO's clip range.

@@ -1,7 +1,8 @@
 """The choice of the scheme that computes a loss on hidden states, and the autograd function of both schemes.
 
 The two-pass scheme keeps log-sum-exps and weights and computes the gradients in backward. The aligned scheme computes the
-gradients in forward; backward scales and returns them.
+gradients in forward; backward scales and returns them. Either way they are rounded to the parameters' dtypes once, after the
+upstream factor: loss scaling is there for gradients that float16 would lose without it.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ class LinearFunction(torch.autograd.Function):
                     "linear_policy_loss: the aligned scheme keeps its gradients for one backward only; for a second one "
                     "through the same loss pass budget_bytes=0"
                 )
-            gradients, ctx.finished = ctx.finished, None
-            gradients = tuple(None if g is None else _times(g, upstream) for g in gradients)
+            finished, ctx.finished = zip(ctx.finished, (hidden, lm_head, bias), strict=True), None
+            gradients = tuple(None if g is None else _times(g, upstream).to(x.dtype) for g, x in finished)
             gradients = (_at_places(gradients[0], job, hidden), *gradients[1:])
         return *once(gradients, upstream, hidden, lm_head, bias), None, None
 
@@ -126,7 +127,8 @@ def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> i
     if rows.is_cuda or sharded or head.soft_cap is not None or job.terms.entropy_bonus is not None or not len(head.weight):
         return 0
     wide = head.wide(rows)
-    sums = head.weight.numel() * wide.itemsize if wanted[1] and head.weight.dtype != wide else 0
+    kept = [x for x, needed in zip((rows, head.weight, head.bias), wanted, strict=True) if needed and x is not None]
+    sums = sum(x.numel() for x in kept if x.dtype != wide) * wide.itemsize
     beside = sums + piece_bytes(min(aligned.COLUMNS, len(head.weight)), rows.shape[1], wide)
     return max(0, job.budget_bytes - beside) // (aligned.stride(len(head.weight)) * wide.itemsize)
 
@@ -134,7 +136,10 @@ def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> i
 def _aligned(
     head: Head, rows: Tensor, job: Job, capacity: int, wanted: tuple[bool, ...]
 ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """(log-probs [n], gradients of the value for rows, weight and bias)."""
+    """(log-probs [n], gradients of the value for rows, weight and bias).
+
+    The gradients stay in the accumulator's dtype: backward multiplies them by the upstream factor, and then rounds them.
+    """
     terms, layout, wide = job.terms, job.terms.layout, head.wide(rows)
     into = Gradients(
         torch.empty(rows.shape, dtype=wide, device=rows.device) if wanted[0] else None,
@@ -163,8 +168,7 @@ def _aligned(
     lengths = [1] * len(inner) if known is not None else counts.tolist()
     aligned.run(head, inner, ids, aligned.chunks(lengths, capacity), weigh, into)
     hidden = into.hidden if grouped or into.hidden is None else torch.empty_like(into.hidden).index_copy_(0, order, into.hidden)
-    own = [(hidden, rows), (into.weight, head.weight), (into.bias, head.bias)]
-    return logp, tuple(None if g is None or x is None else g.to(x.dtype) for g, x in own)
+    return logp, (hidden, into.weight, into.bias)
 
 
 def _two_pass_gradients(
