@@ -68,6 +68,11 @@ def wide(*arrays: Array | None) -> Any:
     return jnp.float64 if any(x is not None and x.dtype == jnp.float64 for x in arrays) else jnp.float32
 
 
+def common(a: Array, b: Array) -> Any:
+    """The dtype that holds both exactly, whatever jax_numpy_dtype_promotion allows."""
+    return a.dtype if a.dtype == b.dtype else wide(a, b)
+
+
 def check_head(hidden: Array, head: Head, tokens: Array) -> None:
     """TypeError or ValueError, naming the argument, unless hidden [..., H], the head and tokens [...] fit together."""
     named = (("hidden", hidden), ("lm_head", head.weight), ("tokens", tokens), ("bias", head.bias))
@@ -144,7 +149,7 @@ def token_ids(tokens: Array) -> Array:
 
 def tile(rows: Array, weight: Array, bias: Array | None, first: Array | int, options: Options) -> Array:
     """[n, m] logits z = cap(rows · weight + bias) / temperature; −∞ in columns beyond the vocabulary."""
-    operand = jnp.promote_types(rows.dtype, weight.dtype)
+    operand = common(rows, weight)
     z = product(rows.astype(operand), weight.astype(operand), (1, 1))
     if bias is not None:
         z = z + bias.astype(z.dtype)[None, :]

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .blocks import added, how_many, logits, picked, take
-from .head import Array, Head, Options, first_row, mesh_axes, product, slope, varying, vocabulary_of, wide
+from .head import Array, Head, Options, common, first_row, mesh_axes, product, slope, varying, vocabulary_of, wide
 from .runs import by_runs
 
 TILE = (64, 1040)
@@ -226,8 +226,13 @@ def _sorted_gradients(
     empty: tuple[Array, Head] = varying((jnp.zeros(rows.shape, dtype=kind), jax.tree.map(jnp.zeros_like, head)), axes)
     if not len(tokens) or not blocks:
         return empty
+    operand = common(rows, head.weight) if _on_accelerator() else kind
+    units = _units(weights) if operand == jnp.float16 else None
+    if units is not None:
+        weights = weights._replace(c=weights.c / units, e=None if weights.e is None else weights.e / units)
     x, tiles = tiles_of(rows, tokens - first, weights.live, tall), jax.tree.map(lambda a: tiled(a, tall), weights)
-    operand = jnp.promote_types(rows.dtype, head.weight.dtype) if _on_accelerator() else kind
+    most = None if units is None else jnp.max(jnp.where(weights.live, units, 0.0))
+    shares = None if units is None else tiled(jnp.where(weights.live, units / most, 0.0), tall)
 
     def block(v: Array, done: tuple[Array, Head]) -> tuple[Array, Head]:
         part, (d_rows, d_head) = take(head, size, v), done
@@ -250,16 +255,31 @@ def _sorted_gradients(
             g = lax.optimization_barrier(grad.astype(operand))
             d_part = product(g, part.weight.astype(operand), (1, 0))
             d_rows = added(d_rows, j, d_part.reshape(many, tall, -1))
+            if shares is not None:
+                share = several(shares, many, j)[:, None]
+                states, grad = states.astype(kind) * share, grad * share
             d_bias = None if d_bias is None else d_bias + jnp.sum(grad, axis=0)
             return d_rows, Head(d_weight + product(g, states.astype(operand), (0, 0)), d_bias)
 
         zeros = jax.tree.map(lambda a: jnp.zeros((size, *a.shape[1:]), dtype=kind), head)
         d_rows, found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, (d_rows, varying(zeros, axes)))
+        found = found if most is None else jax.tree.map(lambda a: a * most, found)
         return d_rows, jax.tree.map(lambda a, b: added(a, part.start, b.astype(a.dtype)), d_head, found)
 
     start: tuple[Array, Head] = (varying(jnp.zeros(x.rows.shape, dtype=kind), axes), empty[1])
     d_rows, d_head = lax.fori_loop(jnp.int32(0), jnp.int32(blocks), block, start)
-    return d_rows.reshape(-1, rows.shape[1])[: len(tokens)], d_head
+    d_rows = d_rows.reshape(-1, rows.shape[1])[: len(tokens)]
+    return d_rows if units is None else d_rows * units[:, None], d_head
+
+
+def _units(weights: Weights) -> Array:
+    """[T] the power of two above a token's weights, for float16 tiles: 1/(N·|y|) times a probability would underflow there.
+
+    One for each token: a short response's weights are a thousand times a long one's. 1 for a weight that is not finite.
+    """
+    size = jnp.abs(weights.c) if weights.e is None else jnp.maximum(jnp.abs(weights.c), jnp.abs(weights.e))
+    ordinary = (size > 0) & (size < jnp.inf)
+    return jnp.where(ordinary, jnp.ldexp(jnp.ones_like(size), jnp.frexp(jnp.where(ordinary, size, 1.0))[1]), 1.0)
 
 
 def _on_accelerator() -> bool:
