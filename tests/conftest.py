@@ -1,6 +1,7 @@
 """One thread, one table of libraries, reproducible draws.
 
-HYPOTHESIS_PROFILE=explore draws ten times as many examples, different ones each time.
+HYPOTHESIS_PROFILE=explore draws ten times as many examples, different ones each time; HYPOTHESIS_PROFILE=quick, which
+`make test-quick` sets, draws 6 in place of 40.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything; read when the hub's library is imported
+# A third of the suite is XLA compiling programs that then run for a millisecond, so it optimises less. `XLA_FLAGS= make test`
+# compiles them as users do; CI does so for tests/backend_jax. Read when JAX first compiles, here and in started processes.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+)
 
 import numpy as np
 import pytest
@@ -24,6 +31,7 @@ torch.set_num_threads(1)
 # The fixtures here are constants, so that hypothesis may reuse them between examples.
 _CALM = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
 settings.register_profile("suite", deadline=None, max_examples=40, derandomize=True, suppress_health_check=_CALM)
+settings.register_profile("quick", deadline=None, max_examples=6, derandomize=True, suppress_health_check=_CALM)
 settings.register_profile("explore", deadline=None, max_examples=400, print_blob=True, suppress_health_check=_CALM)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
@@ -88,10 +96,8 @@ def _float64(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _jax_settings() -> Iterator[None]:
-    """A training script sets JAX's precision for its whole process: the next test starts from JAX's own settings again."""
-    jax = sys.modules.get("jax")
-    before = jax.config.jax_default_matmul_precision if jax else None
+    """A training script sets JAX's precision for its whole process: the next test has JAX's own again."""
     yield
     jax = sys.modules.get("jax")
-    if jax is not None and jax.config.jax_default_matmul_precision != before:
-        jax.config.update("jax_default_matmul_precision", before)
+    if jax is not None and jax.config.jax_default_matmul_precision is not None:
+        jax.config.update("jax_default_matmul_precision", None)

@@ -8,6 +8,7 @@ import gspo_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from support.budgets import assert_within
 from support.jax_programs.losses import SEQUENCE, inputs, traces, value_of
 
@@ -74,6 +75,7 @@ def test_every_layout_goes_in_and_comes_out() -> None:
     assert [len(jax.tree.leaves(x)) for x in layouts] == [1, 1, 2, 2, 2, 1]
 
 
+@pytest.mark.slow
 def test_eager_is_jitted() -> None:
     x = inputs(dtype=np.float32)
     f = jax.value_and_grad(value_of(SEQUENCE, x))

@@ -9,6 +9,7 @@ import gspo_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from support.budgets import assert_within
 from support.cases import core_loss
 from support.family import MEMBERS, Member, by_member
@@ -28,6 +29,7 @@ def tangents(layout: str) -> dict[str, Any]:
         return jax.tree.map(np.asarray, jax.jit(everything)(x.logp, weight_direction(x)))
 
 
+@pytest.mark.slow
 @by_layout
 @by_member
 def test_the_tangent_is_the_weight_times_the_direction(member: Member, layout: str) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from support.budgets import REL64, assert_within
 from support.cases import Batch, batches
+from support.draws import at_most
 from support.family import Member, by_member, largest
 
 from gspo_core import GSPO, GSPO_TOKEN, Objective, Packed, Padded, PerToken, Turns, policy_loss, sharded
@@ -58,7 +59,7 @@ def slope(function: Callable[[np.ndarray], np.ndarray], at: np.ndarray, directio
 
 
 @by_member
-@settings(max_examples=15)
+@at_most(15)
 @given(batch=batches(edges=False))
 def test_the_function_has_the_value_of_the_weight(member: Member, batch: Batch) -> None:
     layout = Padded(batch.mask)
@@ -105,7 +106,7 @@ def test_a_weight_that_is_held_constant_is_returned_as_it_is() -> None:
 # ---- the tokens that a loss needs
 
 
-@settings(max_examples=50)
+@at_most(50)
 @given(batch=batches(edges=True))
 def test_nothing_is_lost_without_the_other_tokens(batch: Batch) -> None:
     """Whatever log ratios are put where no token is active: value and weights stay what they were, bit by bit."""

@@ -15,6 +15,7 @@ from gspo_core.laws.mutants import gspo
 from gspo_core.laws.mutants.mutant import LIKE, LIKE_GRPO
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("like", [ZScore(), ZScore(1, 1e-4), Centred(), LeaveOneOut()], ids=str)
 def test_our_group_advantages_keep_their_laws(like: object) -> None:
     report = laws.check_advantages(lambda rewards, ids: group_advantages(rewards, ids, like), like)
@@ -40,6 +41,7 @@ def test_the_clip_fraction_of_our_losses(like: object, per_token: bool) -> None:
     assert report.ok, str(report)
 
 
+@pytest.mark.slow
 def test_a_packed_loss_keeps_the_laws_of_padded_ones() -> None:
     def packed(logp: object, old: object, advantage: object, segment_ids: object, num_sequences: int) -> object:
         return policy_loss(LIKE, logp, old, advantage, Packed(segment_ids, num_sequences))
@@ -62,6 +64,7 @@ def torch_detached(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tens
     return torch_gspo(logp.detach(), old_logp, advantage, mask) + 0 * logp.nan_to_num().sum()
 
 
+@pytest.mark.slow
 def test_a_torch_loss_is_recognised_and_differentiated_by_autograd() -> None:
     report = laws.check(torch_gspo, LIKE, examples=10)
     assert report.framework == "torch"

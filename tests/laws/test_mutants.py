@@ -51,6 +51,7 @@ def test_a_mutant_breaks_the_law_named_beside_it(mutant: Mutant) -> None:
     assert (sequences <= 2 and tokens <= 3) or mutant.name in LARGE
 
 
+@pytest.mark.slow
 def test_nearly_all_are_found_by_draws_alone_and_shrink_to_two_by_three() -> None:
     """Random cases suffice; the anchors only make the search shorter."""
     found = {mutant.name: by_draws(mutant, seed=1) for mutant in MUTANTS if mutant.kind is MutantKind.LOSS}
@@ -62,6 +63,7 @@ def test_nearly_all_are_found_by_draws_alone_and_shrink_to_two_by_three() -> Non
     assert len(large) <= len(MUTANTS) // 10, large
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [gspo, right], ids=["differences", "own gradient"])
 def test_what_the_mutants_are_made_of_breaks_nothing(loss: object) -> None:
     report = laws.check(loss, like=LIKE, examples=30)

@@ -51,6 +51,7 @@ class OnLibrary:
         """None: no compiler."""
 
 
+@pytest.mark.slow
 @by_member
 @pytest.mark.parametrize("library", [STRICT, TORCH], ids=lambda library: library.name)
 def test_all_laws(member: Member, library: Library) -> None:
@@ -59,6 +60,7 @@ def test_all_laws(member: Member, library: Library) -> None:
     assert len(report.kept) > 30
 
 
+@pytest.mark.slow
 @by_member
 def test_the_laws_that_a_library_may_break(member: Member) -> None:
     chosen = [named(name) for name in EXTREMES]
@@ -67,6 +69,7 @@ def test_the_laws_that_a_library_may_break(member: Member) -> None:
     assert len(report.kept) >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", [laws.STRICT, laws.TORCH, laws.JAX], ids=lambda framework: framework.name)
 def test_the_kits_own_frameworks(framework: Any) -> None:
     """With autodiff and jit where there are any."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from support.cases import CLIPS
-from support.family import Member, by_member
+from support.family import MEMBERS, Member
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective, Sequence, SequenceMean, Token, TokenMean, laws
 from gspo_core.objectives import (
@@ -22,6 +22,8 @@ from gspo_core.objectives import (
     Unclipped,
 )
 
+QUICK = {"GSPO", "GSPO_TOKEN", "VESPO"}
+"""One sequence ratio, one with advantages per token, one soft surrogate; the others take two seconds each."""
 BANDS = [replace(preset, surrogate=Clip(*clip)) for preset in (GSPO, GSPO_TOKEN, GRPO) for clip in CLIPS[1:]]
 # Ratios, surrogates, gates and reductions in combinations that no preset has.
 COMBINED = [
@@ -40,13 +42,17 @@ COMBINED = [
 ]
 
 
-@by_member
+@pytest.mark.parametrize(
+    "member",
+    [pytest.param(m, id=m.name, marks=() if m.name in QUICK else pytest.mark.slow) for m in MEMBERS],
+)
 def test_every_preset_keeps_its_laws(member: Member) -> None:
     report = laws.check(member.objective, like=member.objective, examples=15)
     assert report.ok, str(report)
     assert len(report.kept) > 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", BANDS, ids=str)
 def test_with_another_clip_range(objective: Objective) -> None:
     report = laws.check(objective, like=objective, examples=6)
@@ -57,6 +63,7 @@ def test_with_another_clip_range(objective: Objective) -> None:
     assert len(report.kept) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", COMBINED, ids=str)
 def test_in_another_combination(objective: Objective) -> None:
     report = laws.check(objective, like=objective, examples=5)
@@ -64,6 +71,7 @@ def test_in_another_combination(objective: Objective) -> None:
     assert {"the value is the paper's", "the gradient is the paper's"} <= {v.law.name for v in report.kept}
 
 
+@pytest.mark.slow
 def test_equal_seeds_equal_reports() -> None:
     first, second = (laws.check(laws.MUTANTS[0].loss, laws.MUTANTS[0].like, seed=3, examples=20).json() for _ in range(2))
     assert first == second

@@ -87,6 +87,7 @@ def test_the_map_has_every_folder_and_every_module_at_the_top_and_nothing_else()
     assert all((ROOT / path).exists() for path in mapped if path.startswith((*PACKAGES, "docs/")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNABLE, ids=names(RUNNABLE))
 def test_the_code_of_a_page_runs_and_prints_what_is_shown(page: Path) -> None:
     scope: dict[str, Any] = {"__name__": page.stem}

@@ -59,6 +59,7 @@ def hook(name: str) -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_the_gallery_has_every_picture_of_gspo_plots_as_its_code_draws_it(tmp_path: Path) -> None:
     matplotlib.use("agg")
     drawn = hook("gallery").draw(tmp_path)

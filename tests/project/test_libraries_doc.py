@@ -50,6 +50,7 @@ def test_the_rows_are_the_suite() -> None:
     assert set(re.findall(r"`([\w.]+)`", paragraph)) == {library.name for library in IN_PAIRS}
 
 
+@pytest.mark.slow
 def test_the_code_runs(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     exec(compile(code, "libraries.md", "exec"), {})

@@ -59,6 +59,7 @@ def arrays(poison: float = np.nan, token: int = -100) -> tuple[Any, Any, Any]:
     return tuple(jnp.asarray(x) for x in dirty)  # type: ignore[return-value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "jit"), [("padded", True), *((name, False) for name in sorted(layouts()))])
 def test_values_and_gradients_are_those_of_valid_tokens_alone(name: str, jit: bool) -> None:
     """Rubbish in masked slots reaches nothing; values and gradients are exactly 0 there."""
@@ -84,6 +85,7 @@ def test_values_and_gradients_are_those_of_valid_tokens_alone(name: str, jit: bo
     assert not np.any(np.asarray(d_hidden.reshape(HIDDEN.shape))[~MASK])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("poison", "token"), [(np.nan, -100), (np.inf, V), (1e300, 2**40)])
 def test_nothing_in_a_masked_slot_changes_a_bit(poison: float, token: int) -> None:
     def both(hidden: Any, tokens: Any, upstream: Any) -> Any:
@@ -97,6 +99,7 @@ def test_nothing_in_a_masked_slot_changes_a_bit(poison: float, token: int) -> No
     assert all(np.array_equal(a, b) for a, b in zip(dirty, clean, strict=True))
 
 
+@pytest.mark.slow
 def test_masked_slots_go_through_no_tile() -> None:
     """Six of eighteen slots hold tokens: two tiles of four, in forward and in backward. Without a layout five and five."""
     seen: list[int] = []
@@ -137,6 +140,7 @@ def test_under_vmap_every_example_has_its_own_mask() -> None:
     assert_within(jax.jit(jax.vmap(one))(hidden, tokens, jnp.asarray(MASK)), expected, 1e-13 * 10)
 
 
+@pytest.mark.slow
 def test_a_hessian_vector_product_is_that_of_valid_tokens_alone() -> None:
     """Of Σ logp³, forward over reverse."""
     hidden, tokens, _ = arrays()

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from support.draws import at_most
 from support.lm_head.cases import (
     Answer,
     Problem,
@@ -73,7 +74,7 @@ def wrapped(kind: str, mask: torch.Tensor, ids: torch.Tensor, reduce: Any) -> La
     return sharded(Turns(Padded(mask), ids, 2) if kind == "turns inside" else Padded(mask), reduce)
 
 
-@settings(max_examples=25)
+@at_most(25)
 @given(data=st.data(), cut=st.integers(0, 6), kind=st.sampled_from(KINDS), return_logp=st.booleans())
 def test_the_parts_of_shards_are_the_whole(data: st.DataObject, cut: int, kind: str, return_logp: bool) -> None:
     """Ranks without a column included. A large budget changes nothing: chunks would cut across ranks."""
@@ -120,7 +121,7 @@ def test_a_loss_exchanges_what_the_core_exchanges(kind: str, per_token: bool) ->
         assert len(by_the_core) >= 2
 
 
-@settings(max_examples=25)
+@at_most(25)
 @given(data=st.data(), rows=st.sampled_from([0, 2, 50]), seed=st.integers(0, 99), per_turn=st.booleans())
 def test_turn_level_objectives(data: st.DataObject, rows: int, seed: int, per_turn: bool) -> None:
     """Also with one advantage per turn, of which some are zero, and tokens that belong to no turn."""

@@ -96,6 +96,7 @@ ALIGNED = 32 * VOCABULARY * 4
 SCHEMES = {"two-pass": (linear(0), TILE * 4), "aligned": (linear(ALIGNED), ALIGNED)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_largest_tensor_is_one_tile_whatever_the_number_of_tokens(scheme: str) -> None:
     """64 to 512 tokens. From 2048 on the states themselves, 4 numbers a token, would be larger."""
@@ -125,6 +126,7 @@ def test_the_naive_path_is_seen() -> None:
         assert storages.peak >= 2 * logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("bytes_", [0, ALIGNED, 2 * ALIGNED])
 def test_memory_beyond_the_gradients_is_within_the_budget(bytes_: int, dtype: torch.dtype) -> None:
@@ -137,6 +139,7 @@ def test_memory_beyond_the_gradients_is_within_the_budget(bytes_: int, dtype: to
         assert storages.peak <= gradients + max(bytes_, 2 * TILE * 4) + 4 * states + 64 * tokens + 2**14
 
 
+@pytest.mark.slow
 def test_the_budget_covers_the_float32_sums_of_a_low_precision_head() -> None:
     """A buffer of 32 rows, four sequences, would fill it; beside 8 KiB of sums three have room."""
     wide, low = (seen(linear(ALIGNED), 64, dtype)[0].largest for dtype in (torch.float32, torch.bfloat16))
@@ -144,6 +147,7 @@ def test_the_budget_covers_the_float32_sums_of_a_low_precision_head() -> None:
     assert ALIGNED // 2 < low <= ALIGNED - VOCABULARY * WIDTH * 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch, or this processor, has no oneDNN operator")
 def test_the_budget_covers_what_onednn_takes_beside_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """It copies pieces of logits out of sight of PyTorch: 128 rows, 256 KiB, beside a buffer that could fill 512 KiB."""

@@ -16,6 +16,7 @@ from gspo_torch.lm_head.head import Head
 from gspo_torch.lm_head.two_pass import Gradients
 from hypothesis import Phase, assume, find, given, settings
 from hypothesis import strategies as st
+from support.draws import at_most
 from support.lm_head.cases import (
     Answer,
     Problem,
@@ -83,7 +84,7 @@ def test_both_schemes_are_the_truth_within_the_error_budget(
 
 
 @pytest.mark.parametrize("objective", PRESETS.values(), ids=PRESETS)
-@settings(max_examples=8)
+@at_most(8)
 @given(data=st.data(), tile=TILES, rows=st.integers(1, 12))
 def test_every_preset(objective: Objective, data: st.DataObject, tile: tuple[int, int], rows: int) -> None:
     problem = data.draw(problems(objectives=(objective,))).to(torch.float64)

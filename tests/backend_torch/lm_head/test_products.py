@@ -133,6 +133,7 @@ def test_an_operator_with_other_arguments_is_not_used(monkeypatch: pytest.Monkey
     assert not products._find_onednn()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bytes_", [0, 2**28], ids=["two-pass", "aligned"])
 @pytest.mark.parametrize("onednn", [True, False], ids=["oneDNN", "without"])
 def test_both_schemes_keep_their_error_budget_at_sizes_that_onednn_takes(

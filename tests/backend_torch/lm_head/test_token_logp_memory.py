@@ -50,6 +50,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gspo_torch.lm_head.two_pass.TILE", (CHUNK_TOKENS, VOCABULARY))
 
 
+@pytest.mark.slow
 def test_the_largest_tensor_is_one_chunk_of_logits_whatever_the_length() -> None:
     """Until the hidden states themselves are larger: 4096 tokens × 4 is still two chunks below."""
     assert [largest(gspo_torch.token_logp, n) for n in (64, 256, 1024)] == [CHUNK_TOKENS * VOCABULARY] * 3

@@ -87,6 +87,7 @@ def test_hidden_and_head_may_have_different_dtypes() -> None:
     assert error(logp, truth(x, upstream_for(x))[0]) <= 16 * 16 * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_head_accumulates_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand chunks added up in bfloat16 would lose bits; in float32 the result is the truth, rounded once."""
     x = head(shape=(1000,)).to(torch.bfloat16)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.budgets import assert_close64, assert_same_bits
 from support.groups import POISON, advantages, groups
@@ -72,6 +72,7 @@ def test_the_invalid_draws_are_what_they_should_be() -> None:
     """The guard of the test above."""
     seen: set[str] = set()
 
+    @settings(max_examples=40)
     @given(data=groups())
     def look(data: tuple) -> None:
         rewards, ids, valid = data

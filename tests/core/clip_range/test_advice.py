@@ -159,6 +159,7 @@ def test_pilots_add_up() -> None:
     assert clip_range_for(0.1, packed).low == pytest.approx(clip_range_for(0.1, whole).low, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_table_says_that_one_range_clips_short_answers_more() -> None:
     rng = np.random.default_rng(4)
     d, mask, advantage = trained(rng, 30_000, np.array([4, 16, 64]), still=0.0)

@@ -60,6 +60,7 @@ def test_where_nothing_can_be_known_the_design_effect_is_one(shape: tuple[int, i
     assert all(math.isfinite(float(x)) for x in found)
 
 
+@pytest.mark.slow
 def test_independent_tokens_have_a_design_effect_of_one_on_average_however_ragged() -> None:
     """Both variances are unbiased for 6 responses of 1 to 40 tokens; that of the plain log s is not."""
     rng, lengths, draws = np.random.default_rng(0), np.array([1, 2, 3, 5, 12, 40]), 4000

@@ -99,6 +99,7 @@ def test_it_is_the_loop(library: Library, row: Row) -> None:
 
 
 # Dynamo's own notices: it traces through array_api_compat's lru_cache, and torch deprecates parts of itself.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.parametrize("library", EVERYWHERE, ids=lambda library: library.name)

@@ -7,10 +7,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import REL64, assert_same_bits, assert_within
 from support.cases import POISONS, Batch, batches
+from support.draws import at_most
 from support.family import MEMBERS, Member, by_member, largest
 from support.libraries import NUMPY, Library
 from support.metric_cases import assert_numbers, at_tokens, judged, measured, on_layout, pack, token_arrays, vectors
@@ -38,7 +39,7 @@ from gspo_core.objectives import Turn, TurnMean
 
 
 @by_member
-@settings(max_examples=20)
+@at_most(20)
 @given(batch=batches(edges=False), tokens=st.booleans())
 def test_every_number_is_the_oracles(member: Member, batch: Batch, tokens: bool) -> None:
     advantage = member.advantage(batch, tokens)
@@ -59,6 +60,7 @@ def test_every_library_has_the_same_numbers(library: Library, batch: Batch) -> N
         assert_numbers(summary(metrics), numbers, largest(batch), loss_scale)
 
 
+@pytest.mark.slow
 @given(batch=batches(), poison=st.sampled_from(POISONS), dtype=st.sampled_from([np.float32, np.float64]))
 def test_poison_in_masked_slots_changes_no_bit(library: Library, batch: Batch, poison: float, dtype: type) -> None:
     for objective, tokens in ((GSPO, False), (GRPO, True), (GSPO_TOKEN, True)):
@@ -102,7 +104,7 @@ def test_packed_metrics_are_padded_metrics(batch: Batch, hole: int, seed: int) -
 
 
 @pytest.mark.parametrize("member", [m for m in MEMBERS if m.name in ("GSPO", "GRPO", "GMPO")], ids=lambda m: m.name)
-@settings(max_examples=20)
+@at_most(20)
 @given(batch=batches(edges=False), cuts=st.lists(st.integers(0, 9), min_size=1, max_size=2))
 def test_on_shards_every_rank_has_the_metrics_of_whole_sequences(member: Member, batch: Batch, cuts: list[int]) -> None:
     """Sequences are not counted once per rank, and tokens not only where they stand."""

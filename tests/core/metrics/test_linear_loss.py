@@ -10,7 +10,8 @@ import gspo_torch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
+from support.draws import at_most
 from support.family import MEMBERS
 from support.jax_programs.linear_cases import arguments, loss_of, precision
 from support.lm_head.cases import Problem, from_logits, is_clear_of_kinks, make, problems, with_kl
@@ -47,7 +48,7 @@ def assert_same(found: Metrics, expected: Metrics) -> None:
         assert np.array_equal(np.asarray(mine), np.asarray(theirs))
 
 
-@settings(max_examples=40)
+@at_most(40)
 @given(problem=problems(OBJECTIVES))
 def test_metrics_of_a_linear_loss_are_those_of_the_policy_loss_in_torch(problem: Problem) -> None:
     """With KL terms and entropy bonuses, which give clipped tokens a gradient that no clip range took away."""
@@ -57,7 +58,8 @@ def test_metrics_of_a_linear_loss_are_those_of_the_policy_loss_in_torch(problem:
     assert_same(metrics_of(problem, loss, loss.logp), metrics_of(problem, alone, loss.logp))
 
 
-@settings(max_examples=10)
+@pytest.mark.slow
+@at_most(10)
 @given(problem=problems(OBJECTIVES, terms=False))
 def test_metrics_of_a_linear_loss_are_those_of_the_policy_loss_in_jax(problem: Problem) -> None:
     with precision(problem):
@@ -70,7 +72,7 @@ def test_metrics_of_a_linear_loss_are_those_of_the_policy_loss_in_jax(problem: P
     assert_same(found, expected)
 
 
-@settings(max_examples=25)
+@at_most(25)
 @given(problem=problems(OBJECTIVES, terms=False))
 def test_metrics_are_those_of_the_log_softmax_of_full_logits(problem: Problem) -> None:
     """In float64, from log-probs that share no code with the head."""

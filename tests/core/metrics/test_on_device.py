@@ -6,8 +6,9 @@ import gspo_torch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from support.cases import Batch, batches
+from support.draws import at_most
 from support.family import MEMBERS, Member, by_member
 from support.metric_cases import on_layout
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -45,6 +46,7 @@ def everything(
     return merge(*found)
 
 
+@pytest.mark.slow
 def test_no_number_is_read_on_the_host() -> None:
     """Fake tensors have shapes but no numbers: float(), bool(), .item(), nonzero would raise."""
     with FakeTensorMode():
@@ -61,6 +63,7 @@ def test_reading_a_number_would_be_noticed(read: object) -> None:
         read(torch.zeros(4).sum())  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_metrics_run_under_jit_and_are_a_pytree() -> None:
     """A traced array raises when it is read; strict promotion tells a float32 from a float64."""
     jax = pytest.importorskip("jax")
@@ -90,8 +93,9 @@ def test_nothing_is_recorded_for_autograd() -> None:
     assert not any(x.requires_grad for x in gap)
 
 
+@pytest.mark.slow
 @by_member
-@settings(max_examples=15)
+@at_most(15)
 @given(batch=batches())
 def test_clipped_means_that_autograd_finds_a_gradient_of_exactly_zero(member: Member, batch: Batch) -> None:
     """Row by row, edges included: each response alone, its metrics against what backward leaves in logp.grad."""

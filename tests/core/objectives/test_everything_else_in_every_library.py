@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.arrangements import PACKED, PADDED, Arrangement, Ready
 from support.budgets import REL64, assert_within, float32_budget
-from support.cells import OF_EVERYTHING_ELSE, marks_of
+from support.cells import IN_PAIRS, OF_EVERYTHING_ELSE
 from support.libraries import NUMPY, Library
 from support.one_shape import MASKS, N, T
 
@@ -97,7 +97,12 @@ def _single(x: np.ndarray) -> np.ndarray:
 TASKS = tasks()
 CELLS = [
     pytest.param(
-        library, name, arrangement, dtype, id=f"{library.name}-{name}-{arrangement}-{dtype.__name__}", marks=marks_of(library)
+        library,
+        name,
+        arrangement,
+        dtype,
+        id=f"{library.name}-{name}-{arrangement}-{dtype.__name__}",
+        marks=[pytest.mark.slow] if library in IN_PAIRS else [],
     )
     for library in OF_EVERYTHING_ELSE
     for name in TASKS

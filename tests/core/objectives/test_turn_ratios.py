@@ -148,6 +148,7 @@ def test_masked_slots_strays_and_empty_turns_are_inert(library: Library, dialogu
         assert not losses[0].log_ratio[np.isnan(dialogue.turn_advantage)].any()
 
 
+@pytest.mark.slow
 def test_the_draws_are_telling() -> None:
     """Some turns clipped and some not within one dialogue, an empty turn, and a token of no turn."""
 

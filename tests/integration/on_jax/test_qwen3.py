@@ -99,6 +99,7 @@ def test_what_stands_in_padding_changes_nothing(pair: tuple[Any, Qwen3]) -> None
     assert np.isfinite(one).all()
 
 
+@pytest.mark.slow
 def test_cached_decoding_is_the_full_pass(pair: tuple[Any, Qwen3]) -> None:
     _, ours = pair
     ids, there = batch()
@@ -116,6 +117,7 @@ def test_cached_decoding_is_the_full_pass(pair: tuple[Any, Qwen3]) -> None:
     np.testing.assert_allclose(np.concatenate(found, 1)[there], whole[there], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_sum_of_log_probs_are_those_of_torch(pair: tuple[Any, Qwen3]) -> None:
     theirs, ours = pair
     ids, there = batch()

@@ -80,6 +80,7 @@ def test_the_samplers_log_probs_are_the_trainers_where_the_engines_agree(
     assert (batch.logp[batch.mask] < 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -154,6 +155,7 @@ def gradients(trainer: Trainer, responses: Responses) -> list[torch.Tensor]:
     return [parameter.grad.clone() for parameter in trainer.model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replay", ["r2", "r3"])
 def test_micro_batches_add_up_and_checkpointing_changes_nothing(task: Task, tmp_path: Path, replay: str) -> None:
     results = []

@@ -202,6 +202,7 @@ def test_the_interval_is_over_prompts_not_responses() -> None:
     assert (low, high) == (25.0, 25.0)
 
 
+@pytest.mark.slow
 def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
     for step in (1, 2):
         folder.append("metrics.jsonl", metrics(step))
@@ -220,6 +221,7 @@ def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
     folder.close()
 
 
+@pytest.mark.slow
 def test_a_report_lists_each_kind_of_finding_once(folder: RunFolder) -> None:
     """With the numbers of the last rollout that had it, most frequent first, near the top of the page."""
     wide = [{"kind": "CLIP_RANGE_WIDE", "sentence": f"The largest |log s| is {i} < 9."} for i in range(3)]
@@ -251,6 +253,7 @@ def test_a_finding_is_printed_once_also_after_a_resume(capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_report_shows_what_the_clip_range_does_to_each_length(folder: RunFolder) -> None:
     """log s spreads by 0.06/√length; the range of the run is −0.03 … +0.04."""
     generator = random.Random(0)
@@ -318,6 +321,7 @@ def test_a_configuration_from_before_there_were_mixtures_still_loads() -> None:
     assert Config.from_json(saved) == Config(model="small")
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_rollout_still_has_a_report(folder: RunFolder) -> None:
     assert write_report(folder).exists()
     assert summary(folder) == "0 rollouts."

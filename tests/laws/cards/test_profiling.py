@@ -28,6 +28,7 @@ FOREIGN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "topic", "kind", "words"), FOREIGN, ids=[loss.__name__ for loss, *_ in FOREIGN])
 def test_the_difference_is_named_and_it_is_the_only_one(loss: object, topic: str, kind: str, words: str) -> None:
     found = laws.profile(loss, examples=3)
@@ -37,6 +38,7 @@ def test_the_difference_is_named_and_it_is_the_only_one(loss: object, topic: str
     assert words in str(found)
 
 
+@pytest.mark.slow
 def test_the_paper_does_not_differ_from_itself() -> None:
     for loss in (gspo, GSPO, replace(GSPO, surrogate=Clip(0.05, 0.1)), GSPO_TOKEN):
         found = laws.profile(loss, examples=3)
@@ -51,6 +53,7 @@ def test_the_band_is_measured(clip: Clip) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_mirrored_clip_is_shown_with_its_numbers() -> None:
     broken = {v.law.name: v for v in laws.profile(mirrored_for_negative, examples=20).report.broken}
     printed = str(broken["an unclipped unit has a gradient, however far its ratio is from 1"].violation)

@@ -95,6 +95,7 @@ MUTANTS: list[tuple[Any, str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [gspo, gspo_token], ids=lambda loss: loss.__name__)
 def test_the_papers_formulas_in_torch_keep_their_laws(loss: Any) -> None:
     like = LIKE if loss is gspo else LIKE_TOKEN
@@ -110,6 +111,7 @@ def test_what_autograd_gets_wrong_breaks_the_law_named_beside_it(loss: Any, law:
     assert [v.law.name for v in report.broken] == [law]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", [GSPO, GSPO_TOKEN], ids=["GSPO", "GSPO_TOKEN"])
 def test_our_torch_backend_keeps_the_laws_under_autograd(preset: Any) -> None:
     objective = replace(preset, surrogate=LIKE.surrogate)
@@ -125,6 +127,7 @@ def test_our_torch_backend_keeps_the_laws_under_autograd(preset: Any) -> None:
     }
 
 
+@pytest.mark.slow
 def test_our_jax_backend_keeps_the_laws_under_jax_grad() -> None:
     objective = replace(GSPO_TOKEN, surrogate=LIKE.surrogate)
 
@@ -163,6 +166,7 @@ def jax_frozen(logp: jax.Array, old_logp: jax.Array, advantage: jax.Array, mask:
     return jax_gspo(logp, old_logp, advantage, kept & mask) if not concrete else jax_gspo(logp, old_logp, advantage, mask)
 
 
+@pytest.mark.slow
 def test_a_jax_loss_is_recognised_and_keeps_its_laws() -> None:
     report = laws.check(jax_gspo, LIKE, examples=6)
     assert report.framework == "jax"
@@ -170,6 +174,7 @@ def test_a_jax_loss_is_recognised_and_keeps_its_laws() -> None:
     assert COMPILED in {v.law.name for v in report.kept}
 
 
+@pytest.mark.slow
 def test_a_jax_loss_that_cannot_be_traced_is_run_eagerly() -> None:
     assert laws.check(jax_eager_only, LIKE, laws=[named("the value is the paper's")], framework=laws.JAX, examples=3).ok
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from support.budgets import assert_close64
 from support.cases import Batch, batches
+from support.draws import at_most
 from support.family import MEMBERS, Member, largest
 from support.hand_numbers import HAND, LOGP, MASK, OLD
 from support.oracles import family as oracle_family
@@ -29,7 +30,7 @@ def test_the_oracle_gives_the_number_computed_by_hand(
 
 
 @pytest.mark.parametrize("member", [m for m in MEMBERS if m.name in oracle_family.METHODS], ids=lambda member: member.name)
-@settings(max_examples=15)
+@at_most(15)
 @given(batch=batches(edges=False, max_tokens=5))
 def test_the_laws_oracle_is_the_oracle_of_the_papers(member: Member, batch: Batch) -> None:
     """Two sets of scalar loops: this one reads an objective's numbers, the other has the papers' written into it."""

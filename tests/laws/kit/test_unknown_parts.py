@@ -91,6 +91,7 @@ def names(verdicts: tuple[laws.LawVerdict, ...]) -> set[str]:
     return {v.law.name for v in verdicts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "word"),
     [

@@ -130,6 +130,7 @@ def decided(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows + [made_up(arm, lr, 0, 0.4) for arm in sorted(arms) for lr in (0.1, 0.2)]
 
 
+@pytest.mark.slow
 def test_one_command_makes_tables_and_pictures(tmp_path: Path) -> None:
     rows = decided([made_up(arm, lr, 0, 0.5 + lr, falls=arm == "other") for arm in ARM_NAMES for lr in (0.1, 0.2)])
     (tmp_path / "results.jsonl").write_text("".join(json.dumps({"result": row}) + "\n" for row in rows), encoding="utf-8")
