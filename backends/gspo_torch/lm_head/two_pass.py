@@ -82,9 +82,13 @@ def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: G
     `into.weight` and `into.bias` are in the parameters' dtypes; if they are added to, all must be in the accumulator's.
     """
     maker = _Maker(head, rows, add)
-    unit = _unit(weights) if maker.operand == torch.float16 else None
-    if unit is not None:
-        weights = weights._replace(c=weights.c / unit, e=None if weights.e is None else weights.e / unit)
+    units = _units(weights) if maker.operand == torch.float16 else None
+    states, unit, shares = rows, None, rows.new_empty(0)
+    if units is not None:
+        weights = weights._replace(c=weights.c / units, e=None if weights.e is None else weights.e / units)
+        unit = units.amax() if len(rows) else units.new_ones(())
+        shares = (units / unit)[:, None]
+        states, shares = (rows * shares).to(rows.dtype), shares.to(rows.dtype)
     for start in range(0, len(head.weight), maker.broad):
         block = slice(start, min(start + maker.broad, len(head.weight)))
         vectors = head.weight[block].to(maker.operand)
@@ -93,10 +97,12 @@ def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: G
             part = slice(top, top + maker.tall)
             tile = maker.tile(part, tokens, block, weights)
             if sum_w is not None:
-                matmul(tile.T, rows[part].to(maker.operand), sum_w, fresh=top == 0 and not add)
+                matmul(tile.T, states[part].to(maker.operand), sum_w, fresh=top == 0 and not add)
             if into.hidden is not None:
                 matmul(tile, vectors, into.hidden[part], fresh=start == 0 and not add)
-            if sum_b is not None:
+            if sum_b is not None and units is not None:
+                matmul(tile.T, shares[part], sum_b[:, None], fresh=top == 0 and not add)
+            elif sum_b is not None:
                 column = tile.sum(0, dtype=maker.wide)
                 sum_b.copy_(column) if top == 0 and not add else sum_b.add_(column)
         for gradient, total in ((into.weight, sum_w), (into.bias, sum_b)):
@@ -104,8 +110,8 @@ def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: G
     if into.hidden is not None:
         if not len(head.weight) and not add:
             into.hidden.zero_()
-        if unit is not None:
-            into.hidden.mul_(unit)
+        if units is not None:
+            into.hidden.mul_(units[:, None])
         if head.shard is not None and into.hidden.numel():
             head.shard.sum(into.hidden)
 
@@ -165,12 +171,17 @@ def _tile_shape(rows: Tensor, fused: bool) -> tuple[int, int]:
     return tall, max(256, broad // 256 * 256)
 
 
-def _unit(weights: Weights) -> Tensor:
-    """[] the scale of the weights, for float16 tiles: 1/(N·|y|) times a probability would underflow in float16."""
-    largest = weights.c.abs().amax() if len(weights.c) else weights.c.new_ones(())
-    if weights.e is not None and len(weights.e):
-        largest = torch.maximum(largest, weights.e.abs().amax())
-    return torch.where(largest > 0, largest, 1.0)
+def _units(weights: Weights) -> Tensor:
+    """[n] the power of two above a row's weights, for float16 tiles: 1/(N·|y|) times a probability would underflow there.
+
+    One for each row: a short response's weights are a thousand times a long one's. Weights of 0, and those that are not
+    finite, have the largest of the others' (1 if there is none).
+    """
+    size = weights.c.abs() if weights.e is None else torch.maximum(weights.c.abs(), weights.e.abs())
+    ordinary = (size > 0) & size.isfinite()
+    units = torch.where(ordinary, torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent), 0.0)
+    most = units.amax() if len(units) else size.new_zeros(())
+    return torch.where(ordinary, units, torch.where(most > 0, most, 1.0))
 
 
 def _accumulator(gradient: Tensor | None, block: slice, wide: torch.dtype) -> Tensor | None:

@@ -187,7 +187,7 @@ def sequences_too_long_for_the_aligned_way_add_to_its_sums() -> None:
 
 
 def small_weights_do_not_underflow() -> None:
-    """Weights of 1e-7, as 1/(N |y|) of a large batch is: times a probability that is below float16's smallest number."""
+    """Weights of 1e-7 and less, as 1/(N |y|) is: times a probability below float16's smallest number. Each row on its scale."""
     problem = _problem(torch.float16)
     whole = ours(problem, budget_bytes=0).gradients
     loss = problem.loss(budget_bytes=0, denominator=4e7)
@@ -200,12 +200,16 @@ def small_weights_do_not_underflow() -> None:
     rows, tokens = problem.hidden.detach()[problem.layout.valid], problem.tokens[problem.layout.valid]
     head = Head(problem.lm_head.detach(), None)
     lse = two_pass.forward(head, rows, tokens).lse
-    weights = Weights(c[problem.layout.valid.reshape(-1)].float(), lse, None, None)
-    into = two_pass.Gradients(torch.empty(len(rows), 24), torch.empty(70, 24), None)
+    long = 10.0 ** -(torch.arange(len(rows)) % 7)
+    weights = Weights(c[problem.layout.valid.reshape(-1)].float() * long, lse, None, None)
+    into = two_pass.Gradients(torch.empty(len(rows), 24), torch.empty(70, 24), torch.empty(70))
     two_pass.backward(head, rows, tokens, weights, into)
     p = torch.softmax(rows.double() @ head.weight.double().T, -1)
     dz = weights.c[:, None].double() * (torch.nn.functional.one_hot(tokens, 70) - p)
-    for mine, wanted in ((into.hidden, dz @ head.weight.double()), (into.weight, dz.T @ rows.double())):
+    assert into.hidden is not None
+    per_row = dz @ head.weight.double()
+    assert ((into.hidden - per_row).abs() <= 2e-3 * per_row.norm(dim=1, keepdim=True)).all()
+    for mine, wanted in ((into.weight, dz.T @ rows.double()), (into.bias, dz.sum(0))):
         assert mine is not None
         assert error(mine, wanted) <= 1e-2 * wanted.abs().amax().item()
 
