@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ._lib.array import at_least_float32, is_real, namespace, shape_of
+from ._lib.array import at_least_float32, detached, is_real, namespace, shape_of
 from ._lib.checks import check_number
 from ._lib.validation import check_layout
 from .types import Array, Layout, Namespace
@@ -24,7 +24,7 @@ def router_shift(old_router_logp: Array, router_logp: Array, layout: Layout, *, 
 
     Args:
         old_router_logp: token array with two more axes, [..., L, K]: log scores under the old policy; nats.
-        router_logp: the same experts' log scores under the current one. Data: no gradient is meant to flow.
+        router_logp: the same experts' log scores under the current one. Data: the result is constant to autodiff.
         layout: where the policy's tokens stand. Masked slots are inert, and 0 in the result.
         floor: γ_min, smallest factor, in (0, 1). Give your own; the notes at hand do not name the paper's.
 
@@ -65,4 +65,4 @@ def _scores(xp: Namespace, name: str, x: Array, layout: Layout) -> Array:
             f"{name}: expected the layout's shape and [layers, experts per token], {[*layout.shape, 'L', 'K']} with L and K at "
             f"least 1, got {list(shape)}"
         )
-    return at_least_float32(xp, x)
+    return at_least_float32(xp, detached(x))

@@ -17,6 +17,7 @@ from gspo_core.kl import KLTerm
 from gspo_core.types import TokenScores
 
 from . import pytrees
+from .kl import kl_penalty
 from .lm_head.head import VocabularyAxis
 from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import token_logp, token_scores
@@ -26,6 +27,7 @@ __all__ = [
     "KLTerm",
     "TokenScores",
     "VocabularyAxis",
+    "kl_penalty",
     "linear_policy_loss",
     "policy_loss",
     "token_logp",

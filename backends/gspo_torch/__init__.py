@@ -21,6 +21,7 @@ from gspo_core.kl import KLTerm
 from gspo_core.types import TokenScores
 
 from .distributed import VocabularyShard, sum_over
+from .kl import kl_penalty
 from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import token_logp, token_scores
 from .policy import policy_loss
@@ -32,6 +33,7 @@ __all__ = [
     "Routes",
     "TokenScores",
     "VocabularyShard",
+    "kl_penalty",
     "linear_policy_loss",
     "policy_loss",
     "record_routes",

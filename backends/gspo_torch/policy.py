@@ -8,7 +8,6 @@ rule (torch.compile refuses functions that have one): for a Hessian use jacrev(j
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,8 @@ from gspo_core import Loss, Objective, PerToken
 from gspo_core import policy_loss as core_policy_loss
 from gspo_core.backend import weight_as_function
 from gspo_core.layouts import Layout
+
+from .apart import tensors_of, with_tensors
 
 
 def policy_loss(
@@ -66,39 +67,14 @@ class _Batch(NamedTuple):
         """(advantage, layout) with the tensors put back."""
         values, *of_layout = tensors
         advantage = PerToken(values) if isinstance(self.advantage, PerToken) else values
-        return advantage, _with_tensors(self.layout, of_layout)
+        return advantage, with_tensors(self.layout, of_layout)
 
 
 def _take_apart(advantage: Tensor | PerToken, layout: Layout) -> tuple[_Batch, list[Any]]:
     values = advantage.values if isinstance(advantage, PerToken) else advantage
     template = PerToken(None) if isinstance(advantage, PerToken) else None
     constant = values.detach() if isinstance(values, Tensor) else values
-    return _Batch(template, layout), [constant, *_tensors(layout)]
-
-
-def _fields(layout: Any) -> list[str]:
-    """Names of the fields that are tensors, or hold some: layouts are dataclasses, and may stand inside each other."""
-    if not dataclasses.is_dataclass(layout):
-        return []
-    names = [field.name for field in dataclasses.fields(layout)]
-    return [name for name in names if isinstance(x := getattr(layout, name), Tensor) or _fields(x)]
-
-
-def _tensors(layout: Any) -> list[Tensor]:
-    """Every tensor in a layout, in the order of fields."""
-    fields = [getattr(layout, name) for name in _fields(layout)]
-    return [x for field in fields for x in ([field] if isinstance(field, Tensor) else _tensors(field))]
-
-
-def _with_tensors(layout: Any, tensors: list[Tensor]) -> Any:
-    """The layout with other tensors in its fields. Takes them from the front of the list."""
-    new: dict[str, Any] = {}
-    for name in _fields(layout):
-        old = getattr(layout, name)
-        mine = 1 if isinstance(old, Tensor) else len(_tensors(old))
-        new[name] = tensors[0] if isinstance(old, Tensor) else _with_tensors(old, tensors[:mine])
-        tensors = tensors[mine:]
-    return dataclasses.replace(layout, **new) if new else layout
+    return _Batch(template, layout), [constant, *tensors_of(layout)]
 
 
 class _PolicyLoss(torch.autograd.Function):

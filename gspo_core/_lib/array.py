@@ -6,6 +6,7 @@ traced: no boolean indexing, no truth value of an array, no in-place write, no d
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -141,5 +142,8 @@ def segment_sum(xp: Namespace, x: Array, segment_ids: Array, num_segments: int) 
 
 
 def detached(x: Array) -> Array:
-    """x as data: PyTorch is told not to record what is done with it."""
-    return x.detach() if callable(getattr(x, "detach", None)) else x
+    """x as data, a constant to every automatic differentiation: PyTorch's, and JAX's wherever x is traced."""
+    if callable(getattr(x, "detach", None)):
+        return x.detach()
+    jax = sys.modules.get("jax")  # an array of JAX's cannot be here before JAX is
+    return jax.lax.stop_gradient(x) if jax is not None and isinstance(x, jax.core.Tracer) else x

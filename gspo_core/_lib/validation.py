@@ -7,7 +7,7 @@ from typing import Any
 
 from gspo_core.types import Array, Layout, Namespace, Reduction
 
-from .array import at_least_float32, is_integer, is_real, namespace, scalar, shape_of
+from .array import at_least_float32, detached, is_integer, is_real, namespace, scalar, shape_of
 from .checks import check_number
 from .units import at_least_one
 
@@ -33,7 +33,10 @@ def _kind(x: Any) -> str:
 
 
 def log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
-    """The named token arrays, checked, in one common dtype (float32, or float64 if one is); masked slots are 0."""
+    """The named token arrays, checked, in one common dtype (float32, or float64 if one is); masked slots are 0.
+
+    They are data from here on: nothing that is computed from them belongs to the graph of an automatic differentiation.
+    """
     return [layout.select(x) for x in unselected_log_probs(xp, layout, allow_low_precision, **named)]
 
 
@@ -55,7 +58,7 @@ def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_prec
             f"{name}: expected float32 or float64, got {x.dtype}, which cannot resolve a clip range of 3e-4. Compute "
             "log-probs in float32, or pass allow_low_precision=True if you accept the rounding"
         )
-    return at_least_float32(xp, x)
+    return at_least_float32(xp, detached(x))
 
 
 def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | None, layout: Layout, like: Array) -> Array:
@@ -72,4 +75,4 @@ def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | No
         raise ValueError(f"denominator: expected a number or a [] array, got shape {list(shape_of(denominator))}")
     if not (is_real(xp, denominator) or is_integer(xp, denominator)):
         raise TypeError(f"denominator: expected a real number, got dtype {denominator.dtype}")
-    return xp.astype(denominator, like.dtype)
+    return xp.astype(detached(denominator), like.dtype)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core._lib.array import at_least_float32, is_integer, is_real, namespace, segment_sum, shape_of
+from gspo_core._lib.array import at_least_float32, detached, is_integer, is_real, namespace, segment_sum, shape_of
 from gspo_core._lib.checks import check_choice
 from gspo_core.types import Array, Namespace
 
@@ -127,12 +127,12 @@ def _checked(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array
     if shape_of(group_ids) != shape_of(rewards):
         raise ValueError(f"group_ids: expected shape {list(shape_of(rewards))} as rewards, got {list(shape_of(group_ids))}")
     if valid is None:
-        return xp, at_least_float32(xp, rewards), group_ids, xp.ones_like(group_ids, dtype=xp.bool)
+        return xp, at_least_float32(xp, detached(rewards)), group_ids, xp.ones_like(group_ids, dtype=xp.bool)
     if not xp.isdtype(valid.dtype, "bool"):
         raise TypeError(f"valid: expected a boolean array such as isfinite(rewards), got dtype {valid.dtype}")
     if shape_of(valid) != shape_of(rewards):
         raise ValueError(f"valid: expected shape {list(shape_of(rewards))} as rewards, got {list(shape_of(valid))}")
-    return xp, at_least_float32(xp, rewards), group_ids, valid
+    return xp, at_least_float32(xp, detached(rewards)), group_ids, valid
 
 
 def _numbers(weights: Any) -> list[float]:

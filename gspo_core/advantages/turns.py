@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gspo_core._lib.array import at_least_float32, is_integer, is_real, namespace, shape_of
+from gspo_core._lib.array import at_least_float32, detached, is_integer, is_real, namespace, shape_of
 from gspo_core._lib.validation import check_layout
 from gspo_core.types import Array, Layout, Namespace
 
@@ -80,4 +80,4 @@ def _per_turn(xp: Namespace, name: str, x: Array) -> Array:
         raise TypeError(f"{name}: expected real numbers, got dtype {x.dtype}")
     if len(shape_of(x)) != 2:
         raise ValueError(f"{name}: expected shape [N, M], one number per turn, got {list(shape_of(x))}")
-    return at_least_float32(xp, x)
+    return at_least_float32(xp, detached(x))

@@ -5,7 +5,8 @@ the arguments, results and errors of `gspo_core.policy_loss`, and the derivative
 `Loss.logp_grad`. It needs three things for that:
 
 1. The value and the weight: `gspo_core.policy_loss`, whose operations need not be recorded for differentiation.
-2. The weight as a function, `weight_as_function`, if the framework can differentiate a gradient again.
+2. The weight as a function, `weight_as_function`, if the framework can differentiate a gradient again; for a KL penalty,
+   whose value the core holds constant as well, `kl_weight_as_function`.
 3. A way for the framework to see the arrays inside a layout and inside `PerToken`: both are frozen dataclasses whose fields
    are arrays, layouts, or plain Python values.
 
@@ -19,6 +20,7 @@ from gspo_core._lib.checks import check_number, check_positive
 from gspo_core._lib.validation import check_layout
 
 from .active import active_tokens
+from .kl_weight import kl_weight_as_function
 from .weight import weight_as_function
 
 __all__ = [
@@ -26,5 +28,6 @@ __all__ = [
     "check_layout",
     "check_number",
     "check_positive",
+    "kl_weight_as_function",
     "weight_as_function",
 ]

@@ -62,10 +62,10 @@ def batch_metrics(
         loss = loss.policy
     xp = namespace(logp=logp, weight=loss.logp_grad, mask=layout.valid)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
-    selected = [detached(x) for x in log_probs(xp, layout, allow_low_precision, **named)]
+    selected = log_probs(xp, layout, allow_low_precision, **named)
     layout = prepared(layout, selected[0])
     d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]
-    units, ratio = detached(unit_advantage(objective.ratio, advantage, layout, d)), detached(loss.log_ratio)
+    units, ratio = unit_advantage(objective.ratio, advantage, layout, d), detached(loss.log_ratio)
     units, ratio = (_at_tokens(objective.ratio, x, layout) for x in (units, ratio))
     sign = _sign(xp, layout.sum(units))
     clipping, clipped = _clipping(xp, layout, units, ratio, detached(loss.logp_grad), mean_over_tokens(d, layout))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, detached, namespace
+from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, namespace
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.prepared import prepared
 from gspo_core.mismatch.bounds import Reject
@@ -42,7 +42,6 @@ def sampler_metrics(
     """
     check_layout(layout)
     xp = namespace(old_logp=old_logp, sampler_logp=sampler_logp, mask=layout.valid)
-    old_logp, sampler_logp = detached(old_logp), detached(sampler_logp)
     found = sampler_weight(correction, old_logp, sampler_logp, layout, allow_low_precision=allow_low_precision)
     old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
     layout = prepared(layout, old)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
-from gspo_core._lib.array import is_real, namespace, shape_of, subtracts_in_silence
+from gspo_core._lib.array import detached, is_real, namespace, shape_of, subtracts_in_silence
 from gspo_core._lib.checks import check_choice
 from gspo_core._lib.units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
 from gspo_core._lib.validation import check_layout, divisor, unselected_log_probs
@@ -144,7 +144,8 @@ def policy_loss(
         allow_low_precision: accept log-probs below float32 and upcast them. They have lost what GSPO measures: bfloat16
             cannot tell 1 + 4e-4 from 1.
 
-    Returns: `Loss`, computed in float32, or float64 if a log-prob is.
+    Returns: `Loss`, computed in float32, or float64 if a log-prob is. Its arrays are constants to every automatic
+    differentiation (PyTorch finds no graph, jax.grad zeros): use `logp_grad`, or `gspo_torch` and `gspo_jax`.
 
     Raises: TypeError for a wrong kind or dtype, ValueError for a wrong shape, each naming the argument.
 
@@ -250,12 +251,12 @@ def unit_weights(objective: Objective, layout: Layout, denominator: Array) -> Ar
 
 
 def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, like: Array) -> Array:
-    """Units: the advantages in the dtype of `like`, at every unit, 0 where there is no unit."""
+    """Units: the advantages as data in the dtype of `like`, at every unit, 0 where there is no unit."""
     xp = layout.xp
     values = advantage.values if isinstance(advantage, PerToken) else advantage
     if not (is_real(xp, values) or xp.isdtype(values.dtype, "integral")):
         raise TypeError(f"advantage: expected real numbers, got dtype {values.dtype}")
-    values = xp.astype(values, like.dtype)
+    values = xp.astype(detached(values), like.dtype)
     if has_turn_units(ratio):
         return _turn_advantage(ratio, advantage, values, layout)
     if not _is_per_token(ratio, advantage, layout):

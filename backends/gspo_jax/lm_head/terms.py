@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gspo_core import Loss, Objective, kl_penalty
-from gspo_core.kl import KLEstimator, KLPenalty
-from gspo_core.types import Reduction
+from gspo_core import Loss, Objective
+from gspo_jax.kl import kl_penalty
 from gspo_jax.policy import policy_loss
 
 from .head import Array, wide
@@ -56,9 +53,16 @@ class Terms:
         loss = policy_loss(self.objective, logp, *arguments, denominator=x.denominator, on_policy=self.on_policy)
         value, logp_grad, estimate = loss.value, loss.logp_grad, None
         if x.kl is not None:
-            old = x.old_logp if x.kl.estimator.off_policy else None
-            about = _About(old, x.kl.ref_logp, x.layout, lax.stop_gradient(loss.denominator))
-            estimate, of_logp = _divergence((x.kl.estimator, reduction), logp, about)
+            old = logp if x.old_logp is None else x.old_logp
+            estimate, of_logp = kl_penalty(
+                x.kl.estimator,
+                logp,
+                x.kl.ref_logp,
+                x.layout,
+                reduction=reduction,
+                old_logp=old if x.kl.estimator.off_policy else None,
+                denominator=loss.denominator,
+            )
             value, logp_grad = _plus(value, x.kl.coefficient * estimate), _plus(logp_grad, x.kl.coefficient * of_logp)
         if self.entropy_bonus is not None and entropy is not None:
             share = lax.stop_gradient(reduction.weights(x.layout, True, loss.denominator))
@@ -72,48 +76,3 @@ def _plus(a: Array, b: Array) -> Array:
     """a + b, in float64 if one of them is."""
     kind = wide(a, b)
     return a.astype(kind) + b.astype(kind)
-
-
-class _About(NamedTuple):
-    """The constants of a KL term; `old_logp` is None on policy, and for an estimator that does not use it."""
-
-    old_logp: Any
-    ref_logp: Any
-    layout: Any
-    denominator: Any
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _divergence(static: tuple[KLEstimator, Reduction], logp: Array, about: _About) -> tuple[Array, Array]:
-    """([] KL estimate, its weight ∂estimate/∂logp); the derivative of the estimate is the weight, whatever the estimator."""
-    found = _penalty(static, logp, about)
-    return found.value, found.logp_grad
-
-
-@_divergence.defjvp
-def _divergence_jvp(
-    static: tuple[KLEstimator, Reduction], primals: tuple[Array, _About], tangents: tuple[Array, Any]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    logp, about = primals
-    value, weight = _divergence(static, logp, about)
-    # Computed from the inputs again, so that JAX can differentiate the weight itself.
-    moving = _penalty(static, logp, about).logp_grad
-    # Per sequence first, as the value: on a sharded layout the tangent, too, is whole on every rank.
-    tangent = jnp.sum(about.layout.sum(moving * tangents[0].astype(moving.dtype)))
-    return (value, weight), (tangent.astype(value.dtype), jnp.zeros_like(weight))
-
-
-def _penalty(static: tuple[KLEstimator, Reduction], logp: Array, about: _About) -> KLPenalty:
-    estimator, reduction = static
-    old = about.old_logp
-    if estimator.off_policy and old is None:  # on policy: the ratio is 1, its derivative is not 0
-        old = lax.stop_gradient(logp)
-    return kl_penalty(
-        estimator,
-        logp,
-        about.ref_logp,
-        about.layout,
-        reduction=reduction,
-        old_logp=old,
-        denominator=about.denominator,
-    )

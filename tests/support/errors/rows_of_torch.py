@@ -11,7 +11,8 @@ import torch
 from support.errors.places import Row
 from support.errors.rows import LAYOUT, ONES, ZEROS, T, V
 
-from gspo_core import GSPO, Padded
+from gspo_core import GSPO, Padded, SequenceMean
+from gspo_core.kl import K3
 
 MASK = torch.ones(2, 3) > 0
 GOOD: dict[str, Any] = {
@@ -53,6 +54,11 @@ TORCH: list[Row] = [
         T,
         ("logp: expected a torch tensor", "got numpy.ndarray"),
         lambda: gspo_torch.policy_loss(GSPO, ZEROS, ZEROS, ONES, LAYOUT),
+    ),
+    Row(
+        T,
+        ("logp: expected a torch tensor", "got numpy.ndarray"),
+        lambda: gspo_torch.kl_penalty(K3(), ZEROS, ZEROS, LAYOUT, reduction=SequenceMean()),
     ),
     Row(T, ("layout: expected a layout such as Padded(mask)", "got Tensor"), linear(layout=MASK)),
     Row(T, ("hidden: expected a torch tensor", "got numpy.ndarray"), linear(hidden=np.zeros((2, 3, 4)))),
