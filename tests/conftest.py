@@ -52,6 +52,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         _Running.quick = None
 
 
+def _frames_compiled() -> int:
+    """How often torch.compile has compiled so far. Its package takes seconds to import, so this does not import it."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return 0 if dynamo is None else dynamo.counters["frames"]["total"]
+
+
 def _refuse_if_quick(what: str) -> None:
     if _Running.quick is not None:
         pytest.fail(f"{_Running.quick.nodeid} {what}: it needs the mark `slow`")
@@ -63,7 +69,6 @@ def _audit(event: str, _: tuple[object, ...]) -> None:
 
 
 sys.addaudithook(_audit)
-torch._dynamo.callback.on_compile_start(lambda *_: _refuse_if_quick("compiles with torch.compile"))
 
 
 @pytest.fixture(scope="session", params=LIBRARIES, ids=lambda library: library.name)
@@ -92,6 +97,14 @@ def _float64(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test of a library has float64, unless it says otherwise."""
     with request.getfixturevalue("library").precision(np.float64) if "library" in request.fixturenames else nullcontext():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _compiles_nothing() -> Iterator[None]:
+    before = _frames_compiled()
+    yield
+    if _frames_compiled() > before:
+        _refuse_if_quick("compiles with torch.compile")
 
 
 @pytest.fixture(autouse=True)

@@ -68,6 +68,7 @@ def features(batch: Batch) -> set[str]:
     return {name for name, present in has.items() if present}
 
 
+@pytest.mark.slow
 def test_the_strategy_draws_every_feature() -> None:
     seen: Counter[str] = Counter()
 

@@ -94,6 +94,7 @@ def test_every_preset(objective: Objective, data: st.DataObject, tile: tuple[int
             assert_in_budget(problem, answer, from_logits(problem))
 
 
+@pytest.mark.slow
 def test_the_draws_are_not_vacuous() -> None:
     """There are chunks that fit beside sequences too long, sequences clipped beside live ones, in a drawn problem."""
 

@@ -79,6 +79,7 @@ def decode(model: Qwen3, ids: Any, seen: Any, cache: Any, start: Any) -> Any:
     return model.decode(ids, seen, cache, start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [0, 3])
 def test_logits_are_those_of_transformers_with_padding_on_either_side(pair: tuple[Any, Qwen3], right: int) -> None:
     theirs, ours = pair
@@ -90,6 +91,7 @@ def test_logits_are_those_of_transformers_with_padding_on_either_side(pair: tupl
         np.testing.assert_allclose(logits[row, there[row]], expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_what_stands_in_padding_changes_nothing(pair: tuple[Any, Qwen3]) -> None:
     _, ours = pair
     ids, there = batch(2)

@@ -179,6 +179,7 @@ def test_a_jax_loss_that_cannot_be_traced_is_run_eagerly() -> None:
     assert laws.check(jax_eager_only, LIKE, laws=[named("the value is the paper's")], framework=laws.JAX, examples=3).ok
 
 
+@pytest.mark.slow
 def test_a_mask_that_tracing_has_frozen_breaks_the_law_about_compiling() -> None:
     _SEEN[(2, 3)] = jnp.array([[True, False, False], [True, True, True]])
     report = laws.check(jax_frozen, LIKE, laws=[named(COMPILED)], framework=laws.JAX)

@@ -26,6 +26,9 @@ CPU = torch.device("cpu")
 NOISE = "router noise 0.05"
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def mixture() -> dict[str, Any]:
     """One seed of the mixture of experts."""
@@ -38,7 +41,6 @@ def dense() -> dict[str, Any]:
     return moe_seed.of_kind(SHORT, 0, "dense", CPU)
 
 
-@pytest.mark.slow
 def test_replaying_its_own_routes_is_exact(mixture: dict[str, Any]) -> None:
     assert mixture["own_routes_exact"] is True
 
@@ -64,7 +66,6 @@ def test_what_was_trained_on_moves_together_and_what_was_not_does_not(mixture: d
     assert 0.6 < cell["replayed"]["design_effect"] < 1.7
 
 
-@pytest.mark.slow
 def test_the_tail_of_a_bfloat16_engine_is_routing(mixture: dict[str, Any], dense: dict[str, Any]) -> None:
     """Tokens whose route changed are few, and hold the tail; without routing there is none."""
     cell, control = mixture["cells"]["bfloat16 engine"], dense["cells"]["bfloat16 engine"]
@@ -121,7 +122,6 @@ def test_the_scaled_band_is_the_papers_at_ten_thousand_tokens_and_ten_times_as_w
     assert scaled_band(100).high == pytest.approx(4e-3)
 
 
-@pytest.mark.slow
 def test_a_stopped_study_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(study.SIZES, "small", TINY)
     assert study.main(Options(seeds=1, out=tmp_path)) == 0
