@@ -54,6 +54,7 @@ def weight_as_function(
     d = token_log_ratio(logp, old, layout)
     seen = gated(objective, d, unit_advantage(ratio, advantage, layout, denominator), layout)
     moves = ratio.push_forward(seen.d, layout)
+    moves = xp.where(xp.isinf(moves), 0.0, moves)  # a ratio of 0 or ∞ does not move, and ∞ − ∞ would be NaN
     log_ratio = hold_constant(ratio.log_ratio(seen.d, layout)) + (moves - hold_constant(moves))
     again = ratio.pull_back(unit_loss(objective, log_ratio, seen.advantage, layout, denominator).slope, layout)
     return again if objective.gate is None else xp.where(seen.open, again, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -100,18 +101,20 @@ class K3:
         near = x <= 1.0
         small = xp.expm1(xp.where(near, x, 0.0))
         large, steep = exp_finite(xp, xp.where(near, 0.0, x))
-        return Divergence(xp.where(near, small - x, large - 1.0 - x), xp.where(near, 0.0 - small, 1.0 - steep))
+        far = large - 1.0 - xp.where(x < math.inf, x, 0.0)  # ∞ where π = 0, not ∞ − ∞
+        return Divergence(xp.where(near, small - x, far), xp.where(near, 0.0 - small, 1.0 - steep))
 
 
 def _ratio_times_k3(xp: Namespace, x: Array, d: Array) -> Divergence:
     """(w (eˣ − 1 − x), −w x) with w = e^d, the ratio being differentiated as well: w k3 + w (1 − eˣ) = −w x.
 
     Where x > 1 the value is π_ref/π_old − w (1 + x), whose first term does not move with π. Beyond 50 the exponentials
-    are continued linearly, value and slope alike.
+    are continued linearly, value and slope alike. Where w = 0 the value is that first term, and the slope 0.
     """
     ratio, ratio_slope = exp_finite(xp, d)
     reference, _ = exp_finite(xp, d + x)
-    near = (d <= EXP_CAP) & (d + x <= EXP_CAP) & (x <= 1.0)
+    near = (d <= EXP_CAP) & (d + x <= EXP_CAP) & (x <= 1.0) & (ratio != 0)
+    x = xp.where(ratio == 0, 0.0, x)  # 0 · ∞ would be NaN
     k3 = xp.expm1(xp.where(near, x, 0.0)) - x
     value = xp.where(near, ratio * k3, reference - ratio * (1.0 + x))
     return Divergence(value, xp.where(d <= EXP_CAP, 0.0 - ratio * x, ratio - ratio_slope * (1.0 + x)))

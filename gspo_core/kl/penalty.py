@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -114,7 +115,12 @@ def penalty_of(
 ) -> KLPenalty:
     """`kl_penalty` of token arrays of one dtype, 0 in masked slots."""
     xp = layout.xp
-    x, d = ref_logp - logp, logp - old_logp
+    if estimator.off_policy:
+        # Of a token with π = 0 the ratio is 0, and x + d is what is left, log π_ref − log π_old: finite numbers say both.
+        gone = 2.0 * math.log(xp.finfo(logp.dtype).max)
+        logp = xp.where(logp == -math.inf, old_logp - gone, logp)
+    x = ref_logp - logp
+    d = logp - old_logp if estimator.off_policy else xp.zeros_like(x)
     if not estimator.per_token:
         x, d = layout.sum(x), layout.sum(d)
     weights = reduction.weights(layout, estimator.per_token, divisor(xp, reduction, denominator, layout, logp))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
-from gspo_core._lib.array import detached, is_real, namespace, shape_of, subtracts_in_silence
+from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, shape_of, subtracts_in_silence
 from gspo_core._lib.checks import check_choice
 from gspo_core._lib.units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
 from gspo_core._lib.validation import check_layout, divisor, unselected_log_probs
@@ -229,9 +229,11 @@ def unit_loss(objective: Objective, log_ratio: Array, advantage: Array, layout: 
     All arrays are per unit and 0 where there is no unit (`policy_loss` sees to that).
     """
     xp = layout.xp
-    gain, slope = objective.surrogate(xp, log_ratio, advantage)
+    # Without an advantage no ratio matters, not even an infinite one: 0 · ∞ would be NaN. A ratio that is NaN still says so.
+    matters = advantage != 0
+    gain, slope = objective.surrogate(xp, xp.where(matters | ~(xp.abs(log_ratio) > EXP_CAP), log_ratio, 0.0), advantage)
     weights = unit_weights(objective, layout, denominator)
-    clipped = (advantage != 0) & (slope == 0)
+    clipped = matters & (slope == 0)
     # 0 − x and not −x: a zero stays +0.
     losses = 0.0 - weights * gain
     # Per sequence first: then the value is whole on every rank of a sharded layout.

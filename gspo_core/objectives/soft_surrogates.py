@@ -58,9 +58,10 @@ class SoftGate:
         ratio, ratio_slope = exp_finite(xp, log_ratio)
         z = tau * (ratio - 1.0)
         small = xp.exp(0.0 - xp.abs(z))  # σ and sech² from e^−|z|, which cannot overflow
-        sigmoid = xp.where(z < 0, small, 1.0) / (1.0 + small)
-        gate = 4.0 * small / ((1.0 + small) * (1.0 + small))
-        return Gain(advantage * (4.0 / tau) * sigmoid, advantage * gate * ratio_slope)
+        four = 4.0 * small
+        sigmoid = xp.where(z < 0, four, 4.0) / (1.0 + small)  # 4σ: with the 4 at the advantage, one of 1e38 would overflow
+        gate = four / ((1.0 + small) * (1.0 + small))
+        return Gain(advantage * (1.0 / tau) * sigmoid, advantage * gate * ratio_slope)
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,8 @@ class GammaWeight:
         """(W A, W A), elementwise."""
         k = _by_sign(xp, advantage, self.k_pos, self.k_neg)
         lam = _by_sign(xp, advantage, self.lam_pos, self.lam_neg)
-        excess = xp.expm1(xp.where(log_ratio > EXP_CAP, EXP_CAP, log_ratio))
-        log_weight = k * log_ratio - lam * excess
+        bounded = xp.where(log_ratio > EXP_CAP, EXP_CAP, log_ratio)  # in both terms: ∞ − ∞ otherwise
+        log_weight = k * bounded - lam * xp.expm1(bounded)
         # Below k log(k/λ) + λ − k everywhere; the cap only matters for parameters far from any in use.
         weight = advantage * exp_finite(xp, log_weight)[1]
         return Gain(weight, weight)

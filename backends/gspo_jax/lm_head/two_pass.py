@@ -140,7 +140,7 @@ def _scores(
             shift = jnp.where(most > -jnp.inf, most, 0.0)
             scale, e = jnp.exp(best - shift), jnp.exp(z - shift[:, None])
             total = total * scale + jnp.sum(e, axis=1)
-            weighted = [w * scale + jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1) for w in weighted]
+            weighted = [_share(scale, w) + jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1) for w in weighted]
             return most, total, picked(z, part, places, hits), *weighted
 
         sums = jnp.zeros(len(places), dtype=kind)
@@ -157,10 +157,15 @@ def _scores(
     if options.axis is not None:
         local, best = best, lax.pmax(best, options.axis.name)
         scale = jnp.exp(local - best)
-        total, hits, *weighted = lax.psum((total * scale, hits, *(w * scale for w in weighted)), options.axis.name)
+        total, hits, *weighted = lax.psum((total * scale, hits, *(_share(scale, w) for w in weighted)), options.axis.name)
     lse = best + jnp.log(total)
     known = (tokens >= 0) & (tokens < vocabulary_of(head, options))
     return jnp.where(known, hits, -jnp.inf) - lse, lse, weighted[0] / total if entropy else None
+
+
+def _share(scale: Array, weighted: Array) -> Array:
+    """scale · weighted; 0 of a part whose logits are all so low that their sum may be −∞."""
+    return jnp.where(scale == 0, 0.0, scale * jnp.where(scale == 0, 0.0, weighted))
 
 
 def _forward_rule(

@@ -82,7 +82,8 @@ def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scor
     columns = torch.where(here, tokens - first, 0).long()
     picked = torch.where(here, tile.gather(1, columns[:, None])[:, 0], 0.0)
     best = tile.amax(1)
-    kept = tile.clone() if entropy else None
+    # A logit of −∞ adds nothing to the entropy: finite, its product with a probability of 0 is 0.
+    kept = tile.clamp(min=torch.finfo(tile.dtype).min) if entropy else None
     # A bias of −∞ excludes a token. If it excludes the whole tile, best is −∞, and −∞ − (−∞) would be NaN.
     total = exponentiate(tile.sub_(torch.where(best == -torch.inf, 0.0, best)[:, None])).sum(1)
     weighted = None if kept is None else kept.mul_(tile).sum(1)
@@ -96,8 +97,13 @@ def merge(a: Scores, b: Scores) -> Scores:
     scale_a, scale_b = (torch.where(x.best == -torch.inf, 0.0, (x.best - best).exp()) for x in (a, b))
     weighted = None
     if a.weighted is not None and b.weighted is not None:
-        weighted = scale_a * a.weighted + scale_b * b.weighted
+        weighted = share(scale_a, a.weighted) + share(scale_b, b.weighted)
     return Scores(best, scale_a * a.total + scale_b * b.total, a.picked + b.picked, weighted)
+
+
+def share(scale: Tensor, weighted: Tensor) -> Tensor:
+    """scale · weighted; 0 of a part whose logits are all so low that their sum may be −∞."""
+    return torch.where(scale == 0, 0.0, scale * weighted)
 
 
 def nothing_seen(rows: Tensor, dtype: torch.dtype, entropy: bool) -> Scores:
@@ -127,11 +133,13 @@ def slope(z: Tensor, temperature: float, soft_cap: float) -> Tensor:
 def to_gradient(tile: Tensor, weights: Weights, temperature: float, soft_cap: float | None) -> None:
     """Replace a tile of logits z by ∂value/∂(weight · h), in place, without the term at the rows' own tokens."""
     steep = None if soft_cap is None else slope(tile, temperature, soft_cap)
-    factor = None
-    if weights.e is not None and weights.mean is not None:
-        factor = weights.c[:, None] + weights.e[:, None] * (tile - weights.mean[:, None])
+    above = None if weights.mean is None else tile - weights.mean[:, None]
     exponentiate(tile.sub_(weights.lse[:, None]))
-    tile.mul_(-weights.c[:, None] if factor is None else -factor)
+    factor = weights.c[:, None]
+    if weights.e is not None and above is not None:
+        # Where the probability is 0 the logit may be −∞, or so low that its product with e is.
+        factor = factor + weights.e[:, None] * torch.where(tile == 0, 0.0, above)
+    tile.mul_(-factor)
     if steep is not None:
         tile.mul_(steep)
     if temperature != 1.0:

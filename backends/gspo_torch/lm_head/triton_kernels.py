@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from .blocks import Scores, Weights
+from .blocks import Scores, Weights, share
 from .head import Head
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
@@ -104,7 +104,7 @@ def _scores(
         p = tl.exp(z - shift[:, None])
         total = total * scale + tl.sum(p, 1)
         if ENTROPY:
-            weighted = weighted * scale + tl.sum(p * tl.where(p > 0.0, z, 0.0), 1)
+            weighted = tl.where(scale > 0.0, weighted * scale, 0.0) + tl.sum(p * tl.where(p > 0.0, z, 0.0), 1)
     out = split * num_rows + rows
     tl.store(best_out + out, best, mask=rows < num_rows)
     tl.store(total_out + out, total, mask=rows < num_rows)
@@ -134,7 +134,8 @@ def _dlogits(
     grad = tl.where(cols[None, :] == token[:, None], c, 0.0) - c * p
     if ENTROPY:
         e = tl.load(e_in + rows, mask=there, other=0.0)[:, None]
-        grad -= e * p * (z - tl.load(mean_in + rows, mask=there, other=0.0)[:, None])
+        above = z - tl.load(mean_in + rows, mask=there, other=0.0)[:, None]
+        grad -= e * p * tl.where(p > 0.0, above, 0.0)  # a logit may be −∞
     if CAP:
         tanh = z / (cap * sharpness)
         grad *= 1.0 - tanh * tanh
@@ -172,7 +173,7 @@ def scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
     )  # fmt: skip
     highest = best.amax(0)
     scale = (best - highest).exp()
-    expected = (scale * weighted).sum(0) if entropy else None
+    expected = share(scale, weighted).sum(0) if entropy else None
     return Scores(highest, (scale * total).sum(0), picked.sum(0), expected)
 
 

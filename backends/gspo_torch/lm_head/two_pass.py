@@ -69,7 +69,7 @@ def finish(head: Head, seen: Scores) -> Scored:
         best = head.shard.maximum(seen.best.clone())
         # A rank without rows of the head has best = −∞, scale 0 and adds nothing.
         scale = (seen.best - best).exp()
-        parts = [scale * total, picked] + ([] if weighted is None else [scale * weighted])
+        parts = [scale * total, picked] + ([] if weighted is None else [blocks.share(scale, weighted)])
         total, picked, *rest = head.shard.sum(torch.stack(parts))
         weighted = rest[0] if rest else None
     lse = best + total.log()

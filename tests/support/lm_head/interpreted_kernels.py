@@ -120,7 +120,13 @@ def a_minus_infinite_bias_takes_a_token_out() -> None:
         head.bias[32:70] = -torch.inf
         tokens = tokens % 32
         log_p = torch.log_softmax(logits64(head, states), -1)
-        float32_of(two_pass.forward(head, states, tokens).logp, log_p.gather(1, tokens[:, None])[:, 0], 16 * 16 + 100)
+        seen = two_pass.forward(head, states, tokens, entropy=True)
+        float32_of(seen.logp, log_p.gather(1, tokens[:, None])[:, 0], 16 * 16 + 100)
+        e = torch.full((5,), 1e8)
+        gone = kernels.dlogits(
+            head, states, tokens, slice(0, 100), Weights(0 * e, seen.lse, e, seen.logp), torch.ones(520).to(dtype)
+        )
+        assert not gone[:, 32:70].any()
 
 
 def _problem(dtype: torch.dtype, **more: Any) -> Problem:
