@@ -16,6 +16,7 @@ from array_api_compat import (
     is_array_api_obj,
     is_jax_namespace,
     is_numpy_namespace,
+    is_torch_array,
     is_torch_namespace,
 )
 
@@ -143,7 +144,7 @@ def segment_sum(xp: Namespace, x: Array, segment_ids: Array, num_segments: int) 
 
 def detached(x: Array) -> Array:
     """x as data, a constant to every automatic differentiation: PyTorch's, and JAX's wherever x is traced."""
-    if callable(getattr(x, "detach", None)):
+    if is_torch_array(x):
         return x.detach()
     jax = sys.modules.get("jax")  # an array of JAX's cannot be here before JAX is
     return jax.lax.stop_gradient(x) if jax is not None and isinstance(x, jax.core.Tracer) else x
