@@ -131,9 +131,8 @@ def long(subject: Subject, setting: Setting, case: tuple[int, float]) -> bool:
     batch = _long(*case, summed)
     size = (1e-5 if summed else 1e-6) * (3 * math.exp(2) if isinstance(setting.like.surrogate, GammaWeight) else 1.0)
     wide, narrow = subject(batch), subject(batch, dtype=np.float32)
-    demand(
-        narrow.value, wide.value, size * max(1.0, abs(wide.value)), "the loss in float32; required: the loss in float64", batch
-    )
+    total = max(1.0, abs(wide.value), np.abs(wide.weight).sum())  # a sum of gains of either sign may be small
+    demand(narrow.value, wide.value, size * total, "the loss in float32; required: the loss in float64", batch)
     allowed = size * np.abs(wide.weight) + 1e-30
     demand(narrow.weight, wide.weight, allowed, "the gradient in float32; required: the gradient in float64", batch)
     return bool(wide.weight.any())

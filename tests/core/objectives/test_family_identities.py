@@ -170,18 +170,20 @@ def test_on_policy_all_are_reinforce(member: Member, batch: Batch) -> None:
     batch = replace(batch, logp=batch.old_logp)
     clean, size = batch.clean(), lengths(batch)
     n, safe = (size > 0).sum(), np.maximum(size, 1)
-    share = {
-        **dict.fromkeys(("LUSPO", "FSPO"), np.full(len(size), 1.0 / n)),
-        **dict.fromkeys(("DAPO", "BNPO", "CISPO", "ASPO", "VESPO"), np.full(len(size), 1.0 / size.sum())),
-        "DR_GRPO": np.full(len(size), 1.0 / (3000 * n)),
-    }.get(member.name, 1.0 / (n * safe))
+    reduction, product = member.objective.reduction, isinstance(member.objective.ratio, Product)
+    if isinstance(reduction, FixedLength):
+        share = np.full(len(size), 1.0 / (reduction.length * n))
+    elif isinstance(reduction, TokenMean):
+        share = np.full(len(size), 1.0 / size.sum())
+    else:
+        share = np.full(len(size), 1.0 / n) if product else 1.0 / (n * safe)
     expected = np.where(batch.mask, -(clean.advantage * share)[:, None], 0.0)
     loss = judged(member.objective, batch)
     assert_within(loss.logp_grad, expected, 4 * REL64 * np.abs(expected))
     assert not loss.clipped.any()
-    per_response = {"FSPO": np.full(len(size), 1.0 / n)}.get(member.name, share * size) * clean.advantage
-    if member.name == "SAPO":
-        per_response = per_response * np.where(clean.advantage > 0, 2 / 1.0, 2 / 1.05)
+    per_response = (np.full(len(size), 1.0 / n) if product else share * size) * clean.advantage
+    if isinstance(surrogate := member.objective.surrogate, SoftGate):
+        per_response = per_response * 2 / np.where(clean.advantage > 0, surrogate.tau_pos, surrogate.tau_neg)
     assert_close64(loss.value, -per_response.sum(), np.abs(per_response).sum())
 
 
