@@ -19,8 +19,7 @@ from integration.shared.config import Config
 
 def train(config: Config) -> int:
     """A run to its end; returns the exit status."""
-    if config.resume is None:  # else the saved options count
-        check_options(config)
+    check_options(config)
     from integration.on_jax.training import train as run  # noqa: PLC0415 (--help and wrong options do not wait for JAX)
 
     return run(config)

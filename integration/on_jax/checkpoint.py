@@ -5,7 +5,6 @@ state.json (counters). Random keys are functions of seed and step.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,15 @@ from integration.shared.errors import UserError
 from integration.shared.json_lines import Row
 
 
-def write_checkpoint(folder: Path, learner: Learner, tokenizer: Any, model_config: Path, state: Row) -> None:
+def write_checkpoint(folder: Path, learner: Learner, tokenizer: Any, model_files: dict[str, str], state: Row) -> None:
     """Fill a new folder."""
     tokenizer.save_pretrained(folder)
-    shutil.copy(model_config, folder / "config.json")
+    for name, text in model_files.items():
+        (folder / name).write_text(text, encoding="utf-8")
     save_file(named_weights(learner.params), folder / "model.safetensors", metadata={"format": "pt"})
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute() / "optimizer", learner.optimizer_state)
-    (folder / "state.json").write_text(json.dumps(state) + "\n")
+    (folder / "state.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
 def restore_checkpoint(checkpoint: Path, learner: Learner) -> Row:
@@ -35,7 +35,7 @@ def restore_checkpoint(checkpoint: Path, learner: Learner) -> Row:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             learner.optimizer_state = checkpointer.restore(checkpoint.absolute() / "optimizer", learner.optimizer_state)
-        return dict(json.loads((checkpoint / "state.json").read_text()))
+        return dict(json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"--resume: {checkpoint} cannot be read, or is a checkpoint of another model: {first}") from error

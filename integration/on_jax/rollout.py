@@ -99,9 +99,7 @@ class Sampler:
         )
         tokens, mask, finite = (np.asarray(x)[: len(examples) * count] for x in drawn)
         if not finite.all():
-            raise TrainingFailure(
-                "the model's logits are not finite any more; resume from an earlier checkpoint with a lower --lr"
-            )
+            raise TrainingFailure("the model's logits are not finite any more")
         ids, there = (np.repeat(x[: len(examples)], count, axis=0) for x in (ids, there))
         return Responses(ids, there, np.where(mask, tokens, pad_id), mask)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from integration.shared.config import Config
 from integration.shared.errors import UserError
 from integration.shared.pretrained import load_tokenizer
 from integration.shared.prompts import Prompter
+from integration.shared.resuming import open_run
 from integration.shared.run_folder import RunFolder
 from integration.shared.tasks import Task, load_task, parse_args
 
@@ -37,8 +39,8 @@ class Trainer(Advised):
     learner: Learner
     objective: Objective
     sampler: Sampler
-    model_config: Path
-    """The config.json that came with the weights; checkpoints get a copy."""
+    model_files: dict[str, str]
+    """Texts of the config files that came with the weights, by their names; checkpoints get copies."""
     step: int = 0
     """Rollouts done."""
     optimizer_steps: int = 0
@@ -54,7 +56,7 @@ class Trainer(Advised):
         state["advice"] = None if self.advice is None else self.advice.state()
         tokenizer = self.sampler.prompter.tokenizer
         self.folder.save_checkpoint(
-            self.step, lambda folder: write_checkpoint(folder, self.learner, tokenizer, self.model_config, state)
+            self.step, lambda folder: write_checkpoint(folder, self.learner, tokenizer, self.model_files, state)
         )
 
     def restore(self, checkpoint: Path) -> None:
@@ -68,13 +70,12 @@ class Trainer(Advised):
 
 def prepare(config: Config) -> Trainer:
     """Everything a run needs, new or resumed."""
-    folder = RunFolder(config.resume or config.new_run_dir(), keep_checkpoints=config.keep_checkpoints)
-    checkpoint = None
-    if config.resume is not None:
-        config = config.resumed_from(Config.from_json(folder.config()))
-        checkpoint = folder.checkpoints()[-1] if folder.checkpoints() else None
     check_options(config)
-    set_up(config.threads)
+    config, folder, checkpoint = open_run(config)
+    # The number is saved: sums over another number of threads differ in their last digits.
+    threads = config.threads or len(os.sched_getaffinity(0))
+    config = dataclasses.replace(config, threads=threads)
+    set_up(threads)
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )
@@ -90,7 +91,7 @@ def prepare(config: Config) -> Trainer:
     )
     trainer = Trainer(
         config, folder, task, learner, config.build_objective(),
-        Sampler(learner, prompter, config.max_new_tokens, config.temperature), source / "config.json",
+        Sampler(learner, prompter, config.max_new_tokens, config.temperature), model_files(source),
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
     )  # fmt: skip
     if config.resume is None:
@@ -104,12 +105,17 @@ def prepare(config: Config) -> Trainer:
     return trainer
 
 
-def set_up(threads: int | None) -> None:
+def set_up(threads: int) -> None:
     """Threads of both frameworks, before JAX starts its own; float32 products in float32 on every device."""
-    if threads is not None:
-        os.environ["PJRT_NPROC"] = str(threads)
-        torch.set_num_threads(threads)
+    os.environ["PJRT_NPROC"] = str(threads)
+    torch.set_num_threads(threads)
     jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def model_files(source: Path) -> dict[str, str]:
+    """The texts of a model's config files, which its later checkpoints need when `source`, a checkpoint, is long deleted."""
+    there = [source / name for name in ("config.json", "generation_config.json")]
+    return {path.name: path.read_text(encoding="utf-8") for path in there if path.exists()}
 
 
 def weights_of(config: Config, task: Task) -> Path:

@@ -127,9 +127,7 @@ class Sampler:
 
     def _choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         if not bool(torch.isfinite(logits).all()):
-            raise TrainingFailure(
-                "the model's logits are not finite any more; resume from an earlier checkpoint with a lower --lr"
-            )
+            raise TrainingFailure("the model's logits are not finite any more")
         if generator is None:
             return logits.argmax(-1)
         # One uniform number a row against the cumulative distribution: on a CPU, multinomial's V random numbers a row cost

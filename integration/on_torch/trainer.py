@@ -19,6 +19,7 @@ from integration.shared.config import Config
 from integration.shared.errors import UserError
 from integration.shared.pretrained import compute_in, load_pretrained
 from integration.shared.prompts import Prompter
+from integration.shared.resuming import open_run
 from integration.shared.run_folder import RunFolder
 from integration.shared.tasks import Example, Task, load_task, parse_args
 
@@ -83,15 +84,13 @@ class Trainer(Advised):
 
 def prepare(config: Config) -> Trainer:
     """Everything a run needs, new or resumed."""
-    folder = RunFolder(config.resume or config.new_run_dir(), keep_checkpoints=config.keep_checkpoints)
-    checkpoint = None
-    if config.resume is not None:
-        config = config.resumed_from(Config.from_json(folder.config()))
-        checkpoint = folder.checkpoints()[-1] if folder.checkpoints() else None
-    torch.set_num_threads(config.threads or torch.get_num_threads())
     device = torch.device(config.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: this PyTorch sees no CUDA device")
+    config, folder, checkpoint = open_run(config)
+    # The number is saved: sums over another number of threads differ in their last digits.
+    config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
+    torch.set_num_threads(config.threads or 1)
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Objective
 from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
+from integration.shared.checks import PILOT_ROLLOUTS, check
 from integration.shared.errors import UserError
 from integration.shared.prompts import PromptStyle
 from integration.shared.sizes import Experts, WarmUp
@@ -27,14 +28,6 @@ CORRECTIONS = {
 }
 """Corrections that keep every response in the denominator. GEO_RS also rejects responses without an advantage, which are never
 run; and its band of 0.1 % is for answers of thousands of tokens."""
-
-LEAST = {
-    **dict.fromkeys(("shots", "eval_every", "lr_warm_up"), 0),
-    **dict.fromkeys(("rollouts", "prompts_per_rollout", "mini_batches", "max_new_tokens", "train_size"), 1),
-    "pilot_rollouts": 1,
-    **dict.fromkeys(("eval_prompts", "eval_samples", "checkpoint_every", "keep_checkpoints"), 1),
-}
-"""The smallest value of an option."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +69,7 @@ class Config:
     """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo."""
     clip_fraction: float | None = None
     """Share of responses to clip: after a pilot with the default range, the range is chosen from the pilot's log s."""
-    pilot_rollouts: int = 10
+    pilot_rollouts: int = PILOT_ROLLOUTS
     """Rollouts of that pilot."""
     lr: float = 1e-5
     """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
@@ -130,65 +123,20 @@ class Config:
     cache_dir: Path = Path("runs/cache")
     """Converted and warmed-up models."""
     resume: Path | None = None
-    """Continue the run in this folder from its last checkpoint; its options are taken from there."""
+    """Continue the run in this folder from its last whole checkpoint. Its options are taken from there, and --rollouts,
+    --checkpoint-every, --keep-checkpoints, --cache-dir and --threads may be changed. With --run-dir, a copy of the run is
+    continued in that new folder, and --lr, --lr-warm-up, --max-grad-norm and --max-bad-steps may be changed, too."""
+    resume_step: int | None = None
+    """With --resume and --run-dir: continue from the checkpoint after this many rollouts in place of the last."""
 
     def __post_init__(self) -> None:
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(self, name)}")
-        if self.prompt == "plain" and self.template_args:
-            raise UserError("--template-args: only --prompt chat has a template")
-        if self.group_size < 2:
-            raise UserError(f"--group-size: expected at least 2 (a group of one has no advantage), got {self.group_size}")
-        if (self.prompts_per_rollout * self.group_size) % self.mini_batches:
-            total = self.prompts_per_rollout * self.group_size
-            raise UserError(f"--mini-batches: {total} responses cannot be cut into {self.mini_batches} equal mini-batches")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise UserError(f"--micro-batch-size: expected at least 1, got {self.micro_batch_size}")
-        if not self.temperature > 0:
-            raise UserError(f"--temperature: expected a positive number, got {self.temperature}")
-        if not 0 <= self.lr < 1:
-            raise UserError(f"--lr: expected a number in [0, 1), got {self.lr}")
-        if self.model not in {"small", "small-moe"} and self.warm_up != WarmUp():
-            raise UserError("--warm-up: only --model small and small-moe have a warm-up")
-        self._check_mixture()
-        self._check_engine()
-        self._check_pilot()
-        self.build_objective()
-
-    def _check_mixture(self) -> None:
-        if self.model != "small-moe" and self.experts != Experts():
-            raise UserError("--experts: only --model small-moe has experts to size")
-        if not 1 <= self.experts.top_k <= self.experts.count:
-            raise UserError(f"--experts.top-k: expected 1 to {self.experts.count}, --experts.count, got {self.experts.top_k}")
-        if self.model in {"small", "smollm2"}:
-            self.require_mixture(self.model)
-        if self.routing_replay == "r2" and self.mini_batches == 1:
-            raise UserError(
-                "--routing-replay r2: with --mini-batches 1 every update uses the old weights, so replay has no effect"
-            )
+        check(self)
 
     def require_mixture(self, dense: str) -> None:
         """UserError if options for routers are set, which the model `dense` does not have."""
         for option, value in (("routing-replay", self.routing_replay != "none"), ("router-noise", self.router_noise)):
             if value:
                 raise UserError(f"--{option}: --model {dense} has no routers; use a mixture of experts, such as small-moe")
-
-    def _check_engine(self) -> None:
-        if not 0 <= self.router_noise < float("inf"):
-            raise UserError(f"--router-noise: expected a finite number of at least 0, got {self.router_noise}")
-        correction = self.correction
-        if correction is None:
-            return
-        if not self.mismatch:
-            raise UserError(
-                "--sampler-correction: without --router-noise or --sampler-dtype sampler and trainer agree: all weights are 1"
-            )
-        if correction.level.per_token and self.objective == "gspo":
-            raise UserError(
-                f"--sampler-correction {self.sampler_correction}: has a weight per token, and --objective gspo has one ratio "
-                "per response; use mis or sequence-tis, or --objective gspo-token"
-            )
 
     @property
     def correction(self) -> Correction | None:
@@ -199,22 +147,6 @@ class Config:
     def mismatch(self) -> bool:
         """Whether sampler and trainer give the same tokens different probabilities."""
         return self.router_noise > 0 or self.sampler_dtype is not None
-
-    def _check_pilot(self) -> None:
-        if self.clip_fraction is None:
-            if self.pilot_rollouts != f_default(Config.__dataclass_fields__["pilot_rollouts"]):
-                raise UserError("--pilot-rollouts: only --clip-fraction has a pilot")
-            return
-        if not 0 < self.clip_fraction < 1:
-            raise UserError(f"--clip-fraction: expected a share in (0, 1), got {self.clip_fraction}")
-        if self.clip_low is not None or self.clip_high is not None:
-            raise UserError("--clip-fraction: chooses the clip range from a pilot; leave out --clip-low and --clip-high")
-        if self.objective != "gspo":
-            raise UserError(f"--clip-fraction: predicts log s of whole responses, --objective gspo, not {self.objective}")
-        if self.mini_batches == 1 or self.lr == 0:
-            raise UserError("--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1 and nothing is ever clipped")
-        if self.pilot_rollouts >= self.rollouts and self.resume is None:
-            raise UserError(f"--pilot-rollouts: expected fewer than the {self.rollouts} rollouts, got {self.pilot_rollouts}")
 
     def build_objective(self) -> Objective:
         """The preset with this run's clip range."""
@@ -246,20 +178,6 @@ class Config:
             return Config(**{**values, **made})
         except (TypeError, KeyError) as error:
             raise UserError(f"--resume: the run's config.json is of another version: {error}") from error
-
-    def resumed_from(self, saved: Config) -> Config:
-        """The saved options. This command line may change --rollouts, and options that do not affect the result."""
-        if self.run_dir is not None:
-            raise UserError("--run-dir: a resumed run continues in its own folder; leave --run-dir out")
-        free = {"resume", "threads", "rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir"}
-        changed = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f_default(f)}
-        for name, value in changed.items():
-            if name not in free and value != getattr(saved, name):
-                raise UserError(
-                    f"--{name.replace('_', '-')}: the run to resume has {getattr(saved, name)}, not {value}; "
-                    "leave the option out, or start a new run"
-                )
-        return dataclasses.replace(saved, **{k: v for k, v in changed.items() if k in free - {"cache_dir"}})
 
 
 def f_default(option: dataclasses.Field[Any]) -> Any:

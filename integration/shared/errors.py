@@ -6,4 +6,4 @@ class UserError(Exception):
 
 
 class TrainingFailure(Exception):
-    """Training cannot continue; everything so far is saved. Exit status 3."""
+    """Training cannot continue; what was saved before is whole. Exit status 3."""

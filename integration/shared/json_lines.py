@@ -13,17 +13,36 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from integration.shared.errors import UserError
 
 Row = dict[str, Any]
 """One line: a JSON object."""
 
+BOM = b"\xef\xbb\xbf"
+"""What some editors put in front of a file that they save."""
+
 
 def read_rows(file: Path) -> list[Row]:
-    """The complete lines of a file; none if there is no file. A last line without its newline is left out."""
-    lines = file.read_bytes().split(b"\n") if file.exists() else []
-    return [json.loads(line) for line in lines[:-1]]
+    """The complete lines of a file; none if there is no file. A last line without its newline is left out.
+
+    UserError if a complete line is not a JSON object: only a torn last line is what a kill leaves behind.
+    """
+    lines = file.read_bytes().removeprefix(BOM).split(b"\n") if file.exists() else []
+    return [_row(file, number, line) for number, line in enumerate(lines[:-1], start=1)]
+
+
+def _row(file: Path, number: int, line: bytes) -> Row:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: line {number} is damaged ({error}); mend it, or restore the file from a copy") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{file}: line {number} is damaged: expected a JSON object, got {line.decode()[:40]!r}")
+    return row
 
 
 def append_row(file: Path, row: Row) -> None:
@@ -32,9 +51,11 @@ def append_row(file: Path, row: Row) -> None:
 
 
 def append_line(file: Path, line: str) -> None:
-    """Append a row that is JSON text already."""
+    """Append a row that is JSON text already; it is on the disk when this returns."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def drop_torn_line(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,40 +37,62 @@ class Run(Protocol):
 
 
 def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
-    """Rollouts to the end, to Ctrl-C or to a failure; each gives its line of metrics. Returns the exit status."""
+    """Rollouts to the end, to Ctrl-C or to a failure; each gives its line of metrics. Returns the exit status.
+
+    A failure in the middle of a rollout saves nothing: the last checkpoint is between two rollouts, and stays as it is.
+    """
+    folder, stop = trainer.folder, StopOnSignal()
+    try:
+        rollouts(trainer, one_rollout, stop)
+        print(f"\n{summary(folder)}\nreport: {write_report(folder)}")
+    except TrainingFailure as error:
+        try:
+            write_report(folder)
+        except OSError as second:
+            print(f"no report: {second}", file=sys.stderr)
+        raise TrainingFailure(f"{error}. {way_on(folder)}") from error
+    finally:
+        folder.close()
+        stop.leave()
+    if stop.requested:
+        print(f"stopped after rollout {trainer.step}; go on with --resume {folder.path}")
+        return 130
+    return 0
+
+
+def rollouts(trainer: Run, one_rollout: Callable[[], dict[str, Any]], stop: StopOnSignal) -> None:
+    """All that are left, with evaluations and checkpoints between them."""
     config = trainer.config
-    stop = StopOnSignal()
     pace = Pace(rollouts=config.rollouts, done=trainer.step, eval_every=config.eval_every)
     announcer = Announcer(trainer.folder.rows("metrics.jsonl"))
     if trainer.step == 0:
         evaluation(trainer)
-    try:
-        with tqdm(total=config.rollouts, initial=trainer.step, desc=config.objective, unit="rollout") as bar:
-            while trainer.step < config.rollouts and not stop.requested:
-                row = one_rollout()
-                trainer.step += 1
-                trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
-                announcer.after_rollout(trainer.step, row)
-                bar.set_postfix(reward=f"{row['reward']:.3f}", clip=f"{row['clip_fraction']:.2f}")
-                bar.update()
-                seconds = row["seconds_sampling"] + row["seconds_updating"]
-                pace.after_rollout(seconds, trainer.folder.rows("evaluations.jsonl"))
-                last = trainer.step == config.rollouts
-                if last or (config.eval_every and trainer.step % config.eval_every == 0):
-                    evaluation(trainer)
-                if last or stop.requested or trainer.step % config.checkpoint_every == 0:
-                    trainer.save()
-    except TrainingFailure:
-        trainer.save()
-        raise
-    finally:
-        trainer.folder.close()
-        report = write_report(trainer.folder)
-    print(f"\n{summary(trainer.folder)}\nreport: {report}")
-    if stop.requested:
-        print(f"stopped after rollout {trainer.step}; go on with --resume {trainer.folder.path}")
-        return 130
-    return 0
+    with tqdm(total=config.rollouts, initial=trainer.step, desc=config.objective, unit="rollout") as bar:
+        while trainer.step < config.rollouts and not stop.requested:
+            row = one_rollout()
+            trainer.step += 1
+            trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
+            announcer.after_rollout(trainer.step, row)
+            bar.set_postfix(reward=f"{row['reward']:.3f}", clip=f"{row['clip_fraction']:.2f}")
+            bar.update()
+            seconds = row["seconds_sampling"] + row["seconds_updating"]
+            pace.after_rollout(seconds, trainer.folder.rows("evaluations.jsonl"))
+            last = trainer.step == config.rollouts
+            if last or (config.eval_every and trainer.step % config.eval_every == 0):
+                evaluation(trainer)
+            if last or stop.requested or trainer.step % config.checkpoint_every == 0:
+                trainer.save()
+
+
+def way_on(folder: RunFolder) -> str:
+    """What a person can do after a failure."""
+    saved = folder.checkpoints()
+    if not saved:
+        return "No checkpoint was saved before"
+    return (
+        f"The last checkpoint is of rollout {int(saved[-1].name)}: go on from it, or from an earlier --resume-step, with "
+        f"another --lr by --resume {folder.path} --run-dir NEW --lr ..."
+    )
 
 
 @dataclass(frozen=True)
@@ -119,6 +142,6 @@ def count_step(trainer: Any, *, finite: bool) -> None:
     trainer.optimizer_steps += finite
     if trainer.bad_steps >= trainer.config.max_bad_steps:
         raise TrainingFailure(
-            f"{trainer.bad_steps} gradients in a row were not finite, in rollout {trainer.step + 1}: those steps were skipped "
-            f"and the weights are saved. Read the last lines of {trainer.folder.path / 'metrics.jsonl'}; lower --lr"
+            f"{trainer.bad_steps} gradients in a row were not finite, in rollout {trainer.step + 1}: those steps were skipped. "
+            f"Read the last lines of {trainer.folder.path / 'metrics.jsonl'}, and lower --lr"
         )

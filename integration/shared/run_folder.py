@@ -1,23 +1,27 @@
-"""A run on disk: its configuration, metrics and checkpoints. What has been written here survives a kill.
+"""A run on disk: its configuration, metrics and checkpoints. What has been written here survives a kill and a power cut.
 
 config.json            the options of the run
 metrics.jsonl          one line per rollout          (also as TensorBoard events under tensorboard/)
 evaluations.jsonl      one line per evaluation
 transcripts/           sampled answers, before and after
-checkpoints/000010/    in the framework's format: on_torch/checkpoint.py, on_jax/checkpoint.py
+checkpoints/000010/    in the framework's format (on_torch/checkpoint.py, on_jax/checkpoint.py), and checksums of its files
+owner.lock             locked by the process that writes here; the lock goes with the process
 report.html
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from integration.shared.errors import UserError
-from integration.shared.files import replace_folder, write_whole
+from filelock import FileLock, Timeout
+
+from integration.shared.checksums import damage, write_checksums
+from integration.shared.errors import TrainingFailure, UserError
+from integration.shared.files import remove, replace_folder, write_whole
 from integration.shared.json_lines import Row, append_row, read_rows
 
 
@@ -28,22 +32,46 @@ class RunFolder:
         self.path = path
         self.keep_checkpoints = keep_checkpoints
         self._writer: Any = None
+        self._lock = FileLock(path / "owner.lock")
 
-    def create(self, config: Row) -> None:
-        """Make the folder; UserError if it holds a run already."""
+    def require_free(self) -> None:
+        """UserError if a new run cannot go here; nothing is written."""
         if (self.path / "config.json").exists():
             raise UserError(
                 f"--run-dir: {self.path} holds a run already; continue it with --resume {self.path}, or name another folder"
             )
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (self.path / "transcripts").mkdir(exist_ok=True)
+        there = next(p for p in (self.path, *self.path.absolute().parents) if p.exists() or p.is_symlink())
+        if not there.is_dir():
+            raise UserError(f"--run-dir: {self.path} cannot be a folder: {there} is none")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"--run-dir: {self.path} cannot be written: {there} is read-only")
+
+    def create(self, config: Row) -> None:
+        """Make the folder and own it; UserError if it holds a run already, or cannot be made."""
+        self.require_free()
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (self.path / "transcripts").mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--run-dir: {self.path} cannot be made: {error.strerror}") from error
+        self.own("--run-dir")
+        self.require_free()  # another process may have been between the first look and the lock
         self.write_json("config.json", config)
+
+    def own(self, option: str) -> None:
+        """Lock the folder for this process until it ends or closes it; UserError naming `option` if another one has it."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(f"{option}: another process is writing to {self.path}; wait for it, or stop it first") from error
+        except OSError as error:
+            raise UserError(f"{option}: {self.path} cannot be written: {error.strerror}") from error
 
     def config(self) -> Row:
         """The options that the run was started with; UserError if this is not the folder of a run."""
         try:
-            return dict(json.loads((self.path / "config.json").read_text()))
-        except (OSError, ValueError) as error:
+            return dict(json.loads((self.path / "config.json").read_text(encoding="utf-8-sig")))
+        except (OSError, ValueError, TypeError) as error:
             raise UserError(f"--resume: {self.path} is not the folder of a run: {error}") from error
 
     def write_json(self, name: str, content: Any) -> None:
@@ -73,17 +101,54 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        return sorted(p for p in (self.path / "checkpoints").glob("[0-9]*") if p.is_dir())
+        found = (self.path / "checkpoints").glob("[0-9]*")
+        return sorted((p for p in found if p.name.isdecimal() and p.is_dir()), key=lambda p: int(p.name))
+
+    def newest_whole(self) -> Path | None:
+        """The newest checkpoint whose files are those that were written; None if there is no checkpoint at all.
+
+        Broken ones that are newer are named and set aside. UserError if all are broken.
+        """
+        broken: dict[Path, str] = {}
+        for checkpoint in reversed(self.checkpoints()):
+            wrong = damage(checkpoint)
+            if wrong is None:
+                for path, what in broken.items():
+                    aside = path.with_name(f"broken-{path.name}")
+                    remove(aside)
+                    path.rename(aside)
+                    print(f"checkpoint {path} is broken: {what}. It is now {aside.name}; going on from {checkpoint.name}")
+                return checkpoint
+            broken[checkpoint] = wrong
+        if broken:
+            causes = "; ".join(f"{path.name}: {what}" for path, what in broken.items())
+            raise UserError(f"--resume: no checkpoint in {self.path} is whole: {causes}")
+        return None
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Let `write` fill a new folder, then delete the oldest checkpoints beyond `keep_checkpoints`. Returns the folder."""
+        """Let `write` fill a new folder, then delete the oldest checkpoints beyond `keep_checkpoints`. Returns the folder.
+
+        TrainingFailure if it cannot be written, such as on a full disk: the checkpoints before it are still there.
+        """
         final = self.path / "checkpoints" / f"{step:06d}"
-        replace_folder(final, write)
+
+        def fill(folder: Path) -> None:
+            write(folder)
+            write_checksums(folder)
+
+        try:
+            replace_folder(final, fill)
+        except Exception as error:  # torch, safetensors and orbax each report a full disk in their own way
+            last = (str(error).strip().splitlines() or [""])[0]
+            raise TrainingFailure(
+                f"checkpoint {final} could not be written ({type(error).__name__}: {last}); the checkpoints before it are whole"
+            ) from error
         for old in self.checkpoints()[: -self.keep_checkpoints]:
-            shutil.rmtree(old)
+            remove(old)
         return final
 
     def close(self) -> None:
-        """Flush TensorBoard."""
+        """Flush TensorBoard and give the folder free."""
         if self._writer is not None:
             self._writer.close()
+        self._lock.release()

@@ -15,6 +15,8 @@ import pytest
 from support.runs import scripts as script_runs
 from support.runs.scripts import TINY, command, environment, refusal, rows
 
+from integration.shared.checksums import write_checksums
+
 pytestmark = pytest.mark.slow
 
 run = partial(script_runs.run, script="train_jax.py")
@@ -108,6 +110,7 @@ def test_a_run_of_the_other_script_is_refused(workplace: Path, finished: Path) -
     folder = workplace / "of-torch"
     shutil.copytree(finished, folder)
     (folder / "checkpoints" / "000006" / "state.json").rename(folder / "checkpoints" / "000006" / "trainer.pt")
+    write_checksums(folder / "checkpoints" / "000006")
     said = refusal(workplace / "cache", "--resume", str(folder), "--rollouts", "7", script="train_jax.py")
     assert "was not written by the JAX script" in said
     saved = json.loads((folder / "config.json").read_text())

@@ -17,6 +17,7 @@ from integration.on_torch.trainer import Trainer, prepare
 from integration.on_torch.training import one_rollout, train
 from integration.shared.config import Config
 from integration.shared.errors import UserError
+from integration.shared.resuming import resume_options
 from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import Task, load_task
 
@@ -77,7 +78,7 @@ def test_a_run_that_died_goes_on_bit_exactly_with_noise_and_replay(tmp_path: Pat
         train(died)
     monkeypatch.undo()
     assert sorted(p.name for p in (tmp_path / "died" / "checkpoints").iterdir()) == ["000002"]
-    assert train(Config(resume=tmp_path / "died", cache_dir=config.cache_dir)) == 0
+    assert train(resume_options(tmp_path / "died", cache_dir=config.cache_dir)) == 0
     assert lines(tmp_path / "died") == lines(tmp_path / "whole")
     weights = [(tmp_path / name / "checkpoints/000005/model.safetensors").read_bytes() for name in ("died", "whole")]
     assert weights[0] == weights[1]

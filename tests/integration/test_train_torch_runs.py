@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from support.runs.scripts import PRETRAINED, TINY, command, environment, refusal, rows, run
 
+from integration.shared.checksums import write_checksums
+
 pytestmark = pytest.mark.slow
 
 
@@ -150,6 +152,7 @@ def test_a_checkpoint_of_another_model_is_refused(workplace: Path, finished: Pat
     done = run(workplace / "cache", *larger, "--rollouts", "1", "--run-dir", str(other))
     assert done.returncode == 0, done.stderr
     shutil.copy(other / "checkpoints" / "000001" / "trainer.pt", folder / "checkpoints" / "000008" / "trainer.pt")
+    write_checksums(folder / "checkpoints" / "000008")
     assert "is a checkpoint of another model" in refusal(workplace / "cache", "--resume", str(folder), "--rollouts", "9")
 
 

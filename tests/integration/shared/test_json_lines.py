@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from integration.shared.errors import UserError
 from integration.shared.json_lines import append_line, append_row, drop_torn_line, read_rows
 
 ROWS = [{"step": 1, "text": "ä\n☃"}, {"step": 2, "values": [0.5, None]}, {"step": 3}]
@@ -39,8 +40,16 @@ def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_a_line_that_is_complete_and_no_json_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [b'{"step": ', b"[2]", b"", b"\xff\x00", b'{"step": 2}{"step": 3}'])
+def test_a_damaged_line_that_is_complete_is_named(tmp_path: Path, damaged: bytes) -> None:
+    """No kill leaves one behind: to drop it silently would lose what somebody has to look at."""
     file = tmp_path / "rows.jsonl"
-    file.write_text('{"step": 1}\n{"step": \n{"step": 3}\n')
-    with pytest.raises(json.JSONDecodeError):
+    file.write_bytes(b'{"step": 1}\n' + damaged + b'\n{"step": 4}\n')
+    with pytest.raises(UserError, match=r"rows\.jsonl: line 2 is damaged"):
         read_rows(file)
+
+
+def test_a_byte_order_mark_does_not_count(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + WHOLE)
+    assert read_rows(file) == ROWS

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from gspo_core import Clip
 from integration.on_torch.checkpoint import fingerprint, load_state, write_checkpoint
 from integration.shared.clip_advice import ranges_by_length
 from integration.shared.config import Config
-from integration.shared.errors import UserError
+from integration.shared.errors import TrainingFailure, UserError
 from integration.shared.findings import Announcer, findings_of_run
 from integration.shared.report import gain_interval, summary, write_report
 from integration.shared.run_folder import RunFolder
@@ -94,7 +93,7 @@ def test_a_torn_last_line_is_left_out(folder: RunFolder) -> None:
 
 def test_an_interrupted_checkpoint_is_none(folder: RunFolder) -> None:
     save(folder, 1, Model(2, 2), {"x": 1})
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(TrainingFailure, match=r"000002 could not be written .OSError: no space left.; the checkpoints before"):
         save(folder, 2, FullDisk(2, 2), {"x": 2})
     assert [p.name for p in folder.checkpoints()] == ["000001"]
     save(folder, 2, Model(2, 2), {"x": 3})
@@ -151,8 +150,8 @@ def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
         ({"pilot_rollouts": 0}, "--pilot-rollouts: expected at least 1, got 0"),
         ({"routing_replay": "r3"}, "--routing-replay: --model smollm2 has no routers; use a mixture of experts"),
         ({"router_noise": 0.1, "model": "small"}, "--router-noise: --model small has no routers"),
-        ({"router_noise": -0.1, **MOE}, "--router-noise: expected a finite number of at least 0, got -0.1"),
-        ({"router_noise": math.inf, **MOE}, "--router-noise: expected a finite number of at least 0, got inf"),
+        ({"router_noise": -0.1, **MOE}, "--router-noise: expected at least 0, got -0.1"),
+        ({"router_noise": math.inf, **MOE}, r"--router-noise: expected a number in \[0, 100\], got inf"),
         (
             {"routing_replay": "r2", "mini_batches": 1, **MOE},
             "--routing-replay r2: with --mini-batches 1 every update uses the old weights",
@@ -164,7 +163,7 @@ def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
         ),
         ({"experts": Experts(count=4), "model": "small"}, "--experts: only --model small-moe has experts to size"),
         ({"experts": Experts(count=4, top_k=5), **MOE}, "--experts.top-k: expected 1 to 4, --experts.count, got 5"),
-        ({"experts": Experts(top_k=0), **MOE}, "--experts.top-k: expected 1 to 16, --experts.count, got 0"),
+        ({"experts": Experts(top_k=0), **MOE}, "--experts.top-k: expected at least 1, got 0"),
         ({"warm_up": WarmUp(hidden=8)}, "--warm-up: only --model small and small-moe have a warm-up"),
         ({"prompt": "plain", "template_args": ("a=1",)}, "--template-args: only --prompt chat has a template"),
     ],
@@ -172,13 +171,6 @@ def test_a_configuration_survives_the_disk(folder: RunFolder) -> None:
 def test_an_option_without_effect_or_sense_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=f"^{sentence}"):
         Config(**options)
-
-
-def test_a_resumed_run_stays_in_its_folder_and_keeps_its_options() -> None:
-    saved = Config(run_dir=Path("x"), lr=0.5, rollouts=7)
-    assert Config(resume=Path("x"), rollouts=9).resumed_from(saved) == replace(saved, resume=Path("x"), rollouts=9)
-    with pytest.raises(UserError, match=r"^--run-dir: a resumed run continues in its own folder"):
-        Config(resume=Path("x"), run_dir=Path("y")).resumed_from(saved)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

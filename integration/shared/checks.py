@@ -1,0 +1,105 @@
+"""Options that contradict each other, or have no effect: refused at once, in one sentence that names the option."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from integration.shared.errors import UserError
+from integration.shared.ranges import check_values
+from integration.shared.sizes import Experts, WarmUp
+from integration.shared.tasks import parse_args
+
+if TYPE_CHECKING:
+    from integration.shared.config import Config
+
+PILOT_ROLLOUTS = 10
+"""The default of --pilot-rollouts."""
+
+
+def check(config: Config) -> None:
+    """UserError for the first option that is out of its range, or does not go with the others."""
+    check_values(config)
+    _check_batches(config)
+    _check_small(config)
+    _check_mixture(config)
+    _check_engine(config)
+    _check_pilot(config)
+    _check_resume(config)
+    parse_args("--task-args", config.task_args)
+    parse_args("--template-args", config.template_args)
+    if config.prompt == "plain" and config.template_args:
+        raise UserError("--template-args: only --prompt chat has a template")
+    if config.shots > config.train_size:
+        raise UserError(f"--shots: expected at most the {config.train_size} of --train-size, got {config.shots}")
+    config.build_objective()
+
+
+def _check_batches(config: Config) -> None:
+    total = config.prompts_per_rollout * config.group_size
+    if total % config.mini_batches:
+        raise UserError(f"--mini-batches: {total} responses cannot be cut into {config.mini_batches} equal mini-batches")
+
+
+def _check_small(config: Config) -> None:
+    warm_up = config.warm_up
+    if config.model not in {"small", "small-moe"} and warm_up != WarmUp():
+        raise UserError("--warm-up: only --model small and small-moe have a warm-up")
+    if warm_up.hidden % 8:
+        raise UserError(f"--warm-up.hidden: expected a multiple of 8 (4 heads of an even width), got {warm_up.hidden}")
+    if warm_up.check_every > warm_up.max_steps:
+        raise UserError(
+            f"--warm-up.check-every: expected at most the {warm_up.max_steps} of --warm-up.max-steps, after which nothing is "
+            f"checked any more, got {warm_up.check_every}"
+        )
+
+
+def _check_mixture(config: Config) -> None:
+    experts = config.experts
+    if config.model != "small-moe" and experts != Experts():
+        raise UserError("--experts: only --model small-moe has experts to size")
+    if experts.top_k > experts.count:
+        raise UserError(f"--experts.top-k: expected 1 to {experts.count}, --experts.count, got {experts.top_k}")
+    if experts.top_k > 3 * config.warm_up.hidden:
+        raise UserError(
+            f"--experts.top-k: expected at most three times --warm-up.hidden, {3 * config.warm_up.hidden}, so that an expert "
+            f"has a unit, got {experts.top_k}"
+        )
+    if config.model in {"small", "smollm2"}:
+        config.require_mixture(config.model)
+    if config.routing_replay == "r2" and config.mini_batches == 1:
+        raise UserError("--routing-replay r2: with --mini-batches 1 every update uses the old weights, so replay has no effect")
+
+
+def _check_engine(config: Config) -> None:
+    correction = config.correction
+    if correction is None:
+        return
+    if not config.mismatch:
+        raise UserError(
+            "--sampler-correction: without --router-noise or --sampler-dtype sampler and trainer agree: all weights are 1"
+        )
+    if correction.level.per_token and config.objective == "gspo":
+        raise UserError(
+            f"--sampler-correction {config.sampler_correction}: has a weight per token, and --objective gspo has one ratio "
+            "per response; use mis or sequence-tis, or --objective gspo-token"
+        )
+
+
+def _check_pilot(config: Config) -> None:
+    if config.clip_fraction is None:
+        if config.pilot_rollouts != PILOT_ROLLOUTS:
+            raise UserError("--pilot-rollouts: only --clip-fraction has a pilot")
+        return
+    if config.clip_low is not None or config.clip_high is not None:
+        raise UserError("--clip-fraction: chooses the clip range from a pilot; leave out --clip-low and --clip-high")
+    if config.objective != "gspo":
+        raise UserError(f"--clip-fraction: predicts log s of whole responses, --objective gspo, not {config.objective}")
+    if config.mini_batches == 1 or config.lr == 0:
+        raise UserError("--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1 and nothing is ever clipped")
+    if config.pilot_rollouts >= config.rollouts and config.resume is None:
+        raise UserError(f"--pilot-rollouts: expected fewer than the {config.rollouts} rollouts, got {config.pilot_rollouts}")
+
+
+def _check_resume(config: Config) -> None:
+    if config.resume_step is not None and (config.resume is None or config.run_dir is None):
+        raise UserError("--resume-step: goes with --resume and a new --run-dir, into which the run is copied up to that step")

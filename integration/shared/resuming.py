@@ -1,0 +1,114 @@
+"""Where a run goes on: in its own folder from its last whole checkpoint, or as a copy in a new one from an earlier."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+from integration.shared.checksums import damage
+from integration.shared.config import Config
+from integration.shared.errors import UserError
+from integration.shared.files import replace_folder
+from integration.shared.ranges import flag
+from integration.shared.run_folder import RunFolder
+
+FREE = {"rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir", "threads"}
+"""Options that a resumed run may change: they do not change what it computes. (--threads may, in the last digits.)"""
+OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps"}
+"""Options that a copy may change."""
+
+
+def saved_options(folder: Path) -> Config:
+    """The options to go on with if none is changed: those that the run was started, or last resumed, with."""
+    saved = Config.from_json(RunFolder(folder, keep_checkpoints=1).config())
+    return dataclasses.replace(saved, resume=folder, run_dir=None, resume_step=None)
+
+
+def check_changes(config: Config) -> None:
+    """UserError for an option of a run to resume that differs from the saved one and may not; says what to do."""
+    assert config.resume is not None
+    saved = saved_options(config.resume)
+    for field in dataclasses.fields(config):
+        before, now = getattr(saved, field.name), getattr(config, field.name)
+        if before != now and field.name not in (FREE if config.run_dir is None else OF_A_COPY):
+            way_out = "start a new run" if field.name not in OF_A_COPY else "name a new --run-dir, which the run is copied to"
+            raise UserError(
+                f"{flag(field.name)}: the run to resume has {before}, not {now}; leave the option out, or {way_out}"
+            )
+
+
+def resume_options(folder: Path, **changes: Any) -> Config:
+    """The saved options of a run with these changes, which UserError refuses as `check_changes` does."""
+    config = dataclasses.replace(saved_options(folder), **changes)
+    check_changes(config)
+    return config
+
+
+def open_run(config: Config) -> tuple[Config, RunFolder, Path | None]:
+    """(options, the run's folder, the checkpoint to start from). A run that is resumed is owned by this process from here on.
+
+    The folder of a new run is only looked at: `RunFolder.create` makes it when everything else is ready.
+    """
+    if config.resume is None:
+        folder = RunFolder(config.new_run_dir(), keep_checkpoints=config.keep_checkpoints)
+        folder.require_free()
+        return config, folder, None
+    check_changes(config)
+    threads = saved_options(config.resume).threads
+    if threads not in (None, config.threads):
+        print(f"--threads: the run so far had {threads}, now {config.threads}: sums may differ in their last digits")
+    if config.run_dir is not None:
+        copy_run(config, config.resume, config.run_dir)
+        config = dataclasses.replace(config, resume=config.run_dir, run_dir=None, resume_step=None)
+    assert config.resume is not None
+    folder = RunFolder(config.resume, keep_checkpoints=config.keep_checkpoints)
+    folder.own("--resume")
+    checkpoint = folder.newest_whole()
+    _require_enough_rollouts(config, checkpoint)
+    folder.write_json("config.json", dataclasses.replace(config, resume=None, run_dir=folder.path).to_json())
+    return config, folder, checkpoint
+
+
+def copy_run(config: Config, source: Path, target: Path) -> None:
+    """Copy a run up to a checkpoint, --resume-step or the newest whole one, into a new folder, with the new options."""
+    old = RunFolder(source, keep_checkpoints=1)
+    new = RunFolder(target, keep_checkpoints=config.keep_checkpoints)
+    new.require_free()
+    old.own("--resume")
+    try:
+        checkpoint = old.newest_whole() if config.resume_step is None else _checkpoint_at(old, config.resume_step)
+        if checkpoint is None:
+            raise UserError(f"--run-dir: {source} has no checkpoint to copy yet; leave --run-dir out, or start a new run")
+        _require_enough_rollouts(config, checkpoint)
+        new.create(dataclasses.replace(config, resume=None, run_dir=target, resume_step=None).to_json())
+        replace_folder(target / "checkpoints" / checkpoint.name, lambda path: shutil.copytree(checkpoint, path))
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            if (source / name).exists():
+                shutil.copy(source / name, target / name)
+        new.rewind(int(checkpoint.name))
+        for transcript in (source / "transcripts").glob("*.json"):
+            if transcript.stem == "before" or int(transcript.stem.removeprefix("after-")) <= int(checkpoint.name):
+                shutil.copy(transcript, target / "transcripts" / transcript.name)
+    finally:
+        old.close()
+        new.close()
+
+
+def _require_enough_rollouts(config: Config, checkpoint: Path | None) -> None:
+    done = 0 if checkpoint is None else int(checkpoint.name)
+    if config.rollouts < done:
+        raise UserError(f"--rollouts: the run to resume has done {done} already; name at least as many, got {config.rollouts}")
+
+
+def _checkpoint_at(folder: RunFolder, step: int) -> Path:
+    """The checkpoint after `step` rollouts; UserError that lists the others if there is none, or if it is broken."""
+    there = {int(path.name): path for path in folder.checkpoints()}
+    if step not in there:
+        known = ", ".join(map(str, there)) or "none"
+        raise UserError(f"--resume-step: {folder.path} has no checkpoint of step {step}; there are: {known}")
+    wrong = damage(there[step])
+    if wrong is not None:
+        raise UserError(f"--resume-step: checkpoint {there[step]} is broken: {wrong}")
+    return there[step]
