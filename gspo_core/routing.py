@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ._lib.array import at_least_float32, detached, is_real, namespace, shape_of
-from ._lib.checks import check_number
+from ._lib.checks import as_number
 from ._lib.validation import check_layout
 from .types import Array, Layout, Namespace
 
@@ -47,7 +47,7 @@ def router_shift(old_router_logp: Array, router_logp: Array, layout: Layout, *, 
     new = _scores(xp, "router_logp", router_logp, layout)
     if shape_of(new) != shape_of(old):
         raise ValueError(f"router_logp: expected {list(shape_of(old))} as old_router_logp, got {list(shape_of(new))}")
-    check_number("floor", floor)
+    floor = as_number("floor", floor)
     if not 0.0 < floor < 1.0:
         raise ValueError(f"floor: expected a factor between 0 and 1, got {floor}")
     there = layout.valid[..., None, None]

@@ -16,7 +16,7 @@ from jax import lax
 
 from gspo_core import Loss, Objective, PerToken
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.backend import weight_as_function
+from gspo_core.backend import as_positive, weight_as_function
 from gspo_core.layouts import Layout
 from gspo_core.types import Array
 
@@ -51,6 +51,8 @@ def policy_loss(
     >>> jax.grad(value)(old).tolist()
     [[-0.25, -0.25], [0.5, 0.0]]
     """
+    # Under jit a number is traced, and could not be checked inside.
+    denominator = None if denominator is None else as_positive("denominator", denominator)
     constants = _Constants(*(lax.stop_gradient(x) for x in (old_logp, advantage, layout, denominator)))
     static = (objective, on_policy, allow_low_precision)
     value, logp_grad, log_ratio, clipped, divisor = _loss(static, logp, constants)

@@ -27,7 +27,7 @@ DATA: dict[type, tuple[str, ...]] = {
     Folded: ("layout",),
     EachTurn: ("each",),
     PerToken: ("values",),
-    KLTerm: ("ref_logp",),
+    KLTerm: ("ref_logp", "coefficient"),
 }
 """Which fields hold arrays, or something that does."""
 

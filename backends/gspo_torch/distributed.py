@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gspo_core.backend import as_whole
+
 
 @dataclass(frozen=True)
 class VocabularyShard:
@@ -22,7 +24,7 @@ class VocabularyShard:
     Ranks may hold unequal numbers of rows, or none. Hidden states and tokens are the same on every rank of the group, and
     so are the results, but for the gradient of the rank's own rows.
 
-    Raises TypeError or ValueError for bounds that are no row numbers.
+    Raises ValueError for bounds that are no row numbers.
 
     >>> VocabularyShard(start=0, total=151936, group=None).total
     151936
@@ -36,12 +38,8 @@ class VocabularyShard:
     """The ranks that share the head; None: the default group."""
 
     def __post_init__(self) -> None:
-        for name in ("start", "total"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool):
-                raise TypeError(f"{name}: expected a number of rows, got {value!r}")
-        if not 0 <= self.start <= self.total:
-            raise ValueError(f"start: expected a row in [0, {self.total}], got {self.start}")
+        object.__setattr__(self, "total", as_whole("total", self.total, 0))
+        object.__setattr__(self, "start", as_whole("start", self.start, 0, self.total))
 
     def maximum(self, x: Tensor) -> Tensor:
         """x, replaced by its maximum over the group."""

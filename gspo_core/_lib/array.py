@@ -14,6 +14,7 @@ from array_api_compat import (
     array_namespace,
     device,
     is_array_api_obj,
+    is_array_api_strict_namespace,
     is_jax_namespace,
     is_numpy_namespace,
     is_torch_array,
@@ -44,6 +45,11 @@ def namespace(**arrays: Array) -> Namespace:
     except TypeError as error:
         kinds = ", ".join(f"{name} is {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
         raise TypeError(f"expected arrays of one library, but {kinds}") from error
+
+
+def is_of(xp: Namespace, x: Array) -> bool:
+    """Whether an array is one of this library's."""
+    return bool(array_namespace(x) == xp)
 
 
 def shape_of(x: Array) -> tuple[int, ...]:
@@ -93,6 +99,29 @@ def read_if_possible(x: Any) -> Any:
         return to_numpy(x)
     except (TypeError, RuntimeError):  # JAX refuses to read a traced array with a TypeError, PyTorch with a RuntimeError
         return None
+
+
+def plain_number(x: Array) -> int | float | None:
+    """The Python number of a [] array of real numbers, which may wait for a device; None for all else, and if unreadable."""
+    if not is_array_api_obj(x):
+        return None
+    xp, x = array_namespace(x), detached(x)
+    if shape_of(x) != () or not (is_real(xp, x) or is_integer(xp, x)):
+        return None
+    try:
+        return int(x) if is_integer(xp, x) else float(x)
+    except (TypeError, RuntimeError):  # traced, or on no device; see `read_if_possible`
+        return None
+
+
+def number_at_hand(xp: Namespace, x: Array) -> int | float | None:
+    """`plain_number` of an array on the host; None where it is traced or where one would have to wait for a device."""
+    if is_torch_namespace(xp):
+        return None if xp.compiler.is_compiling() or x.device.type != "cpu" else plain_number(x)
+    if is_jax_namespace(xp):
+        waits = isinstance(x, sys.modules["jax"].core.Tracer) or device(x).platform != "cpu"
+        return None if waits else plain_number(x)
+    return plain_number(x) if is_numpy_namespace(xp) or is_array_api_strict_namespace(xp) else None
 
 
 def where_true(xp: Namespace, mask: Array, x: Array) -> Array:

@@ -1,44 +1,108 @@
-"""Checks of plain Python arguments: numbers, flags, and choices that must be values. Each error names the argument."""
+"""Checks of plain arguments: numbers, flags, and choices that must be values. Each error names the argument.
+
+There is one notion of a number: one of Python, a NumPy scalar, or a [] array of any library whose number can be read. What a
+function keeps is the Python number, so that options stay hashable and two that are equal are one.
+"""
 
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 
-def check_number(name: str, value: Any) -> None:
-    """Refuses everything but a real number of Python or NumPy: text, None, flags and arrays are none.
+from .array import is_integer, is_real, namespace, number_at_hand, plain_number, shape_of
+
+
+def as_number(name: str, value: Any) -> int | float:
+    """The Python number that a value is; text, None, flags, complex numbers and arrays with an axis are none.
 
     Args:
         name: of the argument, for the error.
-        value: the argument.
+        value: a number of Python, a NumPy scalar, or a [] array of any library.
 
-    Returns: nothing.
+    Returns: an int or a float.
 
     Raises: TypeError.
 
-    >>> check_number("temperature", 0.7)
+    >>> import numpy as np
+    >>> as_number("temperature", 0.7), as_number("temperature", np.asarray(2))
+    (0.7, 2)
     """
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__})")
+    if type(value) is float or type(value) is int:
+        return value
+    plain = plain_number(value) if hasattr(value, "dtype") else value
+    if isinstance(plain, bool) or not isinstance(plain, Real):
+        why = ", which has no real number that can be read here" if getattr(value, "shape", None) == () else ""
+        raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__}){why}")
+    return int(plain) if isinstance(plain, Integral) else float(plain)
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Refuses everything but a positive finite number of Python.
+def as_coefficient(name: str, value: Any) -> Any:
+    """A factor of either sign that may change from step to step: a finite Python number, or a [] array of real numbers.
 
     Args:
         name: of the argument, for the error.
-        value: the argument.
+        value: as for `as_number`.
 
-    Returns: nothing.
+    Returns: an int or a float; a [] array of a framework as it came, so that nothing waits for a device and a traced one stays
+    traced.
 
-    Raises: ValueError.
+    Raises: TypeError for another kind, ValueError for a number that is not finite.
 
-    >>> check_positive("coefficient", 0.01)
+    >>> as_coefficient("entropy_bonus", -0.01)
+    -0.01
     """
-    if not (isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 < value < math.inf):
-        raise ValueError(f"{name}: expected a positive finite number, got {value!r}; leave it out for none")
+    if not _is_of_a_framework(value):
+        number: float | None = as_number(name, value)
+    else:
+        xp = namespace(**{name: value})
+        if shape_of(value) or not (is_real(xp, value) or is_integer(xp, value)):
+            raise TypeError(f"{name}: expected a number or a [] array, got {list(shape_of(value))} of {value.dtype}")
+        number = number_at_hand(xp, value)
+    if number is not None and not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number}")
+    return value if _is_of_a_framework(value) else number
+
+
+def as_positive(name: str, value: Any) -> Any:
+    """A positive finite Python number; a [] array of a framework as it came, to be checked where its numbers are.
+
+    Args:
+        name: of the argument, for the error.
+        value: as for `as_number`.
+
+    Returns: an int or a float, or the array.
+
+    Raises: TypeError for what is no number, ValueError for a number out of range and an array with an axis.
+
+    >>> as_positive("denominator", 64)
+    64
+    """
+    if getattr(value, "shape", ()) != ():
+        raise ValueError(f"{name}: expected a number or a [] array, got shape {list(value.shape)}")
+    if _is_of_a_framework(value):
+        return value
+    number = as_number(name, value)
+    check_positive(name, number)
+    return number
+
+
+def check_positive(name: str, number: float) -> None:
+    """ValueError unless the number is positive and finite."""
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name}: expected a positive finite number, got {number}")
+
+
+def _is_of_a_framework(value: Any) -> bool:
+    return hasattr(value, "dtype") and not isinstance(value, (np.ndarray, np.generic))
+
+
+def hold_numbers(options: Any, *names: str) -> None:
+    """In place of the named fields of a frozen dataclass, the Python numbers that they are; TypeError names the field."""
+    for name in names:
+        object.__setattr__(options, name, as_number(name, getattr(options, name)))
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -47,9 +111,30 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
-def is_whole(value: Any, least: int) -> bool:
-    """Whether it is a Python integer of at least `least`; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def as_whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """The Python integer that a value is, from `least` to `most`.
+
+    Args:
+        name: of the argument, for the error.
+        value: an integer of Python, a NumPy scalar, or a [] array of integers of any library.
+        least: the smallest that is taken.
+        most: the largest.
+
+    Returns: an int.
+
+    Raises: ValueError.
+
+    >>> import numpy as np
+    >>> as_whole("length", np.int64(3), 1)
+    3
+    """
+    if type(value) is int and least <= value <= most:
+        return value
+    plain = plain_number(value) if hasattr(value, "dtype") else value
+    if isinstance(plain, bool) or not isinstance(plain, Integral) or not least <= int(plain) <= most:
+        upper = "" if most == math.inf else f" and at most {most}"
+        raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, got {value!r}")
+    return int(plain)
 
 
 def check_choice(name: str, value: Any, needs: tuple[str, ...], expected: str) -> None:

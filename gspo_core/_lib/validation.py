@@ -7,8 +7,8 @@ from typing import Any
 
 from gspo_core.types import Array, Layout, Namespace, Reduction
 
-from .array import at_least_float32, detached, is_integer, is_real, namespace, scalar, shape_of
-from .checks import check_number
+from .array import at_least_float32, detached, is_integer, is_of, is_real, number_at_hand, scalar, shape_of
+from .checks import as_number, as_positive, check_positive
 from .units import at_least_one
 
 
@@ -65,14 +65,17 @@ def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | No
     """[] what a sum is divided by: the denominator that was given, or the batch's own count (at least 1)."""
     if denominator is None:
         return at_least_one(xp, reduction.count(layout), like)
+    denominator = as_positive("denominator", denominator)
+    if not isinstance(denominator, (int, float)) and not is_of(xp, denominator):
+        denominator = as_number("denominator", denominator)
+        check_positive("denominator", denominator)
     if isinstance(denominator, (int, float)):
-        check_number("denominator", denominator)
-        if not 0 < denominator < math.inf:
-            raise ValueError(f"denominator: expected a positive finite number, got {denominator}")
         return scalar(xp, float(denominator), like)
-    namespace(denominator=denominator, logp=like)
-    if shape_of(denominator) != ():
-        raise ValueError(f"denominator: expected a number or a [] array, got shape {list(shape_of(denominator))}")
     if not (is_real(xp, denominator) or is_integer(xp, denominator)):
         raise TypeError(f"denominator: expected a real number, got dtype {denominator.dtype}")
-    return xp.astype(detached(denominator), like.dtype)
+    total = xp.astype(detached(denominator), like.dtype)
+    known = number_at_hand(xp, total)
+    if known is None:  # refused where it is: every number of the loss is NaN
+        return xp.where((total > 0) & (total < math.inf), total, math.nan)
+    check_positive("denominator", known)
+    return total

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gspo_core._lib.array import at_least_float32, detached, is_integer, is_real, namespace, segment_sum, shape_of
-from gspo_core._lib.checks import check_choice
+from gspo_core._lib.checks import as_number, check_choice
 from gspo_core.types import Array, Namespace
 
 from .normalisers import BatchStd, GroupView, Normaliser, ZScore
@@ -136,10 +136,9 @@ def _checked(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array
 
 
 def _numbers(weights: Any) -> list[float]:
-    try:
-        return [float(w) for w in weights]
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"weights: expected a sequence of numbers, got {weights!r}") from error
+    if isinstance(weights, str) or not hasattr(weights, "__iter__"):
+        raise TypeError(f"weights: expected a sequence of numbers, got {weights!r}")
+    return [float(as_number("weights", w)) for w in weights]
 
 
 def _from_list(name: str, x: Any, dtype: Any) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from gspo_core._lib.array import count_true
-from gspo_core._lib.checks import check_number, is_whole
+from gspo_core._lib.checks import as_whole, hold_numbers
 from gspo_core.types import Array, Namespace
 
 
@@ -43,12 +43,11 @@ class Normaliser(Protocol):
         """[N] advantages."""
 
 
-def _check(ddof: int, eps: float) -> None:
-    if not is_whole(ddof, 0) or ddof > 1:
-        raise ValueError(f"ddof: expected 0 or 1, got {ddof!r}")
-    check_number("eps", eps)
-    if not 0.0 <= eps < math.inf:
-        raise ValueError(f"eps: expected a finite number of at least 0, got {eps}")
+def _check(normaliser: ZScore | BatchStd) -> None:
+    object.__setattr__(normaliser, "ddof", as_whole("ddof", normaliser.ddof, 0, 1))
+    hold_numbers(normaliser, "eps")
+    if not 0.0 <= normaliser.eps < math.inf:
+        raise ValueError(f"eps: expected a finite number of at least 0, got {normaliser.eps}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class ZScore:
     """Added to the standard deviation; the unit of the reward."""
 
     def __post_init__(self) -> None:
-        _check(self.ddof, self.eps)
+        _check(self)
 
     def __call__(self, xp: Namespace, group: GroupView) -> Array:
         """[N] z-scores."""
@@ -100,7 +99,7 @@ class BatchStd:
     """Added to the standard deviation; the unit of the reward."""
 
     def __post_init__(self) -> None:
-        _check(self.ddof, self.eps)
+        _check(self)
 
     def __call__(self, xp: Namespace, group: GroupView) -> Array:
         """[N] deviations from the group's mean, in units of the batch's standard deviation."""

@@ -16,7 +16,7 @@ so that errors read alike.
 docs/new-backend.md builds a backend of 50 lines on this module.
 """
 
-from gspo_core._lib.checks import check_number, check_positive
+from gspo_core._lib.checks import as_coefficient, as_number, as_positive, as_whole
 from gspo_core._lib.validation import check_layout
 
 from .active import active_tokens
@@ -25,9 +25,11 @@ from .weight import weight_as_function
 
 __all__ = [
     "active_tokens",
+    "as_coefficient",
+    "as_number",
+    "as_positive",
+    "as_whole",
     "check_layout",
-    "check_number",
-    "check_positive",
     "kl_weight_as_function",
     "weight_as_function",
 ]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from gspo_core._lib.array import to_numpy
-from gspo_core._lib.checks import check_number
+from gspo_core._lib.checks import as_number
 from gspo_core.objectives.clipped_surrogates import Clip
 
 from .drift import Tails
@@ -154,8 +154,7 @@ def clip_range_for(
     >>> f"{clip.low:.1e} {clip.high:.1e}"
     '3.2e-04 4.2e-04'
     """
-    check_number("target", target)
-    check_number("high_over_low", high_over_low)
+    target, high_over_low = as_number("target", target), as_number("high_over_low", high_over_low)
     if not 0.0 < target < 1.0:
         raise ValueError(f"target: expected a share in (0, 1), got {target}")
     if not 0.0 < high_over_low < math.inf:

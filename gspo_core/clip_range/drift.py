@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gspo_core._lib.array import count_true, namespace
-from gspo_core._lib.checks import check_number
+from gspo_core._lib.checks import as_number
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.kl import K3
 from gspo_core.types import Array, Layout
@@ -55,8 +55,8 @@ class Drift(NamedTuple):
         >>> Drift.of(2e-4).mean
         -0.0002
         """
+        kappa, design_effect = as_number("kappa", kappa), as_number("design_effect", design_effect)
         for name, value in (("kappa", kappa), ("design_effect", design_effect)):
-            check_number(name, value)
             if not 0.0 <= value < math.inf:
                 raise ValueError(f"{name}: expected a finite number of at least 0, got {value}")
         return Drift(kappa, -kappa, 2.0 * kappa, design_effect)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gspo_core._lib.array import namespace
-from gspo_core._lib.checks import check_choice, check_positive
+from gspo_core._lib.checks import as_coefficient, check_choice
 from gspo_core._lib.validation import check_layout, divisor, log_probs
 from gspo_core.types import Array, Layout, Reduction
 
@@ -36,7 +36,8 @@ class KLPenalty(NamedTuple):
 class KLTerm:
     """β · KL to a reference policy: the argument `kl` of a backend's `linear_policy_loss`, which adds `kl_penalty` to its loss.
 
-    Raises TypeError for an estimator of another kind, ValueError for a coefficient that is not a positive finite number.
+    A coefficient may change from step to step, be 0 (the term is then measured and adds nothing) or negative. Raises TypeError
+    for an estimator or a coefficient of another kind, ValueError for a coefficient that is not finite.
 
     >>> import numpy as np
     >>> from gspo_core.kl import K3
@@ -48,12 +49,12 @@ class KLTerm:
     """K1(), K2(), K3(), TokenKL() or SequenceKL()."""
     ref_logp: Array
     """Token array: log-probs under the reference policy; nats."""
-    coefficient: float
-    """β, a Python number."""
+    coefficient: float | Array
+    """β, a number or a [] array; held constant."""
 
     def __post_init__(self) -> None:
         _check_estimator(self.estimator)
-        check_positive("coefficient", self.coefficient)
+        object.__setattr__(self, "coefficient", as_coefficient("coefficient", self.coefficient))
 
 
 def kl_penalty(

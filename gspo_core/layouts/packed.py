@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gspo_core._lib.array import arange_like, is_integer, namespace, segment_sum, shape_of, where_true
-from gspo_core._lib.checks import is_whole
+from gspo_core._lib.checks import as_whole
 from gspo_core.types import Array, Layout, Namespace
 
 
@@ -32,8 +32,7 @@ class Packed(Layout):
             raise TypeError(f"segment_ids: expected integers, got dtype {self.segment_ids.dtype}")
         if len(self.shape) != 1:
             raise ValueError(f"segment_ids: expected shape [T], got {list(self.shape)}")
-        if not is_whole(self.num_sequences, 0):
-            raise ValueError(f"num_sequences: expected a whole number of at least 0, got {self.num_sequences!r}")
+        object.__setattr__(self, "num_sequences", as_whole("num_sequences", self.num_sequences, 0))
 
     @staticmethod
     def from_cu_seqlens(cu_seqlens: Array, num_tokens: int, mask: Array | None = None) -> Packed:
@@ -56,8 +55,7 @@ class Packed(Layout):
             raise TypeError(f"cu_seqlens: expected integers, got dtype {cu_seqlens.dtype}")
         if len(shape_of(cu_seqlens)) != 1 or shape_of(cu_seqlens)[0] < 1:
             raise ValueError(f"cu_seqlens: expected shape [N + 1], got {list(shape_of(cu_seqlens))}")
-        if not is_whole(num_tokens, 0):
-            raise ValueError(f"num_tokens: expected a whole number of at least 0, got {num_tokens!r}")
+        num_tokens = as_whole("num_tokens", num_tokens, 0)
         num_sequences = shape_of(cu_seqlens)[0] - 1
         slots = arange_like(xp, num_tokens, cu_seqlens)
         # How many segments end at or before a slot: the number of its own segment, empty ones skipped.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gspo_core._lib.array import arange_like, is_integer, namespace, shape_of
-from gspo_core._lib.checks import is_whole
+from gspo_core._lib.checks import as_whole
 from gspo_core._lib.validation import check_layout
 from gspo_core.types import Array, EachTurn, Layout
 
@@ -53,8 +53,7 @@ class Turns(Narrowed):
             raise TypeError(f"turn_ids: expected integers, got dtype {self.turn_ids.dtype}")
         if shape_of(self.turn_ids) != self.shape:
             raise ValueError(f"turn_ids: expected the layout's shape {list(self.shape)}, got {list(shape_of(self.turn_ids))}")
-        if not is_whole(self.num_turns, 1):
-            raise ValueError(f"num_turns: expected a whole number of at least 1, got {self.num_turns!r}")
+        object.__setattr__(self, "num_turns", as_whole("num_turns", self.num_turns, 1))
 
     def is_kept(self) -> Array:
         """Token array, boolean: slots in some turn."""

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gspo_core._lib.checks import as_number
+
 from .ledger import COUNTS, LENGTH_BINS, MAXIMA, MINIMA, SUMS, Metrics, read
 from .sketch import BINS, CENTRES, STEPS, moments, of_size, quantile, share_above
 
@@ -121,7 +123,7 @@ def clip_share(metrics: Metrics, low: float, high: float) -> float:
 
     Returns: a share of all sequences that are not empty.
 
-    Raises: ValueError for widths out of range; else as `summary`.
+    Raises: TypeError for a width that is no number, ValueError for one out of range; else as `summary`.
 
     >>> import numpy as np
     >>> from gspo_core import GSPO, Padded, batch_metrics, policy_loss
@@ -130,6 +132,7 @@ def clip_share(metrics: Metrics, low: float, high: float) -> float:
     >>> clip_share(batch_metrics(GSPO, policy_loss(GSPO, *batch), *batch), 0.0, 5e-4)
     0.5
     """
+    low, high = as_number("low", low), as_number("high", high)
     if not 0.0 <= low < 1.0 or not 0.0 <= high < math.inf:
         raise ValueError(f"low, high: expected a width in [0, 1) and one of at least 0, got {low} and {high}")
     negative, _, positive = _Book.of(metrics).counts["log_s.bins"].reshape(3, BINS)

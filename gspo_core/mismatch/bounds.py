@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 from gspo_core._lib.array import exp_finite
-from gspo_core._lib.checks import check_flag, check_number
+from gspo_core._lib.checks import check_flag, hold_numbers
 from gspo_core.types import Array, Namespace
 
 
@@ -33,8 +33,6 @@ class Action(Protocol):
 
 def _log_bounds(low: float, high: float) -> tuple[float, float]:
     """(log low, log high) of a band that holds 1, so that equal policies have weight 1."""
-    check_number("low", low)
-    check_number("high", high)
     if not 0.0 <= low <= 1.0:
         raise ValueError(f"low: expected a weight between 0 and 1, got {low}")
     if not 1.0 <= high <= math.inf:
@@ -67,6 +65,7 @@ class Truncate:
     drop: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        hold_numbers(self, "low", "high")
         _log_bounds(self.low, self.high)
 
     def __call__(self, xp: Namespace, log_weight: Array) -> Verdict:
@@ -97,6 +96,7 @@ class Mask:
     """False: what is rejected weighs 0, and still counts in |y_i| and in denominators. True: it leaves the layout."""
 
     def __post_init__(self) -> None:
+        hold_numbers(self, "low", "high")
         _log_bounds(self.low, self.high)
         check_flag("drop", self.drop)
 
@@ -128,6 +128,7 @@ class Reject:
     """False: what is rejected weighs 0, and still counts in |y_i| and in denominators. True: it leaves the layout."""
 
     def __post_init__(self) -> None:
+        hold_numbers(self, "low", "high")
         _log_bounds(self.low, self.high)
         check_flag("drop", self.drop)
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gspo_core._lib.array import exp_finite
-from gspo_core._lib.checks import check_number
+from gspo_core._lib.checks import hold_numbers
 from gspo_core.types import Array, Gain, Namespace
 
 
-def _check_widths(low: float, high: float) -> None:
-    check_number("low", low)
-    check_number("high", high)
-    if not 0.0 <= low < 1.0:
-        raise ValueError(f"low: expected a clip width in [0, 1), got {low}")
-    if not 0.0 <= high < math.inf:
-        raise ValueError(f"high: expected a finite clip width of at least 0, got {high}")
+def _check_widths(surrogate: Clip | DualClip | GateOnly) -> None:
+    hold_numbers(surrogate, "low", "high")
+    if not 0.0 <= surrogate.low < 1.0:
+        raise ValueError(f"low: expected a clip width in [0, 1), got {surrogate.low}")
+    if not 0.0 <= surrogate.high < math.inf:
+        raise ValueError(f"high: expected a finite clip width of at least 0, got {surrogate.high}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Clip:
     """Width above 1, a ratio (not nats)."""
 
     def __post_init__(self) -> None:
-        _check_widths(self.low, self.high)
+        _check_widths(self)
 
     def __call__(self, xp: Namespace, log_ratio: Array, advantage: Array) -> Gain:
         """(gain, slope), elementwise."""
@@ -101,8 +100,8 @@ class DualClip:
     """Largest ratio that a unit with A < 0 pays for."""
 
     def __post_init__(self) -> None:
-        _check_widths(self.low, self.high)
-        check_number("cap", self.cap)
+        _check_widths(self)
+        hold_numbers(self, "cap")
         if not 1.0 < self.cap < math.inf:
             raise ValueError(f"cap: expected a finite ratio above 1, got {self.cap}")
 
@@ -136,7 +135,7 @@ class GateOnly:
     """Width above 1, a ratio (not nats)."""
 
     def __post_init__(self) -> None:
-        _check_widths(self.low, self.high)
+        _check_widths(self)
 
     def __call__(self, xp: Namespace, log_ratio: Array, advantage: Array) -> Gain:
         """(gain, slope), elementwise."""

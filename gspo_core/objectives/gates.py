@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gspo_core._lib.checks import check_number
+from gspo_core._lib.checks import hold_numbers
 from gspo_core._lib.units import mean_over_tokens
 from gspo_core.types import Array, Gated, Layout
 
 
-def _width(name: str, value: float) -> None:
-    check_number(name, value)
+def _width(gate: TokenClip | Band | OffPolicyMask, name: str) -> None:
+    hold_numbers(gate, name)
+    value = getattr(gate, name)
     if not 0.0 <= value < math.inf:
         raise ValueError(f"{name}: expected a finite width in nats of at least 0, got {value}")
 
@@ -43,8 +44,8 @@ class TokenClip:
     """Width above 0, nats."""
 
     def __post_init__(self) -> None:
-        _width("low", self.low)
-        _width("high", self.high)
+        _width(self, "low")
+        _width(self, "high")
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
         """Set tokens beyond their bound to the bound, and close them."""
@@ -79,8 +80,8 @@ class Band:
     """Exponent of |y_i| in the bound."""
 
     def __post_init__(self) -> None:
-        _width("width", self.width)
-        check_number("length_power", self.length_power)
+        _width(self, "width")
+        hold_numbers(self, "length_power")
         if not 0.0 <= self.length_power <= 1.0:
             raise ValueError(f"length_power: expected a number in [0, 1], got {self.length_power}")
 
@@ -118,7 +119,7 @@ class OffPolicyMask:
     """Largest tolerated mean of log π_old − log π, nats per token."""
 
     def __post_init__(self) -> None:
-        _width("delta", self.delta)
+        _width(self, "delta")
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
         """Set the advantage of such responses to 0."""

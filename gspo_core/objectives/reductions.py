@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from gspo_core._lib.array import count_true
-from gspo_core._lib.checks import is_whole
+from gspo_core._lib.checks import as_whole
 from gspo_core._lib.units import flat, turn_lengths, turns_of
 from gspo_core.types import Array, Layout
 
@@ -131,8 +131,7 @@ class FixedLength:
     """Tokens that every sequence counts for."""
 
     def __post_init__(self) -> None:
-        if not is_whole(self.length, 1):
-            raise ValueError(f"length: expected a whole number of at least 1, got {self.length!r}")
+        object.__setattr__(self, "length", as_whole("length", self.length, 1))
 
     def count(self, layout: Layout) -> Array:
         """[] length times the number of non-empty sequences, integer."""

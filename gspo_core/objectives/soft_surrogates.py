@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gspo_core._lib.array import EXP_CAP, exp_finite
-from gspo_core._lib.checks import check_number
+from gspo_core._lib.checks import hold_numbers
 from gspo_core.types import Array, Gain, Namespace
 
 
-def _positive(name: str, value: float) -> None:
-    check_number(name, value)
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive finite number, got {value}")
+def _positive(surrogate: Any, *names: str) -> None:
+    hold_numbers(surrogate, *names)
+    for name in names:
+        if not 0.0 < getattr(surrogate, name) < math.inf:
+            raise ValueError(f"{name}: expected a positive finite number, got {getattr(surrogate, name)}")
 
 
 def _by_sign(xp: Namespace, advantage: Array, positive: float, negative: float) -> Array:
@@ -49,8 +50,7 @@ class SoftGate:
     """Temperature for A < 0."""
 
     def __post_init__(self) -> None:
-        _positive("tau_pos", self.tau_pos)
-        _positive("tau_neg", self.tau_neg)
+        _positive(self, "tau_pos", "tau_neg")
 
     def __call__(self, xp: Namespace, log_ratio: Array, advantage: Array) -> Gain:
         """(gain, slope), elementwise."""
@@ -84,8 +84,7 @@ class TruncatedWeight:
     """Smallest weight, a ratio; 0 is none."""
 
     def __post_init__(self) -> None:
-        check_number("cap", self.cap)
-        check_number("floor", self.floor)
+        hold_numbers(self, "cap", "floor")
         if not 1.0 <= self.cap < math.inf:
             raise ValueError(f"cap: expected a finite ratio of at least 1, got {self.cap}")
         if not 0.0 <= self.floor <= 1.0:
@@ -125,8 +124,7 @@ class ReciprocalWeight:
     """Largest weight."""
 
     def __post_init__(self) -> None:
-        for name in ("low", "high", "cap"):
-            check_number(name, getattr(self, name))
+        hold_numbers(self, "low", "high", "cap")
         if not 0.0 <= self.low < 1.0:
             raise ValueError(f"low: expected a clip width in [0, 1), got {self.low}")
         if not 0.0 <= self.high < math.inf:
@@ -172,8 +170,7 @@ class GammaWeight:
     """Decay for A < 0."""
 
     def __post_init__(self) -> None:
-        for name in ("k_pos", "lam_pos", "k_neg", "lam_neg"):
-            _positive(name, getattr(self, name))
+        _positive(self, "k_pos", "lam_pos", "k_neg", "lam_neg")
 
     def __call__(self, xp: Namespace, log_ratio: Array, advantage: Array) -> Gain:
         """(W A, W A), elementwise."""

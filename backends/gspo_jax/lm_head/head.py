@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gspo_core.backend import check_layout
+from gspo_core.backend import as_number, check_layout
 from gspo_core.layouts import Layout
 
 Array = Any
@@ -48,6 +48,9 @@ class Options:
     """The mesh axis over which the rows are spread; None: every rank has all rows."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", as_number("temperature", self.temperature))
+        if self.soft_cap is not None:
+            object.__setattr__(self, "soft_cap", as_number("soft_cap", self.soft_cap))
         if not 0.0 < self.temperature < math.inf:
             raise ValueError(f"temperature: expected a positive finite number, got {self.temperature}")
         if self.soft_cap is not None and not 0.0 < self.soft_cap < math.inf:

@@ -7,18 +7,20 @@ no forward pass, clipped sequences no backward pass. There are two exact schemes
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 from jax import lax
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import active_tokens, check_positive
+from gspo_core.backend import active_tokens, as_coefficient, as_positive, as_whole
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
 from .schemes import Job, aligned_loss, cut_for
-from .terms import Constants, Terms
+from .terms import Constants, Terms, factor_of
 from .two_pass import flat_scores
 
 BUDGET_BYTES = 2**28
@@ -40,7 +42,7 @@ def linear_policy_loss(
     temperature: float = 1.0,
     soft_cap: float | None = None,
     kl: KLTerm | None = None,
-    entropy_bonus: float | None = None,
+    entropy_bonus: float | Array | None = None,
     return_logp: bool = False,
     vocabulary: VocabularyAxis | None = None,
     budget_bytes: int = BUDGET_BYTES,
@@ -53,7 +55,8 @@ def linear_policy_loss(
         lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`; masked slots of `tokens` may hold
             anything.
         kl: adds β · KL to a reference policy to the loss. Clipping and advantages do not affect it.
-        entropy_bonus: β of −β · (mean entropy), averaged like the objective's tokens; a Python number. None: no bonus.
+        entropy_bonus: β of −β · (mean entropy), averaged like the objective's tokens. A number or a [] array of either
+            sign, held constant, that may be traced; with 0 entropies are measured and add nothing. None: no bonus.
         return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
             the forward pass then includes sequences without an advantage.
         budget_bytes: memory for exponentials of logits and float32 sums beyond the gradients; static. On a CPU, if the logits
@@ -72,7 +75,7 @@ def linear_policy_loss(
     like `policy_loss`; the context axis is that of the layout, the vocabulary's axis is `vocabulary`.
 
     Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type; ValueError for a negative budget
-    and for a bonus that is not positive and finite.
+    and for a bonus that is not finite.
 
     >>> import jax, jax.numpy as jnp
     >>> from gspo_core import GSPO, Padded
@@ -87,22 +90,22 @@ def linear_policy_loss(
     check_slots(layout, tokens)
     if kl is not None and not isinstance(kl, KLTerm):
         raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
-    if entropy_bonus is not None:
-        check_positive("entropy_bonus", entropy_bonus)
-    if not isinstance(budget_bytes, int) or budget_bytes < 0:
-        raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
-    kind, terms = wide(hidden, lm_head), Terms(objective, on_policy, entropy_bonus)
-    x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator, kl)))
+    denominator = None if denominator is None else as_positive("denominator", denominator)
+    bonus = None if entropy_bonus is None else factor_of(as_coefficient("entropy_bonus", entropy_bonus))
+    kl = None if kl is None else replace(kl, coefficient=factor_of(kl.coefficient))
+    budget_bytes = as_whole("budget_bytes", budget_bytes, 0)
+    kind, terms = wide(hidden, lm_head), Terms(objective, on_policy, bonus is not None)
+    x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator, kl, bonus)))
     job = Job(terms, options, cut_for(budget_bytes, head, options, terms, x, kind))
     # Checks every argument of the loss before any work is done.
     token_array = jax.ShapeDtypeStruct(layout.shape, kind)
     jax.eval_shape(lambda logp, entropy: terms.weigh(logp, entropy, x).value, token_array, token_array)
-    every_token = return_logp or kl is not None or entropy_bonus is not None
+    every_token = return_logp or kl is not None or terms.has_bonus
     live = (layout.valid if every_token else active_tokens(objective, advantage, layout)).reshape(-1)
     value, logp, entropy = _scored_loss(job, hidden, head, tokens, live, x)
     logp, entropy = lax.stop_gradient((logp, entropy))
     weighed = job.weigh(logp, entropy, live, x)
-    has_terms = kl is not None or entropy_bonus is not None
+    has_terms = kl is not None or terms.has_bonus
     return LinearLoss(
         *weighed.policy._replace(value=value, logp_grad=weighed.logp_grad),
         logp=logp.reshape(layout.shape) if return_logp else None,
@@ -123,5 +126,5 @@ def _scored_loss(
     rows, head = varying((rows, head), axes)
     if job.cut is not None:
         return *aligned_loss(job, rows, head, flat, live, x), None
-    logp, entropy = flat_scores(options, job.terms.entropy_bonus is not None, rows, head, flat, live)
+    logp, entropy = flat_scores(options, job.terms.has_bonus, rows, head, flat, live)
     return job.weigh(logp, entropy, live, x).value, logp, entropy

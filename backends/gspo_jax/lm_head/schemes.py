@@ -56,7 +56,7 @@ def cut_for(budget_bytes: int, head: Head, options: Options, terms: Terms, x: Co
     """The sizes of the aligned scheme; None if the two-pass scheme is used."""
     vocabulary, num_tokens, item = len(head.weight), math.prod(x.layout.shape), jnp.dtype(kind).itemsize
     elsewhere = options.axis is not None or x.layout.local is not x.layout or jax.default_backend() != "cpu"
-    if elsewhere or options.soft_cap is not None or terms.entropy_bonus is not None or not vocabulary or not num_tokens:
+    if elsewhere or options.soft_cap is not None or terms.has_bonus or not vocabulary or not num_tokens:
         return None
     blocks = -(-vocabulary // TILE[1])
     block = min(vocabulary, -(-vocabulary // (blocks * LANES)) * LANES)

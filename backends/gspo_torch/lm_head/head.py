@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gspo_core.backend import check_layout, check_number
+from gspo_core.backend import as_number, check_layout
 from gspo_core.layouts import Layout
 from gspo_torch.distributed import VocabularyShard
 
@@ -27,6 +27,11 @@ class Head:
     """Gemma's final_logit_softcapping; None for none."""
     shard: VocabularyShard | None = None
     """The part of the vocabulary that `weight` holds; None: all of it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "temperature", as_number("temperature", self.temperature))
+        if self.soft_cap is not None:
+            object.__setattr__(self, "soft_cap", as_number("soft_cap", self.soft_cap))
 
     @property
     def first(self) -> int:
@@ -59,11 +64,8 @@ def check_head(hidden: Tensor, head: Head, tokens: Tensor) -> None:
     if head.shard is not None and not isinstance(head.shard, VocabularyShard):
         raise TypeError(f"vocabulary: expected a VocabularyShard or None, got {type(head.shard).__name__}")
     _check_shapes(hidden, head, tokens)
-    check_number("temperature", head.temperature)
     if not 0.0 < head.temperature < math.inf:
         raise ValueError(f"temperature: expected a positive finite number, got {head.temperature}")
-    if head.soft_cap is not None:
-        check_number("soft_cap", head.soft_cap)
     if head.soft_cap is not None and not 0.0 < head.soft_cap < math.inf:
         raise ValueError(f"soft_cap: expected a positive finite number or None, got {head.soft_cap}")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import check_positive
+from gspo_core.backend import as_coefficient, as_whole
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
@@ -42,7 +42,7 @@ def linear_policy_loss(
     temperature: float = 1.0,
     soft_cap: float | None = None,
     kl: KLTerm | None = None,
-    entropy_bonus: float | None = None,
+    entropy_bonus: float | Tensor | None = None,
     return_logp: bool = False,
     vocabulary: VocabularyShard | None = None,
     budget_bytes: int = BUDGET_BYTES,
@@ -55,7 +55,8 @@ def linear_policy_loss(
         lm_head, tokens, bias, temperature, soft_cap, vocabulary: as for `token_logp`; masked slots of `tokens` may hold
             anything.
         kl: adds β · KL to a reference policy to the loss. Clipping and advantages do not affect it.
-        entropy_bonus: β of −β · (mean entropy), averaged like the objective's tokens. None: no bonus.
+        entropy_bonus: β of −β · (mean entropy), averaged like the objective's tokens. A number or a [] tensor of either sign,
+            held constant, that may change from step to step; with 0 entropies are measured and add nothing. None: no bonus.
         return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
             the forward pass then includes sequences without an advantage.
         budget_bytes: memory for logits and float32 sums beyond the gradients. On a CPU, sequences whose logits fit into it use
@@ -73,7 +74,7 @@ def linear_policy_loss(
     Returns: `LinearLoss`. Only `value` is differentiable, once (a second derivative is refused with a RuntimeError).
 
     Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type; ValueError for a negative budget
-    and for a bonus that is not positive and finite.
+    and for a bonus that is not finite.
 
     >>> import torch
     >>> from gspo_core import GSPO, Padded
@@ -89,12 +90,10 @@ def linear_policy_loss(
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
     check_slots(layout, tokens)
-    if not isinstance(budget_bytes, int) or budget_bytes < 0:
-        raise ValueError(f"budget_bytes: expected a number of bytes, 0 or more, got {budget_bytes!r}")
-    if entropy_bonus is not None:
-        check_positive("entropy_bonus", entropy_bonus)
+    budget_bytes = as_whole("budget_bytes", budget_bytes, 0)
+    bonus = None if entropy_bonus is None else as_coefficient("entropy_bonus", entropy_bonus)
     constants = [_constant(x) for x in (old_logp, advantage, denominator)]
-    terms = Terms(objective, constants[0], constants[1], layout, constants[2], on_policy, kl, entropy_bonus)
+    terms = Terms(objective, constants[0], constants[1], layout, constants[2], on_policy, kl, bonus)
     with torch.no_grad():
         job = prepare(head, hidden, tokens, terms, return_logp=return_logp, budget_bytes=budget_bytes)
     value, weighed, logp, entropy = LinearFunction.apply(hidden, lm_head, bias, job, torch.is_grad_enabled())

@@ -10,9 +10,18 @@ from torch import Tensor
 
 from gspo_core import Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.backend import active_tokens
+from gspo_core.backend import active_tokens, as_number
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
+
+
+def _times(coefficient: float | Tensor, x: Tensor) -> Tensor:
+    """The product as a constant; 0 for a coefficient of 0, whatever x is."""
+    if isinstance(coefficient, Tensor):
+        factor = coefficient.detach().to(x)
+        return torch.where(factor == 0, 0.0, factor * x)
+    number = as_number("coefficient", coefficient)
+    return number * x if number else torch.zeros_like(x)
 
 
 class Weighed(NamedTuple):
@@ -41,7 +50,7 @@ class Terms:
     denominator: float | Tensor | None
     on_policy: bool
     kl: KLTerm | None
-    entropy_bonus: float | None
+    entropy_bonus: float | Tensor | None
 
     @property
     def every_token(self) -> bool:
@@ -64,9 +73,9 @@ class Terms:
         if self.kl is not None:
             term = self._divergence(logp, layout, loss.denominator)
             estimate = term.value
-            value, c = value + self.kl.coefficient * estimate, c + self.kl.coefficient * term.logp_grad
+            value, c = value + _times(self.kl.coefficient, estimate), c + _times(self.kl.coefficient, term.logp_grad)
         if self.entropy_bonus is not None and entropy is not None:
-            e = -self.entropy_bonus * self.objective.reduction.weights(layout, True, loss.denominator)
+            e = -_times(self.entropy_bonus, self.objective.reduction.weights(layout, True, loss.denominator))
             value = value + layout.sum(layout.select(e * layout.select(entropy))).sum()
         return Weighed(value, c, e, loss, estimate)
 

@@ -82,10 +82,12 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
         for t in (0.0, -1.0, torch.inf)
     ),
     *(
-        (ValueError, "entropy_bonus: expected a positive finite number", {"entropy_bonus": b})
-        for b in (0.0, -1.0, torch.nan, "1")
+        (ValueError, "entropy_bonus: expected a finite number", {"entropy_bonus": b})
+        for b in (torch.nan, torch.inf, torch.tensor(torch.nan))
     ),
-    *((ValueError, "budget_bytes: expected a number of bytes, 0 or more, got ", {"budget_bytes": b}) for b in (-1, 0.5, None)),
+    (TypeError, "entropy_bonus: expected a number, got '1'", {"entropy_bonus": "1"}),
+    (TypeError, r"entropy_bonus: expected a number or a \[\] array, got \[2\]", {"entropy_bonus": torch.ones(2)}),
+    *((ValueError, "budget_bytes: expected a whole number of at least 0, got ", {"budget_bytes": b}) for b in (-1, 0.5, None)),
     (ValueError, r"ref_logp: expected the layout's shape \[2, 3\], got \[3\]", {"kl": kl(torch.zeros(3))}),
     (TypeError, "ref_logp: expected float32 or float64, got torch.float16", {"kl": kl(ZEROS.half())}),
     (ValueError, "lm_head: 7 rows from row 3 on do not fit into a vocabulary of 9", {"vocabulary": shard(3, 9)}),
@@ -123,9 +125,9 @@ def test_an_id_outside_of_the_vocabulary_is_refused_wherever_it_is_read() -> Non
         gspo_torch.linear_policy_loss(**unread, return_logp=True)
 
 
-@pytest.mark.parametrize("coefficient", [0.0, -1.0, float("nan"), float("inf"), "0.1"])
-def test_a_term_without_effect_is_refused(coefficient: Any) -> None:
-    with pytest.raises(ValueError, match=r"^coefficient: expected a positive finite number, got .*; leave it out for none$"):
+@pytest.mark.parametrize("coefficient", [float("nan"), float("inf"), torch.tensor(-torch.inf)])
+def test_a_coefficient_is_finite(coefficient: Any) -> None:
+    with pytest.raises(ValueError, match=r"^coefficient: expected a finite number, got "):
         kl(ZEROS, coefficient=coefficient)
 
 
@@ -137,11 +139,11 @@ def test_a_class_is_no_estimator() -> None:
 @pytest.mark.parametrize(
     ("kind", "sentence", "start", "total"),
     [
-        (TypeError, "start: expected a number of rows, got 1.0", 1.0, 3),
-        (TypeError, "start: expected a number of rows, got True", True, 3),
-        (TypeError, "total: expected a number of rows, got None", 1, None),
-        (ValueError, r"start: expected a row in \[0, 3\], got 4", 4, 3),
-        (ValueError, r"start: expected a row in \[0, 3\], got -1", -1, 3),
+        (ValueError, "start: expected a whole number of at least 0 and at most 3, got 1.0", 1.0, 3),
+        (ValueError, "start: expected a whole number of at least 0 and at most 3, got True", True, 3),
+        (ValueError, "total: expected a whole number of at least 0, got None", 1, None),
+        (ValueError, "start: expected a whole number of at least 0 and at most 3, got 4", 4, 3),
+        (ValueError, "start: expected a whole number of at least 0 and at most 3, got -1", -1, 3),
     ],
 )
 def test_a_wrong_shard_is_refused(kind: type[Exception], sentence: str, start: Any, total: Any) -> None:

@@ -41,6 +41,7 @@ class NoTurnWeights:
 NUMBERS: list[Row] = [
     Row(T, ("low: expected a number, got '0.2' (str)",), lambda: Clip("0.2", 0.2)),
     Row(T, ("high: expected a number, got None",), lambda: Clip(0.2, None)),
+    Row(T, ("high: expected a number", "has no real number that can be read here"), lambda: Clip(0.2, np.asarray(2j))),
     Row(T, ("low: expected a number, got array",), lambda: Clip(ONES, 0.2)),
     Row(T, ("low: expected a number, got True",), lambda: g.objectives.GateOnly(True, 0.2)),
     Row(V, ("low: expected a clip width in [0, 1)", "got 1.0"), lambda: Clip(1.0, 0.2)),
@@ -74,8 +75,8 @@ NUMBERS: list[Row] = [
     ),
     Row(T, ("drop: expected True or False", "got 'no'"), lambda: g.mismatch.Mask(0.5, 2.0, drop="no")),
     Row(T, ("drop: expected True or False", "got 1"), lambda: g.mismatch.Reject(0.5, 2.0, drop=1)),
-    Row(V, ("ddof: expected 0 or 1", "got 2"), lambda: g.advantages.ZScore(2)),
-    Row(V, ("ddof: expected 0 or 1", "got True"), lambda: g.advantages.BatchStd(True)),
+    Row(V, ("ddof: expected a whole number of at least 0 and at most 1", "got 2"), lambda: g.advantages.ZScore(2)),
+    Row(V, ("ddof: expected a whole number of at least 0 and at most 1", "got True"), lambda: g.advantages.BatchStd(True)),
     Row(V, ("eps: expected a finite number of at least 0", "got -1e-06"), lambda: g.advantages.ZScore(0, -1e-6)),
     Row(T, ("eps: expected a number",), lambda: g.advantages.BatchStd(0, "small")),
     Row(V, ("length: expected a whole number of at least 1", "got 2.5"), lambda: g.objectives.FixedLength(2.5)),

@@ -11,7 +11,7 @@ from support.errors.places import Row
 from support.errors.rows import IDS, LAYOUT, MASK, ONES, ROUTER, TURNS, ZEROS, T, V
 
 import gspo_core as g
-from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Packed, PerToken, SequenceMean
+from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Packed, Padded, PerToken, SequenceMean
 from gspo_core.clip_range import Drift, clip_fraction_for, measured_clip_fraction
 from gspo_core.objectives import LinearLoss, TurnMean
 from gspo_core.routing import router_shift
@@ -81,11 +81,19 @@ POLICY_LOSS: list[Row] = [
         ("advantage: expected [2]", "got [2, 4]", "turn_advantages"),
         loss(objective=SEGMENT_TOKEN, advantage=np.ones((2, 4)), layout=TURNS),
     ),
-    Row(T, ("denominator: expected an array", "got str"), loss(denominator="2")),
+    Row(T, ("denominator: expected a number, got '2' (str)",), loss(denominator="2")),
     Row(T, ("denominator: expected a number", "got True"), loss(denominator=True)),
     Row(V, ("denominator: expected a positive finite number", "got 0"), loss(denominator=0)),
     Row(V, ("denominator: expected a number or a [] array", "got shape [2]"), loss(denominator=ONES)),
-    Row(T, ("denominator: expected a real number", "got dtype complex128"), loss(denominator=np.asarray(2j))),
+    Row(V, ("denominator: expected a positive finite number", "got -2.0"), loss(denominator=np.asarray(-2.0))),
+    Row(
+        T,
+        ("denominator: expected a real number", "got dtype torch.bool"),
+        lambda: g.policy_loss(
+            *(GSPO, torch.zeros(2, 3), torch.zeros(2, 3), torch.ones(2), Padded(torch.ones(2, 3) > 0)),
+            denominator=torch.tensor(True),
+        ),
+    ),
 ]
 
 ADVANTAGES: list[Row] = [
@@ -174,6 +182,12 @@ TERMS: list[Row] = [
     ),
     Row(V, ("old_logp: TokenKL() corrects for the policy that sampled", "pass its log-probs"), kl(g.TokenKL())),
     Row(V, ("old_logp: K3() does not use it", "leave it out, or use TokenKL()"), kl(g.kl.K3(), old_logp=ZEROS)),
+    Row(V, ("coefficient: expected a finite number", "got nan"), lambda: g.kl.KLTerm(g.kl.K3(), ZEROS, float("nan"))),
+    Row(
+        T,
+        ("coefficient: expected a number or a [] array", "got [2] of torch.float32"),
+        lambda: g.kl.KLTerm(g.kl.K3(), ZEROS, torch.ones(2)),
+    ),
     Row(
         T,
         ("correction: expected a Correction such as TIS", "got str"),

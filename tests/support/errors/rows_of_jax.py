@@ -53,7 +53,8 @@ JAX: list[Row] = [
     ),
     Row(T, ("kl: expected a KLTerm(estimator, ref_logp, coefficient) or None", "got float"), lossy(kl=0.1)),
     Row(V, ("ref_logp: expected the layout's shape [2, 3]", "got [3]"), lossy(kl=KLTerm(K3(), jnp.zeros(3), 0.1))),
-    Row(V, ("entropy_bonus: expected a positive finite number", "got 0.0", "leave it out"), lossy(entropy_bonus=0.0)),
-    Row(V, ("budget_bytes: expected a number of bytes, 0 or more", "got -1"), lossy(budget_bytes=-1)),
+    Row(V, ("entropy_bonus: expected a finite number", "got inf"), lossy(entropy_bonus=float("inf"))),
+    Row(V, ("denominator: expected a positive finite number", "got 0"), lossy(denominator=0)),
+    Row(V, ("budget_bytes: expected a whole number of at least 0", "got -1"), lossy(budget_bytes=-1)),
     Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), scored(soft_cap=-1.0)),
 ]

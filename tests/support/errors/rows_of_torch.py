@@ -95,11 +95,11 @@ TORCH: list[Row] = [
     Row(V, ("tokens: expected the layout's shape [1, 3]", "got [2, 3]"), linear(layout=Padded(MASK[:1]))),
     Row(T, ("layout: expected a layout of torch tensors", "got one of numpy.ndarray"), linear(layout=Padded(MASK.numpy()))),
     Row(V, ("layout: expected the device of tokens, cpu", "got meta"), linear(layout=Padded(MASK.to("meta")))),
-    Row(V, ("budget_bytes: expected a number of bytes, 0 or more", "got -1"), linear(budget_bytes=-1)),
+    Row(V, ("budget_bytes: expected a whole number of at least 0", "got -1"), linear(budget_bytes=-1)),
     Row(
         V,
-        ("entropy_bonus: expected a positive finite number", "got 0.0", "leave it out for none"),
-        linear(entropy_bonus=0.0),
+        ("entropy_bonus: expected a finite number", "got nan"),
+        linear(entropy_bonus=float("nan")),
     ),
     Row(T, ("kl: expected a KLTerm(estimator, ref_logp, coefficient) or None", "got float"), linear(kl=0.1)),
     Row(
@@ -107,8 +107,8 @@ TORCH: list[Row] = [
         ("estimator: expected an estimator such as TokenKL() or K3()", "got 'k3'"),
         lambda: gspo_torch.KLTerm("k3", GOOD["old_logp"], 0.1),
     ),
-    Row(T, ("start: expected a number of rows", "got 1.5"), lambda: SHARD(1.5, 3, None)),
-    Row(V, ("start: expected a row in [0, 3]", "got 4"), lambda: SHARD(4, 3, None)),
+    Row(V, ("start: expected a whole number of at least 0 and at most 3", "got 1.5"), lambda: SHARD(1.5, 3, None)),
+    Row(V, ("start: expected a whole number of at least 0 and at most 3", "got 4"), lambda: SHARD(4, 3, None)),
     Row(RuntimeError, ("LM head: its gradient cannot be differentiated again", "log_softmax of full logits"), twice),
     Row(RuntimeError, ("linear_policy_loss: the aligned scheme", "pass budget_bytes=0"), backward_twice),
 ]

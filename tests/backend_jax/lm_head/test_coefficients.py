@@ -1,0 +1,66 @@
+"""The coefficients of a KL term and an entropy bonus in JAX: of either sign, 0, traced, and one compilation for all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gspo_jax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gspo_core import GSPO, Padded
+from gspo_core.kl import K3, KLTerm
+
+pytestmark = pytest.mark.slow
+
+RNG = np.random.default_rng(0)
+HIDDEN, HEAD = (jnp.asarray(RNG.normal(size=shape), dtype=jnp.float32) for shape in ((3, 4, 5), (7, 5)))
+OLD, REF = (jnp.asarray(-1.0 - RNG.random((3, 4)), dtype=jnp.float32) for _ in range(2))
+TOKENS, LAYOUT = (
+    jnp.arange(12, dtype=jnp.int32).reshape(3, 4) % 7,
+    Padded(jnp.asarray(np.arange(4) < np.array([[4], [2], [1]]))),
+)
+ADVANTAGE = jnp.array([1.0, -1.0, 0.0])
+
+
+def value(inputs: Any, beta: Any, bonus: Any, ref: Any = REF) -> Any:
+    """[] the loss."""
+    kl = None if beta is None else KLTerm(K3(), ref, beta)
+    return gspo_jax.linear_policy_loss(GSPO, *inputs, TOKENS, OLD, ADVANTAGE, LAYOUT, kl=kl, entropy_bonus=bonus).value
+
+
+def test_the_loss_is_linear_in_both_and_compiled_once() -> None:
+    compiled = jax.jit(jax.value_and_grad(value))
+    inputs = (HIDDEN, HEAD)
+    parts = ((None, None), (1.0, None), (None, 1.0))
+    alone, with_kl, with_bonus = (jax.jit(lambda y, x=x: jax.value_and_grad(value)(y, *x))(inputs) for x in parts)
+    for beta, bonus in ((0.0, 0.0), (0.5, -0.25), (-2.0, 0.0), (0.0, 3.0)):
+        found = compiled(inputs, jnp.asarray(beta), jnp.asarray(bonus))
+        for mine, a, kl, entropy in zip(*(jax.tree.leaves(x) for x in (found, alone, with_kl, with_bonus)), strict=True):
+            expected = a + beta * (kl - a) + bonus * (entropy - a)
+            np.testing.assert_allclose(mine, expected, rtol=0, atol=2e-6 * (1.0 + np.abs(expected).max()))
+    assert compiled._cache_size() == 1
+
+
+def test_a_term_goes_through_jit_as_an_argument() -> None:
+    """Its coefficient is data, as its log-probs are."""
+
+    @jax.jit
+    def loss(inputs: Any, kl: KLTerm) -> Any:
+        return gspo_jax.linear_policy_loss(GSPO, *inputs, TOKENS, OLD, ADVANTAGE, LAYOUT, kl=kl).value
+
+    one, two = (float(loss((HIDDEN, HEAD), KLTerm(K3(), REF, beta))) for beta in (0.5, 1.0))
+    assert two - one == pytest.approx(one - float(value((HIDDEN, HEAD), None, None)), abs=1e-6)
+    assert loss._cache_size() == 1
+
+
+def test_a_coefficient_of_zero_adds_nothing_even_to_an_infinite_kl() -> None:
+    far = REF.at[:, 0].set(jnp.inf)
+    inputs = (HIDDEN, HEAD)
+    for zero in (0.0, jnp.asarray(0.0)):
+        found = jax.jit(lambda y, z=zero: jax.value_and_grad(value)(y, z, z, far))(inputs)
+        expected = jax.jit(lambda y: jax.value_and_grad(value)(y, None, None))(inputs)
+        for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
