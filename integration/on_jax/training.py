@@ -112,7 +112,7 @@ def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Array], rollup: R
         loss, old_logp = jax.device_get((loss, old))
         rollup.add_loss(loss, old_logp, advantage, layout)
     norm = float(optax.tree.norm(gradients))
-    finite = bool(np.isfinite(norm))
+    finite = bool(np.isfinite(norm)) and rollup.is_finite()
     rollup.add_step(norm, batch.left_out, skipped=not finite)
     if finite:
         trainer.learner.step(gradients)

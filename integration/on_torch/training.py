@@ -90,7 +90,7 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
             loss.value.backward()
         rollup.add_loss(loss, old.logp, advantage, layout, weighted=weighted, sampler_logp=part.logp)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
-    finite = bool(torch.isfinite(norm))
+    finite = bool(torch.isfinite(norm)) and rollup.is_finite()
     rollup.add_step(float(norm), batch.left_out, skipped=not finite)
     if finite:
         lr = trainer.config.lr * min(1.0, (trainer.optimizer_steps + 1) / max(1, trainer.config.lr_warm_up))

@@ -43,6 +43,7 @@ class Rollup:
         """A micro-batch: the routes, and what the router itself chooses in the pass for old log-probs, or in an update."""
         (self._fresh_flips if updating else self._old_flips).add(routes, own)
 
+    @np.errstate(invalid="ignore")  # ∞ − ∞ is what the metrics of a skipped step may hold
     def add_loss(
         self,
         loss: LinearLoss,
@@ -68,6 +69,11 @@ class Rollup:
         if sampler_logp is not None:
             self._mismatch.add(loss.logp, old_logp, sampler_logp, advantage, layout)
 
+    def is_finite(self) -> bool:
+        """Whether all log ratios since the last step are finite: a gradient can be, where the ratio is 0 or clipped."""
+        ratios = ((logp - old_logp)[layout.valid] for logp, old_logp, _, layout in self._measured)
+        return all(bool((abs(ratio) < math.inf).all()) for ratio in ratios)
+
     def add_step(self, grad_norm: float, left_out: Metrics | None = None, *, skipped: bool) -> None:
         """The optimizer step on the micro-batches since the last one, with the metrics of the responses that it left out."""
         self._steps.append(merge(*self._fresh, *([] if left_out is None else [left_out])))
@@ -84,6 +90,7 @@ class Rollup:
         rest = lengths[advantages == 0].tolist()
         return self._responses + Pilot([0.0] * len(rest), rest, [0.0] * len(rest))
 
+    @np.errstate(invalid="ignore")
     def row(self) -> dict[str, Any]:
         """The rollout as plain numbers: `gspo_core.summary` explains those that are not named here.
 

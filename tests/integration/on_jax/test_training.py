@@ -139,6 +139,21 @@ def test_non_finite_gradients_are_skipped_counted_and_end_the_run(trainer: Train
         take(float("nan"))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_log_prob_that_is_not_finite_skips_its_step(trainer: Trainer, value: float) -> None:
+    """Also where the gradient is finite: the ratio to an old log-prob of +∞ is 0, and has none."""
+    advantages, rollup = np.ones(16, dtype=np.float32), Rollup(trainer.objective)
+    before = named_weights(trainer.learner.params)
+    batch = mini_batch(trainer, draw(trainer), advantages, Plan(advantages), np.arange(16))
+    old = np.array(old_log_probs(trainer, batch)[0])
+    old[0, 0] = value
+    update(trainer, batch, [old], rollup)
+    assert (trainer.bad_steps, trainer.optimizer_steps) == (1, 0)
+    after = named_weights(trainer.learner.params)
+    assert all((after[name] == weight).all() for name, weight in before.items())
+    assert rollup.row()["skipped_steps"] == 1
+
+
 def test_old_log_probs_and_updates_are_one_compiled_program(trainer: Trainer) -> None:
     """Two programs may round differently, and log s at unmoved weights would not be 0."""
     advantages = np.ones(16, dtype=np.float32)

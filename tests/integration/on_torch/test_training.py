@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,23 @@ def test_non_finite_gradients_are_skipped_counted_and_end_the_run(trainer: Train
         update(trainer, batch, old, rollup)
     with pytest.raises(TrainingFailure, match="3 gradients in a row were not finite, in rollout 1"):
         update(trainer, batch, old, rollup)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_log_prob_that_is_not_finite_skips_its_step(trainer: Trainer, value: float) -> None:
+    """Also where the gradient is finite: the ratio to an old log-prob of +∞ is 0, and has none."""
+    responses, rollup = draw(trainer), Rollup(trainer.objective)
+    weights = copy.deepcopy(trainer.model.state_dict())
+    batch = mini_batch(trainer, responses, torch.ones(16), Plan(torch.ones(16)), torch.arange(16))
+    old = response_logp(trainer.model, batch.parts[0][0], 1.0).detach()
+    old[0, 0] = value
+    update(trainer, batch, [Old(old)], rollup)
+    assert (trainer.bad_steps, trainer.optimizer_steps) == (1, 0)
+    assert all(torch.equal(weights[name], now) for name, now in trainer.model.state_dict().items())
+    row = rollup.row()
+    assert row["skipped_steps"] == 1
+    assert row["log_s"] == [], "nothing is known of responses whose step was skipped"
+    json.dumps(row)
 
 
 def test_logits_that_are_not_finite_end_the_run(trainer: Trainer) -> None:
