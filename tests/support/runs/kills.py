@@ -109,7 +109,7 @@ class Killer:
         folder = self.workplace / name
         left = half_written(folder)
         in_write = self._random.random() < 1 / 3
-        wait = self._random.uniform(0, 0.02) if in_write else self._random.uniform(0, 3)
+        wait = self._random.uniform(0, 0.02) if in_write else self._random.uniform(0, 6)
         self._wait_for(process, (folder / "config.json").exists)
         if in_write:
             self._wait_for(process, lambda: half_written(folder) - left)
