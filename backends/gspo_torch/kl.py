@@ -15,6 +15,7 @@ from gspo_core.layouts import Layout
 from gspo_core.types import Reduction
 
 from .apart import tensors_of, with_tensors
+from .door import admitted, admitted_layout
 
 
 def kl_penalty(
@@ -44,7 +45,10 @@ def kl_penalty(
     """
     if not isinstance(logp, Tensor) and hasattr(logp, "dtype"):  # the core would take it; what is no array it refuses itself
         raise TypeError(f"logp: expected a torch tensor, got {type(logp).__module__}.{type(logp).__name__}")
-    constants = [x.detach() if isinstance(x, Tensor) else x for x in (ref_logp, old_logp, denominator)]
+    logp = admitted("logp", logp)
+    like, named = ("logp", logp), {"ref_logp": ref_logp, "old_logp": old_logp, "denominator": denominator}
+    constants = [x.detach() if isinstance(x, Tensor) else x for x in (admitted(*item, like) for item in named.items())]
+    layout = admitted_layout(layout, like)
     options = (estimator, layout, reduction, allow_low_precision)
     value, logp_grad = _KLPenalty.apply(logp, *constants, options, *tensors_of(layout))
     return KLPenalty(value, logp_grad)

@@ -21,6 +21,7 @@ from gspo_core.backend import weight_as_function
 from gspo_core.layouts import Layout
 
 from .apart import tensors_of, with_tensors
+from .door import admitted, admitted_advantage, admitted_layout
 
 
 def policy_loss(
@@ -49,8 +50,11 @@ def policy_loss(
     """
     if not isinstance(logp, Tensor) and hasattr(logp, "dtype"):  # the core would take it; what is no array it refuses itself
         raise TypeError(f"logp: expected a torch tensor, got {type(logp).__module__}.{type(logp).__name__}")
-    constants = [x.detach() if isinstance(x, Tensor) else x for x in (old_logp, denominator)]
-    batch, tensors = _take_apart(advantage, layout)
+    logp = admitted("logp", logp)
+    like = ("logp", logp)
+    named = {"old_logp": old_logp, "denominator": denominator}
+    constants = [x.detach() if isinstance(x, Tensor) else x for x in (admitted(*item, like) for item in named.items())]
+    batch, tensors = _take_apart(admitted_advantage(advantage, like), admitted_layout(layout, like))
     options = (objective, batch, on_policy, allow_low_precision)
     parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, options, *tensors)
     value, logp_grad, log_ratio, clipped, divisor = parts

@@ -14,6 +14,7 @@ from gspo_core.backend import as_number, check_layout
 from gspo_core.layouts import Layout
 
 Array = Any
+COMPUTED = (jnp.float16, jnp.bfloat16, jnp.float32, jnp.float64)
 INT32_MAX = 2**31 - 1
 
 
@@ -84,6 +85,10 @@ def check_head(hidden: Array, head: Head, tokens: Array) -> None:
             raise TypeError(f"{name}: expected a jax array, got {type(x).__module__}.{type(x).__name__}")
         if name != "tokens" and x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
             raise TypeError(f"{name}: expected a floating-point array, got {x.dtype}")
+        if name != "tokens" and x is not None and x.dtype not in COMPUTED:
+            raise TypeError(
+                f"{name}: expected float16, bfloat16, float32 or float64, got {x.dtype}; pass its astype(jnp.bfloat16)"
+            )
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise TypeError(f"tokens: expected integer token ids, got {tokens.dtype}")
     weight, bias = head

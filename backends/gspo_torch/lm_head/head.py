@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from gspo_core.backend import as_number, check_layout
 from gspo_core.layouts import Layout
 from gspo_torch.distributed import VocabularyShard
+from gspo_torch.door import admitted, admitted_layout, parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,22 @@ class Head:
         return torch.float64 if both == torch.float64 else torch.float32
 
 
+def admit(hidden: Tensor, head: Head, tokens: Tensor, layout: Layout | None) -> tuple[Tensor, Head, Tensor, Layout | None]:
+    """The arguments as tensors to compute with, a distributed head gathered; `check_head` and `check_slots` see to the rest."""
+    hidden = admitted("hidden", hidden)
+    if isinstance(hidden, Tensor) and hidden.is_meta:
+        raise TypeError("hidden: expected a tensor with numbers, got one on the meta device, which has none")
+    like, local = ("hidden", hidden), head.shard is not None
+    weight, bias = (parameter(name, x, like, local) for name, x in (("lm_head", head.weight), ("bias", head.bias)))
+    tokens = admitted("tokens", tokens, like)
+    return (
+        parameter("hidden", hidden, like, False),
+        replace(head, weight=weight, bias=bias),
+        tokens,
+        admitted_layout(layout, like),
+    )
+
+
 def check_head(hidden: Tensor, head: Head, tokens: Tensor) -> None:
     """TypeError or ValueError, naming the argument, unless hidden [..., H], head and tokens [...] fit together."""
     named = (("hidden", hidden), ("lm_head", head.weight), ("tokens", tokens), ("bias", head.bias))
@@ -84,21 +101,16 @@ def _check_shapes(hidden: Tensor, head: Head, tokens: Tensor) -> None:
         raise ValueError(
             f"lm_head: {len(weight)} rows from row {shard.start} on do not fit into a vocabulary of {shard.total} (vocabulary)"
         )
-    devices = {name: x.device for name, x in (("lm_head", weight), ("tokens", tokens)) if x.device != hidden.device}
-    for name, device in devices.items():
-        raise ValueError(f"{name}: expected the device of hidden, {hidden.device}, got {device}")
 
 
 def check_slots(layout: Layout, tokens: Tensor) -> None:
-    """TypeError or ValueError unless `layout` is a layout of torch tensors with the shape and device of `tokens`."""
+    """TypeError or ValueError unless `layout` is a layout of torch tensors with the shape of `tokens`."""
     check_layout(layout)
     mask = layout.valid
     if not isinstance(mask, Tensor):
         raise TypeError(f"layout: expected a layout of torch tensors, got one of {type(mask).__module__}.{type(mask).__name__}")
     if tuple(tokens.shape) != tuple(layout.shape):
         raise ValueError(f"tokens: expected the layout's shape {list(layout.shape)}, got {list(tokens.shape)}")
-    if mask.device != tokens.device:
-        raise ValueError(f"layout: expected the device of tokens, {tokens.device}, got {mask.device}")
 
 
 def check_ids(tokens: Tensor, head: Head) -> None:

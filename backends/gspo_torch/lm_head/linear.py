@@ -18,8 +18,9 @@ from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
 from gspo_torch.distributed import VocabularyShard
+from gspo_torch.door import admitted, admitted_advantage, admitted_term
 
-from .head import Head, check_head, check_slots
+from .head import Head, admit, check_head, check_slots
 from .schemes import LinearFunction, prepare
 from .terms import Terms
 
@@ -88,15 +89,17 @@ def linear_policy_loss(
     if kl is not None and not isinstance(kl, KLTerm):
         raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
+    hidden, head, tokens, layout = admit(hidden, head, tokens, layout)  # type: ignore[assignment]
     check_head(hidden, head, tokens)
     check_slots(layout, tokens)
-    budget_bytes = as_whole("budget_bytes", budget_bytes, 0)
-    bonus = None if entropy_bonus is None else as_coefficient("entropy_bonus", entropy_bonus)
-    constants = [_constant(x) for x in (old_logp, advantage, denominator)]
-    terms = Terms(objective, constants[0], constants[1], layout, constants[2], on_policy, kl, bonus)
+    budget_bytes, like = as_whole("budget_bytes", budget_bytes, 0), ("hidden", hidden)
+    bonus = None if entropy_bonus is None else as_coefficient("entropy_bonus", admitted("entropy_bonus", entropy_bonus, like))
+    old, divisor = (_constant(admitted(*item, like)) for item in (("old_logp", old_logp), ("denominator", denominator)))
+    constant = _constant(admitted_advantage(advantage, like))
+    terms = Terms(objective, old, constant, layout, divisor, on_policy, admitted_term(kl, like), bonus)
     with torch.no_grad():
         job = prepare(head, hidden, tokens, terms, return_logp=return_logp, budget_bytes=budget_bytes)
-    value, weighed, logp, entropy = LinearFunction.apply(hidden, lm_head, bias, job, torch.is_grad_enabled())
+    value, weighed, logp, entropy = LinearFunction.apply(hidden, head.weight, head.bias, job, torch.is_grad_enabled())
     policy = weighed.loss
     return LinearLoss(
         value=value,

@@ -16,7 +16,7 @@ from gspo_core.types import TokenScores
 from gspo_torch.distributed import VocabularyShard
 
 from .blocks import Weights
-from .head import Head, check_head, check_ids, check_slots
+from .head import Head, admit, check_head, check_ids, check_slots
 from .two_pass import Gradients, backward, forward
 
 
@@ -44,6 +44,8 @@ def token_logp(
         temperature: the sampling temperature.
         soft_cap: the c of Gemma's c · tanh(z / c); None: the logits are not capped.
         vocabulary: which rows `lm_head` holds, if the head is spread over ranks. All ranks of its group call together.
+
+    `lm_head` and `bias` may be DTensors: they are gathered, and their gradient is the mean over the mesh's ranks, as in FSDP2.
 
     Returns: [...] float32 (float64 for float64 inputs), exactly 0 in masked slots, differentiable once with respect to hidden,
     lm_head and bias; gradients are accumulated in float32 and returned in the parameters' dtypes, exactly 0 in masked slots
@@ -101,6 +103,7 @@ def _score(
     hidden: Tensor, head: Head, tokens: Tensor, layout: Layout | None, *, entropy: bool, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     """(log-probs, entropies), each of the shape of `tokens`; the entropies are empty if they are not wanted."""
+    hidden, head, tokens, layout = admit(hidden, head, tokens, layout)
     check_head(hidden, head, tokens)
     rows, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
     places: Tensor | None = None

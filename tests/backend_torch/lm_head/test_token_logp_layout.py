@@ -152,7 +152,7 @@ def test_a_second_derivative_is_refused_with_a_layout_too() -> None:
         (TypeError, r"^layout: expected a layout of torch tensors, got one of numpy.ndarray", Padded(MASK.numpy())),
         (ValueError, r"^tokens: expected the layout's shape \[3, 4\], got \[3, 5\]", Padded(MASK[:, 1:])),
         (ValueError, r"^tokens: expected the layout's shape \[15\], got \[3, 5\]", layouts(MASK)["packed"]),
-        (ValueError, r"^layout: expected the device of tokens, cpu, got meta", Padded(MASK.to("meta"))),
+        (ValueError, r"^layout: expected the device of hidden, cpu, got meta", Padded(MASK.to("meta"))),
     ],
 )
 def test_a_wrong_layout_is_refused(kind: type[Exception], sentence: str, layout: Any) -> None:

@@ -35,6 +35,11 @@ def lossy(**wrong: Any) -> Callable[[], Any]:
 JAX: list[Row] = [
     Row(T, ("hidden: expected a jax array", "got numpy.ndarray"), scored(hidden=np.zeros((2, 3, 4)))),
     Row(T, ("lm_head: expected a floating-point array", "got int32"), scored(lm_head=jnp.zeros((5, 4), dtype=jnp.int32))),
+    Row(
+        T,
+        ("bias: expected float16, bfloat16, float32 or float64", "got float8_e4m3fn"),
+        scored(bias=jnp.zeros(5).astype(jnp.float8_e4m3fn)),
+    ),
     Row(T, ("tokens: expected integer token ids", "got float32"), scored(tokens=jnp.zeros((2, 3)))),
     Row(V, ("hidden: expected shape [..., H]", "got []"), scored(hidden=jnp.zeros(()), tokens=jnp.zeros((), dtype=jnp.int32))),
     Row(V, ("lm_head: expected [V, H] with H = 4 as in hidden [2, 3, 4]", "got [5, 3]"), scored(lm_head=jnp.zeros((5, 3)))),

@@ -8,8 +8,11 @@ from typing import Any
 import gspo_torch
 import numpy as np
 import torch
+import torch.distributed as dist
 from support.errors.places import Row
 from support.errors.rows import LAYOUT, ONES, ZEROS, T, V
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Replicate, distribute_tensor
 
 from gspo_core import GSPO, Padded, SequenceMean
 from gspo_core.kl import K3
@@ -46,6 +49,15 @@ def backward_twice() -> None:
     loss = gspo_torch.linear_policy_loss(**{**GOOD, "hidden": hidden, "lm_head": head, "old_logp": None}, on_policy=True)
     loss.value.backward(retain_graph=True)
     loss.value.backward()
+
+
+def one_rank(call: Callable[[Any], Any]) -> Any:
+    """The call with a DTensor of zeros, on a mesh of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        return call(distribute_tensor(GOOD["old_logp"], init_device_mesh("cpu", (1,)), [Replicate()]))
+    finally:
+        dist.destroy_process_group()
 
 
 SHARD = gspo_torch.VocabularyShard
@@ -94,7 +106,23 @@ TORCH: list[Row] = [
     Row(T, ("vocabulary: expected a VocabularyShard or None", "got int"), linear(vocabulary=5)),
     Row(V, ("tokens: expected the layout's shape [1, 3]", "got [2, 3]"), linear(layout=Padded(MASK[:1]))),
     Row(T, ("layout: expected a layout of torch tensors", "got one of numpy.ndarray"), linear(layout=Padded(MASK.numpy()))),
-    Row(V, ("layout: expected the device of tokens, cpu", "got meta"), linear(layout=Padded(MASK.to("meta")))),
+    Row(V, ("layout: expected the device of hidden, cpu", "got meta"), linear(layout=Padded(MASK.to("meta")))),
+    Row(T, ("tokens: expected a dense tensor", "torch.sparse_coo", "to_dense()"), linear(tokens=GOOD["tokens"].to_sparse())),
+    Row(
+        T,
+        ("lm_head: expected float16, bfloat16, float32 or float64", "got torch.float8_e5m2", "to(torch.bfloat16)"),
+        linear(lm_head=GOOD["lm_head"].to(torch.float8_e5m2)),
+    ),
+    Row(
+        T,
+        ("hidden: expected a tensor with numbers", "meta device"),
+        lambda: gspo_torch.token_logp(*(GOOD[name].to("meta") for name in ("hidden", "lm_head", "tokens"))),
+    ),
+    Row(
+        T,
+        ("old_logp: expected a plain tensor, got a DTensor", "full_tensor()"),
+        lambda: one_rank(lambda spread: linear(old_logp=spread)()),
+    ),
     Row(V, ("budget_bytes: expected a whole number of at least 0", "got -1"), linear(budget_bytes=-1)),
     Row(
         V,

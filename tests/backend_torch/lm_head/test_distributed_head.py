@@ -1,0 +1,60 @@
+"""An LM head that is a DTensor, as FSDP2 and tensor parallelism leave it, is a head: gathered, with its gradient."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from support.lm_head import distributed_heads
+from support.lm_head.cases import from_logits
+from support.lm_head.distributed_heads import BUDGETS, PLACEMENTS, WORLD, problem_of
+from torch import Tensor
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the two processes answered."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.start_processes(distributed_heads.main, (str(folder),), WORLD, start_method="spawn")
+    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def within(actual: Tensor, expected: Tensor) -> None:
+    """1e-12 of the largest entry."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().amax() <= 1e-12 * expected.abs().amax()
+
+
+@pytest.mark.parametrize("bytes_", BUDGETS, ids=["two-pass", "aligned"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_on_ranks_with_the_same_tokens_it_is_the_whole_head(ranks: list[dict[str, Any]], placement: str, bytes_: int) -> None:
+    truth = from_logits(problem_of(0))
+    for rank in ranks:
+        answer = rank[f"{placement}, same, {bytes_}"]
+        within(answer["value"], truth.value)
+        for name, gradient in truth.gradients.items():
+            within(answer[name], gradient)
+
+
+@pytest.mark.parametrize("case", [*(f"{p}, own, {b}" for p in PLACEMENTS for b in BUDGETS), "fsdp"])
+def test_on_ranks_with_tokens_of_their_own_its_gradient_is_their_mean(ranks: list[dict[str, Any]], case: str) -> None:
+    """As FSDP2 averages all others; values and gradients of hidden states are each rank's own."""
+    truths = [from_logits(problem_of(rank)) for rank in range(WORLD)]
+    for rank, truth in zip(ranks, truths, strict=True):
+        within(rank[case]["value"], truth.value)
+        within(rank[case]["hidden"], truth.gradients["hidden"])
+        for name in ("lm_head", "bias"):
+            within(rank[case][name], sum(t.gradients[name] for t in truths) / WORLD)  # type: ignore[arg-type]
+
+
+def test_with_a_vocabulary_shard_its_own_rows_are_the_shard(ranks: list[dict[str, Any]]) -> None:
+    truth = from_logits(problem_of(0))
+    for rank in ranks:
+        within(rank["shard"]["value"], truth.value)
+        for name, gradient in truth.gradients.items():
+            within(rank["shard"][name], gradient)
