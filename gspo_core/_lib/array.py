@@ -114,14 +114,31 @@ def plain_number(x: Array) -> int | float | None:
         return None
 
 
+def is_at_hand(xp: Namespace, x: Array) -> bool:
+    """Whether the numbers of an array are on the host: not traced, and no device to wait for."""
+    if is_torch_namespace(xp):
+        return x.device.type == "cpu" and not xp.compiler.is_compiling()
+    if is_jax_namespace(xp):
+        return not isinstance(x, sys.modules["jax"].core.Tracer) and device(x).platform == "cpu"
+    return bool(is_numpy_namespace(xp) or is_array_api_strict_namespace(xp))
+
+
 def number_at_hand(xp: Namespace, x: Array) -> int | float | None:
     """`plain_number` of an array on the host; None where it is traced or where one would have to wait for a device."""
-    if is_torch_namespace(xp):
-        return None if xp.compiler.is_compiling() or x.device.type != "cpu" else plain_number(x)
-    if is_jax_namespace(xp):
-        waits = isinstance(x, sys.modules["jax"].core.Tracer) or device(x).platform != "cpu"
-        return None if waits else plain_number(x)
-    return plain_number(x) if is_numpy_namespace(xp) or is_array_api_strict_namespace(xp) else None
+    return plain_number(x) if is_at_hand(xp, x) else None
+
+
+def values_at_hand(xp: Namespace, x: Array) -> Any:
+    """An array on the host as a NumPy array; None where it is traced or where one would have to wait for a device."""
+    return read_if_possible(x) if is_at_hand(xp, x) else None
+
+
+def signed(xp: Namespace, x: Array) -> Array:
+    """Integers as int32 or int64, in which one can count and subtract; those that fit into neither become negative."""
+    if x.dtype in (xp.int32, xp.int64):
+        return x
+    bits = xp.iinfo(x.dtype).bits
+    return xp.astype(x, xp.int32 if bits < 32 or (bits == 32 and is_jax_namespace(xp)) else xp.int64)
 
 
 def where_true(xp: Namespace, mask: Array, x: Array) -> Array:

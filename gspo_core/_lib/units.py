@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import add
 from typing import Any
 
 from gspo_core.types import Array, EachTurn, Layout, Namespace, Ratio
+
+from .array import arange_like
 
 
 def at_least_one(xp: Namespace, counts: Array, like: Array) -> Array:
     """Counts that can be divided by, in the dtype of `like`: 1 in place of 0."""
     counts = xp.astype(counts, like.dtype)
     return xp.where(counts > 0, counts, 1.0)
+
+
+EXACT = 2**24
+"""Up to here a float32 holds every whole number."""
+
+
+def count_tokens(layout: Layout, where: Array, dtype: Any) -> Array:
+    """[N] integers of a dtype: how many tokens of each sequence are True in a boolean token array, in rows of any length."""
+    xp, length = layout.xp, layout.shape[-1]
+
+    def counted(some: Array) -> Array:
+        return xp.astype(layout.sum(xp.astype(some, xp.float32)), dtype)
+
+    if length <= EXACT:
+        return counted(where)
+    part = xp.broadcast_to(arange_like(xp, length, xp.astype(where[..., :1], xp.int32)) // EXACT, layout.shape)
+    return reduce(add, [counted(where & (part == k)) for k in range(1 + (length - 1) // EXACT)])
 
 
 def mean_over_tokens(d: Array, layout: Layout) -> Array:

@@ -11,8 +11,9 @@ border between two sequences, and the last slot of a sequence predicts nothing:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from gspo_core._lib.array import arange_like, is_integer, namespace, shape_of
+from gspo_core._lib.array import arange_like, is_integer, namespace, shape_of, signed, values_at_hand
 from gspo_core.types import Array, Namespace
 
 from .packed import Packed
@@ -67,17 +68,17 @@ def next_tokens(
 
     Args:
         token_ids: [T] integer ids of the row.
-        cu_seqlens: [N + 1] integers, ascending from 0: sequence i has the slots [cu_seqlens[i], cu_seqlens[i+1]). Slots from
-            the last offset on are padding.
+        cu_seqlens: [N + 1] integers, ascending: sequence i has the slots [cu_seqlens[i], cu_seqlens[i+1]). Slots before the
+            first offset and from the last one on are padding.
         mask: [T] boolean, True where the policy produced the token of the slot (not where it is predicted).
-        prompt_lengths: [N] integers, the number of tokens at the beginning of each sequence that the policy did not produce.
-            Pass either this or `mask`.
+        prompt_lengths: [N] integers of at least 0, the number of tokens at the beginning of each sequence that the policy did
+            not produce. Pass either this or `mask`.
 
     Returns: `NextTokens`: hidden states [T, H], `tokens` and `layout` go into `token_logp` as they are.
 
     Raises: TypeError for a wrong dtype, ValueError for a wrong shape and if not exactly one of `mask` and `prompt_lengths` is
-    given, naming the argument. The numbers in `cu_seqlens` are not checked, since that is impossible under jit: offsets that
-    do not ascend from 0 give wrong segments.
+    given, naming the argument; ValueError for offsets and prompt lengths out of range. Those that are traced or on another
+    device are not read.
 
     >>> import numpy as np
     >>> from gspo_core import GSPO, policy_loss
@@ -107,7 +108,7 @@ def next_tokens(
         own = _without_prompts(xp, whole, cu_seqlens, prompt_lengths)
     upcoming = xp.roll(own.segment_ids, -1)
     # The last slot has no next one: roll gives it the first.
-    inside = arange_like(xp, num_tokens, cu_seqlens) < num_tokens - 1
+    inside = arange_like(xp, num_tokens, upcoming) < num_tokens - 1
     predicts = inside & (upcoming >= 0) & (upcoming == whole.segment_ids)
     return NextTokens(Packed(xp.where(predicts, upcoming, -1), own.num_sequences), _shifted(xp, predicts, token_ids))
 
@@ -126,7 +127,15 @@ def _without_prompts(xp: Namespace, whole: Packed, cu_seqlens: Array, prompt_len
         raise ValueError(f"prompt_lengths: expected shape [{whole.num_sequences}], got {list(shape_of(prompt_lengths))}")
     if whole.num_sequences == 0:
         return whole
-    first = cu_seqlens[:-1] + xp.astype(prompt_lengths, cu_seqlens.dtype)
+    offsets, prompts = (signed(xp, x) for x in (cu_seqlens, prompt_lengths))
+    _check_prompts(values_at_hand(xp, prompts))
+    first = offsets[:-1] + xp.astype(prompts, offsets.dtype)
     owner = xp.where(whole.valid, whole.segment_ids, 0)
-    of_policy = arange_like(xp, whole.shape[0], cu_seqlens) >= xp.take(first, owner, axis=0)
+    of_policy = arange_like(xp, whole.shape[0], offsets) >= xp.take(first, owner, axis=0)
     return Packed(xp.where(whole.valid & of_policy, owner, -1), whole.num_sequences)
+
+
+def _check_prompts(prompts: Any) -> None:
+    """ValueError for prompts at hand that are shorter than nothing."""
+    if prompts is not None and (prompts < 0).any():
+        raise ValueError(f"prompt_lengths: expected numbers of at least 0, got {int(prompts.min())}")

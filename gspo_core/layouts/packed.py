@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
-from gspo_core._lib.array import arange_like, is_integer, namespace, segment_sum, shape_of, where_true
+from gspo_core._lib.array import arange_like, is_integer, namespace, segment_sum, shape_of, signed, values_at_hand, where_true
 from gspo_core._lib.checks import as_whole
 from gspo_core.types import Array, Layout, Namespace
 
@@ -32,6 +34,7 @@ class Packed(Layout):
             raise TypeError(f"segment_ids: expected integers, got dtype {self.segment_ids.dtype}")
         if len(self.shape) != 1:
             raise ValueError(f"segment_ids: expected shape [T], got {list(self.shape)}")
+        object.__setattr__(self, "segment_ids", signed(self.xp, self.segment_ids))
         object.__setattr__(self, "num_sequences", as_whole("num_sequences", self.num_sequences, 0))
 
     @staticmethod
@@ -39,12 +42,12 @@ class Packed(Layout):
         """Segments [cu_seqlens[i], cu_seqlens[i+1]), as flash-attention has them.
 
         Args:
-            cu_seqlens: [N + 1] integers, ascending from 0. Slots from the last one on hold nothing.
+            cu_seqlens: [N + 1] integers, ascending. Slots before the first one and from the last one on hold nothing.
             num_tokens: T, the length of the token arrays.
             mask: [T] boolean, True where the policy produced the token; None means everywhere.
 
-        Raises: TypeError for a wrong dtype, ValueError for a wrong shape, each naming the argument. The offsets themselves are
-        not checked, since that is impossible under jit: offsets that do not ascend from 0 give wrong segments.
+        Raises: TypeError for a wrong dtype, ValueError for a wrong shape and for offsets that do not ascend from 0 or more to
+        at most num_tokens, each naming the argument. Offsets that are traced or on another device are not read.
 
         >>> import numpy as np
         >>> Packed.from_cu_seqlens(np.array([0, 2, 2, 3]), 4).segment_ids.tolist()
@@ -56,11 +59,13 @@ class Packed(Layout):
         if len(shape_of(cu_seqlens)) != 1 or shape_of(cu_seqlens)[0] < 1:
             raise ValueError(f"cu_seqlens: expected shape [N + 1], got {list(shape_of(cu_seqlens))}")
         num_tokens = as_whole("num_tokens", num_tokens, 0)
+        cu_seqlens = signed(xp, cu_seqlens)
+        _check_offsets(values_at_hand(xp, cu_seqlens), num_tokens)
         num_sequences = shape_of(cu_seqlens)[0] - 1
         slots = arange_like(xp, num_tokens, cu_seqlens)
-        # How many segments end at or before a slot: the number of its own segment, empty ones skipped.
-        ids = xp.astype(xp.searchsorted(cu_seqlens[1:], slots, side="right"), cu_seqlens.dtype)
-        valid = ids < num_sequences
+        # How many segments begin at or before a slot: one more than the number of its own segment, empty ones skipped.
+        ids = xp.astype(xp.searchsorted(cu_seqlens, slots, side="right"), cu_seqlens.dtype) - 1
+        valid = (ids >= 0) & (ids < num_sequences)
         if mask is not None:
             namespace(mask=mask, cu_seqlens=cu_seqlens)
             if not xp.isdtype(mask.dtype, "bool"):
@@ -113,3 +118,16 @@ class Packed(Layout):
     def _segment_sum(self, x: Array) -> Array:
         # Slots of no sequence carry 0 into segment 0, which must exist even if there is no sequence at all.
         return segment_sum(self.xp, x, self._safe_ids(), max(1, self.num_sequences))[: self.num_sequences]
+
+
+def _check_offsets(offsets: Any, num_tokens: int) -> None:
+    """ValueError unless offsets that are at hand cut num_tokens slots into segments."""
+    if offsets is None:
+        return
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first < 0 or last > num_tokens or (offsets[1:] < offsets[:-1]).any():
+        fall = next((f", with {a} before {b}" for a, b in pairwise(offsets.tolist()) if b < a), "")
+        raise ValueError(
+            f"cu_seqlens: expected offsets that ascend from 0 or more to at most num_tokens = {num_tokens}, got {first} to "
+            f"{last}{fall}"
+        )

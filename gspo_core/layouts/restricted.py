@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 from gspo_core._lib.array import namespace, shape_of, where_true
+from gspo_core._lib.units import count_tokens
 from gspo_core._lib.validation import check_layout
 from gspo_core.types import Array, EachTurn, Layout
 
@@ -26,9 +27,7 @@ class Narrowed(Wrapped):
 
     def lengths(self) -> Array:
         """[N] |y_i| in kept tokens, integer."""
-        xp = self.xp
-        # A float32 counts exactly up to 2²⁴ tokens.
-        return xp.astype(self.layout.sum(xp.astype(self.is_kept(), xp.float32)), self.layout.lengths().dtype)
+        return count_tokens(self.layout, self.is_kept(), self.layout.lengths().dtype)
 
     def select(self, x: Array) -> Array:
         """The token array x with every other slot replaced by 0, whatever its content."""

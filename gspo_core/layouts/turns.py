@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gspo_core._lib.array import arange_like, is_integer, namespace, shape_of
+from gspo_core._lib.array import arange_like, is_integer, namespace, shape_of, signed
 from gspo_core._lib.checks import as_whole
+from gspo_core._lib.units import EXACT
 from gspo_core._lib.validation import check_layout
 from gspo_core.types import Array, EachTurn, Layout
 
@@ -53,6 +54,7 @@ class Turns(Narrowed):
             raise TypeError(f"turn_ids: expected integers, got dtype {self.turn_ids.dtype}")
         if shape_of(self.turn_ids) != self.shape:
             raise ValueError(f"turn_ids: expected the layout's shape {list(self.shape)}, got {list(shape_of(self.turn_ids))}")
+        object.__setattr__(self, "turn_ids", signed(xp, self.turn_ids))
         object.__setattr__(self, "num_turns", as_whole("num_turns", self.num_turns, 1))
 
     def is_kept(self) -> Array:
@@ -95,6 +97,18 @@ class Folded(Wrapped):
         return self.xp.reshape(self.layout.spread(x), self.shape)
 
 
+def _spread_numbers(layout: Layout, numbers: Array) -> Array:
+    """Token array of int32: the [N] numbers 0 … N − 1 at every token. A layout spreads floats, which hold 2²⁴ of them."""
+    xp = layout.xp
+
+    def spread(x: Array) -> Array:
+        return xp.astype(layout.spread(xp.astype(x, xp.float32)), xp.int32)
+
+    if layout.num_sequences <= EXACT:
+        return spread(numbers)
+    return spread(numbers // EXACT) * EXACT + spread(numbers % EXACT)
+
+
 def _each_turn(layout: Layout, turn_ids: Array, in_a_turn: Array, num_turns: int) -> Layout:
     """N · num_turns sequences. Shards and restrictions stay outside, so that sums are still exchanged and restricted."""
     if isinstance(layout, Sharded):
@@ -103,8 +117,6 @@ def _each_turn(layout: Layout, turn_ids: Array, in_a_turn: Array, num_turns: int
         return Restricted(_each_turn(layout.layout, turn_ids, in_a_turn, num_turns), layout.kept)
     xp = layout.xp
     turn = xp.astype(xp.where(in_a_turn, turn_ids, 0), xp.int32)
-    # A layout spreads real numbers; a float32 holds sequence numbers up to 2²⁴ exactly.
-    numbers = xp.astype(arange_like(xp, layout.num_sequences, turn), xp.float32)
-    sequence = xp.astype(layout.spread(numbers), xp.int32)
+    sequence = _spread_numbers(layout, arange_like(xp, layout.num_sequences, turn))
     ids = xp.where(layout.valid & in_a_turn, sequence * num_turns + turn, -1)
     return Folded(Packed(xp.reshape(ids, (-1,)), layout.num_sequences * num_turns), layout.shape)

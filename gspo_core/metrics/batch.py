@@ -7,7 +7,7 @@ when somebody wants to look.
 from __future__ import annotations
 
 from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, detached, is_integer, is_real, namespace, segment_sum, shape_of
-from gspo_core._lib.units import flat, has_turn_units, mean_over_tokens, turns_of
+from gspo_core._lib.units import count_tokens, flat, has_turn_units, mean_over_tokens, turns_of
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.prepared import prepared
 from gspo_core.objectives.loss import Objective, unit_advantage
@@ -105,8 +105,7 @@ def _clipping(
     """Counts of what has an advantage and no gradient, at tokens and at sequences; and [N] which sequences that are."""
 
     def tokens(where: Array) -> Array:
-        # A float32 counts exactly up to 2²⁴ tokens of a sequence.
-        return layout.sum(xp.astype(where, log_s.dtype))
+        return count_tokens(layout, where, xp.int32)
 
     live = layout.valid & (advantage != 0)
     silent = live & (layout.select(weight) == 0)
@@ -117,16 +116,11 @@ def _clipping(
         "clip_active": count_true(xp, clipped),
         "clip_low": count_true(xp, clipped & (log_s < 0)),
         "clip_high": count_true(xp, clipped & (log_s > 0)),
-        "clip_active_tokens": _total(xp, num_silent),
-        "clip_low_tokens": _total(xp, tokens(silent & (ratio < 0))),
-        "clip_high_tokens": _total(xp, tokens(silent & (ratio > 0))),
+        "clip_active_tokens": xp.sum(num_silent),
+        "clip_low_tokens": xp.sum(tokens(silent & (ratio < 0))),
+        "clip_high_tokens": xp.sum(tokens(silent & (ratio > 0))),
     }
     return Entries(counts), clipped
-
-
-def _total(xp: Namespace, counts: Array) -> Array:
-    """[] the sum of whole numbers that are held as floats, exactly."""
-    return xp.sum(xp.astype(counts, xp.int32))
 
 
 def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, advantage: Array) -> Entries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, namespace
+from gspo_core._lib.units import count_tokens
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.prepared import prepared
 from gspo_core.mismatch.bounds import Reject
@@ -52,10 +53,7 @@ def sampler_metrics(
         return xp.sum(layout.sum(x) if per_token else x)
 
     def number(where: Array) -> Array:
-        # A float32 counts exactly up to 2²⁴ tokens of a sequence.
-        if not per_token:
-            return count_true(xp, where)
-        return xp.sum(xp.astype(layout.sum(xp.astype(where, found.raw.dtype)), xp.int32))
+        return xp.sum(count_tokens(layout, where, xp.int32)) if per_token else count_true(xp, where)
 
     # A filter has no weight that could be cut: it keeps or it rejects.
     truncated = found.kept & (found.weight != found.raw) & (not isinstance(correction.action, Reject))

@@ -86,7 +86,8 @@ class Metrics(NamedTuple):
         dist.all_reduce(m.counts), dist.all_reduce(m.sums), dist.all_reduce(m.minima, MIN), dist.all_reduce(m.maxima, MAX)
 
     A tuple of arrays, and so a pytree for JAX. A batch without a token is the neutral element. Counts are exact up to the
-    largest number of the library's default integer (2³¹ tokens under JAX without x64).
+    largest number of the library's default integer (2³¹ − 1 under JAX without x64); one that `merge` drives beyond is refused
+    by `summary`.
 
     >>> import numpy as np
     >>> from gspo_core import group_metrics
@@ -136,7 +137,11 @@ def _two(a: Metrics, b: Metrics) -> Metrics:
     xp = namespace(a=a.sums, b=b.sums)
     minima = xp.where(a.minima < b.minima, a.minima, b.minima)
     maxima = xp.where(a.maxima > b.maxima, a.maxima, b.maxima)
-    return Metrics(a.counts + b.counts, a.sums + b.sums, minima, maxima)
+    counts = a.counts + b.counts
+    # What overflows is negative, and stays so whatever is merged later.
+    lost = (a.counts < 0) | (b.counts < 0) | (counts < 0)
+    counts = xp.where(lost, xp.iinfo(counts.dtype).min, counts)
+    return Metrics(counts, a.sums + b.sums, minima, maxima)
 
 
 @dataclass(frozen=True)
@@ -184,5 +189,10 @@ def read(vector: Array, widths: Mapping[str, int]) -> dict[str, np.ndarray]:
     expected = sum(widths.values())
     if shape_of(numbers) != (expected,):
         raise ValueError(f"metrics: expected a vector of {expected} numbers, got shape {list(shape_of(numbers))}")
+    if numbers.dtype.kind == "i" and (numbers < 0).any():
+        raise ValueError(
+            f"metrics: expected counts that fit into {numbers.dtype}, got one that overflowed when they were merged; read a "
+            "`summary` more often, or use a library with 64-bit integers (JAX: jax_enable_x64)"
+        )
     ends = np.cumsum(list(widths.values()))
     return dict(zip(widths, np.split(numbers, ends[:-1]), strict=True))

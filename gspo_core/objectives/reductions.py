@@ -117,7 +117,10 @@ class FixedLength:
     The denominator counts `length` tokens for every non-empty sequence. With the longest possible response this is
     Dr.GRPO's constant; with 1 the mean over sequences of sums over tokens (LUSPO, MiniRL).
 
-    `length` is a whole number of at least 1, else ValueError. Source: Dr.GRPO, arXiv 2503.20783, section 3.
+    JAX without x64 has integers up to 2³¹ − 1: a count that could be larger is a float32 there. Add counts of parts up as
+    Python numbers or floats. `length` is a whole number of at least 1, else ValueError.
+
+    Source: Dr.GRPO, arXiv 2503.20783, section 3.
 
     >>> import numpy as np
     >>> from gspo_core import Padded
@@ -134,8 +137,11 @@ class FixedLength:
         object.__setattr__(self, "length", as_whole("length", self.length, 1))
 
     def count(self, layout: Layout) -> Array:
-        """[] length times the number of non-empty sequences, integer."""
-        return count_true(layout.xp, layout.non_empty()) * self.length
+        """[] length times the number of non-empty sequences, integer; float32 where the library's integers are too short."""
+        xp, count = layout.xp, count_true(layout.xp, layout.non_empty())
+        if max(1, layout.num_sequences) * self.length > xp.iinfo(count.dtype).max:
+            return xp.astype(count, xp.float32) * float(self.length)
+        return count * self.length
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] |y_i|/denominator, or as a token array 1/denominator."""

@@ -166,7 +166,7 @@ def test_high_is_a_finite_width(high: float) -> None:
 
 @pytest.mark.parametrize("ddof", [-1, 2, 0.5])
 def test_ddof_is_zero_or_one(ddof: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ddof: expected 0 or 1, got "):
+    with pytest.raises(ValueError, match=r"^ddof: expected a whole number of at least 0 and at most 1, got "):
         ZScore(ddof=ddof)
 
 

@@ -165,6 +165,12 @@ LAYOUTS: list[Row] = [
     Row(V, ("num_sequences: expected a whole number of at least 0", "got -1"), lambda: Packed(IDS[0], -1)),
     Row(V, ("num_sequences: expected a whole number of at least 0", "got True"), lambda: Packed(IDS[0], True)),
     Row(T, ("cu_seqlens: expected integers", "got dtype float64"), lambda: Packed.from_cu_seqlens(np.zeros(3), 2)),
+    Row(
+        V,
+        ("cu_seqlens: expected offsets that ascend", "num_tokens = 8", "got 0 to 8", "with 5 before 3"),
+        lambda: Packed.from_cu_seqlens(np.array([0, 5, 3, 8]), 8),
+    ),
+    Row(V, ("prompt_lengths: expected numbers of at least 0", "got -1"), next_of(mask=None, prompt_lengths=np.array([-1]))),
     Row(V, ("cu_seqlens: expected shape [N + 1]", "got [0]"), lambda: Packed.from_cu_seqlens(np.zeros(0, dtype=int), 2)),
     Row(
         V,

@@ -20,6 +20,7 @@ SEGMENT = Objective(g.objectives.Turn(), Clip(0.2, 0.2), TurnMean())
 SEGMENT_TOKEN = Objective(g.objectives.TurnToken(), Clip(0.2, 0.2), SequenceMean())
 GOOD: dict[str, Any] = {"objective": GSPO, "logp": ZEROS, "old_logp": ZEROS, "advantage": ONES, "layout": LAYOUT}
 LOSS = g.policy_loss(**GOOD)
+BOOK = g.group_metrics(ONES, IDS[:, 0])
 LAW, CLIP, NOBODY = Drift.of(2e-4), Clip(3e-4, 4e-4), g.Pilot([], [], [])
 
 
@@ -291,6 +292,12 @@ READINGS: list[Row] = [
         ("metrics: expected a vector of", "got shape [1]"),
         lambda: g.summary(g.group_metrics(ONES, IDS[:, 0])._replace(counts=np.zeros(1))),
     ),
+    Row(
+        V,
+        ("metrics: expected counts that fit into int64", "overflowed when they were merged"),
+        lambda: g.summary(BOOK._replace(counts=BOOK.counts - 3)),
+    ),
+    Row(T, ("low: expected a number", "got None"), lambda: g.metrics.clip_share(BOOK, None, 0.1)),
     Row(
         V,
         ("low, high: expected a width in [0, 1) and one of at least 0", "got 2.0 and 0.1"),
