@@ -46,7 +46,9 @@ class Shape(NamedTuple):
             "hidden_act": (config.get("hidden_act", "silu"), "silu"),
             "attention_bias": (config.get("attention_bias", False), False),
             "use_sliding_window": (config.get("use_sliding_window", False), False),
-            "rope_type": (rope.get("rope_type", "default"), "default"),
+            "rope_type": (rope.get("rope_type", rope.get("type", "default")), "default"),  # `type` is the old spelling
+            "partial_rotary_factor": (rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)), 1.0),
+            "layer_types": (sorted(set(config.get("layer_types") or ["full_attention"])), ["full_attention"]),
         }
         for name, (found, expected) in plain.items():
             if found != expected:

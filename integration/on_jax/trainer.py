@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +23,8 @@ from integration.on_torch.small_model import make_small
 from integration.shared.clip_advice import Advised, ClipAdvice
 from integration.shared.config import Config
 from integration.shared.errors import UserError
-from integration.shared.pretrained import load_tokenizer
-from integration.shared.prompts import Prompter
+from integration.shared.pretrained import load_tokenizer, require_whole_model
+from integration.shared.prompts import Prompter, ends_of
 from integration.shared.resuming import open_run
 from integration.shared.run_folder import RunFolder
 from integration.shared.tasks import Task, load_task, parse_args
@@ -82,7 +83,9 @@ def prepare(config: Config) -> Trainer:
     source = checkpoint or weights_of(config, task)
     tokenizer, model = load_tokenizer(str(source)), load_qwen3(source)
     template_args = tuple(parse_args("--template-args", config.template_args).items())
-    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args)
+    files = model_files(source)
+    ends = ends_of(json.loads(files.get("generation_config.json", files["config.json"])).get("eos_token_id"))
+    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args, ends)
     learner = Learner(
         model,
         lr=config.lr,
@@ -91,7 +94,7 @@ def prepare(config: Config) -> Trainer:
     )
     trainer = Trainer(
         config, folder, task, learner, config.build_objective(),
-        Sampler(learner, prompter, config.max_new_tokens, config.temperature), model_files(source),
+        Sampler(learner, prompter, config.max_new_tokens, config.temperature), files,
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
     )  # fmt: skip
     if config.resume is None:
@@ -125,6 +128,7 @@ def weights_of(config: Config, task: Task) -> Path:
             task, config.warm_up, cache=config.cache_dir, seed=config.seed,
             max_new_tokens=config.max_new_tokens, device=torch.device("cpu"),
         )  # fmt: skip
+    require_whole_model(config.model)
     if Path(config.model).is_dir():
         return Path(config.model)
     try:

@@ -163,16 +163,52 @@ def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
     return token_logp(hidden, head.weight, batch.tokens, layout=Padded(batch.mask), **options)
 
 
+LARGE = 1000.0
+"""The largest logit that is put through what follows the head: a cap shows there, however small the logits are."""
+
+
+def _require_attention_only(model: Any) -> None:
+    """UserError if layers keep a state that is not keys and values: responses that end could not be taken out of its cache."""
+    config = model.config.get_text_config()
+    other = sorted(
+        set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention", "chunked_attention"}
+    )
+    if other or getattr(model, "_is_stateful", False):
+        raise UserError(
+            f"--model: {type(model).__name__} has layers that are no attention ({', '.join(other) or 'recurrent'}), whose "
+            "state the sampler cannot carry; use a model of attention layers"
+        )
+
+
 @torch.no_grad()
 def require_plain_head(model: Any, sampler: Sampler, example: Example) -> None:
-    """UserError if the model does more to its logits than an LM head (soft-capping, scaling), which token_logp would miss."""
-    batch = sampler.draw([example], 1, None)
-    ours = response_logp(model, batch, 1.0)[:, 0]
-    logits = model(input_ids=batch.prompt_ids, attention_mask=batch.prompt_mask).logits[:, -1]
-    theirs = torch.log_softmax(logits.float(), -1).gather(-1, batch.tokens[:, :1])[:, 0]
-    allowed = 0.1 if logits.dtype == torch.bfloat16 else 1e-3  # the model's own logits are rounded there, ours are not
-    if not torch.allclose(ours, theirs, atol=allowed, rtol=0):
-        raise UserError(
-            f"--model: log-probs from hidden states and LM head differ from the model's own ({float(ours):.4f}, "
-            f"{float(theirs):.4f}): it transforms its logits (soft-capping or scaling), which is not supported yet"
-        )
+    """UserError if logits are not hidden states times the LM head (soft-capping, scaling), which token_logp would miss, or if
+    layers are recurrent.
+
+    Looks at all logits of a prompt, twice: as they are, against the product, and with the head's output scaled up to
+    `LARGE`, which whatever follows the head must leave as it is.
+    """
+    _require_attention_only(model)
+    ids, mask = (torch.from_numpy(x).to(sampler.device) for x in left_pad([sampler.prompter.encode(example)], 0))
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
+    head, scaled = model.get_output_embeddings(), []
+
+    def enlarge(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        scaled.append(output.float() * (LARGE / output.float().abs().max()))
+        return scaled[0].to(output.dtype)
+
+    product = head(model.get_decoder()(**inputs).last_hidden_state.to(head.weight.dtype)).float()
+    raw = model(**inputs).logits
+    handle = head.register_forward_hook(enlarge)
+    try:
+        large = model(**inputs).logits.float()
+    finally:
+        handle.remove()
+    allowed = 0.05 if raw.dtype.itemsize == 2 else 1e-3  # logits that are rounded to 16 bits
+    for found, expected in ((raw.float(), product), (large, scaled[0])):
+        gap = float((found - expected).abs().max() / expected.abs().max())
+        if not gap <= allowed:
+            raise UserError(
+                f"--model: its logits differ from hidden states times LM head by {gap:.2g} of the largest: it transforms its "
+                "logits (soft-capping or scaling), which is not supported yet"
+            )

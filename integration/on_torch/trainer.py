@@ -18,7 +18,7 @@ from integration.shared.clip_advice import Advised, ClipAdvice
 from integration.shared.config import Config
 from integration.shared.errors import UserError
 from integration.shared.pretrained import compute_in, load_pretrained
-from integration.shared.prompts import Prompter
+from integration.shared.prompts import Prompter, ends_of
 from integration.shared.resuming import open_run
 from integration.shared.run_folder import RunFolder
 from integration.shared.tasks import Example, Task, load_task, parse_args
@@ -105,7 +105,8 @@ def prepare(config: Config) -> Trainer:
     copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
     compute_in(model, getattr(torch, config.dtype))
     template_args = tuple(parse_args("--template-args", config.template_args).items())
-    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args)
+    ends = ends_of(model.generation_config.eos_token_id)
+    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args, ends)
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
     require_plain_head(model, sampler, task.train[0])

@@ -34,6 +34,7 @@ def load_model(source: str) -> Any:
 
     Evaluation mode also serves for training: with dropout, old and new log-probs would be of different functions.
     """
+    require_whole_model(source)
     try:
         pair: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         loaded, info = pair
@@ -44,7 +45,19 @@ def load_model(source: str) -> Any:
         raise UserError(
             f"--model: the weights of {source} do not fit its config: {', '.join(lacking[:3])} missing or of another shape"
         )
+    frozen = [name for name, parameter in loaded.named_parameters() if not parameter.requires_grad]
+    if frozen or getattr(loaded, "_hf_peft_config_loaded", False):
+        raise UserError(f"--model: {source} does not train all its weights (an adapter, or quantised): {ADAPTER}")
     return loaded.eval()
+
+
+def require_whole_model(source: str) -> None:
+    """UserError for the folder of an adapter, which holds only what is added to another model."""
+    if (Path(source) / "adapter_config.json").exists():
+        raise UserError(f"--model: {source} is an adapter, not a whole model: {ADAPTER}")
+
+
+ADAPTER = "merge it into its base model first (peft's merge_and_unload), save that in full precision, and name the new folder"
 
 
 def compute_in(model: Any, dtype: torch.dtype) -> None:

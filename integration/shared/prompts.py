@@ -28,6 +28,8 @@ class Prompter:
     """Appended to each question."""
     template_args: tuple[tuple[str, Any], ...] = ()
     """Extra arguments of the chat template, e.g. enable_thinking=False for Qwen3."""
+    ends: tuple[int, ...] = ()
+    """Ids that end a response beside the tokenizer's own: the model's generation config may name several (end of a turn)."""
 
     def __post_init__(self) -> None:
         if self.style == "chat" and getattr(self.tokenizer, "chat_template", None) is None:
@@ -56,16 +58,27 @@ class Prompter:
         """Ids that end a response, in ascending order; the ending token belongs to the response."""
         if self.tokenizer.eos_token_id is None:
             raise UserError("--model: this tokenizer has no end-of-sequence token")
-        stops = {int(self.tokenizer.eos_token_id)}
+        stops = {int(self.tokenizer.eos_token_id), *self.ends}
         if self.style == "plain":
             ids = range(len(self.tokenizer))
             stops |= {i for i, piece in enumerate(self.tokenizer.batch_decode([[i] for i in ids])) if "\n" in piece}
         return sorted(stops)
 
     def decode(self, tokens: Any, mask: Any) -> list[str]:
-        """Texts of responses, without special tokens: [N, T] ids and boolean mask, arrays of any library."""
-        rows = [list(compress(*pair)) for pair in zip(tokens.tolist(), mask.tolist(), strict=True)]
+        """Texts of responses, without special tokens and what ends them: [N, T] ids and boolean mask of any library."""
+        ends = {self.tokenizer.eos_token_id, *self.ends}  # which need not be special ones
+        pairs = zip(tokens.tolist(), mask.tolist(), strict=True)
+        rows = [[token for token in compress(*pair) if token not in ends] for pair in pairs]
         return [str(text) for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+def ends_of(generation: Any) -> tuple[int, ...]:
+    """The `eos_token_id` of a model's config, which may be missing, a number or a list.
+
+    >>> ends_of([1, 106]), ends_of(2), ends_of(None)
+    ((1, 106), (2,), ())
+    """
+    return () if generation is None else tuple(int(i) for i in (generation if isinstance(generation, list) else [generation]))
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

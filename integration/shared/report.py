@@ -16,6 +16,7 @@ from gspo_core import Clip
 from gspo_core.clip_range import LengthBin
 from integration.shared.clip_advice import ranges_by_length
 from integration.shared.config import Config
+from integration.shared.files import write_whole
 from integration.shared.findings import findings_of_run
 from integration.shared.json_lines import Row
 from integration.shared.plots import plots
@@ -48,7 +49,7 @@ def write_report(folder: RunFolder) -> Path:
         config=html.escape(json.dumps(folder.config(), indent=1)),
     )
     path = folder.path / "report.html"
-    path.write_text(page, encoding="utf-8")
+    write_whole(path, page)
     return path
 
 
@@ -155,7 +156,7 @@ def _transcripts(folder: RunFolder) -> str:
     files = sorted((folder.path / "transcripts").glob("*.json"))
     chosen = [files[0], files[-1]] if len(files) > 1 else files
     # "after-…" sorts before "before": show them in the order of time.
-    return "".join(_table(_title(file.stem), json.loads(file.read_text())) for file in reversed(chosen))
+    return "".join(_table(_title(file.stem), json.loads(file.read_text(encoding="utf-8"))) for file in reversed(chosen))
 
 
 def _title(name: str) -> str:

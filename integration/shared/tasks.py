@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,23 @@ from integration.shared.errors import UserError
 
 CORRECT = 1.0 - 1e-9
 """The smallest score of a right answer; verifiers give partial credit below 1."""
+
+
+EXECUTING = frozenset(
+    {
+        "binary_matrix",
+        "countdown",
+        "intermediate_integration",
+        "n_queens",
+        "polynomial_multiplication",
+        "puzzle24",
+        "simple_integration",
+        "spiral_matrix",
+        "string_insertion",
+    }
+)
+"""Tasks whose verifier passes the answer to `eval`, or to sympy's `parse_expr`, which does. They are refused: what a model
+writes could end the run, hang it, or do anything that this process may do."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +54,18 @@ class Task:
     args: tuple[str, ...] = ()
     """The generator's arguments, as key=value."""
     verifier_errors: int = 0
-    """Answers on which the verifier itself failed; they score 0."""
+    """Answers on which the verifier itself failed, or gave no number in [0, 1]; they score 0."""
 
     def score(self, example: Example, text: str) -> float:
         """Reward of an answer in [0, 1], from reasoning-gym's verifier of the task."""
         try:
-            return float(self.verifier.score_answer(answer=text.strip(), entry=example.entry))
+            score = float(self.verifier.score_answer(answer=text.strip(), entry=example.entry))
         except Exception:  # reasoning-gym has 106 verifiers, and some fail on odd answers: counted and reported
-            self.verifier_errors += 1
-            return 0.0
+            score = math.nan
+        if 0.0 <= score <= 1.0:
+            return score
+        self.verifier_errors += 1
+        return 0.0
 
     def prompts_for(self, step: int, count: int, seed: int) -> list[Example]:
         """`count` training examples for a step: epoch after epoch in a new order. A pure function of its arguments,
@@ -69,6 +90,11 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
         close = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise UserError(f"--task: reasoning-gym has no task {name!r}{hint}")
+    if name in EXECUTING:
+        raise UserError(
+            f"--task: the verifier of {name} in reasoning-gym executes the model's answer as Python code, in this process and "
+            "without a time limit; choose another task"
+        )
     try:
         dataset = reasoning_gym.create_dataset(
             name, seed=seed, size=4 * (train_size + held_out_size), **parse_args("--task-args", task_args)

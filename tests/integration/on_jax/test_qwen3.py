@@ -165,6 +165,24 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         load_qwen3(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_parameters": None},
+        {"rope_scaling": {"rope_type": "linear", "factor": 4.0}, "rope_parameters": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        {"attention_bias": True},
+    ],
+)
+def test_a_config_that_asks_for_another_function_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    make(tmp_path, **SHAPES["grouped, tied"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(UserError, match="the JAX script has a plain Qwen3 only: expected"):
+        load_qwen3(tmp_path)
+
+
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not hold a transformers checkpoint"):
         load_qwen3(tmp_path)

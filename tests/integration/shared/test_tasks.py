@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import random
+import textwrap
 from typing import Any
 
+import numpy as np
 import pytest
 
 from integration.on_torch.small_model import build_tokenizer
 from integration.shared.errors import UserError
-from integration.shared.prompts import Prompter, left_pad
-from integration.shared.tasks import Task, load_task, parse_args
+from integration.shared.prompts import Prompter, ends_of, left_pad
+from integration.shared.tasks import EXECUTING, Task, load_task, parse_args
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +119,41 @@ def test_prompt_order_does_not_depend_on_global_random_state(spelling: Task) -> 
     first = spelling.prompts_for(3, 5, seed=0)
     random.seed(99)
     assert spelling.prompts_for(3, 5, seed=0) == first
+
+
+def executing(kind: type) -> bool:
+    """Whether `score_answer`, or a method that it may call, passes something to what executes it."""
+    names = {"eval", "exec", "parse_expr", "sympify"}
+    source = textwrap.dedent(inspect.getsource(kind.score_answer))  # type: ignore[attr-defined]
+    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return any((f.id if isinstance(f, ast.Name) else getattr(f, "attr", "")) in names for f in calls)
+
+
+def test_tasks_whose_verifier_executes_the_answer_are_refused() -> None:
+    """The list is what reasoning-gym's sources show; number_sorting executes its own solution only."""
+    from reasoning_gym.factory import DATASETS  # noqa: PLC0415 (only this test wants it)
+
+    assert {name for name, (kind, _) in DATASETS.items() if executing(kind)} == EXECUTING | {"number_sorting"}
+    for name in EXECUTING:
+        with pytest.raises(UserError, match=f"--task: the verifier of {name} in reasoning-gym executes"):
+            load_task(name, (), seed=0, train_size=5, held_out_size=2)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -1.0, 2.0, None, "x"])
+def test_a_score_that_is_no_number_in_the_unit_interval_counts_as_a_failure(spelling: Task, score: Any) -> None:
+    class Odd:
+        def score_answer(self, **_: Any) -> Any:
+            return score
+
+    odd = Task("odd", spelling.train, spelling.held_out, Odd())
+    assert odd.score(odd.train[0], "nan") == 0.0
+    assert odd.verifier_errors == 1
+
+
+def test_a_response_ends_at_any_of_the_models_ends_which_are_not_read(spelling: Task) -> None:
+    """As with a tokenizer whose end is <eos> and a model whose generation config names the end of a turn, too."""
+    tokenizer = build_tokenizer(spelling.train)
+    four, turn = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("4", "~"))
+    prompter = Prompter(tokenizer, "chat", ends=ends_of([tokenizer.eos_token_id, *turn]))
+    assert prompter.stop_ids() == sorted({tokenizer.eos_token_id, *turn})
+    assert prompter.decode(np.array([four + turn]), np.ones((1, 2), dtype=bool)) == ["4"]
