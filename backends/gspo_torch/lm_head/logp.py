@@ -30,6 +30,7 @@ def token_logp(
     temperature: float = 1.0,
     soft_cap: float | None = None,
     vocabulary: VocabularyShard | None = None,
+    static: bool = False,
 ) -> Tensor:
     """log π(token) = z[token] − log Σ_v exp z[v] with z = cap(lm_head · hidden + bias) / temperature, in nats.
 
@@ -44,6 +45,8 @@ def token_logp(
         temperature: the sampling temperature.
         soft_cap: the c of Gemma's c · tanh(z / c); None: the logits are not capped.
         vocabulary: which rows `lm_head` holds, if the head is spread over ranks. All ranks of its group call together.
+        static: read nothing from the device, and torch.compile(fullgraph=True) takes the call as one graph. Then ids are not
+            checked (one outside [0, V) has log-prob −∞), and every slot costs a row of logits, masked or without a gradient.
 
     `lm_head` and `bias` may be DTensors: they are gathered, and their gradient is the mean over the mesh's ranks, as in FSDP2.
 
@@ -64,7 +67,7 @@ def token_logp(
     [[0.25, 0.25, 1.0], [0.25, 1.0, 1.0]]
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
-    logp, _ = _score(hidden, head, tokens, layout, entropy=False, entropy_gradient=False)
+    logp, _ = _score(hidden, head, tokens, layout, entropy=False, entropy_gradient=False, static=static)
     return logp
 
 
@@ -79,11 +82,12 @@ def token_scores(
     temperature: float = 1.0,
     soft_cap: float | None = None,
     vocabulary: VocabularyShard | None = None,
+    static: bool = False,
 ) -> TokenScores:
     """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass.
 
     Args:
-        hidden, lm_head, tokens, layout, bias, temperature, soft_cap, vocabulary: as for `token_logp`.
+        hidden, lm_head, tokens, layout, bias, temperature, soft_cap, vocabulary, static: as for `token_logp`.
         entropy_gradient: whether the entropy is differentiable. If not, it is a constant and no memory is kept for backward.
 
     Returns: `TokenScores`, two arrays of the shape and dtype of `token_logp`, both exactly 0 in masked slots.
@@ -96,11 +100,18 @@ def token_scores(
     (torch.Size([1]), True)
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
-    return TokenScores(*_score(hidden, head, tokens, layout, entropy=True, entropy_gradient=entropy_gradient))
+    return TokenScores(*_score(hidden, head, tokens, layout, entropy=True, entropy_gradient=entropy_gradient, static=static))
 
 
 def _score(
-    hidden: Tensor, head: Head, tokens: Tensor, layout: Layout | None, *, entropy: bool, entropy_gradient: bool
+    hidden: Tensor,
+    head: Head,
+    tokens: Tensor,
+    layout: Layout | None,
+    *,
+    entropy: bool,
+    entropy_gradient: bool,
+    static: bool,
 ) -> tuple[Tensor, Tensor]:
     """(log-probs, entropies), each of the shape of `tokens`; the entropies are empty if they are not wanted."""
     hidden, head, tokens, layout = admit(hidden, head, tokens, layout)
@@ -109,12 +120,28 @@ def _score(
     places: Tensor | None = None
     if layout is not None:
         check_slots(layout, tokens)
+    if static:
+        return _score_every_slot(rows, head, tokens, layout, entropy, entropy_gradient)
+    if layout is not None:
         live = torch.nonzero(layout.valid.reshape(-1))[:, 0]
         if len(live) < len(ids):
             rows, ids, places = rows.index_select(0, live), ids.index_select(0, live), live
     check_ids(ids, head)
-    logp, uncertainty = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, entropy, entropy_gradient)
+    logp, uncertainty = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, entropy, entropy_gradient, static)
     return _at(logp, places, tokens.shape), _at(uncertainty, places, tokens.shape) if entropy else uncertainty
+
+
+def _score_every_slot(
+    rows: Tensor, head: Head, tokens: Tensor, layout: Layout | None, entropy: bool, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """`_score` with shapes that do not depend on any number: masked slots are rows of zeros, whose results are left out."""
+    ids = tokens.reshape(-1)
+    valid = torch.ones_like(ids, dtype=torch.bool) if layout is None else layout.valid.reshape(-1)
+    inside = (ids >= 0) & (ids < head.vocabulary)
+    rows, ids = torch.where(valid[:, None], rows, 0.0), torch.where(valid & inside, ids, 0)
+    logp, uncertainty = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, entropy, entropy_gradient, True)
+    logp = torch.where(valid, torch.where(inside, logp, -torch.inf), 0.0).reshape(tokens.shape)
+    return logp, torch.where(valid, uncertainty, 0.0).reshape(tokens.shape) if entropy else uncertainty
 
 
 def _at(x: Tensor, places: Tensor | None, shape: torch.Size) -> Tensor:
@@ -133,13 +160,14 @@ class _Scores(torch.autograd.Function):
         tokens: Tensor,
         entropy: bool,
         entropy_gradient: bool,
+        static: bool,
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(rows.device.type, enabled=False):
             scored = forward(head, rows, tokens, entropy)
         uncertainty = scored.lse.new_zeros(0) if scored.entropy is None else scored.entropy
         mean = scored.lse - uncertainty if entropy_gradient else None
         ctx.save_for_backward(rows, weight, bias, tokens, scored.lse, mean)
-        ctx.options = head.temperature, head.soft_cap, head.shard
+        ctx.options, ctx.static = (head.temperature, head.soft_cap, head.shard), static
         if not entropy_gradient:
             ctx.mark_non_differentiable(uncertainty)
         return scored.logp, uncertainty
@@ -149,27 +177,34 @@ class _Scores(torch.autograd.Function):
         rows, weight, bias, tokens, lse, mean = ctx.saved_tensors
         head = Head(weight, bias, *ctx.options)
         weights = Weights(c.to(lse.dtype), lse, None if mean is None else e.to(lse.dtype), mean)
-        gradients = head_gradients(head, rows, tokens, weights, ctx.needs_input_grad[:3])
-        return *once(gradients, c, e, rows, weight, bias), None, None, None, None
+        gradients = head_gradients(head, rows, tokens, weights, ctx.needs_input_grad[:3], ctx.static)
+        return *once(gradients, c, e, rows, weight, bias), None, None, None, None, None
 
 
 def head_gradients(
-    head: Head, rows: Tensor, tokens: Tensor, weights: Weights, wanted: tuple[bool, ...]
+    head: Head, rows: Tensor, tokens: Tensor, weights: Weights, wanted: tuple[bool, ...], static: bool = False
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients for (rows, weight, bias) in the parameters' dtypes, by the two-pass scheme; rows without weight are skipped."""
-    dead = weights.c == 0 if weights.e is None else (weights.c == 0) & (weights.e == 0)
-    live = torch.nonzero(~dead)[:, 0]
+    """Gradients for (rows, weight, bias) in the parameters' dtypes, by the two-pass scheme; rows without weight are skipped
+    unless `static`."""
+    live = None if static else _weighted(weights)
+    num = len(rows) if live is None else len(live)
     into = Gradients(
-        torch.empty(len(live), rows.shape[1], dtype=head.wide(rows), device=rows.device) if wanted[0] else None,
+        torch.empty(num, rows.shape[1], dtype=head.wide(rows), device=rows.device) if wanted[0] else None,
         torch.empty_like(head.weight) if wanted[1] else None,
         torch.empty_like(head.bias) if wanted[2] and head.bias is not None else None,
     )
     with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-        if len(live) == len(rows):
+        if live is None or num == len(rows):
             backward(head, rows, tokens, weights, into)
             return None if into.hidden is None else into.hidden.to(rows.dtype), into.weight, into.bias
         backward(head, rows[live], tokens[live], weights.rows(live), into)
         return spread(into.hidden, live, rows), into.weight, into.bias
+
+
+def _weighted(weights: Weights) -> Tensor:
+    """The indices of rows with a weight."""
+    dead = weights.c == 0 if weights.e is None else (weights.c == 0) & (weights.e == 0)
+    return torch.nonzero(~dead)[:, 0]
 
 
 def spread(gradient: Tensor | None, live: Tensor, like: Tensor) -> Tensor | None:

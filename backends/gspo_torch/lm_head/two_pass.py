@@ -199,5 +199,5 @@ def _write(gradient: Tensor | None, block: slice, total: Tensor | None, unit: Te
         total.zero_()
     if unit is not None:
         total *= unit
-    if total.data_ptr() != gradient[block].data_ptr():
+    if total.dtype != gradient.dtype:  # else it is the block itself
         gradient[block] = total
