@@ -63,6 +63,8 @@ def test_what_comes_after_the_options_does_import_one() -> None:
         (UserError("--lr: too high"), 2, "error: --lr: too high\n"),
         (TrainingFailure("a gradient"), 3, "training stopped: a gradient\n"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(28, "No space left on device", "metrics.jsonl"), 3, "training stopped: [Errno 28] No space left on device"),
+        (UserError("a text that this terminal cannot show: → \ud800"), 2, "error: a text that this terminal cannot show"),
     ],
 )
 def test_an_error_is_one_sentence_and_a_status(

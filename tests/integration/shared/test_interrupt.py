@@ -1,0 +1,71 @@
+"""Ctrl-C, SIGTERM and a closed terminal ask for a stop; a second request stops at once; afterwards all is as before."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from integration.shared.interrupt import StopOnSignal
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture
+def stop() -> Iterator[StopOnSignal]:
+    """The handlers, taken away afterwards."""
+    before = [signal.getsignal(number) for number in NUMBERS]
+    made = StopOnSignal()
+    yield made
+    made.leave()
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_one_signal_is_a_request(stop: StopOnSignal, number: signal.Signals) -> None:
+    assert not stop.requested
+    os.kill(os.getpid(), number)
+    assert stop.requested
+
+
+@pytest.mark.parametrize("first", NUMBERS)
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("stop")
+def test_a_second_one_stops_at_once(first: signal.Signals, second: signal.Signals) -> None:
+    os.kill(os.getpid(), first)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), second)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "a third one does not wait for anything"
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopOnSignal()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stop.requested
+    stop.leave()
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_closed_terminal_is_not_printed_to_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write to it is an error, which would end the run before it could save."""
+    ours, theirs = os.openpty()
+    monkeypatch.setattr(os, "isatty", lambda number: number == 2)
+    kept = os.dup(2)
+    os.dup2(theirs, 2)
+    stop = StopOnSignal()
+    try:
+        os.close(theirs)
+        os.close(ours)  # the terminal is closed
+        with pytest.raises(OSError, match="Input/output error"):
+            os.write(2, b"x")
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.requested
+        assert os.write(2, b"x") == 1
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        stop.leave()
