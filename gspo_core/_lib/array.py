@@ -40,6 +40,10 @@ def namespace(**arrays: Array) -> Namespace:
     for name, x in arrays.items():
         if not is_array_api_obj(x):
             raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name}: expected an array without a mask of its own, got a MaskedArray; pass x.data and x.mask apart"
+            )
     try:
         return array_namespace(*arrays.values())
     except TypeError as error:

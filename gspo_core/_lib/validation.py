@@ -8,7 +8,7 @@ from typing import Any
 from gspo_core.types import Array, Layout, Namespace, Reduction
 
 from .array import at_least_float32, detached, is_integer, is_of, is_real, number_at_hand, scalar, shape_of
-from .checks import as_number, as_positive, check_positive
+from .checks import as_number, as_positive, check_flag, check_positive
 from .units import at_least_one
 
 
@@ -30,6 +30,17 @@ def check_layout(layout: Any) -> None:
 
 def _kind(x: Any) -> str:
     return f"the class {x.__name__}" if isinstance(x, type) else type(x).__name__
+
+
+def check_old_policy(old_logp: Array | None, on_policy: bool, allow_low_precision: bool) -> None:
+    """TypeError unless the flags are some, ValueError unless old log-probs are given or said to be the current ones."""
+    check_flag("on_policy", on_policy)
+    check_flag("allow_low_precision", allow_low_precision)
+    if (old_logp is None) != on_policy:
+        raise ValueError(
+            "old_logp: pass the old policy's log-probs, or old_logp=None together with on_policy=True "
+            f"(got old_logp={'None' if old_logp is None else 'an array'}, on_policy={on_policy})"
+        )
 
 
 def log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:

@@ -251,10 +251,18 @@ def _responses(law: DriftLaw, lengths: Any, advantage: Any) -> tuple[np.ndarray,
         if not law.lengths.size:
             raise ValueError("law: the pilot has no responses")
         return law.lengths, law.advantage
-    sizes = np.asarray(to_numpy(lengths), dtype=np.float64)
-    signs = np.full(sizes.shape, math.nan) if advantage is None else np.asarray(to_numpy(advantage), dtype=np.float64)
+    sizes = _real("lengths", lengths)
+    signs = np.full(sizes.shape, math.nan) if advantage is None else _real("advantage", advantage)
     if sizes.ndim != 1 or not sizes.size or not (sizes > 0).all():
         raise ValueError(f"lengths: expected [n] positive numbers of tokens, got shape {list(sizes.shape)}")
     if signs.shape != sizes.shape:
         raise ValueError(f"advantage: expected the shape of lengths, {list(sizes.shape)}, got {list(signs.shape)}")
     return sizes, signs
+
+
+def _real(name: str, values: Any) -> np.ndarray:
+    """An array or a list of real numbers in float64."""
+    array = np.asarray(to_numpy(values))
+    if array.dtype.kind not in "iuf" and array.size:
+        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
+    return array.astype(np.float64)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core._lib.array import namespace, shape_of, to_numpy
+from gspo_core._lib.array import is_integer, is_real, namespace, shape_of, to_numpy
 from gspo_core._lib.units import mean_over_tokens
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.types import Array, Layout
@@ -58,6 +58,8 @@ class Pilot:
         """From the log-probs of a batch (token arrays, as `policy_loss` takes them) and its advantages [N]."""
         check_layout(layout)
         xp = namespace(logp=logp, old_logp=old_logp, advantage=advantage, mask=layout.valid)
+        if not (is_real(xp, advantage) or is_integer(xp, advantage)):
+            raise TypeError(f"advantage: expected real numbers, got dtype {advantage.dtype}")
         if shape_of(advantage) != (layout.num_sequences,):
             raise ValueError(
                 f"advantage: expected shape [{layout.num_sequences}], one per sequence, got {list(shape_of(advantage))}"

@@ -60,12 +60,17 @@ def batch_metrics(
     _check_loss(loss, logp, old_logp, layout)
     if isinstance(loss, LinearLoss) and loss.policy is not None:
         loss = loss.policy
-    xp = namespace(logp=logp, weight=loss.logp_grad, mask=layout.valid)
+    values = advantage.values if isinstance(advantage, PerToken) else advantage
+    old = logp if old_logp is None else old_logp
+    xp = namespace(logp=logp, old_logp=old, advantage=values, weight=loss.logp_grad, mask=layout.valid)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     selected = log_probs(xp, layout, allow_low_precision, **named)
     layout = prepared(layout, selected[0])
     d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]
     units, ratio = unit_advantage(objective.ratio, advantage, layout, d), detached(loss.log_ratio)
+    if shape_of(ratio) != shape_of(units):
+        shapes = f"{list(shape_of(units))}, got one of {list(shape_of(ratio))}"
+        raise ValueError(f"loss: expected one of this objective, with a log ratio of {shapes}")
     units, ratio = (_at_tokens(objective.ratio, x, layout) for x in (units, ratio))
     sign = _sign(xp, layout.sum(units))
     clipping, clipped = _clipping(xp, layout, units, ratio, detached(loss.logp_grad), mean_over_tokens(d, layout))

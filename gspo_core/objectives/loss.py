@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, shape_of, subtracts_in_silence
 from gspo_core._lib.checks import check_choice
 from gspo_core._lib.units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
-from gspo_core._lib.validation import check_layout, divisor, unselected_log_probs
+from gspo_core._lib.validation import check_layout, check_old_policy, divisor, unselected_log_probs
 from gspo_core.layouts.prepared import prepared
 from gspo_core.types import Array, Gate, Gated, Layout, PerToken, Ratio, Reduction, Surrogate
 
@@ -161,11 +161,7 @@ def policy_loss(
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
     check_layout(layout)
-    if (old_logp is None) != on_policy:
-        raise ValueError(
-            "old_logp: pass the old policy's log-probs, or old_logp=None together with on_policy=True "
-            f"(got old_logp={'None' if old_logp is None else 'an array'}, on_policy={on_policy})"
-        )
+    check_old_policy(old_logp, on_policy, allow_low_precision)
     adv = advantage.values if isinstance(advantage, PerToken) else advantage
     xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, mask=layout.valid)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
