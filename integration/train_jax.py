@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 
 from integration.on_jax.options import check_options
-from integration.shared.command_line import command_line
-from integration.shared.config import Config
+from integration.options.command_line import command_line
+from integration.options.config import Config
 
 
 def train(config: Config) -> int:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import sys
 
-from integration.shared.command_line import command_line
-from integration.shared.config import Config
+from integration.options.command_line import command_line
+from integration.options.config import Config
 
 
 def train(config: Config) -> int:

@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 
 from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import named_weights
-from integration.shared.errors import UserError
-from integration.shared.json_lines import Row
+from integration.options.errors import UserError
+from integration.records.json_lines import Row
 
 
 def write_checkpoint(folder: Path, learner: Learner, tokenizer: Any, model_files: dict[str, str], state: Row) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from integration.shared.config import Config, f_default
-from integration.shared.errors import UserError
+from integration.options.config import Config, f_default
+from integration.options.errors import UserError
 
 
 def check_options(config: Config) -> None:

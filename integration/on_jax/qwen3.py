@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from safetensors.flax import load_file
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 
 Array = Any
 Cache = tuple[tuple[Array, Array], ...]

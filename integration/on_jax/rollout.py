@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from integration.on_jax.learner import Learner
-from integration.shared.errors import TrainingFailure
+from integration.options.errors import TrainingFailure
 from integration.shared.prompts import Prompter, left_pad
 from integration.shared.tasks import Example
 

@@ -20,13 +20,13 @@ from integration.on_jax.options import check_options
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Sampler
 from integration.on_torch.small_model import make_small
-from integration.shared.clip_advice import Advised, ClipAdvice
-from integration.shared.config import Config
-from integration.shared.errors import UserError
+from integration.options.config import Config
+from integration.options.errors import UserError
+from integration.options.resuming import open_run
+from integration.records.clip_advice import Advised, ClipAdvice
+from integration.records.run_folder import RunFolder
 from integration.shared.pretrained import load_tokenizer, require_whole_model
 from integration.shared.prompts import Prompter, ends_of
-from integration.shared.resuming import open_run
-from integration.shared.run_folder import RunFolder
 from integration.shared.tasks import Task, load_task, parse_args
 
 

@@ -19,7 +19,7 @@ from gspo_core.planning import Plan
 from integration.on_jax.learner import Predicting
 from integration.on_jax.rollout import Responses, random_keys, resized
 from integration.on_jax.trainer import Trainer, prepare
-from integration.shared.config import Config
+from integration.options.config import Config
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import Row
+from integration.options.errors import UserError
+from integration.records.json_lines import Row
 
 
 def write_checkpoint(folder: Path, model: Any, tokenizer: Any, state: Row) -> None:

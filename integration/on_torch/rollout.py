@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gspo_core import Padded
 from integration.on_torch.tape import Tape
-from integration.shared.errors import TrainingFailure, UserError
+from integration.options.errors import TrainingFailure, UserError
 from integration.shared.prompts import Prompter, left_pad
 from integration.shared.tasks import Example
 

@@ -19,11 +19,11 @@ from transformers import PreTrainedTokenizerFast
 
 from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
 from integration.on_torch.rollout import Sampler
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
+from integration.options.sizes import Experts, WarmUp
 from integration.shared.model_cache import cached_model
 from integration.shared.pretrained import load_pretrained
 from integration.shared.prompts import Prompter
-from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import CORRECT, Example, Task
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"

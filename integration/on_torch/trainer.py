@@ -14,13 +14,13 @@ from integration.on_torch.checkpoint import load_state, write_checkpoint
 from integration.on_torch.engine import Engine, in_bfloat16
 from integration.on_torch.rollout import Responses, Sampler, require_plain_head
 from integration.on_torch.small_model import load_small
-from integration.shared.clip_advice import Advised, ClipAdvice
-from integration.shared.config import Config
-from integration.shared.errors import UserError
+from integration.options.config import Config
+from integration.options.errors import UserError
+from integration.options.resuming import open_run
+from integration.records.clip_advice import Advised, ClipAdvice
+from integration.records.run_folder import RunFolder
 from integration.shared.pretrained import compute_in, load_pretrained
 from integration.shared.prompts import Prompter, ends_of
-from integration.shared.resuming import open_run
-from integration.shared.run_folder import RunFolder
 from integration.shared.tasks import Example, Task, load_task, parse_args
 
 

@@ -15,7 +15,7 @@ from gspo_core.planning import Plan
 from integration.on_torch.passes import Old, loss_of, old_pass, update_pass
 from integration.on_torch.rollout import Responses, predicting_states
 from integration.on_torch.trainer import Trainer, prepare
-from integration.shared.config import Config
+from integration.options.config import Config
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
 

@@ -14,8 +14,8 @@ from integration.on_jax.qwen3 import named_weights
 from integration.on_jax.rollout import Responses
 from integration.on_jax.trainer import Trainer, prepare
 from integration.on_jax.training import mini_batch, old_log_probs, update
+from integration.options.config import Config
 from integration.parity.reference import START, Recorder, Rollout, Run, Update
-from integration.shared.config import Config
 
 
 def start(options: dict[str, Any], folder: Path) -> Trainer:

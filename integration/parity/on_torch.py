@@ -26,11 +26,11 @@ from integration.on_torch.passes import old_pass
 from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer, prepare
 from integration.on_torch.training import mini_batch, update
+from integration.options.config import Config
+from integration.options.sizes import WarmUp
 from integration.parity import reference as golden
 from integration.parity.reference import START, Golden, Recorder, Rollout, Run, Update
-from integration.shared.config import Config
 from integration.shared.measure import Rollup
-from integration.shared.sizes import WarmUp
 from integration.shared.tasks import CORRECT
 
 OPTIONS: dict[str, Any] = {

@@ -12,14 +12,14 @@ from tqdm import tqdm
 
 from gspo_core import plan
 from gspo_core.planning import Plan
-from integration.shared.config import Config
-from integration.shared.errors import TrainingFailure
+from integration.options.config import Config
+from integration.options.errors import TrainingFailure
+from integration.records.findings import Announcer
+from integration.records.report import summary, write_report
+from integration.records.run_folder import RunFolder
 from integration.shared.evaluation import evaluate
-from integration.shared.findings import Announcer
 from integration.shared.interrupt import StopOnSignal
 from integration.shared.pace import Pace
-from integration.shared.report import summary, write_report
-from integration.shared.run_folder import RunFolder
 from integration.shared.tasks import CORRECT, Example, Task
 
 

@@ -11,8 +11,8 @@ from gspo_core import Objective, Padded, PerToken, Pilot, batch_metrics, diagnos
 from gspo_core.metrics import Metrics
 from gspo_core.objectives import LinearLoss
 from gspo_core.types import Array
+from integration.records.findings import finding_rows
 from integration.shared.disagreement import Flips, Mismatch
-from integration.shared.findings import finding_rows
 
 if TYPE_CHECKING:
     from gspo_torch import Routes

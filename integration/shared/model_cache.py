@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from integration.shared.files import create_folder, write_whole
+from integration.records.files import create_folder, write_whole
 
 
 class Saved(Protocol):

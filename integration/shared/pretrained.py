@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 from integration.shared.model_cache import cached_model
 
 logging.disable_progress_bar()  # the run shows its own

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 from integration.shared.tasks import Example
 
 PromptStyle = Literal["chat", "plain"]

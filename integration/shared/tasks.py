@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 
 CORRECT = 1.0 - 1e-9
 """The smallest score of a right answer; verifiers give partial credit below 1."""

@@ -19,8 +19,8 @@ from typing import NamedTuple, TypeVar
 
 import tyro
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import Row, append_line, drop_torn_line, read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import Row, append_line, drop_torn_line, read_rows
 from integration.studies.worker import Function, Run, Worker
 
 INTERRUPTED, FAILED = 130, 3

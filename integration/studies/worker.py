@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from integration.shared.json_lines import Row
+from integration.records.json_lines import Row
 
 Function = Callable[[Row], Row]
 """A run's settings ↦ its result, both plain JSON values. A new process must be able to import it."""

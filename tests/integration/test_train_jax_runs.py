@@ -15,7 +15,7 @@ import pytest
 from support.runs import scripts as script_runs
 from support.runs.scripts import TINY, command, environment, refusal, rows
 
-from integration.shared.checksums import write_checksums
+from integration.records.checksums import write_checksums
 
 pytestmark = pytest.mark.slow
 

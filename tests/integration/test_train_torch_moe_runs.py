@@ -15,10 +15,10 @@ from support.runs.torch_trainers import make_trainer
 from integration.on_torch import training
 from integration.on_torch.trainer import Trainer, prepare
 from integration.on_torch.training import one_rollout, train
-from integration.shared.config import Config
-from integration.shared.errors import UserError
-from integration.shared.resuming import resume_options
-from integration.shared.sizes import Experts, WarmUp
+from integration.options.config import Config
+from integration.options.errors import UserError
+from integration.options.resuming import resume_options
+from integration.options.sizes import Experts, WarmUp
 from integration.shared.tasks import Task, load_task
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from support.runs.scripts import PRETRAINED, TINY, command, environment, refusal, rows, run
 
-from integration.shared.checksums import write_checksums
+from integration.records.checksums import write_checksums
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from integration.shared.json_lines import read_rows
+from integration.records.json_lines import read_rows
 from integration.studies.moe_static.perturbations import LEARNING_RATES, STEPS, engines, steps_name
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import torch
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import Row
+from integration.options.errors import UserError
+from integration.records.json_lines import Row
 from integration.studies.moe_static import page
 from integration.studies.moe_static.models import SIZES, Size
 from integration.studies.moe_static.results import FILE

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import read_rows
 from integration.studies.moe_training.arms import CALIBRATION, CALIBRATION_BANDS
 from integration.studies.moe_training.hypotheses import HYPOTHESES, decide
 from integration.studies.moe_training.intervals import Grid, Row, bootstrap, largest_stable, wilson

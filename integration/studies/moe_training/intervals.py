@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 
 Row = dict[str, Any]
 """The result of one run, as run.py returns it."""

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from integration.shared.json_lines import Row
+from integration.records.json_lines import Row
 from integration.shared.model_cache import cached_model
 from integration.shared.pretrained import load_model
 from integration.studies.moe_training.arms import Job, job_of

@@ -22,8 +22,8 @@ from typing import Literal
 import torch
 from gspo_torch import record_routes, replay_routes
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import read_rows
 from integration.studies.moe_training.arms import STUDIES, Job, jobs_of
 from integration.studies.moe_training.models import models_of, train_once, warm_up_once
 from integration.studies.moe_training.reversal import build, prompts

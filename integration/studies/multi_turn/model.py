@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
-from integration.shared.errors import TrainingFailure
+from integration.options.errors import TrainingFailure
 from integration.shared.model_cache import cached_model
 from integration.shared.pretrained import load_model
 from integration.studies.multi_turn.register_machine import END, PAD, SYMBOLS, draw_episodes

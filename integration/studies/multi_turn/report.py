@@ -10,7 +10,7 @@ import numpy as np
 from gspo_plots.style import LEGEND, SERIES, finish, whole_numbers
 from matplotlib.figure import Figure
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 
 Row = dict[str, Any]
 BASELINE = "gspo"

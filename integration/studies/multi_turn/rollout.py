@@ -11,7 +11,7 @@ from gspo_torch import token_logp
 from torch import Tensor
 
 from gspo_core import Padded, Turns
-from integration.shared.errors import TrainingFailure
+from integration.options.errors import TrainingFailure
 from integration.studies.multi_turn.register_machine import END, LONGEST_REPLY, PAD, Episode
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import read_rows
 from integration.studies.multi_turn.arms import ARMS
 from integration.studies.multi_turn.model import WarmUp, load_policy
 from integration.studies.multi_turn.report import write_report

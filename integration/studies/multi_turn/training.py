@@ -14,8 +14,8 @@ from torch import Tensor
 from gspo_core import Pilot
 from gspo_core.clip_range import measured_clip_fraction
 from gspo_core.planning import Plan
-from integration.shared.clip_advice import ClipAdvice
-from integration.shared.errors import TrainingFailure
+from integration.options.errors import TrainingFailure
+from integration.records.clip_advice import ClipAdvice
 from integration.studies.multi_turn.arms import Arm
 from integration.studies.multi_turn.register_machine import draw_episodes
 from integration.studies.multi_turn.rollout import Dialogues, dialogue_logp, draw

@@ -16,7 +16,7 @@ from flax import nnx
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from integration.on_jax.qwen3 import Qwen3, load_qwen3, named_weights
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 
 SHAPES: dict[str, dict[str, Any]] = {
     "grouped, tied": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True},

@@ -24,10 +24,10 @@ from integration.on_jax.rollout import Responses, bucket, random_keys, resized
 from integration.on_jax.trainer import Trainer
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import small_sizes
-from integration.shared.config import Config
-from integration.shared.errors import UserError
+from integration.options.config import Config
+from integration.options.errors import UserError
+from integration.options.sizes import WarmUp
 from integration.shared.evaluation import evaluate
-from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,7 @@ from integration.on_jax.qwen3 import load_qwen3, named_weights
 from integration.on_jax.rollout import Responses, resized
 from integration.on_jax.trainer import Trainer
 from integration.on_jax.training import differentiate, mini_batch, old_log_probs, one_rollout, update
-from integration.shared.errors import TrainingFailure
+from integration.options.errors import TrainingFailure
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from integration.on_torch.small_model import build_tokenizer, load_small, make_small, small_sizes
-from integration.shared.errors import UserError
-from integration.shared.sizes import Experts, WarmUp
+from integration.options.errors import UserError
+from integration.options.sizes import Experts, WarmUp
 from integration.shared.tasks import Task, load_task
 
 QUICK = WarmUp(target=0.0, check_every=1, check_prompts=4, batch_size=4, layers=1, hidden=16)

@@ -21,7 +21,7 @@ from integration.on_torch.rollout import Responses, Sampler, require_plain_head,
 from integration.on_torch.small_model import build_tokenizer
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, update
-from integration.shared.errors import TrainingFailure, UserError
+from integration.options.errors import TrainingFailure, UserError
 from integration.shared.evaluation import evaluate
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in

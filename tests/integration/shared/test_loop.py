@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from integration.options.config import Config
+from integration.options.errors import TrainingFailure
+from integration.records.run_folder import RunFolder
 from integration.shared import loop
-from integration.shared.config import Config
-from integration.shared.errors import TrainingFailure
-from integration.shared.run_folder import RunFolder
 
 ROW = {
     "reward": 0.5,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
+from integration.records.files import create_folder, replace_folder, write_whole
 from integration.shared import model_cache
-from integration.shared.files import create_folder, replace_folder, write_whole
 from integration.shared.model_cache import cached_model
 from integration.shared.pretrained import load_model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 from integration.shared.pretrained import load_model
 
 

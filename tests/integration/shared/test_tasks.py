@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from integration.on_torch.small_model import build_tokenizer
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 from integration.shared.prompts import Prompter, ends_of, left_pad
 from integration.shared.tasks import EXECUTING, Task, load_task, parse_args
 

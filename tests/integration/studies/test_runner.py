@@ -17,8 +17,8 @@ import pytest
 from support.repository import PATHS
 from support.runs.studies import square
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import read_rows
 from integration.studies.runner import Outcome, Stage, command_line, run_stages, run_study
 from integration.studies.worker import Run
 

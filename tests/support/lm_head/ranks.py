@@ -1,6 +1,6 @@
 """Four processes, 2 × 2: the head's vocabulary over two of them, each sequence's tokens over the other two.
 
-Started by test_linear_distributed through torch.multiprocessing; every rank returns its part as plain tensors.
+Started by linear/test_distributed.py through torch.multiprocessing; every rank returns its part as plain tensors.
 """
 
 from __future__ import annotations

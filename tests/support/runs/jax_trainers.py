@@ -19,10 +19,10 @@ from integration.on_jax.trainer import Trainer
 from integration.on_jax.training import MiniBatch, old_log_probs
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import build_tokenizer, small_sizes
-from integration.shared.config import Config
+from integration.options.config import Config
+from integration.options.sizes import WarmUp
+from integration.records.run_folder import RunFolder
 from integration.shared.prompts import Prompter
-from integration.shared.run_folder import RunFolder
-from integration.shared.sizes import WarmUp
 from integration.shared.tasks import Task, load_task
 
 

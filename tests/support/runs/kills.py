@@ -23,7 +23,7 @@ from typing import Any
 
 from support.runs.scripts import TINY, rows
 
-from integration.shared.command_line import command_line
+from integration.options.command_line import command_line
 
 ROLLOUTS = 12
 OPTIONS = [*TINY, "--rollouts", str(ROLLOUTS), "--checkpoint-every", "2", "--eval-every", "5", "--keep-checkpoints", "3"]

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import pytest
 from support.repository import PATHS, ROOT
 
-from integration.shared.command_line import command_line
+from integration.options.command_line import command_line
 
 TINY = [
     *("--model", "small", "--task", "count_bits", "--task-args", "min_n=1", "max_n=63", "--train-size", "40"),

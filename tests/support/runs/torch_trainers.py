@@ -13,11 +13,11 @@ from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.rollout import Sampler
 from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.on_torch.trainer import Trainer, build_engine
-from integration.shared.config import Config
+from integration.options.config import Config
+from integration.options.sizes import Experts, WarmUp
+from integration.records.run_folder import RunFolder
 from integration.shared.pretrained import compute_in
 from integration.shared.prompts import Prompter
-from integration.shared.run_folder import RunFolder
-from integration.shared.sizes import Experts, WarmUp
 from integration.shared.tasks import Task
 
 CPU = torch.device("cpu")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from gspo_core import Clip
-from integration.shared.errors import UserError
-from integration.shared.json_lines import read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import read_rows
 from integration.studies.moe_static import seed as moe_seed
 from integration.studies.moe_static import study
 from integration.studies.moe_static.measures import token_gates

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.repository import ROOT
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 from integration.studies.moe_training import analysis as moe_analysis
 from integration.studies.moe_training.arms import CALIBRATION_BANDS, MAIN, MATCHED, RESCUE
 from integration.studies.moe_training.hypotheses import HYPOTHESES, Hypothesis, Measure, decide

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import read_rows
 from integration.studies.moe_training import study as moe_training
 from integration.studies.moe_training.arms import ARMS, MAIN, RESCUE, RESCUE_ARMS, Arm, Job, Sizes, Study, job_of, jobs_of
 from integration.studies.moe_training.models import starting_model

@@ -16,7 +16,7 @@ from gspo_torch import policy_loss
 from torch import Tensor
 
 from gspo_core import Clip
-from integration.shared.errors import TrainingFailure, UserError
+from integration.options.errors import TrainingFailure, UserError
 from integration.studies.multi_turn import study as multi_turn
 from integration.studies.multi_turn import training as dialogue_training
 from integration.studies.multi_turn.arms import ARMS, Arm

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from integration.shared.checksums import damage
-from integration.shared.config import Config
-from integration.shared.errors import UserError
-from integration.shared.files import replace_folder
-from integration.shared.ranges import flag
-from integration.shared.run_folder import RunFolder
+from integration.options.config import Config
+from integration.options.errors import UserError
+from integration.options.ranges import flag
+from integration.records.checksums import damage
+from integration.records.files import replace_folder
+from integration.records.run_folder import RunFolder
 
 FREE = {"rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir", "threads"}
 """Options that a resumed run may change: they do not change what it computes. (--threads may, in the last digits.)"""

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 
 
 class Range(NamedTuple):

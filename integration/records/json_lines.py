@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from integration.shared.errors import UserError
+from integration.options.errors import UserError
 
 Row = dict[str, Any]
 """One line: a JSON object."""

@@ -14,13 +14,13 @@ import matplotlib.pyplot as plt
 
 from gspo_core import Clip
 from gspo_core.clip_range import LengthBin
-from integration.shared.clip_advice import ranges_by_length
-from integration.shared.config import Config
-from integration.shared.files import write_whole
-from integration.shared.findings import findings_of_run
-from integration.shared.json_lines import Row
-from integration.shared.plots import plots
-from integration.shared.run_folder import RunFolder
+from integration.options.config import Config
+from integration.records.clip_advice import ranges_by_length
+from integration.records.files import write_whole
+from integration.records.findings import findings_of_run
+from integration.records.json_lines import Row
+from integration.records.plots import plots
+from integration.records.run_folder import RunFolder
 
 MISMATCH = (
     "log_s_noise_share",

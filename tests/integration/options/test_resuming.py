@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from integration.shared.command_line import read_options
-from integration.shared.config import Config
-from integration.shared.errors import TrainingFailure, UserError
-from integration.shared.json_lines import append_row
-from integration.shared.resuming import open_run, resume_options
-from integration.shared.run_folder import RunFolder
-from integration.shared.sizes import WarmUp
+from integration.options.command_line import read_options
+from integration.options.config import Config
+from integration.options.errors import TrainingFailure, UserError
+from integration.options.resuming import open_run, resume_options
+from integration.options.sizes import WarmUp
+from integration.records.json_lines import append_row
+from integration.records.run_folder import RunFolder
 
 SAVED = {"model": "small", "lr": 0.5, "rollouts": 7, "keep_checkpoints": 3, "warm_up": WarmUp(hidden=32), "threads": 1}
 

@@ -13,13 +13,13 @@ import torch
 
 from gspo_core import Clip
 from integration.on_torch.checkpoint import fingerprint, load_state, write_checkpoint
-from integration.shared.clip_advice import ranges_by_length
-from integration.shared.config import Config
-from integration.shared.errors import TrainingFailure, UserError
-from integration.shared.findings import Announcer, findings_of_run
-from integration.shared.report import gain_interval, summary, write_report
-from integration.shared.run_folder import RunFolder
-from integration.shared.sizes import Experts
+from integration.options.config import Config
+from integration.options.errors import TrainingFailure, UserError
+from integration.options.sizes import Experts
+from integration.records.clip_advice import ranges_by_length
+from integration.records.findings import Announcer, findings_of_run
+from integration.records.report import gain_interval, summary, write_report
+from integration.records.run_folder import RunFolder
 
 
 class Model(torch.nn.Linear):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from integration.shared.errors import UserError
-from integration.shared.ranges import check_values
-from integration.shared.sizes import Experts, WarmUp
+from integration.options.errors import UserError
+from integration.options.ranges import check_values
+from integration.options.sizes import Experts, WarmUp
 from integration.shared.tasks import parse_args
 
 if TYPE_CHECKING:
-    from integration.shared.config import Config
+    from integration.options.config import Config
 
 PILOT_ROLLOUTS = 10
 """The default of --pilot-rollouts."""

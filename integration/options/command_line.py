@@ -9,9 +9,9 @@ from pathlib import Path
 
 import tyro
 
-from integration.shared.config import Config
-from integration.shared.errors import TrainingFailure, UserError
-from integration.shared.resuming import check_changes, saved_options
+from integration.options.config import Config
+from integration.options.errors import TrainingFailure, UserError
+from integration.options.resuming import check_changes, saved_options
 
 
 def command_line(train: Callable[[Config], int], description: str | None) -> int:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integration.shared.checksums import NAME, damage, write_checksums
+from integration.records.checksums import NAME, damage, write_checksums
 
 CONTENT = {"model.safetensors": bytes(range(256)) * 4, "optimizer/d/0": b"moments", "optimizer/empty": b"", "state.json": b"{}"}
 

@@ -8,15 +8,15 @@ import sys
 import pytest
 from support.runs.scripts import environment
 
-from integration.shared.command_line import command_line
-from integration.shared.config import Config
-from integration.shared.errors import TrainingFailure, UserError
+from integration.options.command_line import command_line
+from integration.options.config import Config
+from integration.options.errors import TrainingFailure, UserError
 
 HEAVY = ("torch", "transformers", "jax", "flax", "matplotlib", "reasoning_gym")
 PROGRAM = """
 import sys
 from importlib import import_module
-from integration.shared.command_line import command_line
+from integration.options.command_line import command_line
 script, *heavy = sys.argv.pop(1).split()
 module = import_module(f"integration.{script}")
 try:

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gspo_core import Clip
-from integration.shared.config import Config
-from integration.shared.json_lines import Row
-from integration.shared.run_folder import RunFolder
+from integration.options.config import Config
+from integration.records.json_lines import Row
+from integration.records.run_folder import RunFolder
 
 
 def plots(folder: RunFolder) -> Figure:

@@ -7,8 +7,8 @@ from typing import Any
 
 from gspo_core import Clip, Objective, Pilot, clip_range_for
 from gspo_core.clip_range import LengthBin, clip_fraction_for, clip_table
-from integration.shared.errors import TrainingFailure
-from integration.shared.json_lines import Row
+from integration.options.errors import TrainingFailure
+from integration.records.json_lines import Row
 
 
 def ranges_by_length(rows: list[Row], clip: Any) -> tuple[LengthBin, ...]:

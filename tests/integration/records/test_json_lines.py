@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integration.shared.errors import UserError
-from integration.shared.json_lines import append_line, append_row, drop_torn_line, read_rows
+from integration.options.errors import UserError
+from integration.records.json_lines import append_line, append_row, drop_torn_line, read_rows
 
 ROWS = [{"step": 1, "text": "ä\n☃"}, {"step": 2, "values": [0.5, None]}, {"step": 3}]
 WHOLE = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()

@@ -19,10 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from integration.shared.checksums import damage, write_checksums
-from integration.shared.errors import TrainingFailure, UserError
-from integration.shared.files import remove, replace_folder, write_whole
-from integration.shared.json_lines import Row, append_row, read_rows
+from integration.options.errors import TrainingFailure, UserError
+from integration.records.checksums import damage, write_checksums
+from integration.records.files import remove, replace_folder, write_whole
+from integration.records.json_lines import Row, append_row, read_rows
 
 
 class RunFolder:

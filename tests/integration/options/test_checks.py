@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from integration.shared.config import Config
-from integration.shared.errors import UserError
-from integration.shared.sizes import Experts, WarmUp
+from integration.options.config import Config
+from integration.options.errors import UserError
+from integration.options.sizes import Experts, WarmUp
 
 MOE = {"model": "small-moe"}
 

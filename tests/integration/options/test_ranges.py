@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integration.shared.command_line import command_line
-from integration.shared.config import Config
-from integration.shared.errors import UserError
-from integration.shared.ranges import RANGES
-from integration.shared.sizes import Experts, WarmUp
+from integration.options.command_line import command_line
+from integration.options.config import Config
+from integration.options.errors import UserError
+from integration.options.ranges import RANGES
+from integration.options.sizes import Experts, WarmUp
 
 ODD: list[Any] = [-1, 0, -1.0, 0.0, math.nan, math.inf, -math.inf, 1e30, 10**30, True, "", "\ud800", "a\0b", [], [1], {}, None]
 NESTED = {"warm_up": WarmUp, "experts": Experts}

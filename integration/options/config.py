@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Objective
 from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
-from integration.shared.checks import PILOT_ROLLOUTS, check
-from integration.shared.errors import UserError
+from integration.options.checks import PILOT_ROLLOUTS, check
+from integration.options.errors import UserError
+from integration.options.sizes import Experts, WarmUp
 from integration.shared.prompts import PromptStyle
-from integration.shared.sizes import Experts, WarmUp
 
 PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
 CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}

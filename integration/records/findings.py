@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gspo_core.metrics import Finding
-from integration.shared.json_lines import Row
+from integration.records.json_lines import Row
 
 
 def finding_rows(findings: Iterable[Finding]) -> list[dict[str, str]]:

@@ -13,8 +13,8 @@ from support.runs.scripts import TINY, rows, run
 
 from gspo_core import Clip, Pilot
 from gspo_core.clip_range import clip_fraction_for
-from integration.shared.clip_advice import ClipAdvice
-from integration.shared.errors import TrainingFailure
+from integration.options.errors import TrainingFailure
+from integration.records.clip_advice import ClipAdvice
 
 PLAIN = TINY[: TINY.index("--clip-low")]
 

@@ -1,0 +1,1 @@
+"""Options of the training scripts: their values, legal ranges, and those of a resumed run."""
