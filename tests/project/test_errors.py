@@ -9,13 +9,14 @@ from support.errors import rows as core
 from support.errors import rows_of_calls as calls
 from support.errors import rows_of_jax as jax_rows
 from support.errors import rows_of_methods as methods
+from support.errors import rows_of_metrics as readings
 from support.errors import rows_of_routes as routes
 from support.errors import rows_of_torch as torch_rows
 from support.errors.places import FOLDERS, Place, Row, origin, raised, raises_of
 
 TABLES = [
     *(core.NUMBERS, core.CHOICES, core.LAYOUTS),
-    *(calls.POLICY_LOSS, calls.ADVANTAGES, calls.TERMS, calls.READINGS, calls.PLAN, torch_rows.TORCH, routes.ROUTES),
+    *(calls.POLICY_LOSS, calls.ADVANTAGES, calls.TERMS, readings.READINGS, readings.PLAN, torch_rows.TORCH, routes.ROUTES),
     jax_rows.JAX,
     methods.METHODS,
 ]
