@@ -87,7 +87,7 @@ def test_a_constant_group_is_exactly_zero(library: Library, normaliser: Any, val
 
 @pytest.mark.parametrize("make", [ZScore, BatchStd])
 def test_wrong_options_of_a_normaliser_are_named(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"^ddof: expected 0 or 1, got 2"):
+    with pytest.raises(ValueError, match=r"^ddof: expected a whole number of at least 0 and at most 1, got 2"):
         make(ddof=2)
     with pytest.raises(ValueError, match=r"^eps: expected a finite number of at least 0, got -1"):
         make(eps=-1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -145,6 +146,16 @@ def error(actual: Tensor, truth: Tensor) -> float:
     return float(torch.nan_to_num((actual.double() - truth).abs(), nan=torch.inf).amax()) if actual.numel() else 0.0
 
 
+def _kl_slope(problem: Problem) -> float:
+    """At most how fast a KL term's weight changes with log-probs: its own size may be 0 where the policies agree."""
+    term = problem.options.get("kl")
+    if term is None:
+        return 0.0
+    logp = from_logits(problem).logp
+    apart = 0.0 if logp is None else _largest(torch.where(problem.layout.valid, term.ref_logp.double() - logp.double(), 0.0))
+    return abs(float(term.coefficient)) * math.exp(apart)
+
+
 def assert_in_budget(problem: Problem, answer: Answer, truth: Answer) -> None:
     """|ours − truth| ≤ |naive − truth| + floor, for the value, every log-prob, every weight and every gradient.
 
@@ -158,7 +169,7 @@ def assert_in_budget(problem: Problem, answer: Answer, truth: Answer) -> None:
     z = _largest(logits_of(problem, torch.float64, {}))
     rows, width = problem.tokens.numel(), problem.hidden.shape[-1]
     nats = torch.finfo(wide).eps * (width * (1 + z) + len(problem.lm_head) + rows)
-    c = truth.weight.abs().sum().item() + problem.options.get("entropy_bonus", 0.0) * (1 + z)
+    c = truth.weight.abs().sum().item() + problem.options.get("entropy_bonus", 0.0) * (1 + z) + _kl_slope(problem)
     states = torch.where(problem.layout.valid[..., None], problem.hidden.double(), 0.0)
     size = {"hidden": c * _largest(problem.lm_head), "lm_head": c * _largest(states), "bias": c}
     assert error(answer.value, truth.value) <= error(naive.value, truth.value) + nats * (abs(truth.value.item()) + c)
