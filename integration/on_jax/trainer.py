@@ -22,7 +22,7 @@ from integration.on_jax.rollout import Sampler
 from integration.on_torch.small_model import make_small
 from integration.options.config import Config
 from integration.options.errors import UserError
-from integration.options.resuming import open_run
+from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
 from integration.shared.pretrained import load_tokenizer, require_whole_model
@@ -99,8 +99,10 @@ def prepare(config: Config) -> Trainer:
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
-    elif checkpoint is not None:
-        trainer.restore(checkpoint)
+    else:
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        remember(config, folder)
     folder.rewind(trainer.step if trainer.step else -1)
     size = sum(x.size for x in jax.tree.leaves(learner.params))
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")

@@ -16,7 +16,7 @@ from integration.on_torch.rollout import Responses, Sampler, require_plain_head
 from integration.on_torch.small_model import load_small
 from integration.options.config import Config
 from integration.options.errors import UserError
-from integration.options.resuming import open_run
+from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
 from integration.shared.pretrained import compute_in, load_pretrained
@@ -119,8 +119,10 @@ def prepare(config: Config) -> Trainer:
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
-    elif checkpoint is not None:
-        trainer.restore(load_state(checkpoint, model))
+    else:
+        if checkpoint is not None:
+            trainer.restore(load_state(checkpoint, model))
+        remember(config, folder)
     folder.rewind(trainer.step if trainer.step else -1)
     size = sum(p.numel() for p in model.parameters())
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")

@@ -67,8 +67,12 @@ def open_run(config: Config) -> tuple[Config, RunFolder, Path | None]:
     folder.own("--resume")
     checkpoint = folder.newest_whole()
     _require_enough_rollouts(config, checkpoint)
-    folder.write_json("config.json", dataclasses.replace(config, resume=None, run_dir=folder.path).to_json())
     return config, folder, checkpoint
+
+
+def remember(config: Config, folder: RunFolder) -> None:
+    """Save the options of a resumed run, once its checkpoint has been read: a refused command line changes nothing."""
+    folder.write_json("config.json", dataclasses.replace(config, resume=None, run_dir=folder.path).to_json())
 
 
 def copy_run(config: Config, source: Path, target: Path) -> None:

@@ -240,14 +240,19 @@ def test_a_weight_of_zero_that_is_not_constant_counts_in_a_hessian_vector_produc
     ids=["two-pass", "aligned"],
 )
 def test_micro_batches_under_scan_and_vmap_add_up_to_the_whole(problem: str, budget: dict[str, int]) -> None:
-    """Two halves of four sequences with the whole's denominator; the KL term itself is scanned over, it is a pytree."""
+    """Two halves of four sequences with the whole's denominator; the KL term itself is scanned over, a pytree of arrays."""
     whole = with_kl(make(lengths=(3, 5, 4, 1), options={"denominator": 4.0, **(BONUS if "bonus" in problem else {})}), K3())
     truth = from_logits(whole)
     with jax.enable_x64(True):
         parameters, rest = arguments(whole)
         mask = rest.pop("layout").mask
         halves = {"hidden": parameters["hidden"], "mask": mask, **rest}
-        parts = jax.tree.map(lambda x: x.reshape(2, 2, *x.shape[1:]), halves)
+        parts = jax.tree.map(
+            lambda x: (
+                x.reshape(2, 2, *x.shape[1:]) if np.ndim(x) else jnp.full(2, x)
+            ),  # the KL term's coefficient is one number
+            halves,
+        )
 
         def part(head: Any, x: dict[str, Any]) -> Any:
             others = {"layout": Padded(x["mask"]), **{k: x[k] for k in rest}}

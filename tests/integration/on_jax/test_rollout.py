@@ -21,7 +21,7 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.options import check_options
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, bucket, random_keys, resized
-from integration.on_jax.trainer import Trainer
+from integration.on_jax.trainer import Trainer, model_files
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import small_sizes
 from integration.options.config import Config
@@ -174,7 +174,7 @@ def test_a_checkpoint_of_another_model_is_refused(trainer: Trainer, saved: Any, 
     larger.save_pretrained(tmp_path / "larger")
     other = Learner(load_qwen3(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0)
     (tmp_path / "checkpoint").mkdir()
-    write_checkpoint(tmp_path / "checkpoint", other, saved[1], saved[2] / "config.json", {"step": 1})
+    write_checkpoint(tmp_path / "checkpoint", other, saved[1], model_files(saved[2]), {"step": 1})
     with pytest.raises(UserError, match="is a checkpoint of another model"):
         restore_checkpoint(tmp_path / "checkpoint", trainer.learner)
 

@@ -15,7 +15,7 @@ import torch
 from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, Sampler, random_keys
-from integration.on_jax.trainer import Trainer
+from integration.on_jax.trainer import Trainer, model_files
 from integration.on_jax.training import MiniBatch, old_log_probs
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import build_tokenizer, small_sizes
@@ -60,7 +60,7 @@ def make_trainer(task: Task, saved: tuple[Any, Any, Path], folder: Path, **optio
     )
     sampler = Sampler(learner, Prompter(saved[1], "chat"), config.max_new_tokens, config.temperature)
     run = RunFolder(folder, keep_checkpoints=1)
-    return Trainer(config, run, task, learner, config.build_objective(), sampler, saved[2] / "config.json")
+    return Trainer(config, run, task, learner, config.build_objective(), sampler, model_files(saved[2]))
 
 
 def log_probs(trainer: Trainer, responses: Responses) -> np.ndarray:
