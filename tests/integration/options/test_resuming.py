@@ -14,7 +14,7 @@ import pytest
 from integration.options.command_line import read_options
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
-from integration.options.resuming import open_run, resume_options
+from integration.options.resuming import open_run, remember, resume_options
 from integration.options.sizes import WarmUp
 from integration.records.json_lines import append_row
 from integration.records.run_folder import RunFolder
@@ -63,7 +63,9 @@ def test_what_is_left_out_is_as_saved_and_what_is_given_is_obeyed(tmp_path: Path
 
 def test_what_was_extended_is_remembered(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    _, folder, _ = open_run(resume_options(run, rollouts=9, keep_checkpoints=50))
+    config, folder, _ = open_run(resume_options(run, rollouts=9, keep_checkpoints=50))
+    assert resume_options(run).rollouts == 7, "nothing is changed before the checkpoint has been read"
+    remember(config, folder)
     folder.close()
     again = resume_options(run)
     assert (again.rollouts, again.keep_checkpoints, again.lr) == (9, 50, 0.5)
