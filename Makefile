@@ -28,7 +28,7 @@ train-jax: .venv/.installed ## train-small in JAX: the same weights to start fro
 test: .venv/.installed ## every test, in parallel over the cores
 	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: under 2 minutes on 2 cores
+test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: about 2 minutes on 2 cores
 	$(TEST_ENV) HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
 
 check: lint test-quick ## what to run before a push
