@@ -258,8 +258,7 @@ def _sorted_gradients(
             grad = factor * slope(z, options)
             # Computed once: XLA would fuse it into the products and compute it again for each of their tiles.
             g = lax.optimization_barrier(grad.astype(operand))
-            d_part = product(g, part.weight.astype(operand), (1, 0))
-            d_rows = added(d_rows, j, d_part.reshape(many, tall, -1))
+            d_rows = added(d_rows, j, product(g, part.weight.astype(operand), (1, 0)).reshape(many, tall, -1))
             if shares is not None:
                 share = several(shares, many, j)[:, None]
                 states, grad = states.astype(kind) * share, grad * share
