@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # One thread is the fair share of a test; training uses every core.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# A file's tests stay on one core, for their shared fixtures; the files keep tests/conftest.py's order, slow ones first.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 ARGS ?=
 SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word_len=5 \
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
@@ -26,10 +28,10 @@ train-jax: .venv/.installed ## train-small in JAX: the same weights to start fro
 	$(BIN)/python integration/train_jax.py $(SMALL) $(ARGS)
 
 test: .venv/.installed ## every test, in parallel over the cores
-	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: about 2 minutes on 2 cores
-	$(TEST_ENV) HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" $(ARGS)
+	$(TEST_ENV) HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 check: lint test-quick ## what to run before a push
 
