@@ -6,8 +6,8 @@
     python integration/train_torch.py --resume runs/...                 continue after a kill or Ctrl-C
 
 The paper's loop: sample G responses to each prompt, judge each against its group, cut the rollout batch into mini-batches
-and take one optimizer step on each, so that the policy leaves the one that sampled and the clip range matters. No KL. A rollout
-and its updates are on_torch/training.py.
+and take one optimizer step on each, so that the policy leaves the one that sampled and the clip range matters. GSPO has no
+KL penalty; --kl adds one. A rollout and its updates are on_torch/training.py.
 Not here: a separate inference engine (the trainer samples with its own KV cache; --router-noise and --sampler-dtype
 make it disagree as one would) and more than one device.
 """

@@ -45,8 +45,12 @@ class Learner:
 
     def hidden_states(self, responses: Any) -> tuple[Predicting, Any]:
         """(what predicts the responses' tokens, the function that pulls its gradient back to the weights)."""
+        return self.hidden_states_of(self.params, responses)
+
+    def hidden_states_of(self, params: Any, responses: Any) -> tuple[Predicting, Any]:
+        """The same under other weights of the same model."""
         r = responses
-        pair: tuple[Predicting, Any] = _hidden_states(self.graph, self.params, r.prompt_ids, r.prompt_mask, r.tokens, r.mask)
+        pair: tuple[Predicting, Any] = _hidden_states(self.graph, params, r.prompt_ids, r.prompt_mask, r.tokens, r.mask)
         return pair
 
     def zeros(self) -> Any:

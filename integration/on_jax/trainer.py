@@ -11,21 +11,20 @@ from typing import Any
 
 import jax
 import torch
-from huggingface_hub import snapshot_download
 
 from gspo_core import Objective
 from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
 from integration.on_jax.learner import Learner
 from integration.on_jax.options import check_options
 from integration.on_jax.qwen3 import load_qwen3
+from integration.on_jax.reference import Reference, start_of
 from integration.on_jax.rollout import Sampler
-from integration.on_torch.small_model import make_small
 from integration.options.config import Config
-from integration.options.errors import UserError
 from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
-from integration.shared.pretrained import load_tokenizer, require_whole_model
+from integration.shared.fingerprint import require_same_reference
+from integration.shared.pretrained import load_tokenizer
 from integration.shared.prompts import Prompter, ends_of
 from integration.shared.tasks import Task, load_task, parse_args
 
@@ -50,11 +49,14 @@ class Trainer(Advised):
     """Non-finite gradients in a row."""
     advice: ClipAdvice | None = None
     """With --clip-fraction only."""
+    reference: Reference | None = None
+    """With --kl only."""
 
     def save(self) -> None:
         """A checkpoint at the current step."""
         state: dict[str, Any] = {name: getattr(self, name) for name in ("step", "optimizer_steps", "bad_steps")}
         state["advice"] = None if self.advice is None else self.advice.state()
+        state["reference"] = None if self.reference is None else self.reference.fingerprint
         tokenizer = self.sampler.prompter.tokenizer
         self.folder.save_checkpoint(
             self.step, lambda folder: write_checkpoint(folder, self.learner, tokenizer, self.model_files, state)
@@ -63,6 +65,8 @@ class Trainer(Advised):
     def restore(self, checkpoint: Path) -> None:
         """Continue exactly where it was saved."""
         state = restore_checkpoint(checkpoint, self.learner)
+        if self.reference is not None:
+            require_same_reference(self.config.model, self.reference.fingerprint, state["reference"])
         self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]
         if self.advice is not None:
             self.advice.restore(state["advice"])
@@ -80,7 +84,7 @@ def prepare(config: Config) -> Trainer:
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )
-    source = checkpoint or weights_of(config, task)
+    source = checkpoint or start_of(config, task)
     tokenizer, model = load_tokenizer(str(source)), load_qwen3(source)
     template_args = tuple(parse_args("--template-args", config.template_args).items())
     files = model_files(source)
@@ -96,6 +100,7 @@ def prepare(config: Config) -> Trainer:
         config, folder, task, learner, config.build_objective(),
         Sampler(learner, prompter, config.max_new_tokens, config.temperature), files,
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
+        reference=None if config.kl_estimator is None else Reference(config, task),
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
@@ -121,19 +126,3 @@ def model_files(source: Path) -> dict[str, str]:
     """The texts of a model's config files, which its later checkpoints need when `source`, a checkpoint, is long deleted."""
     there = [source / name for name in ("config.json", "generation_config.json")]
     return {path.name: path.read_text(encoding="utf-8") for path in there if path.exists()}
-
-
-def weights_of(config: Config, task: Task) -> Path:
-    """A folder with the weights to start from: the PyTorch script's own for `small`, so that both start from the same."""
-    if config.model == "small":
-        return make_small(
-            task, config.warm_up, cache=config.cache_dir, seed=config.seed,
-            max_new_tokens=config.max_new_tokens, device=torch.device("cpu"),
-        )  # fmt: skip
-    require_whole_model(config.model)
-    if Path(config.model).is_dir():
-        return Path(config.model)
-    try:
-        return Path(snapshot_download(config.model, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--model: {config.model} is neither a folder nor found on the hub: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ import optax
 from gspo_jax import linear_policy_loss
 
 from gspo_core import Objective, Padded, group_metrics
+from gspo_core.kl import KLTerm
 from gspo_core.metrics import Metrics, left_out_metrics
 from gspo_core.objectives import LinearLoss
 from gspo_core.planning import Plan
@@ -46,12 +47,12 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     batches = [mini_batch(trainer, responses, advantages, judged.planned, rows) for rows in order]
     sampled = time.perf_counter()
     # Of the policy that all mini-batches of this rollout are measured against.
-    old = [old_log_probs(trainer, batch) for batch in batches]
+    olds = [[old_pass(trainer, part, batch.denominator) for part, _ in batch.parts] for batch in batches]
 
     rollup = Rollup(trainer.objective)
     rollup.add(group_metrics(advantages, np.arange(len(advantages)) // config.group_size))
-    for batch, old_logps in zip(batches, old, strict=True):
-        update(trainer, batch, old_logps, rollup)
+    for batch, old in zip(batches, olds, strict=True):
+        update(trainer, batch, old, rollup)
     updated = time.perf_counter()
     return {
         **judged.row(),
@@ -86,30 +87,43 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Array, planne
     return MiniBatch(parts, step.denominator, left_out)
 
 
-def old_log_probs(trainer: Trainer, batch: MiniBatch) -> list[Array]:
-    """[N, T] of each micro-batch, under the current weights.
+class Old(NamedTuple):
+    """Reference values for the updates of a micro-batch."""
 
-    They are those of a loss in which no response has an advantage, so that it has no gradient to compute. It is the
-    updates' own compiled call: at unmoved weights every ratio is exactly 1.
+    logp: Array
+    """[N, T] the trainer's log-probs before the first update."""
+    kl: KLTerm | None
+    """The penalty on the KL divergence from the reference policy, if there is one."""
+
+
+def old_pass(trainer: Trainer, part: Responses, denominator: Array) -> Old:
+    """Log-probs of the policy that all mini-batches of a rollout are measured against, and the penalty that is added.
+
+    They are those of a loss in which no response has an advantage. It is the updates' own compiled call: where the weights
+    are equal every ratio is exactly 1, and a KL estimate exactly 0.
     """
-    found = []
-    for part, advantage in batch.parts:
-        states, _ = trainer.learner.hidden_states(part)
+    reference = trainer.reference
+
+    def measured_logp(params: Any) -> Array:
+        states, _ = trainer.learner.hidden_states_of(params, part)
         zeros = np.zeros(part.mask.shape, dtype=states.hidden.dtype)
-        _, loss = loss_of(trainer, part, states, zeros, np.zeros_like(advantage), batch.denominator)
-        found.append(loss.logp)
-    return found
+        unmeasured = None if reference is None else reference.term(zeros)
+        advantage = np.zeros(len(part.mask), dtype=np.float32)
+        return loss_of(trainer, part, states, zeros, advantage, denominator, unmeasured)[1].logp
+
+    kl = None if reference is None else reference.term(measured_logp(reference.params))
+    return Old(measured_logp(trainer.learner.params), kl)
 
 
-def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Array], rollup: Rollup) -> None:
+def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) -> None:
     """One optimizer step. Micro-batches add up exactly: they share the mini-batch's denominator."""
     gradients = trainer.learner.zeros()
-    for (part, advantage), old in zip(batch.parts, old_logps, strict=True):
+    for (part, advantage), old in zip(batch.parts, olds, strict=True):
         layout = Padded(part.mask)
         states, pull_back = trainer.learner.hidden_states(part)
-        gradient, loss = loss_of(trainer, part, states, old, advantage, batch.denominator)
+        gradient, loss = loss_of(trainer, part, states, old.logp, advantage, batch.denominator, old.kl)
         gradients = trainer.learner.add(gradients, pull_back, gradient)
-        loss, old_logp = jax.device_get((loss, old))
+        loss, old_logp = jax.device_get((loss, old.logp))
         rollup.add_loss(loss, old_logp, advantage, layout)
     norm = float(optax.tree.norm(gradients))
     finite = bool(np.isfinite(norm)) and rollup.is_finite()
@@ -120,12 +134,18 @@ def update(trainer: Trainer, batch: MiniBatch, old_logps: list[Array], rollup: R
 
 
 def loss_of(
-    trainer: Trainer, part: Responses, states: Predicting, old_logp: Array, advantage: Array, denominator: Array
+    trainer: Trainer,
+    part: Responses,
+    states: Predicting,
+    old_logp: Array,
+    advantage: Array,
+    denominator: Array,
+    kl: KLTerm | None,
 ) -> tuple[Predicting, LinearLoss]:
     """(the loss's gradient with respect to hidden states and LM head, the loss and its log-probs)."""
     options = trainer.objective, trainer.config.temperature
     pair: tuple[Predicting, LinearLoss] = differentiate(
-        *options, states, part.tokens, old_logp, advantage, Padded(part.mask), denominator
+        *options, states, part.tokens, old_logp, advantage, Padded(part.mask), denominator, kl
     )
     return pair
 
@@ -140,13 +160,14 @@ def differentiate(
     advantage: Array,
     layout: Padded,
     denominator: Array,
+    kl: KLTerm | None,
 ) -> tuple[Predicting, LinearLoss]:
     """`loss_of`, compiled once for each shape."""
 
     def value(states: Predicting) -> tuple[Array, LinearLoss]:
         loss = linear_policy_loss(
             objective, *states, tokens, old_logp, advantage, layout,
-            denominator=denominator, temperature=temperature, return_logp=True,
+            denominator=denominator, temperature=temperature, kl=kl, return_logp=True,
         )  # fmt: skip
         return loss.value, loss
 

@@ -11,6 +11,7 @@ from gspo_torch import Routes, linear_policy_loss, record_routes, replay_routes
 from torch import Tensor
 
 from gspo_core import Padded, PerToken, sampler_weight
+from gspo_core.kl import KLTerm
 from gspo_core.metrics import sampler_metrics
 from gspo_core.mismatch import SamplerWeight
 from gspo_core.objectives import LinearLoss
@@ -29,6 +30,8 @@ class Old(NamedTuple):
     """Of the same pass, or with R3 the sampler's; None if the model has no routers."""
     weight: SamplerWeight | None = None
     """π_old/π_sampler, if the advantages are to be weighted by it."""
+    kl: KLTerm | None = None
+    """The penalty on the KL divergence from the reference policy, if there is one."""
 
     def weighted(self, advantage: Tensor, layout: Padded) -> Tensor | PerToken:
         """The advantages [N], times the weight of the response, or of each token."""
@@ -40,32 +43,30 @@ class Old(NamedTuple):
 
 def loss_of(
     trainer: Trainer,
+    model: Any,
     part: Responses,
     hidden: Tensor,
     old_logp: Tensor,
     advantage: Tensor | PerToken,
     denominator: Tensor | None,
+    kl: KLTerm | None,
 ) -> LinearLoss:
     """The loss, and the log-probs, from the hidden states [N, T, H] of `predicting_states`; no logits are kept."""
-    head, layout = trainer.model.get_output_embeddings(), Padded(part.mask)
+    head, layout = model.get_output_embeddings(), Padded(part.mask)
     return linear_policy_loss(
         trainer.objective, hidden, head.weight, part.tokens, old_logp, advantage, layout,
-        denominator=denominator, bias=head.bias, temperature=trainer.config.temperature, return_logp=True,
+        denominator=denominator, bias=head.bias, temperature=trainer.config.temperature, kl=kl, return_logp=True,
     )  # fmt: skip
 
 
 def old_pass(trainer: Trainer, part: Responses, rollup: Rollup) -> Old:
     """Log-probs of the policy that all mini-batches of a rollout are measured against: the trainer's, whatever sampled.
 
-    They are those of a loss in which no response has an advantage, so that it has no gradient to compute. That it is the
-    updates' own computation makes ratios exactly 1 at unmoved weights: `token_logp` rounds otherwise.
+    The reference policy's are measured here as well, by the same computation.
     """
     config = trainer.config
-    with torch.no_grad(), along(trainer, part.routes if config.routing_replay == "r3" else None) as own:
-        hidden = predicting_states(trainer.model, part)
-    nothing = torch.zeros(part.mask.shape, device=part.mask.device)
-    logp = loss_of(trainer, part, hidden.detach().requires_grad_(), nothing, nothing[:, 0], None).logp
-    assert logp is not None
+    with along(trainer, part.routes if config.routing_replay == "r3" else None) as own:
+        logp = measured_logp(trainer, trainer.model, part)
     if own is not None and part.routes is not None:
         rollup.add_flips(part.routes, own, updating=False)
     weight = None
@@ -73,7 +74,24 @@ def old_pass(trainer: Trainer, part: Responses, rollup: Rollup) -> Old:
         layout = Padded(part.mask)
         rollup.add(sampler_metrics(config.correction or UNCORRECTED, logp, part.logp, layout))
         weight = None if config.correction is None else sampler_weight(config.correction, logp, part.logp, layout)
-    return Old(logp, part.routes if config.routing_replay == "r3" else own, weight)
+    kl = None
+    if trainer.reference is not None:
+        kl = trainer.reference.term(measured_logp(trainer, trainer.reference.model, part))
+    return Old(logp, part.routes if config.routing_replay == "r3" else own, weight, kl)
+
+
+def measured_logp(trainer: Trainer, model: Any, part: Responses) -> Tensor:
+    """[N, T] log-probs of the responses under a model: those of a loss in which no response has an advantage.
+
+    That it is the updates' own computation makes ratios exactly 1, and a KL estimate exactly 0, where the weights are equal:
+    `token_logp` rounds otherwise.
+    """
+    with torch.no_grad():
+        hidden = predicting_states(model, part)
+    nothing = torch.zeros(part.mask.shape, device=part.mask.device)
+    logp = loss_of(trainer, model, part, hidden.requires_grad_(), nothing, nothing[:, 0], None, None).logp
+    assert isinstance(logp, Tensor)
+    return logp
 
 
 @contextmanager

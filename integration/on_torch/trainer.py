@@ -12,13 +12,14 @@ from gspo_torch.routing.routers import mixture_of
 from gspo_core import Objective
 from integration.on_torch.checkpoint import load_state, write_checkpoint
 from integration.on_torch.engine import Engine, in_bfloat16
+from integration.on_torch.reference import Reference, load_start
 from integration.on_torch.rollout import Responses, Sampler, require_plain_head
-from integration.on_torch.small_model import load_small
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
+from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import compute_in, load_pretrained
 from integration.shared.prompts import Prompter, ends_of
 from integration.shared.tasks import Example, Task, load_task, parse_args
@@ -49,6 +50,8 @@ class Trainer(Advised):
     """Sampling engine, if it differs from `sampler`: one with noise or another precision, or one that records routes."""
     mixture: bool = False
     """The model has routers, whose choices are written down."""
+    reference: Reference | None = None
+    """With --kl only."""
 
     def draw(self, examples: list[Example]) -> Responses:
         """The rollout's responses, a group to each example."""
@@ -64,10 +67,13 @@ class Trainer(Advised):
             "optimizer_steps": self.optimizer_steps,
             "bad_steps": self.bad_steps,
             **({} if self.advice is None else {"advice": self.advice.state()}),
+            **({} if self.reference is None else {"reference": self.reference.fingerprint}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
+        if self.reference is not None:
+            require_same_reference(self.config.model, self.reference.fingerprint, state["reference"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sampling.set_state(state["sampling"])
         self.shuffling.set_state(state["shuffling"])
@@ -94,13 +100,10 @@ def prepare(config: Config) -> Trainer:
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )
-    if config.model in {"small", "small-moe"} and checkpoint is None:
-        model, tokenizer = load_small(
-            task, config.warm_up, config.experts if config.model == "small-moe" else None, cache=config.cache_dir,
-            seed=config.seed, max_new_tokens=config.max_new_tokens, device=device,
-        )  # fmt: skip
+    if checkpoint is None:
+        model, tokenizer = load_start(config, task, device)
     else:
-        model, tokenizer = load_pretrained(str(checkpoint or config.model), cache=config.cache_dir, device=device)
+        model, tokenizer = load_pretrained(str(checkpoint), cache=config.cache_dir, device=device)
     mixture = has_routers(model, config)
     copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
     compute_in(model, getattr(torch, config.dtype))
@@ -116,6 +119,7 @@ def prepare(config: Config) -> Trainer:
         torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed),
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
         engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
+        reference=None if config.kl_estimator is None else Reference(config, task, device),
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())

@@ -86,7 +86,7 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
         weighted = old.weighted(advantage, layout)
         with update_pass(trainer, old, rollup):
             hidden = predicting_states(trainer.model, part)
-            loss = loss_of(trainer, part, hidden, old.logp, weighted, batch.denominator)
+            loss = loss_of(trainer, trainer.model, part, hidden, old.logp, weighted, batch.denominator, old.kl)
             loss.value.backward()
         rollup.add_loss(loss, old.logp, advantage, layout, weighted=weighted, sampler_logp=part.logp)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)

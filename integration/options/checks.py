@@ -24,6 +24,7 @@ def check(config: Config) -> None:
     _check_mixture(config)
     _check_engine(config)
     _check_pilot(config)
+    _check_kl(config)
     _check_resume(config)
     parse_args("--task-args", config.task_args)
     parse_args("--template-args", config.template_args)
@@ -98,6 +99,13 @@ def _check_pilot(config: Config) -> None:
         raise UserError("--clip-fraction: with --mini-batches 1 or --lr 0 every ratio is 1 and nothing is ever clipped")
     if config.pilot_rollouts >= config.rollouts and config.resume is None:
         raise UserError(f"--pilot-rollouts: expected fewer than the {config.rollouts} rollouts, got {config.pilot_rollouts}")
+
+
+def _check_kl(config: Config) -> None:
+    if config.kl == "none" and config.kl_coefficient is not None:
+        raise UserError("--kl-coefficient: is the factor of a penalty; name its estimator, such as --kl token")
+    if config.kl != "none" and config.kl_coefficient is None:
+        raise UserError(f"--kl {config.kl}: expected its factor in --kl-coefficient, such as 0.001")
 
 
 def _check_resume(config: Config) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Objective
+from gspo_core.kl import K1, K2, K3, KLEstimator, SequenceKL, TokenKL
 from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
 from integration.options.checks import PILOT_ROLLOUTS, check
 from integration.options.errors import UserError
@@ -28,6 +29,8 @@ CORRECTIONS = {
 }
 """Corrections that keep every response in the denominator. GEO_RS also rejects responses without an advantage, which are never
 run; and its band of 0.1 % is for answers of thousands of tokens."""
+
+KL_ESTIMATORS = {"none": None, "k1": K1(), "k2": K2(), "k3": K3(), "token": TokenKL(), "sequence": SequenceKL()}
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Config:
     """Share of responses to clip: after a pilot with the default range, the range is chosen from the pilot's log s."""
     pilot_rollouts: int = PILOT_ROLLOUTS
     """Rollouts of that pilot."""
+    kl: Literal["none", "k1", "k2", "k3", "token", "sequence"] = "none"
+    """Penalty on the KL divergence from the model that the run starts from. token, sequence: its gradient; k1, k2, k3: the
+    gradient of that estimate (gspo_core/kl says which divergence each one lowers). Every response is then run."""
+    kl_coefficient: float | None = None
+    """β, the penalty's factor, which --kl needs; 0 measures the divergence and changes nothing."""
     lr: float = 1e-5
     """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
     lr_warm_up: int = 10
@@ -125,7 +133,8 @@ class Config:
     resume: Path | None = None
     """Continue the run in this folder from its last whole checkpoint. Its options are taken from there, and --rollouts,
     --checkpoint-every, --keep-checkpoints, --cache-dir and --threads may be changed. With --run-dir, a copy of the run is
-    continued in that new folder, and --lr, --lr-warm-up, --max-grad-norm and --max-bad-steps may be changed, too."""
+    continued in that new folder, and --lr, --lr-warm-up, --max-grad-norm, --max-bad-steps and --kl-coefficient may be changed,
+    too."""
     resume_step: int | None = None
     """With --resume and --run-dir: continue from the checkpoint after this many rollouts in place of the last."""
 
@@ -142,6 +151,11 @@ class Config:
     def correction(self) -> Correction | None:
         """The correction whose weights multiply the advantages; None for no weights."""
         return CORRECTIONS[self.sampler_correction]
+
+    @property
+    def kl_estimator(self) -> KLEstimator | None:
+        """The estimator of the penalty; None for no penalty."""
+        return KL_ESTIMATORS[self.kl]
 
     @property
     def mismatch(self) -> bool:

@@ -47,6 +47,7 @@ RANGES = {
     "clip_high": Range(0, 1000),
     "clip_fraction": SHARE,
     "pilot_rollouts": COUNT,
+    "kl_coefficient": Range(0, 1000),
     "lr": Range(0, 1, open_above=True),
     "lr_warm_up": FROM_ZERO,
     "max_grad_norm": Range(0, 10**9, open_below=True),

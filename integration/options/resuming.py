@@ -16,7 +16,7 @@ from integration.records.run_folder import RunFolder
 
 FREE = {"rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir", "threads"}
 """Options that a resumed run may change: they do not change what it computes. (--threads may, in the last digits.)"""
-OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps"}
+OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps", "kl_coefficient"}
 """Options that a copy may change."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from integration.on_jax.qwen3 import named_weights
 from integration.on_jax.rollout import Responses
 from integration.on_jax.trainer import Trainer, prepare
-from integration.on_jax.training import mini_batch, old_log_probs, update
+from integration.on_jax.training import mini_batch, old_pass, update
 from integration.options.config import Config
 from integration.parity.reference import START, Recorder, Rollout, Run, Update
 
@@ -35,10 +35,10 @@ def one_rollout(trainer: Trainer, rollout: Rollout) -> Iterator[Update]:
     responses, planned = Responses(*rollout.padded(pad)), rollout.planned()
     advantages = np.asarray(planned.advantage, dtype=np.float32)
     batches = [mini_batch(trainer, responses, advantages, planned, np.asarray(rows)) for rows in rollout.mini_batches]
-    old = [old_log_probs(trainer, batch) for batch in batches]
-    for batch, old_logps in zip(batches, old, strict=True):
+    olds = [[old_pass(trainer, part, batch.denominator) for part, _ in batch.parts] for batch in batches]
+    for batch, old in zip(batches, olds, strict=True):
         seen = Recorder(trainer.objective)
-        update(trainer, batch, old_logps, seen)
+        update(trainer, batch, old, seen)
         yield seen.update(named_weights(trainer.learner.params))
     trainer.step += 1
 

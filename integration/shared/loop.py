@@ -116,7 +116,9 @@ def judge(trainer: Run, examples: list[Example], texts: list[str]) -> Judged:
     scores = [trainer.task.score(example, text) for example, text in zip(owners, texts, strict=True)]
     correct = [float(score >= CORRECT) for score in scores]
     rewards = correct if trainer.config.reward == "correct" else scores
-    return Judged(rewards, correct, plan(rewards, [index // size for index in range(len(rewards))]))
+    groups = [index // size for index in range(len(rewards))]
+    planned = plan(rewards, groups, loss_has_other_terms=trainer.config.kl_estimator is not None)
+    return Judged(rewards, correct, planned)
 
 
 def evaluation(trainer: Run) -> None:

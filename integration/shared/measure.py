@@ -30,6 +30,8 @@ class Rollup:
         self._measured: list[tuple[Array, Array, Array, Padded]] = []
         self._responses = Pilot([], [], [])
         self._norms: list[float] = []
+        self._fresh_kl: list[float] = []
+        self._kl: list[float] = []
         self._skipped = 0
         self._mismatch = Mismatch(objective)
         self._old_flips, self._fresh_flips = Flips(), Flips()
@@ -54,7 +56,7 @@ class Rollup:
         weighted: Array | PerToken | None = None,
         sampler_logp: Array | None = None,
     ) -> None:
-        """A micro-batch of responses that have an advantage.
+        """A micro-batch.
 
         Args:
             loss: with its log-probs.
@@ -66,6 +68,7 @@ class Rollup:
         given = advantage if weighted is None else weighted
         self._fresh.append(batch_metrics(self._objective, loss, loss.logp, old_logp, given, layout))
         self._measured.append((loss.logp, old_logp, advantage, layout))
+        self._fresh_kl += [] if loss.kl is None else [float(loss.kl)]
         if sampler_logp is not None:
             self._mismatch.add(loss.logp, old_logp, sampler_logp, advantage, layout)
 
@@ -77,9 +80,11 @@ class Rollup:
     def add_step(self, grad_norm: float, left_out: Metrics | None = None, *, skipped: bool) -> None:
         """The optimizer step on the micro-batches since the last one, with the metrics of the responses that it left out."""
         self._steps.append(merge(*self._fresh, *([] if left_out is None else [left_out])))
-        for measured in [] if skipped else self._measured:
-            self._responses += Pilot.measure(*measured)
-        self._fresh, self._measured = [], []
+        for logp, old_logp, advantage, layout in [] if skipped else self._measured:
+            with_advantage = Padded(layout.valid & (advantage != 0)[:, None])
+            self._responses += Pilot.measure(logp, old_logp, advantage, with_advantage)
+        self._kl += [sum(self._fresh_kl)] if self._fresh_kl else []
+        self._fresh, self._measured, self._fresh_kl = [], [], []
         flips = self._fresh_flips.shares()
         self._flips += [] if flips is None else [flips]
         self._norms.append(grad_norm)
@@ -100,6 +105,7 @@ class Rollup:
             whose optimizer step was not skipped; max_abs_log_s of them.
         grad_norm: mean over the optimizer steps before gradients are cut; by_mini_batch: the clip fraction and the root
             mean square of log s of each; skipped_steps. findings: of `gspo_core.diagnose`.
+        kl: with --kl, the estimate that is penalised, before its factor, as a mean over the optimizer steps; nats.
         mismatch_…: of `gspo_core.mismatch_report`, where an engine sampled. flips_engine: [layers] share of the sampler's
             slots in which the trainer's router chooses another expert; flips_update: [mini-batches, layers] the same of the
             routes before the first update, or with replay, of the routes that are replayed.
@@ -107,7 +113,7 @@ class Rollup:
         metrics = merge(*self._whole, *self._steps)
         numbers, responses = summary(metrics), self._responses
         flips = {"flips_engine": self._old_flips.shares(), "flips_update": self._flips}
-        finite = [norm for norm in self._norms if math.isfinite(norm)]
+        finite, kl = ([x for x in values if math.isfinite(x)] for values in (self._norms, self._kl))
         return {
             **{name: value for name, value in numbers.items() if name not in {"length_mean", "zero_advantage"}},
             "response_length": numbers["length_mean"],
@@ -115,6 +121,7 @@ class Rollup:
             **{name: self._clipped(numbers, name) for name in ("clip_fraction", "clip_low", "clip_high")},
             "max_abs_log_s": float(np.abs(responses.log_s).max(initial=0.0)),
             "grad_norm": sum(finite) / len(finite) if finite else None,
+            **({"kl": sum(kl) / len(kl) if kl else None} if self._kl else {}),
             "skipped_steps": self._skipped,
             "by_mini_batch": [self._step_row(summary(step)) for step in self._steps],
             "log_s": responses.log_s.round(7).tolist(),

@@ -20,6 +20,8 @@ from integration.records.checksums import write_checksums
 pytestmark = pytest.mark.slow
 
 run = partial(script_runs.run, script="train_jax.py")
+WITH_KL = [*TINY, "--kl", "token", "--kl-coefficient", "0.05"]
+"""A run that a resumed one has to load its reference policy for, anew."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(workplace: Path) -> Path:
     """A run of six rollouts, to its end."""
     folder = workplace / "finished"
-    done = run(workplace / "cache", *TINY, "--rollouts", "6", "--checkpoint-every", "2", "--run-dir", str(folder))
+    done = run(workplace / "cache", *WITH_KL, "--rollouts", "6", "--checkpoint-every", "2", "--run-dir", str(folder))
     assert done.returncode == 0, done.stderr
     assert "report:" in done.stdout
     return folder
@@ -43,6 +45,7 @@ def test_a_run_moves_the_ratio_clips_and_leaves_what_a_person_looks_for(finished
     assert [row["step"] for row in metrics] == list(range(1, 7))
     assert all(math.isfinite(row["loss"]) and 0 <= row["clip_fraction"] <= 1 for row in metrics)
     assert max(row["max_abs_log_s"] for row in metrics) > 1e-4
+    assert metrics[-1]["kl"] > metrics[0]["kl"] > 0
     assert any(0 < row["clip_fraction"] < 1 for row in metrics)
     assert all(row["by_mini_batch"][0] == {"clip_fraction": 0.0, "log_s_rms": 0.0} for row in metrics)
     assert any(row["by_mini_batch"][3]["log_s_rms"] > 0 for row in metrics)
@@ -53,7 +56,7 @@ def test_a_run_moves_the_ratio_clips_and_leaves_what_a_person_looks_for(finished
 
 def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> None:
     folder = workplace / "killed"
-    options = [*TINY, "--rollouts", "6", "--checkpoint-every", "2", "--run-dir", str(folder)]
+    options = [*WITH_KL, "--rollouts", "6", "--checkpoint-every", "2", "--run-dir", str(folder)]
     line = command(workplace / "cache", *options, script="train_jax.py")
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
     deadline, metrics = time.monotonic() + 200, folder / "metrics.jsonl"
@@ -76,7 +79,7 @@ def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> No
 
 def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> None:
     folder = workplace / "interrupted"
-    options = [*TINY, "--rollouts", "6", "--checkpoint-every", "100", "--run-dir", str(folder)]
+    options = [*WITH_KL, "--rollouts", "6", "--checkpoint-every", "100", "--run-dir", str(folder)]
     line = command(workplace / "cache", *options, script="train_jax.py")
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
     deadline = time.monotonic() + 200

@@ -18,7 +18,7 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3, named_weights
 from integration.on_jax.rollout import Responses, resized
 from integration.on_jax.trainer import Trainer
-from integration.on_jax.training import differentiate, mini_batch, old_log_probs, one_rollout, update
+from integration.on_jax.training import Old, differentiate, mini_batch, old_pass, one_rollout, update
 from integration.options.errors import TrainingFailure
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
@@ -58,7 +58,7 @@ def gradients(trainer: Trainer, responses: Responses, advantages: Any, old: Any)
     live = np.arange(len(advantages))[advantages != 0]
     size = trainer.config.micro_batch_size or len(advantages)
     pieces = [live[i : i + size] for i in range(0, len(live), size)]
-    olds = [resized(old[p], part.mask.shape) for p, (part, _) in zip(pieces, batch.parts, strict=True)]
+    olds = [Old(resized(old[p], part.mask.shape), None) for p, (part, _) in zip(pieces, batch.parts, strict=True)]
     update(trainer, batch, olds, Rollup(trainer.objective))
     return named_weights(found[0])
 
@@ -121,7 +121,7 @@ def test_non_finite_gradients_are_skipped_counted_and_end_the_run(trainer: Train
     def take(advantage: float) -> None:
         advantages = np.full(16, advantage, dtype=np.float32)
         batch = mini_batch(trainer, responses, advantages, Plan(advantages), np.arange(16))
-        update(trainer, batch, old_log_probs(trainer, batch), rollup)
+        update(trainer, batch, [old_pass(trainer, part, batch.denominator) for part, _ in batch.parts], rollup)
 
     for attempt in (1, 2):
         take(float("nan"))
@@ -145,9 +145,9 @@ def test_one_log_prob_that_is_not_finite_skips_its_step(trainer: Trainer, value:
     advantages, rollup = np.ones(16, dtype=np.float32), Rollup(trainer.objective)
     before = named_weights(trainer.learner.params)
     batch = mini_batch(trainer, draw(trainer), advantages, Plan(advantages), np.arange(16))
-    old = np.array(old_log_probs(trainer, batch)[0])
+    old = np.array(old_pass(trainer, batch.parts[0][0], batch.denominator).logp)
     old[0, 0] = value
-    update(trainer, batch, [old], rollup)
+    update(trainer, batch, [Old(old, None)], rollup)
     assert (trainer.bad_steps, trainer.optimizer_steps) == (1, 0)
     after = named_weights(trainer.learner.params)
     assert all((after[name] == weight).all() for name, weight in before.items())
@@ -158,7 +158,7 @@ def test_old_log_probs_and_updates_are_one_compiled_program(trainer: Trainer) ->
     """Two programs may round differently, and log s at unmoved weights would not be 0."""
     advantages = np.ones(16, dtype=np.float32)
     batch = mini_batch(trainer, draw(trainer), advantages, Plan(advantages), np.arange(16))
-    olds = old_log_probs(trainer, batch)
+    olds = [old_pass(trainer, part, batch.denominator) for part, _ in batch.parts]
     compiled = differentiate._cache_size()
     update(trainer, batch, olds, Rollup(trainer.objective))
     assert differentiate._cache_size() == compiled

@@ -16,7 +16,7 @@ from integration.on_jax.learner import Learner
 from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, Sampler, random_keys
 from integration.on_jax.trainer import Trainer, model_files
-from integration.on_jax.training import MiniBatch, old_log_probs
+from integration.on_jax.training import old_pass
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.options.config import Config
@@ -65,9 +65,7 @@ def make_trainer(task: Task, saved: tuple[Any, Any, Path], folder: Path, **optio
 
 def log_probs(trainer: Trainer, responses: Responses) -> np.ndarray:
     """[N, T] of the responses under the trainer's weights."""
-    count = len(responses.mask)
-    batch = MiniBatch([(responses, np.ones(count, dtype=np.float32))], np.asarray(count), None)
-    return np.asarray(old_log_probs(trainer, batch)[0])
+    return np.asarray(old_pass(trainer, responses, np.asarray(len(responses.mask))).logp)
 
 
 def draw(trainer: Trainer, count: int = 4, seed: int = 0) -> Responses:
