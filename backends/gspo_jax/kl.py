@@ -43,7 +43,8 @@ def kl_penalty(
     # Under jit a number is traced, and could not be checked inside.
     denominator = None if denominator is None else as_positive("denominator", denominator)
     constants = _Constants(*(lax.stop_gradient(x) for x in (ref_logp, old_logp, layout, denominator)))
-    return KLPenalty(*_penalty((estimator, reduction, allow_low_precision), logp, constants))
+    value, logp_grad, capped = _penalty((estimator, reduction, allow_low_precision), logp, constants)
+    return KLPenalty(value, logp_grad, None if capped is None else capped > 0)
 
 
 class _Constants(NamedTuple):
@@ -54,25 +55,26 @@ class _Constants(NamedTuple):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _penalty(static: tuple[KLEstimator, Reduction, bool], logp: Array, constants: _Constants) -> tuple[Array, Array]:
-    """([] value, its weight ∂value/∂logp)."""
+def _penalty(static: tuple[KLEstimator, Reduction, bool], logp: Array, constants: _Constants) -> tuple[Array, ...]:
+    """([] value, its weight ∂value/∂logp, and 1 where a cap acts or None without one)."""
     estimator, reduction, low = static
     ref_logp, old_logp, layout, denominator = constants
     options: dict[str, Any] = {"reduction": reduction, "old_logp": old_logp, "denominator": denominator}
     found = core_kl_penalty(estimator, logp, ref_logp, layout, **options, allow_low_precision=low)
-    return found.value, found.logp_grad
+    # Flags as numbers: see `policy`.
+    return found.value, found.logp_grad, None if found.capped is None else found.capped.astype(found.value.dtype)
 
 
 @_penalty.defjvp
 def _penalty_jvp(
     static: tuple[KLEstimator, Reduction, bool], primals: tuple[Array, _Constants], tangents: tuple[Array, Any]
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     estimator, reduction, _ = static
     logp, (ref_logp, old_logp, layout, denominator) = primals
-    value, weight = _penalty(static, logp, primals[1])
+    parts = _penalty(static, logp, primals[1])
     options: dict[str, Any] = {"reduction": reduction, "old_logp": old_logp, "denominator": denominator}
     # Computed from the inputs again, so that JAX can differentiate the weight itself.
     moving = kl_weight_as_function(estimator, logp, ref_logp, layout, **options)
     # Per sequence first, as the value: on a sharded layout the tangent, too, is whole on every rank.
     tangent = jnp.sum(layout.sum(moving * tangents[0].astype(moving.dtype)))
-    return (value, weight), (tangent.astype(value.dtype), jnp.zeros_like(weight))
+    return parts, (tangent.astype(parts[0].dtype), *jax.tree.map(jnp.zeros_like, parts[1:]))

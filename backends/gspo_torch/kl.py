@@ -50,8 +50,7 @@ def kl_penalty(
     constants = [x.detach() if isinstance(x, Tensor) else x for x in (admitted(*item, like) for item in named.items())]
     layout = admitted_layout(layout, like)
     options = (estimator, layout, reduction, allow_low_precision)
-    value, logp_grad = _KLPenalty.apply(logp, *constants, options, *tensors_of(layout))
-    return KLPenalty(value, logp_grad)
+    return KLPenalty(*_KLPenalty.apply(logp, *constants, options, *tensors_of(layout)))
 
 
 class _KLPenalty(torch.autograd.Function):
@@ -65,7 +64,7 @@ class _KLPenalty(torch.autograd.Function):
         denominator: float | Tensor | None,
         options: tuple[KLEstimator, Layout, Reduction, bool],
         *tensors: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         estimator, layout, reduction, low = options
         found = core_kl_penalty(
             estimator,
@@ -77,12 +76,12 @@ class _KLPenalty(torch.autograd.Function):
             denominator=denominator,
             allow_low_precision=low,
         )
-        return found.value, found.logp_grad
+        return tuple(x for x in found if x is not None)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         logp, ref_logp, old_logp, denominator, ctx.options, *tensors = inputs
-        ctx.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         held = isinstance(denominator, Tensor)
         ctx.number = None if held else denominator

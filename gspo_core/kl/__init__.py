@@ -9,11 +9,26 @@ With x = log π_ref − log π (per token, or summed over a sequence) and the po
     TokenKL      w (eˣ − 1 − x)     −w x             KL(π‖π_ref) of the next token, also for samples of π_old
     SequenceKL   the same for whole responses        KL(π‖π_ref) of the response, also for samples of π_old
 
+`Capped(K3(), 10.0)` bounds x of any of them; where it acts the slope is 0.
+
 The term knows neither the objective nor its ratio: clipping, advantages and the level of the importance ratio do not touch
 it. GSPO has none; to have one, minimise loss.value + β · kl.value, whose weight is loss.logp_grad + β · kl.logp_grad.
 """
 
+from .capped import Capped
 from .estimators import K1, K2, K3, Divergence, KLEstimator, SequenceKL, TokenKL
 from .penalty import KLPenalty, KLTerm, kl_penalty
 
-__all__ = ["K1", "K2", "K3", "Divergence", "KLEstimator", "KLPenalty", "KLTerm", "SequenceKL", "TokenKL", "kl_penalty"]
+__all__ = [
+    "K1",
+    "K2",
+    "K3",
+    "Capped",
+    "Divergence",
+    "KLEstimator",
+    "KLPenalty",
+    "KLTerm",
+    "SequenceKL",
+    "TokenKL",
+    "kl_penalty",
+]

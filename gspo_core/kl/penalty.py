@@ -11,6 +11,7 @@ from gspo_core._lib.checks import as_coefficient, check_choice
 from gspo_core._lib.validation import check_layout, divisor, log_probs
 from gspo_core.types import Array, Layout, Reduction
 
+from .capped import Capped, check_estimator
 from .estimators import KLEstimator
 
 
@@ -30,6 +31,8 @@ class KLPenalty(NamedTuple):
     """[] Σ units weight · estimate; nats."""
     logp_grad: Array
     """Token array: ∂value/∂logp in closed form, exactly 0 in masked slots."""
+    capped: Array | None = None
+    """Units, boolean: where the log ratio is beyond the cap and the slope 0; None unless the estimator is `Capped`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +49,14 @@ class KLTerm:
     """
 
     estimator: KLEstimator
-    """K1(), K2(), K3(), TokenKL() or SequenceKL()."""
+    """K1(), K2(), K3(), TokenKL() or SequenceKL(), or one of them with a cap, Capped(K3(), 10.0)."""
     ref_logp: Array
     """Token array: log-probs under the reference policy; nats."""
     coefficient: float | Array
     """β, a number or a [] array; held constant."""
 
     def __post_init__(self) -> None:
-        _check_estimator(self.estimator)
+        check_estimator(self.estimator)
         object.__setattr__(self, "coefficient", as_coefficient("coefficient", self.coefficient))
 
 
@@ -71,7 +74,7 @@ def kl_penalty(
     """Σ units weight · k(log π_ref − log π), and its gradient with respect to `logp` in closed form.
 
     Args:
-        estimator: TokenKL() or SequenceKL() for the gradient of KL(π‖π_ref); K1(), K2(), K3().
+        estimator: TokenKL() or SequenceKL() for the gradient of KL(π‖π_ref); K1(), K2(), K3(); Capped(any of them, cap).
         logp: token array, log-probs of the sampled tokens under the current policy; nats.
         ref_logp: token array, the same under the reference policy.
         layout: where the policy's tokens stand. Masked slots of every input are inert.
@@ -126,19 +129,16 @@ def penalty_of(
         x, d = layout.sum(x), layout.sum(d)
     weights = reduction.weights(layout, estimator.per_token, divisor(xp, reduction, denominator, layout, logp))
     estimate, slope = estimator(xp, x, d)
+    capped = estimator.acts(xp, x) if isinstance(estimator, Capped) else None
     terms, grads = weights * estimate, weights * slope
     if estimator.per_token:
         # Per sequence first: then the value is whole on every rank of a sharded layout.
-        return KLPenalty(xp.sum(layout.sum(terms)), layout.select(grads))
-    return KLPenalty(xp.sum(terms), layout.spread(grads))
-
-
-def _check_estimator(estimator: KLEstimator) -> None:
-    check_choice("estimator", estimator, ("off_policy", "per_token", "__call__"), "an estimator such as TokenKL() or K3()")
+        return KLPenalty(xp.sum(layout.sum(terms)), layout.select(grads), capped)
+    return KLPenalty(xp.sum(terms), layout.spread(grads), capped)
 
 
 def _check_choices(estimator: KLEstimator, reduction: Reduction, old_logp: Array | None) -> None:
-    _check_estimator(estimator)
+    check_estimator(estimator)
     check_choice("reduction", reduction, ("weights", "sums_tokens"), "a reduction such as SequenceMean()")
     weighs = "tokens" if reduction.sums_tokens else "turns" if getattr(reduction, "shares_turns", False) else None
     if weighs and not estimator.per_token:

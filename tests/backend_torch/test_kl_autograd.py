@@ -14,18 +14,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import assert_within
 from support.cases import Batch, batches
-from support.kl_cases import by_estimator, largest_units, policies
+from support.kl_cases import by_estimator, largest_units, policies, with_and_without_a_cap
 from torch import Tensor
 
 from gspo_core import Padded, SequenceMean, kl_penalty
-from gspo_core.kl import KLPenalty
+from gspo_core.kl import Capped, KLPenalty
 
 
-def by_hand(estimator: Any, logp: Tensor, ref: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+def by_hand(estimator: Any, logp: Tensor, ref: Tensor, old: Tensor, mask: Tensor, cap: float = math.inf) -> Tensor:
     """The mean over sequences of what the estimators' docstrings say, for autograd to differentiate."""
     x, d = (torch.where(mask, a - b, 0.0) for a, b in ((ref, logp), (logp, old)))
     if not estimator.per_token:
         x, d = x.sum(1), d.sum(1)
+    x, d = x.clamp(-cap, cap), d + x - x.clamp(-cap, cap)
     k3 = torch.exp(x) - 1.0 - x
     formula = {"K1": -x, "K2": x * x / 2, "K3": k3, "TokenKL": torch.exp(d) * k3, "SequenceKL": torch.exp(d) * k3}
     terms, lengths = formula[type(estimator).__name__], mask.sum(1).double()
@@ -43,9 +44,9 @@ def given_to(estimator: Any, function: Callable[..., KLPenalty], p: Any, logp: T
 
 
 @by_estimator
-@given(batch=batches(edges=False), seed=st.integers(0, 2**16))
-def test_both_derivatives_are_those_of_the_formula(estimator: Any, batch: Batch, seed: int) -> None:
-    """With NaN in masked slots, float64, log ratios small enough for the formula as it is written."""
+@given(batch=batches(edges=False), seed=st.integers(0, 2**16), cap=st.sampled_from([None, 0.03, 1.0]))
+def test_both_derivatives_are_those_of_the_formula(estimator: Any, batch: Batch, seed: int, cap: float | None) -> None:
+    """With NaN in masked slots, float64, log ratios small enough for the formula as it is written; a cap is a clamp."""
     p = policies(batch, seed)
     assume(largest_units(p) < 20.0)
     direction = torch.tensor(np.random.default_rng(seed).normal(size=p.mask.shape))
@@ -53,7 +54,9 @@ def test_both_derivatives_are_those_of_the_formula(estimator: Any, batch: Batch,
     for hand in (False, True):
         logp = torch.tensor(p.logp, requires_grad=True)
         arrays = [torch.tensor(x) for x in (p.ref, p.old, p.mask)]
-        value = by_hand(estimator, logp, *arrays) if hand else given_to(estimator, gspo_torch.kl_penalty, p, logp).value
+        capped = estimator if cap is None else Capped(estimator, cap)
+        theirs = by_hand(estimator, logp, *arrays, math.inf if cap is None else cap)
+        value = theirs if hand else given_to(capped, gspo_torch.kl_penalty, p, logp).value
         (first,) = torch.autograd.grad(value, logp, create_graph=True)
         second = torch.autograd.grad((first * direction).sum(), logp)[0] if first.requires_grad else torch.zeros_like(logp)
         found.append((first.detach(), second))
@@ -63,7 +66,7 @@ def test_both_derivatives_are_those_of_the_formula(estimator: Any, batch: Batch,
         assert_within(ours.numpy(), np.where(p.mask, theirs.numpy(), 0.0), budget)
 
 
-@by_estimator
+@with_and_without_a_cap
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @given(seed=st.integers(0, 2**16), size=st.sampled_from([1e-3, 1.0, 30.0, 1e3]), width=st.sampled_from([1, 7, 300]))
 def test_the_derivative_of_the_value_is_the_weight_at_any_size(
@@ -82,6 +85,8 @@ def test_the_derivative_of_the_value_is_the_weight_at_any_size(
     assert torch.equal(logp.grad, 4.0 * core.logp_grad)
     assert torch.equal(found.value, core.value)
     assert torch.equal(found.logp_grad, core.logp_grad)
+    assert (found.capped is None) == (core.capped is None)
+    assert found.capped is None or torch.equal(found.capped, core.capped)
 
 
 @by_estimator

@@ -11,10 +11,11 @@ from support.cases import Batch
 from support.libraries import Library
 
 from gspo_core import Padded, SequenceMean, TokenKL, TokenMean, kl_penalty
-from gspo_core.kl import K1, K2, K3, KLPenalty, SequenceKL
+from gspo_core.kl import K1, K2, K3, Capped, KLPenalty, SequenceKL
 
 ESTIMATORS = [K1(), K2(), K3(), TokenKL(), SequenceKL()]
 by_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+with_and_without_a_cap = pytest.mark.parametrize("estimator", [*ESTIMATORS, *(Capped(k, 1.0) for k in ESTIMATORS)], ids=repr)
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def term(library: Library, estimator: Any, p: Policies, over_tokens: bool = Fals
         reduction=TokenMean() if over_tokens else SequenceMean(),
         old_logp=old if estimator.off_policy else None,
     )
-    return KLPenalty(*(library.numpy(x) for x in out))
+    return KLPenalty(*(library.numpy(x) for x in out if x is not None))
 
 
 def reductions_of(estimator: Any) -> list[bool]:

@@ -59,7 +59,7 @@ class Terms:
         value, logp_grad, estimate = loss.value, loss.logp_grad, None
         if x.kl is not None:
             beta, old = x.kl.coefficient, logp if x.old_logp is None else x.old_logp
-            estimate, of_logp = kl_penalty(
+            estimate, of_logp, _ = kl_penalty(
                 x.kl.estimator,
                 jnp.where(beta == 0, lax.stop_gradient(logp), logp),  # 0 times an infinite slope is no gradient
                 x.kl.ref_logp,

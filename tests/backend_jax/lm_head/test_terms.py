@@ -28,7 +28,7 @@ from support.lm_head.cases import (
 )
 
 from gspo_core import GSPO_TOKEN, Padded, PerToken, TokenKL, kl_penalty, policy_loss
-from gspo_core.kl import K2, K3, KLEstimator, SequenceKL
+from gspo_core.kl import K2, K3, Capped, KLEstimator, SequenceKL
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +47,7 @@ def _small() -> Iterator[None]:
 PROBLEMS: dict[str, Problem] = {
     "K3": with_kl(make(), K3()),
     "TokenKL, interleaved": with_kl(packed(make(), 1), TokenKL()),
+    "TokenKL, capped": with_kl(make(), Capped(TokenKL(), 0.1)),
     "SequenceKL": with_kl(make(options={"denominator": 5.0}), SequenceKL()),
     "on policy": with_kl(make(options={"on_policy": True, "temperature": 0.7}), TokenKL()),
     "token advantages": with_kl(

@@ -183,6 +183,9 @@ def shift(old: Any = ROUTER, new: Any = ROUTER, floor: Any = 0.5) -> Callable[[]
 TERMS: list[Row] = [
     Row(T, ("estimator: expected an estimator such as TokenKL() or K3()", "got 'k3'"), kl("k3")),
     Row(T, ("estimator: expected a value, got the class K3", "write K3(...)"), kl(g.kl.K3)),
+    Row(T, ("estimator: expected one without a cap", "got Capped"), lambda: g.kl.Capped(g.kl.Capped(g.kl.K3(), 2.0), 1.0)),
+    Row(T, ("cap: expected a number, got None",), lambda: g.kl.Capped(g.kl.K3(), None)),
+    Row(V, ("cap: expected a positive finite number", "got 0"), lambda: g.kl.Capped(g.kl.K3(), 0)),
     Row(T, ("reduction: expected a reduction such as SequenceMean()", "got 'mean'"), kl(g.kl.K3(), "mean")),
     Row(
         T,
