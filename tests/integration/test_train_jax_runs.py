@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +26,11 @@ WITH_KL = [*TINY, "--kl", "token", "--kl-coefficient", "0.05"]
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the cache of warmed-up models that all runs share."""
-    return tmp_path_factory.mktemp("training-jax")
+    folder = tmp_path_factory.mktemp("training-jax")
+    with script_runs.compiled_once(folder / "compiled"):
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,16 @@ def command(cache: Path, *options: str, script: str = "train_torch.py") -> list[
 def environment() -> dict[str, str]:
     """The caller's environment, with the packages of this checkout."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "HF_HUB_OFFLINE": "1"}
+
+
+@contextmanager
+def compiled_once(folder: Path) -> Iterator[None]:
+    """Processes that are started inside, one after the other, share what JAX compiles: it is the same program."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        patched.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patched.setenv("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+        yield
 
 
 def run(cache: Path, *options: str, script: str = "train_torch.py") -> subprocess.CompletedProcess[str]:
