@@ -154,7 +154,7 @@ def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
     return (x.view(bits) * mask.astype(bits)).view(x.dtype)
 
 
-def subtracts_in_silence(xp: Namespace) -> bool:
+def nan_without_warning(xp: Namespace) -> bool:
     """Whether ∞ − ∞ is NaN and nothing else. NumPy warns, also of slots that hold nothing."""
     return bool(is_torch_namespace(xp) or is_jax_namespace(xp))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
-from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, shape_of, subtracts_in_silence
+from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, shape_of, nan_without_warning
 from gspo_core._lib.checks import check_choice
 from gspo_core._lib.units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
 from gspo_core._lib.validation import check_layout, check_old_policy, divisor, unselected_log_probs
@@ -214,7 +214,7 @@ def _silenced(ratio: Ratio, advantage: Array, seen: Gated, layout: Layout) -> Ar
 
 def token_log_ratio(logp: Array, old_logp: Array, layout: Layout) -> Array:
     """Token array d = logp − old_logp, 0 in masked slots whatever stands there."""
-    if subtracts_in_silence(layout.xp):
+    if nan_without_warning(layout.xp):
         return layout.select(logp - old_logp)
     return layout.select(logp) - layout.select(old_logp)
 

@@ -84,7 +84,7 @@ ARMS = {
     "gspo": Arm(GSPO.with_clip(*WIDE), of_the_response),
     "token": Arm(GSPO_TOKEN.with_clip(*WIDE), of_the_turn),
     "token-to-go": Arm(GSPO_TOKEN.with_clip(*WIDE), of_the_rest),
-    "segment": Arm(Objective(Turn(), Clip(*WIDE), TurnMean()), of_the_turn),
+    "turn": Arm(Objective(Turn(), Clip(*WIDE), TurnMean()), of_the_turn),
     "token-uniform": Arm(GSPO_TOKEN.with_clip(*WIDE), of_the_response),
 }
 """GSPO; GSPO-token with the turn's own reward, with all rewards from the turn on; a ratio per turn; and GSPO-token as GSPO."""

@@ -14,7 +14,7 @@ from integration.options.errors import UserError
 
 Row = dict[str, Any]
 BASELINE = "gspo"
-LOOKS = dict(zip(("gspo", "token", "token-to-go", "segment", "token-uniform"), SERIES, strict=False))
+LOOKS = dict(zip(("gspo", "token", "token-to-go", "turn", "token-uniform"), SERIES, strict=False))
 """The look of each arm, in the order of tables and legends."""
 DRAWS = 10_000
 
@@ -78,7 +78,7 @@ def growth(rows: list[Row], arm: str, few: int, many: int, measure: str) -> list
 
 
 def at_better_rates(rows: list[Row]) -> str:
-    """Markdown: every arm and GSPO at their better rates, then the growth with the turns, then segment against token."""
+    """Markdown: every arm and GSPO at their better rates, then the growth with the turns, then turn against token."""
     found = cells(rows)
     turns, arms = sorted({key[0] for key in found}), [arm for arm in LOOKS if any(key[2] == arm for key in found)]
     lines = [
@@ -97,9 +97,9 @@ def at_better_rates(rows: list[Row]) -> str:
         for arm in (arm for arm in arms if arm != BASELINE):
             more = _points(growth(rows, arm, turns[0], turns[-1], "turns"))
             lines.append(f"- {arm} above GSPO, {turns[-1]} turns less {turns[0]}: {more} points")
-    for number in turns if {"token", "segment"} <= set(arms) else ():
-        apart = differences(better_rate(rows, number, "segment"), better_rate(rows, number, "token"), "sampled", "turns")
-        lines.append(f"- segment less token, {number} turns: {_points(list(apart.values()))} points")
+    for number in turns if {"token", "turn"} <= set(arms) else ():
+        apart = differences(better_rate(rows, number, "turn"), better_rate(rows, number, "token"), "sampled", "turns")
+        lines.append(f"- turn less token, {number} turns: {_points(list(apart.values()))} points")
     return "\n".join(lines)
 
 

@@ -37,7 +37,7 @@ class Study:
     """Processes, of one thread each."""
     time_limit: float | None = None
     """Seconds after which to stop; the same command then does the runs that are missing."""
-    arms: tuple[str, ...] = ("gspo", "token", "token-to-go", "segment")
+    arms: tuple[str, ...] = ("gspo", "token", "token-to-go", "turn")
     turns: tuple[int, ...] = (2, 4, 8)
     lrs: tuple[float, ...] = (1e-4, 2e-4)
     seeds: int = 6

@@ -57,8 +57,8 @@ def by_hand(arm: str, rewards: list[list[float]], played: list[list[bool]]) -> l
     for group in range(3):
         members = [i for i in range(24) if i // 8 == group]
         for k in range(3):
-            others = [i for i in members if arm not in {"token", "segment"} or played[i][k]]
-            own, rest = arm in {"token", "segment"}, arm == "token-to-go"
+            others = [i for i in members if arm not in {"token", "turn"} or played[i][k]]
+            own, rest = arm in {"token", "turn"}, arm == "token-to-go"
             judged = {i: rewards[i][k] if own else sum(rewards[i][k:]) if rest else sum(rewards[i]) for i in others}
             mean, spread = fmean(judged.values()), pstdev(judged.values())
             for i in others:
