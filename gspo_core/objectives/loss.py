@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
-from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, shape_of, nan_without_warning
+from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, nan_without_warning, shape_of
 from gspo_core._lib.checks import check_choice
 from gspo_core._lib.units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
 from gspo_core._lib.validation import check_layout, check_old_policy, divisor, unselected_log_probs
