@@ -105,7 +105,7 @@ def _check_kl(config: Config) -> None:
     if config.kl == "none" and config.kl_coefficient is not None:
         raise UserError("--kl-coefficient: is the factor of a penalty; name its estimator, such as --kl token")
     if config.kl != "none" and config.kl_coefficient is None:
-        raise UserError(f"--kl {config.kl}: expected its factor in --kl-coefficient, such as 0.001")
+        raise UserError(f"--kl-coefficient: expected the factor of --kl {config.kl}, such as 0.001")
 
 
 def _check_resume(config: Config) -> None:

@@ -42,6 +42,7 @@ def with_excluded(draw: st.DrawFn) -> tuple[Problem, Problem]:
     return whole, smaller
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(pair=with_excluded(), bytes_=st.sampled_from([0, 2**20]), factor=st.sampled_from([1.0, 1e8, 1e-8]))
 def test_an_excluded_token_is_not_there(pair: tuple[Problem, Problem], bytes_: int, factor: float) -> None:

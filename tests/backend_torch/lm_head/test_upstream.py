@@ -38,6 +38,7 @@ def scaled(value: Tensor, problem: Problem, factor: float) -> dict[str, Tensor]:
     return dict(zip(leaves, torch.autograd.grad(value * factor, list(leaves.values())), strict=True))
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(data=st.data(), factor=factors(), scheme=st.sampled_from(sorted(BUDGETS)), cast=st.sampled_from([None, *DTYPES[:2]]))
 def test_gradients_are_those_of_the_scaled_loss_whatever_the_factor(

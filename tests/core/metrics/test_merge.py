@@ -86,6 +86,7 @@ def test_merging_many_is_merging_two_from_the_left(library: Library, number: int
         assert_same_bits(library.numpy(left), library.numpy(right))
 
 
+@pytest.mark.slow
 def test_merging_many_runs_under_jit() -> None:
     jax = pytest.importorskip("jax")
     parts = [group_metrics(jax.numpy.asarray(a), jax.numpy.asarray([1, 1])) for a in ([1.0, -1.0], [0.0, 0.0], [2.0, 0.0])]

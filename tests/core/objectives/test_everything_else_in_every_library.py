@@ -55,7 +55,7 @@ def divergences(layout: Layout, logp: Any, ref: Any, old: Any) -> tuple[Any, ...
         kl_penalty(TokenKL(), logp, ref, layout, reduction=TokenMean(), old_logp=old),
         kl_penalty(SequenceKL(), logp, ref, layout, reduction=SequenceMean(), old_logp=old),
     ]
-    return tuple(x for k in found for x in k)
+    return tuple(x for k in found for x in (k.value, k.logp_grad))
 
 
 def turns(layout: Layout, values: Any, ids: Any) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ from integration.options.resuming import resume_options
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task, load_task
 
+pytestmark = pytest.mark.slow
 BETA = 0.3
 
 

@@ -55,7 +55,7 @@ MOE = {"model": "small-moe"}
         ({"experts": Experts(top_k=0), **MOE}, "--experts.top-k: expected at least 1, got 0"),
         ({"warm_up": WarmUp(hidden=8)}, "--warm-up: only --model small and small-moe have a warm-up"),
         ({"kl_coefficient": 0.1}, "--kl-coefficient: is the factor of a penalty; name its estimator, such as --kl token"),
-        ({"kl": "token"}, "--kl token: expected its factor in --kl-coefficient, such as 0.001"),
+        ({"kl": "token"}, "--kl-coefficient: expected the factor of --kl token, such as 0.001"),
         ({"kl": "k3", "kl_coefficient": -0.1}, "--kl-coefficient: expected at least 0, got -0.1"),
         ({"kl": "k3", "kl_coefficient": math.nan}, r"--kl-coefficient: expected a number in \[0, 1000\], got nan"),
         ({"prompt": "plain", "template_args": ("a=1",)}, "--template-args: only --prompt chat has a template"),

@@ -27,7 +27,7 @@ OPTIONS = [f.name for f in dataclasses.fields(Config) if f.name not in NESTED]
 OPTIONS += [f"{outer}.{f.name}" for outer, kind in NESTED.items() for f in dataclasses.fields(kind)]
 
 ZERO = {"shots", "lr_warm_up", "eval_every", "seed"}
-ZERO_OR_ANY_NUMBER = {"lr", "clip_low", "clip_high", "router_noise", "warm_up.target"}
+ZERO_OR_ANY_NUMBER = {"lr", "clip_low", "clip_high", "router_noise", "warm_up.target", "kl_coefficient"}
 NOTHING = {"sampler_dtype", "clip_low", "clip_high", "clip_fraction", "micro_batch_size", "threads", "run_dir", "resume"}
 NOTHING |= {"resume_step"}
 
@@ -49,7 +49,8 @@ def made(name: str, value: Any) -> Config:
     """A run of a mixture of experts with this option."""
     outer, _, inner = name.partition(".")
     changed = {outer: NESTED[outer](**{inner: value})} if inner else {outer: value}
-    return Config(**{"model": "small-moe", **changed})
+    penalty = {"kl": "k3"} if name == "kl_coefficient" else {}
+    return Config(**{"model": "small-moe", **penalty, **changed})
 
 
 @pytest.mark.parametrize("name", OPTIONS)
