@@ -36,7 +36,8 @@ def conformance(
         def test_my_loss(law): ...
 
     The tests have the name of the function, whose body is not run, and the id `Law.slug`, so that `pytest -k padding` selects
-    laws. A broken law fails with its counterexample and both numbers; a law that no case could have broken fails as untested.
+    laws. A broken law fails with its counterexample and both numbers; a law that no case could have broken, or that needs a
+    compiler which refuses the loss, is skipped.
     Arguments as in `check`; needs pytest.
     """
     subject = subject_of(loss, framework=framework, names=names)
@@ -47,9 +48,10 @@ def conformance(
     def expanded(function: Callable[..., Any]) -> Callable[[Law], None]:
         def test(law: Law) -> None:
             verdict = run(law, subject, setting, seed, examples)
+            if verdict.violation is not None:
+                pytest.fail(f"{law.name}\n  {law.otherwise}.\n{indented(str(verdict.violation))}", pytrace=False)
             if verdict.status is not Status.KEPT:
-                what = verdict.status.value if verdict.violation is None else indented(str(verdict.violation))
-                pytest.fail(f"{law.name}\n  {law.otherwise}.\n{what}", pytrace=False)
+                pytest.skip(f"{verdict.status.value}. {verdict.refusal}".removesuffix(". "))
 
         test.__name__, test.__qualname__, test.__module__ = function.__name__, function.__qualname__, function.__module__
         test.__doc__ = function.__doc__

@@ -94,4 +94,6 @@ def test_a_law_that_nothing_could_break_is_reported_as_untested() -> None:
     idle = replace(law, cases=lambda setting: laws.batches(setting, advantages=[0.0]), anchors=lambda _: [])
     subject = laws.subject_of(gspo)
     assert run(idle, subject, Setting(LIKE, subject.claims(LIKE))).status is Status.UNTESTED
-    assert not laws.check(gspo, LIKE, laws=[idle]).ok
+    report = laws.check(gspo, LIKE, laws=[idle])
+    assert [v.law for v in report.untested] == [idle]
+    assert "1 could not be tested" in str(report)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import same_value, same_weight
-from gspo_core.laws.kit.law import Law, demand, law
+from gspo_core.laws.kit.law import Law, Violation, demand, law
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.strategies import batches
 from gspo_core.laws.kit.subject import Subject
@@ -95,4 +95,20 @@ def detached(subject: Subject, setting: Setting, batch: Batch) -> bool:
     return bool(leaks)
 
 
-OTHER_INPUTS: list[Law] = [detached, kl_alone, same_sampler, constant_weight]
+@law(
+    "the loss leaves its inputs as they are",
+    source="a loss is called again with the same old log-probs in every epoch of a rollout",
+    otherwise="an input is overwritten, so that the next call, or the caller's next line, sees other numbers",
+    cases=lambda setting: batches(setting, rows=(1, 2), width=(1, 3)),
+    anchors=lambda setting: [Batch.of([[0.1, -0.2]], [1.0])],
+    effort=0.1,
+)
+def untouched(subject: Subject, setting: Setting, batch: Batch) -> bool:
+    """After a call every array holds the numbers that it held before, padding included."""
+    changed = subject.changed(batch.with_padding(7.0))
+    if changed:
+        raise Violation(f"the argument {changed[0]} after the call", batch, "other numbers", "the numbers from before")
+    return True
+
+
+OTHER_INPUTS: list[Law] = [untouched, detached, kl_alone, same_sampler, constant_weight]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import types
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .subject import Call, Framework, Inputs, RawResult
+from .subject import Call, CompilerRefusal, Framework, Inputs, RawResult
 
 
 def value_of(returned: Any) -> Any:
@@ -53,6 +54,13 @@ class NumPy:
     def counterpart(self, call: Call) -> Call | None:
         """None: NumPy does not compile."""
         return None
+
+    def changed(self, call: Call, inputs: Inputs) -> tuple[str, ...]:
+        """Compares each array with a copy from before the call."""
+        arrays = {k: self.array(x) for k, x in inputs.items() if isinstance(x, np.ndarray)}
+        before = {k: np.array(self.numpy(x)) for k, x in arrays.items()}
+        call({**inputs, **arrays})
+        return tuple(k for k, x in arrays.items() if not np.array_equal(self.numpy(x), before[k], equal_nan=True))
 
 
 class Strict(NumPy):
@@ -108,14 +116,36 @@ class Torch:
 
     def counterpart(self, call: Call) -> Call | None:
         """The loss captured by torch.compile with the backend "eager": mistakes of tracing show without code generation."""
-        captured = self._torch.compile(call, backend="eager", fullgraph=True)
+        captured = self._torch.compile(_with_own_code(call), backend="eager", fullgraph=True)
+        refusals = importlib.import_module("torch._dynamo.exc").TorchDynamoException
 
         def quiet(inputs: Inputs) -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the capture warns about its own assumptions
-                return captured(inputs)
+                try:
+                    return captured(inputs)
+                except refusals as error:
+                    raise CompilerRefusal(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
 
         return quiet
+
+    def changed(self, call: Call, inputs: Inputs) -> tuple[str, ...]:
+        """Compares each tensor with its array."""
+        arrays = self._arrays(inputs)
+        call(arrays)
+        tensors = {k: arrays[k] for k, x in inputs.items() if isinstance(x, np.ndarray)}
+        return tuple(k for k, x in tensors.items() if not np.array_equal(x.detach().numpy(), inputs[k], equal_nan=True))
+
+
+def _with_own_code(call: Call) -> Call:
+    """A function that calls it, with a code object of its own: torch.compile counts recompilations by code object, and its
+    limit of eight would otherwise be used up by the first losses that are checked in a process."""
+
+    def compiled(inputs: Inputs) -> Any:
+        return call(inputs)
+
+    code = compiled.__code__.replace()
+    return types.FunctionType(code, compiled.__globals__, compiled.__name__, None, compiled.__closure__)
 
 
 class Jax:
@@ -178,6 +208,10 @@ class Jax:
 
         self._kept[eager] = (self._differentiated(call),) * 2
         return eager
+
+    def changed(self, call: Call, inputs: Inputs) -> tuple[str, ...]:
+        """None: JAX's arrays cannot be written into."""
+        return ()
 
 
 NUMPY = NumPy()

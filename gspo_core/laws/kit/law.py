@@ -18,7 +18,7 @@ from .claim import Claim
 class Violation(Exception):
     """A law is broken: the input, the number that the loss returned, and the number that the law requires."""
 
-    def __init__(self, what: str, batch: Any, actual: Any, expected: Any, note: str = "") -> None:
+    def __init__(self, what: str, batch: Any, actual: Any, expected: Any, note: str = "", allowed: float | None = None) -> None:
         super().__init__(what)
         self.what = what
         """Which number is wrong."""
@@ -30,29 +30,57 @@ class Violation(Exception):
         """The number that the law requires."""
         self.note = note
         """How the input was changed, and where the required number comes from."""
+        self.allowed = allowed
+        """The largest difference that rounding explains; printed for numbers that are equal in six digits."""
 
     def __str__(self) -> str:
-        """The quantity, the input and both numbers."""
+        """The quantity, the input and both numbers, with as many digits as it takes to tell them apart."""
         done = f"\n{self.note}" if self.note else ""
-        return (
-            f"{self.what}\n{self.batch}{done}\n  loss returns  {number(self.actual)}\n  law requires  {number(self.expected)}"
-        )
+        actual, expected = apart(self.actual, self.expected)
+        gap = largest_gap(self.actual, self.expected)
+        close = self.allowed is not None and gap is not None and number(self.actual) == number(self.expected)
+        difference = f"\n  difference    {gap:.2g}; rounding explains {self.allowed:.2g}" if close else ""
+        return f"{self.what}\n{self.batch}{done}\n  loss returns  {actual}\n  law requires  {expected}{difference}"
 
 
-def number(x: Any) -> str:
+def number(x: Any, digits: int = 6) -> str:
     """A number or an array on one line."""
     if isinstance(x, str):
         return x
-    return np.array2string(np.asarray(x, dtype=np.float64), precision=6, suppress_small=False, separator=", ").replace("\n", "")
+    values = np.asarray(x, dtype=np.float64)
+    return np.array2string(values, precision=digits, suppress_small=False, separator=", ").replace("\n", "")
+
+
+def apart(actual: Any, expected: Any) -> tuple[str, str]:
+    """Both numbers, or arrays, with the fewest digits, from six on, that show that they differ.
+
+    >>> apart(0.75, 0.75 + 1e-9)
+    ('0.75', '0.750000001')
+    """
+    for digits in range(6, 18):
+        pair = number(actual, digits), number(expected, digits)
+        if pair[0] != pair[1]:
+            break
+    return pair
+
+
+def largest_gap(actual: Any, expected: Any) -> float | None:
+    """max |actual − expected|; None unless both are finite numbers of one shape."""
+    if isinstance(actual, str) or isinstance(expected, str):
+        return None
+    a, e = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    if a.shape != e.shape or a.size == 0 or not (np.isfinite(a).all() and np.isfinite(e).all()):
+        return None
+    return float(np.abs(a - e).max())
 
 
 def demand(actual: Any, expected: Any, allowed: Any, what: str, batch: Any, note: str = "") -> None:
-    """Raises Violation unless |actual − expected| ≤ allowed everywhere, and all is finite."""
+    """Raises Violation unless |actual − expected| ≤ allowed everywhere, and all is finite. Two NaN are not judged."""
     a, e = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     with np.errstate(all="ignore"):
-        good = a.shape == e.shape and bool(np.all(np.isfinite(a) & (np.abs(a - e) <= allowed)))
+        good = a.shape == e.shape and bool(np.all((np.isfinite(a) & (np.abs(a - e) <= allowed)) | (np.isnan(a) & np.isnan(e))))
     if not good:
-        raise Violation(what, batch, actual, expected, note)
+        raise Violation(what, batch, actual, expected, note, float(np.max(allowed)))
 
 
 SPELLED = str.maketrans({"−": " minus ", "+": " plus ", "ε": "eps", "'": "", "’": ""})

@@ -28,8 +28,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no law is broken, and none that applies went untested."""
-        return not self.broken and not any(v.status is Status.UNTESTED for v in self.verdicts)
+        """Whether no law is broken. `untested` has the laws that could say nothing."""
+        return not self.broken
 
     @property
     def broken(self) -> tuple[LawVerdict, ...]:
@@ -42,12 +42,16 @@ class Report:
         return tuple(v for v in self.verdicts if v.status is Status.KEPT)
 
     @property
+    def untested(self) -> tuple[LawVerdict, ...]:
+        """The laws that apply, and that no case could have broken, or that need a compiler which refuses the loss."""
+        return tuple(v for v in self.verdicts if v.status in {Status.UNTESTED, Status.REFUSED})
+
+    @property
     def summary(self) -> str:
         """The counts, in words."""
-        untested = sum(v.status is Status.UNTESTED for v in self.verdicts)
         skipped = sum(v.status is Status.NOT_CLAIMED for v in self.verdicts)
         counts = [f"{len(self.kept)} laws hold", f"{len(self.broken)} are broken"]
-        counts += [f"{untested} could not be tested"] if untested else []
+        counts += [f"{len(self.untested)} could not be tested"] if self.untested else []
         return ", ".join([*counts, f"{skipped} do not apply"])
 
     def __str__(self) -> str:
@@ -57,6 +61,7 @@ class Report:
         lines += [f"  {MARKS[v.status]:8}  {v.law.name}" for v in applied]
         lines += ["", f"{self.summary}."]
         lines += [f"Not checked: {words}." for words in self.unchecked]
+        lines += [f"Not tested: {v.law.name}: {v.refusal}" for v in self.verdicts if v.refusal]
         for v in self.broken:
             lines += ["", f"BROKEN: {v.law.name}", f"  {v.law.otherwise}.", indented(str(v.violation))]
         return "\n".join(lines)
@@ -78,7 +83,13 @@ class Report:
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
 
 
-MARKS = {Status.KEPT: "holds", Status.BROKEN: "BROKEN", Status.UNTESTED: "untested", Status.NOT_CLAIMED: "-"}
+MARKS = {
+    Status.KEPT: "holds",
+    Status.BROKEN: "BROKEN",
+    Status.UNTESTED: "untested",
+    Status.REFUSED: "untested",
+    Status.NOT_CLAIMED: "-",
+}
 
 
 def indented(text: str) -> str:
@@ -88,6 +99,8 @@ def indented(text: str) -> str:
 
 def _entry(v: LawVerdict) -> dict[str, Any]:
     found: dict[str, Any] = {"law": v.law.name, "status": v.status.value, "cases": v.cases}
+    if v.refusal:
+        found |= {"refusal": v.refusal}
     if v.violation is not None:
         sequences, tokens = size(v.violation)
         found |= {"otherwise": v.law.otherwise, "counterexample": str(v.violation), "sequences": sequences, "tokens": tokens}

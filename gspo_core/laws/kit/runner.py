@@ -11,7 +11,7 @@ from hypothesis import seed as seeded
 from hypothesis.errors import Flaky
 
 from .law import Law, Violation
-from .subject import LossError
+from .subject import CompilerRefusal, LossError
 
 EXAMPLES = 60
 """Random cases per law, by default."""
@@ -24,6 +24,7 @@ class Status(Enum):
     BROKEN = "broken"
     NOT_CLAIMED = "not claimed"
     UNTESTED = "untested: no case could have broken it"
+    REFUSED = "untested: the compiler refuses the loss"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,8 @@ class LawVerdict:
     """The smallest counterexample, if the law is broken."""
     cases: int = 0
     """Number of cases that could have broken it."""
+    refusal: str = ""
+    """The compiler's first line, if it refused the loss."""
 
 
 def size(violation: Violation) -> tuple[int, int]:
@@ -51,6 +54,7 @@ class _Run:
         self.law, self.subject, self.setting = law, subject, setting
         self.cases = 0
         self.last: Violation | None = None
+        self.refusal = ""
 
     def __call__(self, case: Any) -> None:
         try:
@@ -58,6 +62,8 @@ class _Run:
         except Violation as violation:
             self.last = violation
             raise
+        except CompilerRefusal as refusal:
+            self.refusal = str(refusal)
         except LossError as error:  # a loss that raises on a legal batch breaks the law
             self.last = Violation("the loss raises an error", error.batch, str(error), "a number")
             raise self.last from error
@@ -79,10 +85,13 @@ def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXA
     for case in law.anchors(setting):
         if not trial.survives(case):
             return LawVerdict(law, Status.BROKEN, trial.last, trial.cases)
+    if trial.refusal:
+        return LawVerdict(law, Status.REFUSED, None, trial.cases, trial.refusal)
     found = _drawn(law, trial, seed, max(1, round(examples * law.effort)))
     if found is not None:
         return LawVerdict(law, Status.BROKEN, found, trial.cases)
-    return LawVerdict(law, Status.KEPT if trial.cases else Status.UNTESTED, None, trial.cases)
+    status = Status.REFUSED if trial.refusal else Status.KEPT if trial.cases else Status.UNTESTED
+    return LawVerdict(law, status, None, trial.cases, trial.refusal)
 
 
 def _drawn(law: Law, trial: _Run, seed: int, examples: int) -> Violation | None:

@@ -59,12 +59,18 @@ class LossError(Exception):
         self.batch = batch
 
 
+class CompilerRefusal(Exception):
+    """A compiler cannot compile the loss: its limit, of which no law speaks. The message is the compiler's first line."""
+
+
 @contextmanager
 def loss_errors_on(batch: Any) -> Iterator[None]:
     """Turns an exception inside into a LossError on this batch."""
     try:
         with np.errstate(all="ignore"):
             yield
+    except CompilerRefusal:
+        raise
     except Exception as error:  # whatever a loss raises
         raise LossError(batch, error) from error
 
@@ -83,7 +89,13 @@ class Framework(Protocol):
         """Gradients with respect to old_logp and advantage, which should be constants; empty without autodiff."""
 
     def counterpart(self, call: Call) -> Call | None:
-        """The compiled function if calls are eager, the eager one if calls are compiled; None without a compiler."""
+        """The compiled function if calls are eager, the eager one if calls are compiled; None without a compiler.
+
+        It raises CompilerRefusal for a loss that cannot be compiled.
+        """
+
+    def changed(self, call: Call, inputs: Inputs) -> tuple[str, ...]:
+        """Names of the arrays that a call writes into."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +171,11 @@ class Subject:
         """Gradients that reach old log-probs and advantages; empty without autodiff."""
         with loss_errors_on(batch):
             return self.framework.leaks(self.call, self.names.inputs(batch, np.float64))
+
+    def changed(self, batch: Batch) -> tuple[str, ...]:
+        """Names of the inputs that the loss writes into."""
+        with loss_errors_on(batch):
+            return self.framework.changed(self.call, self.names.inputs(batch, np.float64))
 
     def _evaluate(self, batch: Batch, inputs: Inputs, call: Call) -> LossResult:
         raw = self.framework.evaluate(call, inputs)

@@ -32,6 +32,7 @@ ON_POLICY = "on policy the gradient is REINFORCE's"
 OWN = "the gradient of every token has its own advantage"
 DERIVATIVE = "the gradient is the derivative of the value"
 FLOAT32 = "with float32 inputs the loss is accurate to float32"
+UNTOUCHED = "the loss leaves its inputs as they are"
 CONSTANT = "no gradient flows through the sampler's weight"
 
 
@@ -150,6 +151,19 @@ def squeezed(logp: A, old: A, a: A, mask: A) -> Any:
     return -np.sum([gain(s[i], a[i]) for i in range(len(a)) if mask[i].any()]) / max(1, mask.any(axis=1).sum())
 
 
+def old_policy_overwritten(logp: A, old: A, a: A, mask: A) -> Any:
+    """Keeps the current policy as the next call's old one, in the caller's array."""
+    loss = gspo(logp, old, a, mask)
+    old[...] = logp
+    return loss
+
+
+def padding_cleared_in_place(logp: A, old: A, a: A, mask: A) -> Any:
+    """Sets padding to 0 in the caller's array."""
+    logp[~mask] = 0.0
+    return gspo(logp, old, a, mask)
+
+
 CREDIT = [
     Mutant(wrong_sign, SIGN),
     Mutant(only_good_are_learnt_from, SIGN),
@@ -170,5 +184,7 @@ CREDIT = [
     Mutant(reward_kl_not_detached, "twice the advantage, twice the loss", seen="advantages not detached"),
     Mutant(kl_times_ratio, "the KL term does not depend on the old policy", seen="trl#6594", names=WITH_KL),
     Mutant(sampler_weight_not_detached, CONSTANT, seen="verl#4105", names=WITH_SAMPLER),
+    Mutant(old_policy_overwritten, UNTOUCHED),
+    Mutant(padding_cleared_in_place, UNTOUCHED),
     Mutant(squeezed, "every batch has a finite loss, however small"),
 ]
