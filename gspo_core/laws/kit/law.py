@@ -60,8 +60,9 @@ def apart(actual: Any, expected: Any) -> tuple[str, str]:
     for digits in range(6, 18):
         pair = number(actual, digits), number(expected, digits)
         if pair[0] != pair[1]:
-            break
-    return pair
+            return pair
+    unique = [np.array2string(np.asarray(x, dtype=np.float64), floatmode="unique") for x in (actual, expected)]
+    return unique[0], unique[1]
 
 
 def largest_gap(actual: Any, expected: Any) -> float | None:
