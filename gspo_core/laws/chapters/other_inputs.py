@@ -41,6 +41,63 @@ def kl_alone(subject: Subject, setting: Setting, case: tuple[Batch, float, float
 
 
 @law(
+    "the KL term pulls the policy to the reference",
+    source="KL(π‖π_ref) falls when log π moves to log π_ref; docs/theory.md, A9: ∂k3/∂log π = 1 − π_ref/π",
+    otherwise="the KL term is detached, has the wrong sign, or is an estimate whose gradient is no divergence's (k1)",
+    needs={Claim.KL},
+    cases=lambda setting: st.tuples(
+        batches(setting, advantages=[0.0], kinds=["on policy"], rows=(1, 2), width=(1, 3)),
+        st.sampled_from([0.5, -0.25, 0.1, -0.1]),
+    ),
+    anchors=lambda setting: [(Batch.of([[0.0]], [0.0]), 0.5), (Batch.of([[0.0]], [0.0]), -0.5)],
+    effort=0.3,
+)
+def kl_pulls(subject: Subject, setting: Setting, case: tuple[Batch, float]) -> bool:
+    """With A = 0 and log π_ref = log π − c, the gradient at each token has the sign of c."""
+    batch, away = case[0].with_padding(0.0), case[1]
+    batch = replace(batch, ref_logp=np.where(batch.mask, batch.logp - away, 0.0))
+    found = subject(batch)
+    signs = np.where(batch.mask, np.sign(np.where(np.abs(found.weight) <= 1e3 * found.noise, 0.0, found.weight)), 0.0)
+    demand(
+        signs, np.where(batch.mask, np.sign(away), 0.0), 0.0, "the sign of the gradient", batch, f"log π_ref = log π − {away:g}"
+    )
+    return bool(batch.mask.any())
+
+
+@law(
+    "the KL term weighs responses as the loss does",
+    source="GRPO, arXiv 2402.03300, eq. 3: the KL term is inside the mean over responses",
+    otherwise="the KL term is a mean over all tokens, beside a policy loss that is a mean over responses",
+    needs={Claim.KL, Claim.SEQUENCE_MEAN},
+    cases=lambda setting: st.tuples(
+        st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.5, -0.25]), st.sampled_from([0.1, 1.0])
+    ),
+    anchors=lambda setting: [(1, 3, 0.5, 1.0)],
+    effort=0.3,
+)
+def kl_mean(subject: Subject, setting: Setting, case: tuple[int, int, float, float]) -> bool:
+    """With A = 0, the loss of two responses is the mean of the losses of each of them alone."""
+    first, second, away, further = case
+    width = max(first, second)
+    there = np.arange(width) < np.array([[first], [second]])
+    both = Batch.of([[0.0] * width] * 2, [0.0, 0.0], there.astype(int).tolist())
+    both = replace(both, ref_logp=np.where(there, both.logp - np.array([[away], [further]]), 0.0))
+    alone = [
+        subject(
+            replace(
+                both, **{name: getattr(both, name)[i : i + 1] for name in ("logp", "old_logp", "ref_logp", "advantage", "mask")}
+            )
+        )
+        for i in range(2)
+    ]
+    plain = replace(setting, claims=setting.claims - {Claim.KNOWN_FORMULA})
+    size = replace(both, advantage=np.ones(2))
+    expected = (alone[0].value + alone[1].value) / 2
+    same_value(subject(both), expected, plain, size, "the loss", "required: the mean of the losses of each response alone")
+    return first != second
+
+
+@law(
     "the correction changes nothing if the sampler is the old policy",
     source="docs/theory.md, D3: π_old/π_sampler is 1",
     otherwise="the correction is not the ratio of old policy to sampler",
@@ -57,6 +114,30 @@ def same_sampler(subject: Subject, setting: Setting, batch: Batch) -> bool:
     same_value(found, expected.value, setting, batch, "the loss")
     same_weight(found, expected.weight, setting, batch, "the gradient")
     return bool(batch.token_advantage.any())
+
+
+@law(
+    "the correction follows the sampler",
+    source="docs/theory.md, D3: the weight is a function of π_old/π_sampler that does not fall: the ratio, capped or filtered",
+    otherwise="the sampler's log-probs are not read, or the ratio is turned over",
+    needs={Claim.SAMPLER},
+    cases=lambda setting: st.integers(1, 3),
+    anchors=lambda setting: [1, 3],
+    effort=0.05,
+)
+def follows_sampler(subject: Subject, setting: Setting, length: int) -> bool:
+    """One response on policy, log π_old − log π_sampler = g: its weight at g = 0.1 is not below that at −0.1, and some g
+    among ±0.1 and ±8 changes it."""
+    batch = Batch.of([[0.0] * length], [1.0])
+    loss = {g: subject(replace(batch, sampler_logp=batch.old_logp - g)).value for g in (0.0, 0.1, -0.1, 8.0, -8.0)}
+    size = {g: -value for g, value in loss.items()}
+    if size[0.1] < size[-0.1]:
+        note = "one response on policy, A = 1; log π_sampler = log π_old − 0.1, against log π_old + 0.1"
+        raise Violation("the size of the loss", batch, size[0.1], f"at least {size[-0.1]:.6g}", note)
+    if len(set(loss.values())) == 1:
+        note = "one response on policy, A = 1; log π_sampler = log π_old ± 0.1 and ± 8"
+        raise Violation("the loss", batch, loss[0.0], "another number for at least one of these samplers", note)
+    return True
 
 
 @law(
@@ -111,4 +192,13 @@ def untouched(subject: Subject, setting: Setting, batch: Batch) -> bool:
     return True
 
 
-OTHER_INPUTS: list[Law] = [untouched, detached, kl_alone, same_sampler, constant_weight]
+OTHER_INPUTS: list[Law] = [
+    untouched,
+    detached,
+    kl_alone,
+    kl_pulls,
+    kl_mean,
+    same_sampler,
+    follows_sampler,
+    constant_weight,
+]

@@ -18,10 +18,14 @@ ROUNDINGS = 64.0
 
 
 def scale_of(setting: Setting, batch: Batch) -> float:
-    """Σ |terms| of the loss. The rounding error of the value is proportional to it."""
+    """Σ |terms| of the loss. The rounding error of the value is proportional to it.
+
+    A KL term counts as 1 per token: it is 0 at the reference, and the finite differences beside it are not.
+    """
+    other = float(batch.mask.sum()) if Claim.KL in setting.claims else 0.0
     if Claim.KNOWN_FORMULA in setting.claims and batch.largest < 700:
-        return setting.expected(batch).scale
-    return float(np.abs(batch.token_advantage).sum() * math.exp(min(batch.largest, 50.0)))
+        return other + setting.expected(batch).scale
+    return other + float(np.abs(batch.token_advantage).sum() * math.exp(min(batch.largest, 50.0)))
 
 
 def tiny(outcome: LossResult) -> float:

@@ -137,8 +137,10 @@ class Names:
         if self.token_advantages and not batch.per_token:
             advantage = np.repeat(advantage[:, None], batch.mask.shape[1], axis=1)
         found: Inputs = {"logp": batch.logp, "old_logp": batch.old_logp, "advantage": advantage}
-        given = {"ref_logp": batch.ref_logp, "sampler_logp": batch.sampler_logp}
-        found |= {k: (batch.old_logp if x is None else x) for k, x in given.items() if getattr(self, k) is not None}
+        # Where a law does not speak of them, the KL term is 0 and the correction 1.
+        silent = {"ref_logp": batch.logp, "sampler_logp": batch.old_logp}
+        given = {k: silent[k] if getattr(batch, k) is None else getattr(batch, k) for k in silent}
+        found |= {k: x for k, x in given.items() if getattr(self, k) is not None}
         cast: Inputs = {k: x.astype(dtype) for k, x in found.items()}
         cast["mask"] = batch.mask.astype(dtype) if self.float_mask else batch.mask.copy()
         if self.denominator is not None:

@@ -32,6 +32,7 @@ ON_POLICY = "on policy the gradient is REINFORCE's"
 OWN = "the gradient of every token has its own advantage"
 DERIVATIVE = "the gradient is the derivative of the value"
 FLOAT32 = "with float32 inputs the loss is accurate to float32"
+PULLS, FOLLOWS = "the KL term pulls the policy to the reference", "the correction follows the sampler"
 UNTOUCHED = "the loss leaves its inputs as they are"
 CONSTANT = "no gradient flows through the sampler's weight"
 
@@ -140,6 +141,35 @@ def kl_times_ratio(logp: A, old: A, a: A, mask: A, ref_logp: A) -> Any:
     return gspo(logp, old, a, mask) - mean(0.1 * k3 * exp(log_s(logp, old, mask)), mask)
 
 
+def kl_with_the_wrong_sign(logp: A, old: A, a: A, mask: A, ref_logp: A) -> Any:
+    """k3 is subtracted, and pushes the policy away from the reference."""
+    x = ratios(ref_logp, logp, mask)
+    return gspo(logp, old, a, mask) + mean(0.1 * token_mean(np.expm1(x) - x, mask), mask)
+
+
+def kl_detached(logp: A, old: A, a: A, mask: A, ref_logp: A) -> OwnGradient:
+    """k3 is in the value, and not in the gradient."""
+    x = ratios(ref_logp, logp, mask)
+    value = gspo(logp, old, a, mask) - mean(0.1 * token_mean(np.expm1(x) - x, mask), mask)
+    return OwnGradient(value, gspo_weight(logp, old, a, mask))
+
+
+def kl_of_all_tokens(logp: A, old: A, a: A, mask: A, ref_logp: A) -> Any:
+    """k3 as a mean over the tokens of the batch."""
+    x = ratios(ref_logp, logp, mask)
+    return gspo(logp, old, a, mask) + 0.1 * np.where(mask, np.expm1(x) - x, 0.0).sum() / max(1, mask.sum())
+
+
+def sampler_not_read(logp: A, old: A, a: A, mask: A, sampler_logp: A) -> Any:
+    """Takes the sampler's log-probs and does nothing with them."""
+    return gspo(logp, old, a, mask)
+
+
+def sampler_ratio_turned_over(logp: A, old: A, a: A, mask: A, sampler_logp: A) -> Any:
+    """π_sampler/π_old in place of π_old/π_sampler."""
+    return gspo(logp, old, a * exp(log_s(sampler_logp, old, mask)), mask)
+
+
 def sampler_weight_not_detached(logp: A, old: A, a: A, mask: A, sampler_logp: A) -> Any:
     """π/π_sampler in place of π_old/π_sampler, with its gradient."""
     return gspo(logp, old, a * exp(log_s(logp, sampler_logp, mask)), mask)
@@ -183,6 +213,11 @@ CREDIT = [
     Mutant(entropy_bonus_left_in, "with advantage 0 the loss and its gradient are 0"),
     Mutant(reward_kl_not_detached, "twice the advantage, twice the loss", seen="advantages not detached"),
     Mutant(kl_times_ratio, "the KL term does not depend on the old policy", seen="trl#6594", names=WITH_KL),
+    Mutant(kl_with_the_wrong_sign, PULLS, names=WITH_KL),
+    Mutant(kl_detached, PULLS, names=WITH_KL),
+    Mutant(kl_of_all_tokens, "the KL term weighs responses as the loss does", names=WITH_KL),
+    Mutant(sampler_not_read, FOLLOWS, names=WITH_SAMPLER),
+    Mutant(sampler_ratio_turned_over, FOLLOWS, names=WITH_SAMPLER),
     Mutant(sampler_weight_not_detached, CONSTANT, seen="verl#4105", names=WITH_SAMPLER),
     Mutant(old_policy_overwritten, UNTOUCHED),
     Mutant(padding_cleared_in_place, UNTOUCHED),
