@@ -53,7 +53,7 @@ class _LinearFields(NamedTuple):
     logp: Array | None = None
     """Token array: log-probs of every valid token, 0 in masked slots; None unless `return_logp=True`."""
     entropy: Array | None = None
-    """Token array: entropies; None without an entropy bonus."""
+    """Token array: entropies, 0 in masked slots; None without an entropy bonus and without `return_entropy=True`."""
     kl: Array | None = None
     """[] the KL estimate, before it is multiplied by β; None without a KL term."""
     policy: Loss | None = None
@@ -65,8 +65,9 @@ class LinearLoss(_LinearFields, Loss):  # type: ignore[misc]  # mypy allows one 
 
     `value` = policy loss + β KL − entropy bonus, and `logp_grad` is its gradient with respect to the log-probs; `log_ratio`
     and `clipped` belong to the policy loss. Sequences without an advantage are left out of the forward pass, unless
-    `return_logp=True` or a term needs them: their `log_ratio` is then 0 and was not measured. With `return_logp=True` every
-    token is measured, and metrics are `batch_metrics(objective, loss, loss.logp, old_logp, advantage, layout)`.
+    `return_logp=True`, `return_entropy=True` or a term needs them: their `log_ratio` is then 0 and was not measured. With
+    `return_logp=True` every token is measured, and metrics are
+    `batch_metrics(objective, loss, loss.logp, old_logp, advantage, layout)`.
 
     >>> import numpy as np
     >>> from gspo_core import GSPO, Loss, Padded, policy_loss

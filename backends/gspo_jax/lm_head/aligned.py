@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .blocks import added, how_many, logits, picked, take
+from .blocks import added, how_many, logits, picked, share, take
 from .head import Array, Head, Options, mesh_axes, product, varying, wide
 from .runs import Carry, by_runs
 
@@ -41,6 +41,8 @@ class Cut(NamedTuple):
     skips: bool
     """Whether backward skips tiles without a weight. Not with a KL term: where the policy agrees with the reference, its
     weights are 0 but not constant, and Hessian-vector products would lose their derivative."""
+    entropy: bool
+    """Whether entropies are wanted."""
 
 
 class Work(NamedTuple):
@@ -67,6 +69,8 @@ class Seen(NamedTuple):
     """[blocks, n, tall] Σ E."""
     picked: Array
     """[n, tall] the tokens' logits."""
+    weighted: Array | None
+    """[blocks, n, tall] Σ E z; None if entropies are not wanted."""
 
 
 class Sums(NamedTuple):
@@ -80,8 +84,8 @@ class Sums(NamedTuple):
     """[V]"""
 
 
-def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tuple[Array, Array, Head]:
-    """(log-probs [n, tall], gradients of the rows [n, tall, H], gradients of the head), all in the accumulator's dtype."""
+def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tuple[Array, Array | None, Array, Head]:
+    """(log-probs [n, tall], entropies, gradients of the rows [n, tall, H], those of the head), in the accumulator's dtype."""
     kind, (n, tall, _), vocabulary = wide(work.rows, head.weight), work.rows.shape, len(head.weight)
     blocks, index = how_many(vocabulary, cut.block), jnp.arange(n, dtype=jnp.int32)
 
@@ -105,12 +109,14 @@ def run(options: Options, cut: Cut, head: Head, work: Work, weigh: Weigh) -> tup
         jnp.zeros((blocks, n, tall), dtype=kind),
         jnp.zeros((blocks, n, tall), dtype=kind),
         jnp.full((n, tall), -jnp.inf, dtype=kind),
+        jnp.zeros((blocks, n, tall), dtype=kind) if cut.entropy else None,
     )
     sums = Sums(*(jnp.zeros(shape, dtype=kind) for shape in (work.rows.shape, head.weight.shape, (vocabulary,))))
     start = varying((jnp.int32(0), jnp.int32(0), jnp.int32(0), x, sums), mesh_axes(work, head))
     _, _, _, x, sums = lax.while_loop(lambda state: state[1] < work.count, step, start)
-    logp, _, c = scores(x, work.count)
-    return logp, *_with_hits(cut, head, work, sums, c)
+    logp, lse, c = scores(x, work.count)
+    entropy = None if x.weighted is None else lse - jnp.sum(share(jnp.exp(x.best - lse[None]), x.weighted), axis=0)
+    return logp, entropy, *_with_hits(cut, head, work, sums, c)
 
 
 def _with_hits(cut: Cut, head: Head, work: Work, sums: Sums, c: Array) -> tuple[Array, Head]:
@@ -139,11 +145,16 @@ def _forward(options: Options, cut: Cut, head: Head, work: Work, x: Seen, tiles:
             best = jnp.max(z, axis=1)
             e = jnp.exp(z - jnp.where(best > -jnp.inf, best, 0.0)[:, None])
             hits = picked(z, part, ids, _few(x.picked, size, j))
+            weighted = x.weighted
+            if weighted is not None:
+                sums = jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1)
+                weighted = lax.dynamic_update_slice(weighted, sums.reshape(1, size, -1), (v, j, jnp.int32(0)))
             return Seen(
                 lax.dynamic_update_slice(x.ring, e[None], (v, at, jnp.int32(0))),
                 lax.dynamic_update_slice(x.best, best.reshape(1, size, -1), (v, j, jnp.int32(0))),
                 lax.dynamic_update_slice(x.total, jnp.sum(e, axis=1).reshape(1, size, -1), (v, j, jnp.int32(0))),
                 lax.dynamic_update_slice(x.picked, hits.reshape(size, -1), (j, jnp.int32(0))),
+                weighted,
             )
 
         return _over_blocks(x.ring, block, x)

@@ -50,6 +50,11 @@ def picked(z: Array, part: Block, places: Array, before: Array) -> Array:
     return jnp.where(here, found, before)
 
 
+def share(scale: Array, weighted: Array) -> Array:
+    """scale · weighted; 0 of a part whose logits are all so low that their sum may be −∞."""
+    return jnp.where(scale == 0, 0.0, scale * jnp.where(scale == 0, 0.0, weighted))
+
+
 def added(total: Array, start: Array, x: Array) -> Array:
     """`total` with x added to the rows from `start` on, in one pass and in place."""
     return lax.dynamic_update_slice_in_dim(total, lax.dynamic_slice_in_dim(total, start, len(x)) + x, start, 0)

@@ -44,6 +44,7 @@ def linear_policy_loss(
     kl: KLTerm | None = None,
     entropy_bonus: float | Array | None = None,
     return_logp: bool = False,
+    return_entropy: bool = False,
     vocabulary: VocabularyAxis | None = None,
     budget_bytes: int = BUDGET_BYTES,
 ) -> LinearLoss:
@@ -59,6 +60,8 @@ def linear_policy_loss(
             sign, held constant, that may be traced; with 0 entropies are measured and add nothing. None: no bonus.
         return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
             the forward pass then includes sequences without an advantage.
+        return_entropy: also return the entropy of every valid token's distribution, a constant, from the same pass over the
+            logits; the forward pass then includes sequences without an advantage.
         budget_bytes: memory for exponentials of logits and float32 sums beyond the gradients; static. On a CPU, if the logits
             of 64 tokens fit into it, every sequence uses the aligned scheme with 3 matrix products (4 for the beginning of a
             sequence that does not fit); else the two-pass scheme with 4 products and one tile of logits. With an entropy
@@ -96,11 +99,12 @@ def linear_policy_loss(
     budget_bytes = as_whole("budget_bytes", budget_bytes, 0)
     kind, terms = wide(hidden, lm_head), Terms(objective, on_policy, bonus is not None)
     x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator, kl, bonus)))
-    job = Job(terms, options, cut_for(budget_bytes, head, options, terms, x, kind))
+    entropies = return_entropy or terms.has_bonus
+    job = Job(terms, options, entropies, cut_for(budget_bytes, head, options, terms, x, kind, entropies))
     # Checks every argument of the loss before any work is done.
     token_array = jax.ShapeDtypeStruct(layout.shape, kind)
     jax.eval_shape(lambda logp, entropy: terms.weigh(logp, entropy, x).value, token_array, token_array)
-    every_token = return_logp or kl is not None or terms.has_bonus
+    every_token = return_logp or entropies or kl is not None
     live = (layout.valid if every_token else active_tokens(objective, advantage, layout)).reshape(-1)
     value, logp, entropy = _scored_loss(job, hidden, head, tokens, live, x)
     logp, entropy = lax.stop_gradient((logp, entropy))
@@ -118,13 +122,13 @@ def linear_policy_loss(
 def _scored_loss(
     job: Job, hidden: Array, head: Head, tokens: Array, live: Array, x: Constants
 ) -> tuple[Array, Array, Array | None]:
-    """([] differentiable value, [T] log-probs, [T] entropies or None without a bonus)."""
+    """([] differentiable value, [T] log-probs, [T] entropies or None if they are not wanted)."""
     options = job.options
     rows, flat = hidden.reshape(-1, hidden.shape[-1]), token_ids(tokens)
     # Inside shard_map, gradients are a rank's own; the transpose of `varying` sums those of an array that several ranks share.
     axes = mesh_axes(rows, head, flat, live, x, first_row(head, options) if options.axis else ())
     rows, head = varying((rows, head), axes)
     if job.cut is not None:
-        return *aligned_loss(job, rows, head, flat, live, x), None
-    logp, entropy = flat_scores(options, job.terms.has_bonus, rows, head, flat, live)
+        return aligned_loss(job, rows, head, flat, live, x)
+    logp, entropy = flat_scores(options, job.entropy, job.terms.has_bonus, rows, head, flat, live)
     return job.weigh(logp, entropy, live, x).value, logp, entropy

@@ -53,7 +53,7 @@ def token_logp(
     [[0.25, 0.25, 1.0], [0.25, 1.0, 1.0]]
     """
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
-    return _score(hidden, head, options, tokens, layout, entropy=False)[0]
+    return _score(hidden, head, options, tokens, layout, entropy=False, moving=False)[0]
 
 
 def token_scores(
@@ -84,12 +84,12 @@ def token_scores(
     ((1,), True)
     """
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
-    logp, entropy = _score(hidden, head, options, tokens, layout, entropy=True)
+    logp, entropy = _score(hidden, head, options, tokens, layout, entropy=True, moving=entropy_gradient)
     return TokenScores(logp, entropy if entropy_gradient else lax.stop_gradient(entropy))
 
 
 def _score(
-    hidden: Array, head: Head, options: Options, tokens: Array, layout: Layout | None, *, entropy: bool
+    hidden: Array, head: Head, options: Options, tokens: Array, layout: Layout | None, *, entropy: bool, moving: bool
 ) -> tuple[Array, Array | None]:
     """(log-probs, entropies or None if they are not wanted), each of the shape of `tokens`."""
     check_head(hidden, head, tokens)
@@ -101,6 +101,6 @@ def _score(
     # Inside shard_map, gradients are a rank's own; the transpose of `varying` sums those of an array that several ranks share.
     axes = mesh_axes(rows, head, flat, live, first_row(head, options) if options.axis else ())
     rows, head = varying((rows, head), axes)
-    scores = flat_scores(options, entropy, rows, head, flat, live)
+    scores = flat_scores(options, entropy, moving, rows, head, flat, live)
     logp, uncertainty = (None if x is None else x.reshape(tokens.shape) for x in scores)
     return logp, uncertainty

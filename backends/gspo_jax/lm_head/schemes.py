@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from . import aligned
 from .head import Array, Head, Options, mesh_axes, varying, wide
 from .terms import Constants, Terms, Weighed
-from .two_pass import flat_logp
+from .two_pass import flat_scores
 
 LEAST_RING = 64
 """Tokens below which most of the aligned scheme's time would be spent on passes over the head's gradient."""
@@ -35,6 +35,8 @@ class Job:
 
     terms: Terms
     options: Options
+    entropy: bool
+    """Whether entropies are wanted, for a bonus or to be looked at."""
     cut: aligned.Cut | None
     """None: two-pass."""
 
@@ -52,7 +54,9 @@ class Job:
         return self.terms.weigh(self.scored(logp, live, x), found, x)
 
 
-def cut_for(budget_bytes: int, head: Head, options: Options, terms: Terms, x: Constants, kind: Any) -> aligned.Cut | None:
+def cut_for(
+    budget_bytes: int, head: Head, options: Options, terms: Terms, x: Constants, kind: Any, entropy: bool
+) -> aligned.Cut | None:
     """The sizes of the aligned scheme; None if the two-pass scheme is used."""
     vocabulary, num_tokens, item = len(head.weight), math.prod(x.layout.shape), jnp.dtype(kind).itemsize
     elsewhere = options.axis is not None or x.layout.local is not x.layout or jax.default_backend() != "cpu"
@@ -65,19 +69,21 @@ def cut_for(budget_bytes: int, head: Head, options: Options, terms: Terms, x: Co
     if capacity < LEAST_RING:
         return None
     tall = max(1, min(TILE[0], capacity // 4, num_tokens))
-    return aligned.Cut(tall, min(capacity // tall, -(-num_tokens // tall)), block, x.kl is None)
+    return aligned.Cut(tall, min(capacity // tall, -(-num_tokens // tall)), block, x.kl is None, entropy)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def aligned_loss(job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants) -> tuple[Array, Array]:
-    """([] value, [T] log-probs, 0 where not live); if no gradient is wanted, one product."""
-    logp = flat_logp(job.options, rows, head, tokens, live)
-    return job.weigh(logp, None, live, x).value, logp
+def aligned_loss(
+    job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants
+) -> tuple[Array, Array, Array | None]:
+    """([] value, [T] log-probs, [T] entropies or None), 0 where not live; if no gradient is wanted, one product."""
+    logp, entropy = flat_scores(job.options, job.entropy, False, rows, head, tokens, live)
+    return job.weigh(logp, None, live, x).value, logp, entropy
 
 
 def _forward_rule(
     job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants
-) -> tuple[tuple[Array, Array], tuple[Array, Head, Any]]:
+) -> tuple[tuple[Array, Array, Array | None], tuple[Array, Head, Any]]:
     assert job.cut is not None
     kind, layout, tall = wide(rows, head.weight), x.layout, job.cut.tall
     owner = layout.spread(jnp.arange(layout.num_sequences, dtype=jnp.float32)).reshape(-1).astype(jnp.int32)
@@ -104,13 +110,14 @@ def _forward_rule(
     count = -(-jnp.sum(live, dtype=jnp.int32) // tall)
     work = aligned.Work(tiles(jnp.where(live[:, None], rows, 0.0)), tiles(tokens), last, count)
     axes = mesh_axes(rows, head, tokens, live, x)
-    logp, d_rows, d_head = aligned.run(job.options, job.cut, varying(head, axes), varying(work, axes), weigh)
+    logp, entropy, d_rows, d_head = aligned.run(job.options, job.cut, varying(head, axes), varying(work, axes), weigh)
     logp = jnp.where(live, back(logp), 0.0)
+    entropy = None if entropy is None else jnp.where(live, back(entropy), 0.0)
     like = (rows[:0], jax.tree.map(lambda leaf: leaf[:0], head))
-    return (job.weigh(logp, None, live, x).value, logp), (back(d_rows), d_head, like)
+    return (job.weigh(logp, None, live, x).value, logp, entropy), (back(d_rows), d_head, like)
 
 
-def _backward_rule(_: Job, saved: Any, upstream: tuple[Array, Array]) -> tuple[Any, ...]:
+def _backward_rule(_: Job, saved: Any, upstream: tuple[Any, ...]) -> tuple[Any, ...]:
     *gradients, like = saved
     # The only rounding to the parameters' dtypes.
     gradients = jax.tree.map(lambda g, x: (g * upstream[0].astype(g.dtype)).astype(x.dtype), tuple(gradients), like)

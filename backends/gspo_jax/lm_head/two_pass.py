@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .blocks import added, how_many, logits, picked, take
+from .blocks import added, how_many, logits, picked, share, take
 from .head import Array, Head, Options, common, first_row, mesh_axes, product, slope, varying, vocabulary_of, wide
 from .runs import by_runs
 
@@ -81,16 +81,14 @@ def tile_of(num_tokens: int, vocabulary: int) -> tuple[int, int]:
     return min(tall, num_tokens), -(-vocabulary // max(1, how_many(vocabulary, size)))
 
 
-def flat_logp(options: Options, rows: Array, head: Head, tokens: Array, live: Array | None) -> Array:
-    """[T] log-probs of [T, H] rows; 0 where not live, and such rows are not used. None: all rows are live."""
-    return flat_scores(options, False, rows, head, tokens, live)[0]
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def flat_scores(
-    options: Options, entropy: bool, rows: Array, head: Head, tokens: Array, live: Array | None
+    options: Options, entropy: bool, _moving: bool, rows: Array, head: Head, tokens: Array, live: Array | None
 ) -> tuple[Array, Array | None]:
-    """([T] log-probs, [T] entropies or None if they are not wanted) of [T, H] rows; 0 where not live, as in `flat_logp`."""
+    """([T] log-probs, [T] entropies or None if they are not wanted) of [T, H] rows. Entropies are constants unless `_moving`.
+
+    0 where not live, and such rows are not used. None: all rows are live.
+    """
     return _forward(options, entropy, rows, head, tokens, live)[0]
 
 
@@ -140,7 +138,7 @@ def _scores(
             shift = jnp.where(most > -jnp.inf, most, 0.0)
             scale, e = jnp.exp(best - shift), jnp.exp(z - shift[:, None])
             total = total * scale + jnp.sum(e, axis=1)
-            weighted = [_share(scale, w) + jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1) for w in weighted]
+            weighted = [share(scale, w) + jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1) for w in weighted]
             return most, total, picked(z, part, places, hits), *weighted
 
         sums = jnp.zeros(len(places), dtype=kind)
@@ -157,26 +155,25 @@ def _scores(
     if options.axis is not None:
         local, best = best, lax.pmax(best, options.axis.name)
         scale = jnp.exp(local - best)
-        total, hits, *weighted = lax.psum((total * scale, hits, *(_share(scale, w) for w in weighted)), options.axis.name)
+        total, hits, *weighted = lax.psum((total * scale, hits, *(share(scale, w) for w in weighted)), options.axis.name)
     lse = best + jnp.log(total)
     known = (tokens >= 0) & (tokens < vocabulary_of(head, options))
     return jnp.where(known, hits, -jnp.inf) - lse, lse, weighted[0] / total if entropy else None
 
 
-def _share(scale: Array, weighted: Array) -> Array:
-    """scale · weighted; 0 of a part whose logits are all so low that their sum may be −∞."""
-    return jnp.where(scale == 0, 0.0, scale * jnp.where(scale == 0, 0.0, weighted))
-
-
 def _forward_rule(
-    options: Options, entropy: bool, rows: Array, head: Head, tokens: Array, live: Array | None
+    options: Options, entropy: bool, _: bool, rows: Array, head: Head, tokens: Array, live: Array | None
 ) -> tuple[tuple[Array, Array | None], tuple[Any, ...]]:
     scores, kept = _forward(options, entropy, rows, head, tokens, live)
     return scores, (rows, head, tokens, live, *kept)
 
 
-def _backward_rule(options: Options, _: bool, saved: Any, upstream: tuple[Array, Array | None]) -> tuple[Any, ...]:
+def _backward_rule(
+    options: Options, _: bool, moving: bool, saved: Any, upstream: tuple[Array, Array | None]
+) -> tuple[Any, ...]:
     rows, head, tokens, live, lse, mean = saved
+    if not moving:
+        upstream, mean = (upstream[0], None), None
     if options.axis is not None and options.axis.name not in mesh_axes(rows, head):
         # check_vma=False: the psums of forward are transposed to psums, as JAX does with every other one.
         upstream = lax.psum(upstream, options.axis.name)

@@ -64,10 +64,22 @@ def stride(vocabulary: int) -> int:
     return vocabulary + 16 if vocabulary % 128 == 0 and vocabulary >= 4096 else vocabulary
 
 
-def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh, into: Gradients) -> Tensor:
-    """[n] log-probs of all rows. Overwrites the tensors of `into` with the gradients, in the accumulator's dtype."""
+class Seen(NamedTuple):
+    """Per row."""
+
+    logp: Tensor
+    """[n]"""
+    entropy: Tensor | None
+    """[n]; None if not wanted."""
+
+
+def run(
+    head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh, into: Gradients, entropy: bool = False
+) -> Seen:
+    """Log-probs of all rows, and entropies. Overwrites the tensors of `into` with the gradients, in the accumulator's dtype."""
     wide = head.wide(rows)
     logp = torch.empty(len(rows), dtype=wide, device=rows.device)
+    uncertainty = torch.empty_like(logp) if entropy else None
     longest = max((chunk.rows.stop - chunk.rows.start for chunk in cut if chunk.fits), default=0)
     buffer = torch.empty(longest * stride(len(head.weight)), dtype=wide, device=rows.device)
     if into.hidden is not None:
@@ -77,17 +89,20 @@ def run(head: Head, rows: Tensor, tokens: Tensor, cut: list[Chunk], weigh: Weigh
         part = chunk.rows
         own = into._replace(hidden=None if into.hidden is None else into.hidden[part])
         if chunk.fits:
-            total, picked = _exponentiate(head, rows[part], tokens[part], buffer)
+            at = None if uncertainty is None else uncertainty[part]
+            total, picked = _exponentiate(head, rows[part], tokens[part], buffer, at)
             logp[part] = picked
             fresh = not _add(head, rows[part], tokens[part], weigh(part, picked), total, buffer, own, fresh) and fresh
         else:
             fresh = _clear(into, fresh)
-            scored = two_pass.forward(head, rows[part], tokens[part])
+            scored = two_pass.forward(head, rows[part], tokens[part], entropy)
             logp[part] = scored.logp
+            if uncertainty is not None and scored.entropy is not None:
+                uncertainty[part] = scored.entropy
             weights = Weights(weigh(part, scored.logp), scored.lse, None, None)
             two_pass.backward(head, rows[part], tokens[part], weights, own, add=True)
     _clear(into, fresh)
-    return logp
+    return Seen(logp, uncertainty)
 
 
 def _clear(into: Gradients, fresh: bool) -> bool:
@@ -98,8 +113,13 @@ def _clear(into: Gradients, fresh: bool) -> bool:
     return False
 
 
-def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
-    """([n] Σ E, [n] log-probs). Leaves E = exp(z − max) in the buffer, [n, V]."""
+def cached_logits(vocabulary: int) -> int:
+    """Number of logits that are exponentiated at a time, whole rows of them; entropies need a copy of these."""
+    return max(1, CACHE // vocabulary) * vocabulary
+
+
+def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor, entropy: Tensor | None) -> tuple[Tensor, Tensor]:
+    """([n] Σ E, [n] log-probs). Leaves E = exp(z − max) in the buffer, [n, V], and [n] entropies in `entropy` unless None."""
     vocabulary, wide = len(head.weight), head.wide(rows)
     tile = _logits(buffer, len(rows), vocabulary)
     rows = rows.to(wide)
@@ -107,16 +127,18 @@ def _exponentiate(head: Head, rows: Tensor, tokens: Tensor, buffer: Tensor) -> t
         matmul(rows, head.weight[block].T, tile[:, block])
     total = torch.empty(len(rows), dtype=wide, device=rows.device)
     logp = torch.empty_like(total)
-    step = max(1, CACHE // vocabulary)
+    step = cached_logits(vocabulary) // vocabulary
     for top in range(0, len(rows), step):
         part = slice(top, top + step)
         if head.bias is not None:
             tile[part] += head.bias
         if head.temperature != 1.0:
             tile[part] /= head.temperature
-        seen = tile_scores(tile[part], tokens[part], head.first, entropy=False)
+        seen = tile_scores(tile[part], tokens[part], head.first, entropy is not None)
         total[part] = seen.total
         logp[part] = seen.picked - seen.best - seen.total.log()
+        if entropy is not None and seen.weighted is not None:
+            entropy[part] = seen.best + seen.total.log() - seen.weighted / seen.total
     return total, logp
 
 

@@ -45,6 +45,7 @@ def linear_policy_loss(
     kl: KLTerm | None = None,
     entropy_bonus: float | Tensor | None = None,
     return_logp: bool = False,
+    return_entropy: bool = False,
     vocabulary: VocabularyShard | None = None,
     budget_bytes: int = BUDGET_BYTES,
 ) -> LinearLoss:
@@ -60,6 +61,8 @@ def linear_policy_loss(
             held constant, that may change from step to step; with 0 entropies are measured and add nothing. None: no bonus.
         return_logp: also return the log-probs of every valid token (as the next updates' `old_logp`, or for metrics):
             the forward pass then includes sequences without an advantage.
+        return_entropy: also return the entropy of every valid token's distribution, a constant without a bonus, from the same
+            pass over the logits; the forward pass then includes sequences without an advantage.
         budget_bytes: memory for logits and float32 sums beyond the gradients. On a CPU, sequences whose logits fit into it use
             the aligned scheme with 3 matrix products; all others use the two-pass scheme with 4 products and one tile of
             logits. With an entropy bonus, `soft_cap`, `vocabulary` or a sharded layout, and on a GPU, whose kernels never
@@ -98,7 +101,8 @@ def linear_policy_loss(
     constant = _constant(admitted_advantage(advantage, like))
     terms = Terms(objective, old, constant, layout, divisor, on_policy, admitted_term(kl, like), bonus)
     with torch.no_grad():
-        job = prepare(head, hidden, tokens, terms, return_logp=return_logp, budget_bytes=budget_bytes)
+        kept = {"return_logp": return_logp, "return_entropy": return_entropy}
+        job = prepare(head, hidden, tokens, terms, **kept, budget_bytes=budget_bytes)
     value, weighed, logp, entropy = LinearFunction.apply(hidden, head.weight, head.bias, job, torch.is_grad_enabled())
     policy = weighed.loss
     return LinearLoss(

@@ -40,6 +40,8 @@ class Job:
     base: Tensor
     """Token array: the log-probs assumed for all other tokens, so that their ratio is 1."""
     budget_bytes: int
+    entropy: bool
+    """Whether entropies are wanted, for a bonus or to be looked at."""
 
     def whole(self, x: Tensor, base: Tensor) -> Tensor:
         """The token array with x at the job's tokens."""
@@ -53,7 +55,16 @@ class Job:
         return x.reshape(-1)[self.places]
 
 
-def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_logp: bool, budget_bytes: int) -> Job:
+def prepare(
+    head: Head,
+    hidden: Tensor,
+    tokens: Tensor,
+    terms: Terms,
+    *,
+    return_logp: bool,
+    return_entropy: bool,
+    budget_bytes: int,
+) -> Job:
     """The job of one loss. Checks every argument before any work is done."""
     layout = terms.layout
     wide = head.wide(hidden)
@@ -62,7 +73,8 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
         base = layout.select(terms.old_logp).to(wide)
     # Checks every argument of the loss, on this rank's part alone.
     terms.weigh(base, base, layout.local)
-    places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if return_logp else terms.needed_tokens(layout)
+    every = return_logp or return_entropy
+    places: Tensor | None = torch.nonzero(layout.valid.reshape(-1))[:, 0] if every else terms.needed_tokens(layout)
     assert places is not None
     flat = tokens.reshape(-1)
     if len(places) == len(flat):
@@ -70,7 +82,8 @@ def prepare(head: Head, hidden: Tensor, tokens: Tensor, terms: Terms, *, return_
     else:
         flat = flat[places]
     check_ids(flat, head)
-    return Job(terms, (head.temperature, head.soft_cap, head.shard), flat, places, base, budget_bytes)
+    entropy = return_entropy or terms.entropy_bonus is not None
+    return Job(terms, (head.temperature, head.soft_cap, head.shard), flat, places, base, budget_bytes, entropy)
 
 
 class LinearFunction(torch.autograd.Function):
@@ -88,15 +101,15 @@ class LinearFunction(torch.autograd.Function):
         ctx.job, ctx.wanted, ctx.finished = job, wanted, None
         with torch.autocast(hidden.device.type, enabled=False):
             if capacity >= LEAST_CHUNK and any(wanted):
-                logp, ctx.finished = _aligned(head, rows, job, capacity, wanted)
-                scored = two_pass.Scored(logp, logp, None)
+                seen, ctx.finished = _aligned(head, rows, job, capacity, wanted)
+                scored = two_pass.Scored(seen.logp, seen.logp, seen.entropy)
             else:
-                scored = two_pass.forward(head, rows, job.tokens, entropy=job.terms.entropy_bonus is not None)
+                scored = two_pass.forward(head, rows, job.tokens, job.entropy)
             logp = job.whole(scored.logp, job.base)
             entropy = None if scored.entropy is None else job.whole(scored.entropy, torch.zeros_like(job.base))
             weighed = job.terms.weigh(logp, entropy)
         if ctx.finished is None and any(wanted):
-            mean = None if scored.entropy is None else scored.lse - scored.entropy
+            mean = None if scored.entropy is None or weighed.e is None else scored.lse - scored.entropy
             ctx.save_for_backward(hidden, lm_head, bias, job.mine(weighed.c), scored.lse, job.mine(weighed.e), mean)
         elif ctx.finished is not None:
             ctx.save_for_backward(hidden, lm_head, bias)
@@ -130,13 +143,14 @@ def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> i
     kept = [x for x, needed in zip((rows, head.weight, head.bias), wanted, strict=True) if needed and x is not None]
     sums = sum(x.numel() for x in kept if x.dtype != wide) * wide.itemsize
     beside = sums + piece_bytes(min(aligned.COLUMNS, len(head.weight)), rows.shape[1], wide)
+    beside += aligned.cached_logits(len(head.weight)) * wide.itemsize if job.entropy else 0
     return max(0, job.budget_bytes - beside) // (aligned.stride(len(head.weight)) * wide.itemsize)
 
 
 def _aligned(
     head: Head, rows: Tensor, job: Job, capacity: int, wanted: tuple[bool, ...]
-) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-    """(log-probs [n], gradients of the value for rows, weight and bias).
+) -> tuple[aligned.Seen, tuple[Tensor | None, ...]]:
+    """(log-probs and entropies [n], gradients of the value for rows, weight and bias).
 
     The gradients stay in the accumulator's dtype: backward multiplies them by the upstream factor, and then rounds them.
     """
@@ -166,9 +180,12 @@ def _aligned(
         return weights[mine].to(wide)
 
     lengths = [1] * len(inner) if known is not None else counts.tolist()
-    aligned.run(head, inner, ids, aligned.chunks(lengths, capacity), weigh, into)
-    hidden = into.hidden if grouped or into.hidden is None else torch.empty_like(into.hidden).index_copy_(0, order, into.hidden)
-    return logp, (hidden, into.weight, into.bias)
+    seen = aligned.run(head, inner, ids, aligned.chunks(lengths, capacity), weigh, into, job.entropy)
+
+    def back(x: Tensor | None) -> Tensor | None:
+        return x if grouped or x is None else torch.empty_like(x).index_copy_(0, order, x)
+
+    return aligned.Seen(logp, back(seen.entropy)), (back(into.hidden), into.weight, into.bias)
 
 
 def _two_pass_gradients(

@@ -85,7 +85,7 @@ def test_a_kl_term_goes_the_aligned_way(name: str) -> None:
     """The ring of eight tokens is shorter than the batch."""
     problem = PROBLEMS[name]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schemes, "flat_logp", lambda *_: pytest.fail("the loss without a gradient was computed"))
+        patch.setattr(schemes, "flat_scores", lambda *_: pytest.fail("the loss without a gradient was computed"))
         answer = ours(problem, jit=True, return_logp=True, **ring_of(8, V))
     assert_in_budget(problem, answer, from_logits(problem))
 

@@ -140,7 +140,7 @@ def test_tokens_without_weight_are_skipped() -> None:
 
     def total(hidden: Any, weight: Any) -> Any:
         head = two_pass.Head(weight, None)
-        return jnp.sum(p.upstream[0] * two_pass.flat_logp(options, hidden, head, p.tokens[0], live))
+        return jnp.sum(p.upstream[0] * two_pass.flat_scores(options, False, False, hidden, head, p.tokens[0], live)[0])
 
     value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(rows, p.weight)
     expected = jnp.sum((p.upstream * naive(p, p.hidden, p.weight, None))[0, :4])

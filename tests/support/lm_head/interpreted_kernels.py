@@ -174,7 +174,7 @@ def the_whole_loss_goes_through_the_kernels() -> None:
         for dtype in DTYPES:
             for options in ({}, {"temperature": 0.7, "soft_cap": 5.0, "entropy_bonus": 0.2}):
                 problem = _problem(dtype, options=options)
-                _assert_low(problem, ours(problem, budget_bytes=0, return_logp=True))
+                _assert_low(problem, ours(problem, budget_bytes=0, return_logp=True, return_entropy=True))
     finally:
         two_pass._tile_shape = shape
         for name, f in real.items():

@@ -1,0 +1,95 @@
+"""Entropies to be looked at, without a bonus: those of full logits, in both schemes, and constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from gspo_jax.lm_head import schemes
+from support.budgets import assert_within
+from support.jax_programs.linear_cases import arguments, loss_of, ours, precision, ring_of, small_pieces
+from support.lm_head.cases import Problem, assert_in_budget, from_logits, log_softmax_of, make, packed, with_kl
+
+from gspo_core.kl import K3
+
+pytestmark = pytest.mark.slow
+
+V = 11
+SCHEMES = pytest.mark.parametrize("options", [{"budget_bytes": 0}, ring_of(8, V)], ids=["two-pass", "aligned"])
+
+
+@pytest.fixture(autouse=True)
+def _small() -> Iterator[None]:
+    """Several chunks and blocks in every problem."""
+    with small_pieces():
+        yield
+
+
+def excluding(problem: Problem) -> Problem:
+    """A bias of −∞ for a whole block of the vocabulary and some more, whose tokens do not occur."""
+    assert problem.bias is not None
+    bias = torch.where(torch.arange(V) < 4, problem.bias.detach(), -torch.inf)
+    changed = replace(problem, bias=bias.requires_grad_(), tokens=problem.tokens.clamp(min=-1) % 4)
+    old = log_softmax_of(changed, torch.float64, {})[1].detach()
+    return replace(changed, old_logp=torch.where(changed.layout.valid, old + 0.01, torch.nan))
+
+
+PROBLEMS: dict[str, Problem] = {
+    "interleaved, without some advantages": packed(make(advantage=torch.tensor([1.0, 0.0, -1.0, 0.0, 2.0]).double()), 1),
+    "KL": with_kl(make(options={"temperature": 0.7}), K3()),
+    "excluded tokens": excluding(make()),
+}
+
+
+@SCHEMES
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_entropies_are_those_of_full_logits(name: str, options: dict[str, int]) -> None:
+    problem = PROBLEMS[name]
+    log_p = log_softmax_of(problem, torch.float64, {})[0].detach()
+    truth = torch.where(problem.layout.valid, torch.special.entr(log_p.exp()).sum(-1), 0.0)
+    with precision(problem):
+        parameters, rest = arguments(problem)
+
+        def total(leaves: dict[str, Any]) -> Any:
+            loss = loss_of(problem, leaves, rest, return_entropy=True, **options)
+            return loss.value, loss.entropy
+
+        entropy = jax.jit(jax.value_and_grad(total, has_aux=True))(parameters)[0][1]
+    assert_within(entropy, truth, 1e-13)
+    assert not np.any(np.asarray(entropy)[~problem.layout.valid.numpy()])
+
+
+@SCHEMES
+def test_the_loss_is_the_same_and_its_gradient(options: dict[str, int]) -> None:
+    """Within its own budget, and bit for bit that with the log-probs of every token."""
+    problem = PROBLEMS["interleaved, without some advantages"]
+    plain, looked_at = (ours(problem, return_logp=True, **options, **more) for more in ({}, {"return_entropy": True}))
+    assert_in_budget(problem, looked_at, from_logits(problem))
+    assert torch.equal(plain.value, looked_at.value)
+    for key, gradient in plain.gradients.items():
+        assert torch.equal(gradient, looked_at.gradients[key])
+
+
+def test_entropies_carry_no_gradient() -> None:
+    problem = make().to(torch.float32)
+    parameters, rest = arguments(problem)
+
+    def read(head: Any) -> Any:
+        return jnp.sum(
+            loss_of(problem, {**parameters, "lm_head": head}, rest, return_entropy=True, **ring_of(8, V, item=4)).entropy
+        )
+
+    value, gradient = jax.value_and_grad(read)(parameters["lm_head"])
+    assert value > 0
+    assert not np.any(gradient)
+
+
+def test_the_scheme_is_the_aligned_one_if_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schemes, "flat_scores", lambda *_: pytest.fail("the loss without a gradient was computed"))
+    ours(make(), return_entropy=True, **ring_of(8, V))
