@@ -5,6 +5,7 @@ from .diagnosis import Finding, FindingKind, Thresholds, diagnose
 from .engines import sampler_metrics
 from .ledger import Metrics, merge
 from .left_out import left_out_metrics
+from .policies import entropy_metrics, reference_metrics
 from .readings import ClipCell, clip_counts, clip_share, summary
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "clip_counts",
     "clip_share",
     "diagnose",
+    "entropy_metrics",
     "group_metrics",
     "left_out_metrics",
     "merge",
+    "reference_metrics",
     "sampler_metrics",
     "summary",
 ]

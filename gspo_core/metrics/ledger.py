@@ -43,6 +43,9 @@ COUNTS = {
     "sampler.rejected": 1,
     "sampler.bins": BINS,
     "sampler.bin_tokens": BINS,
+    "entropy.tokens": 1,
+    "reference.tokens": 1,
+    "reference.capped": 1,
 }
 SUMS = {
     "loss": 1,  # times its denominator
@@ -73,6 +76,9 @@ SUMS = {
     "sampler.within": 1,
     "sampler.k1": 1,
     "sampler.k3": 1,
+    "entropy": 1,
+    "reference.k1": 1,
+    "reference.k3": 1,
 }
 MINIMA = {"length": 1, "log_s": 1, "sampler": 1}
 MAXIMA = {"length": 1, "log_s": 1, "sampler": 1, "sampler.raw": 1, "sampler.weight": 1}

@@ -54,6 +54,8 @@ def summary(metrics: Metrics) -> dict[str, float]:
         sampler_kl_k1_per_token … of KL(sampler ‖ π_old); sampler_mass_gap: mean of e^x − 1 over tokens, 0 on average if
         sampler_logp is what was sampled from (x beyond 20 counts as 20); sampler_mass_gap_error: its standard error, left out
         for fewer than two sequences.
+    Policy: entropy_per_token (where `entropy_metrics` were merged in); reference_kl_k1_per_token, reference_kl_k3_per_token and
+        reference_kl_capped, the share of tokens beyond the cap (where `reference_metrics` were).
 
     >>> import numpy as np
     >>> from gspo_core import group_metrics
@@ -61,7 +63,7 @@ def summary(metrics: Metrics) -> dict[str, float]:
     {'groups': 1.0, 'constant_groups': 0.0}
     """
     book = _Book.of(metrics)
-    return _groups(book) | _batch(book) | _log_ratios(book, "log_s") | _sampler(book)
+    return _groups(book) | _batch(book) | _log_ratios(book, "log_s") | _sampler(book) | _policies(book)
 
 
 class ClipCell(NamedTuple):
@@ -240,6 +242,15 @@ def _sampler(book: _Book) -> dict[str, float]:
     if book.total("sampler.capped_squares") > 0:
         found["sampler_ess"] = min(1.0, book.total("sampler.capped") ** 2 / (units * book.total("sampler.capped_squares")))
     return found | _log_ratios(book, "sampler") | _mass_gap(book)
+
+
+def _policies(book: _Book) -> dict[str, float]:
+    entropies, tokens = book.number("entropy.tokens"), book.number("reference.tokens")
+    found = {"entropy_per_token": book.total("entropy") / entropies} if entropies else {}
+    if tokens:
+        found |= {f"reference_kl_{k}_per_token": book.total(f"reference.{k}") / tokens for k in ("k1", "k3")}
+        found["reference_kl_capped"] = book.number("reference.capped") / tokens
+    return found
 
 
 def _mass_gap(book: _Book) -> dict[str, float]:

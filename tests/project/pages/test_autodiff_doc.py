@@ -99,6 +99,8 @@ def calls(array: Make) -> dict[str, Callable[[dict[str, Any]], Any]]:
         "group_metrics": lambda x: gspo_core.group_metrics(x["advantage"], ids),
         "left_out_metrics": lambda x: metrics.left_out_metrics(CISPO, x["advantage"], layout),
         "sampler_metrics": lambda x: metrics.sampler_metrics(TIS, x["old_logp"], x["sampler_logp"], layout),
+        "entropy_metrics": lambda x: metrics.entropy_metrics(x["values"], layout),
+        "reference_metrics": lambda x: metrics.reference_metrics(x["logp"], x["ref_logp"], layout, cap=1.0),
         "merge": lambda x: gspo_core.merge(measured(x), measured(x)),
     }
 

@@ -38,6 +38,10 @@ def left_out(objective: Any = GSPO, advantage: Any = ONES) -> Callable[[], Any]:
 
 
 READINGS: list[Row] = [
+    Row(
+        T, ("entropy: expected real floating-point numbers", "got dtype bool"), lambda: g.metrics.entropy_metrics(MASK, LAYOUT)
+    ),
+    Row(V, ("entropy: expected the layout's shape [2, 3]", "got [2]"), lambda: g.metrics.entropy_metrics(ONES, LAYOUT)),
     Row(T, ("clip: expected a Clip(low, high)", "got Objective"), mismatch(clip=GSPO)),
     Row(V, ("clip: expected widths above 0", "got Clip(low=0.0"), mismatch(clip=Clip(0.0, 0.1))),
     Row(T, ("advantage: expected real numbers", "got dtype bool"), mismatch(ONES > 0)),
