@@ -24,7 +24,7 @@ from .for_pytest import conformance
 from .kit.batch import Batch
 from .kit.claim import Claim
 from .kit.frameworks import JAX, NUMPY, STRICT, TORCH
-from .kit.law import Law, Violation
+from .kit.law import Law, Severity, Violation
 from .kit.packing import as_padded
 from .kit.report import Report
 from .kit.runner import LawVerdict, Status
@@ -49,6 +49,7 @@ __all__ = [
     "Profile",
     "ProfileFinding",
     "Report",
+    "Severity",
     "Status",
     "Subject",
     "Violation",

@@ -1,6 +1,7 @@
 """gspo-laws package.module:name, or python -m gspo_core.laws: check or profile a loss from a shell.
 
-Exit status 0 if all laws hold, 1 if one is broken, 2 if the loss cannot be found or called.
+Exit status 0 if the loss is the one that it claims to be, 1 if a law is broken, 2 if the loss cannot be found or called.
+A loss that fails at extremes only (overflow, NaN in padding) has status 0, and 1 with --strict.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--framework", choices=tuple(FRAMEWORKS), help="default: the first one that the loss accepts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the results as an HTML page")
+    parser.add_argument("--strict", action="store_true", help="status 1 also for a loss that fails at extremes only")
     args = parser.parse_args(argv)
     if args.profile and (args.like or args.clip):
         parser.error("--profile finds the preset and the clip range itself; leave out --like and --clip")
@@ -95,4 +97,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.html:
         args.html.write_text(page(found), encoding="utf-8")
     report = found.report if args.profile else found
-    return 0 if report.ok else 1
+    return 0 if report.ok and not (args.strict and report.fragile) else 1

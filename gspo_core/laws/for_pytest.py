@@ -12,7 +12,7 @@ from gspo_core.objectives.presets import GSPO
 from .chapters.catalogue import LAWS
 from .checking import LossFunction, subject_of
 from .kit.claim import Claim
-from .kit.law import Law
+from .kit.law import Law, Severity
 from .kit.report import indented
 from .kit.runner import EXAMPLES, Status, run
 from .kit.setting import Setting
@@ -29,6 +29,7 @@ def conformance(
     framework: Framework | None = None,
     names: Names | None = None,
     examples: int = EXAMPLES,
+    severity: Severity = Severity.WRONG,
 ) -> Callable[[Callable[..., Any]], Callable[[Law], None]]:
     """A decorator that turns a function into one pytest test per law that applies.
 
@@ -37,8 +38,8 @@ def conformance(
 
     The tests have the name of the function, whose body is not run, and the id `Law.slug`, so that `pytest -k padding` selects
     laws. A broken law fails with its counterexample and both numbers; a law that no case could have broken, or that needs a
-    compiler which refuses the loss, is skipped.
-    Arguments as in `check`; needs pytest.
+    compiler which refuses the loss, is skipped. A broken law that is less severe than `severity` is an expected failure
+    (xfail). Other arguments as in `check`; needs pytest.
     """
     subject = subject_of(loss, framework=framework, names=names)
     setting = Setting(like, (subject.claims(like) | set(claims)) - set(without))
@@ -49,7 +50,10 @@ def conformance(
         def test(law: Law) -> None:
             verdict = run(law, subject, setting, seed, examples)
             if verdict.violation is not None:
-                pytest.fail(f"{law.name}\n  {law.otherwise}.\n{indented(str(verdict.violation))}", pytrace=False)
+                said = f"{law.name}\n  {law.otherwise}.\n{indented(str(verdict.violation))}"
+                if law.severity >= severity:
+                    pytest.fail(said, pytrace=False)
+                pytest.xfail(said)
             if verdict.status is not Status.KEPT:
                 pytest.skip(f"{verdict.status.value}. {verdict.refusal}".removesuffix(". "))
 

@@ -23,11 +23,20 @@ def test_the_command_prints_and_writes_the_broken_laws(tmp_path: Path, capsys: p
     files = tmp_path / "card.json", tmp_path / "card.html"
     assert main([WRONG, *BAND, "--json", str(files[0]), "--html", str(files[1])]) == 1
     printed, card, page = capsys.readouterr().out, json.loads(files[0].read_text()), files[1].read_text()
-    broken = [law["law"] for law in card["laws"] if law["status"] == "broken"]
+    broken = [law["law"] for law in card["laws"] if (law["status"], law["severity"]) == ("broken", "wrong")]
     assert "an unclipped unit has a gradient, however far its ratio is from 1" in broken
     assert all(f"BROKEN: {name}" in printed for name in broken)
     assert "loss returns" in page
     assert "<script" not in page
+
+
+def test_a_loss_that_fails_at_extremes_only_has_status_0_unless_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    fragile = ["gspo_core.laws.mutants.clip:overflows", *BAND, "--examples", "5"]
+    assert main(fragile) == 0
+    printed = capsys.readouterr().out
+    assert "fragile: finite log-probs give a finite loss and gradient" in printed
+    assert "0 are broken" in printed
+    assert main([*fragile, "--strict"]) == 1
 
 
 def test_the_command_profiles(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

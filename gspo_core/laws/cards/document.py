@@ -7,7 +7,7 @@ from itertools import groupby
 
 from gspo_core.laws.chapters.catalogue import EVERY
 from gspo_core.laws.kit.claim import Claim
-from gspo_core.laws.kit.law import Law
+from gspo_core.laws.kit.law import Law, Severity
 
 from .sources import as_markdown
 
@@ -23,6 +23,8 @@ known results and then on random ragged batches. A law that no case could have b
 
 - The heading is the name of the law, the sentence below it the exact statement.
 - *If broken* names the mistake in a loss that breaks the law.
+- *Severity* is given where a loss that breaks the law is right, and fails on extreme numbers only: the report calls it fragile,
+  and `gspo-laws` ends with status 0 unless `--strict` is given.
 - *Applies to* lists the [claims](#claims) that a loss must make. A claim is a property of a loss, such as
   [`MEAN_RATIO`](#claim-mean_ratio); the objective given as `like=` implies its claims, and `claims=` and `without=` add and
   remove some.
@@ -54,6 +56,7 @@ def _entry(law: Law) -> str:
         f'<a id="{law.slug}"></a>\n\n### {law.name}\n',
         " ".join(law.explanation.split()) + "\n",
         f"- If broken: {law.otherwise}.",
+        *(["- Severity: fragile. The loss is right, and fails at extremes."] if law.severity is Severity.FRAGILE else []),
         f"- Applies to: {needs or 'every loss'}",
         f"- Source: {as_markdown(law.source)}\n",
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from gspo_core.laws.kit.report import Report
-from gspo_core.laws.kit.runner import LawVerdict, Status
+from gspo_core.laws.kit.report import Report, mark
+from gspo_core.laws.kit.runner import LawVerdict
 
 from .profiling import Profile
 from .sources import as_html
@@ -14,10 +14,10 @@ from .sources import as_html
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; width: 100%; } td { border-top: 1px solid #ddd; padding: .3rem .5rem; vertical-align: top; }
-.good { color: #17692c; } .bad { color: #a4161a; font-weight: 600; } .grey { color: #777; }
+.good { color: #17692c; } .bad { color: #a4161a; font-weight: 600; } .grey { color: #777; } .warn { color: #8a5a00; }
 pre { background: #f6f6f6; padding: .6rem; overflow-x: auto; font-size: 13px; }
 """
-CLASSES = {Status.KEPT: "good", Status.BROKEN: "bad", Status.UNTESTED: "bad", Status.NOT_CLAIMED: "grey"}
+CLASSES = {"holds": "good", "BROKEN": "bad", "fragile": "warn", "untested": "warn", "-": "grey"}
 
 
 def page(found: Report | Profile) -> str:
@@ -47,4 +47,6 @@ def _row(v: LawVerdict) -> str:
     if v.violation is not None:
         broken = f"<br>{escape(v.law.otherwise)}.<pre>{escape(str(v.violation))}</pre>"
     name = f"{escape(v.law.name)}<br><span class='grey'>{as_html(escape(v.law.source))}</span>{broken}"
-    return f"<tr><td class='{CLASSES[v.status]}'>{escape(v.status.value)}</td><td>{name}</td></tr>"
+    word = mark(v)
+    said = word.lower() if v.violation is not None else f"{v.status.value}. {v.refusal}".removesuffix(". ")
+    return f"<tr><td class='{CLASSES[word]}'>{escape(said)}</td><td>{name}</td></tr>"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import same_value, same_weight
-from gspo_core.laws.kit.law import Law, Violation, demand, law
+from gspo_core.laws.kit.law import Law, Severity, Violation, demand, law
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import Subject
 from gspo_core.objectives.ratios import Product, ProductToken
@@ -35,6 +35,7 @@ Rows = list[tuple[float, float]]
     anchors=lambda setting: [
         ([(x, a)], [1.0], dtype) for x in (1e6, 800.0, -1e6) for a in (1.0, -1.0, 0.0) for dtype in DTYPES
     ],
+    severity=Severity.FRAGILE,
 )
 def finite(subject: Subject, setting: Setting, case: tuple[Rows, list[float], Any]) -> bool:
     """Log ratios up to ±10⁶, equal or mixed within a response, in float64 and float32, for A of both signs and 0."""
@@ -55,6 +56,7 @@ def finite(subject: Subject, setting: Setting, case: tuple[Rows, list[float], An
     cases=lambda setting: st.tuples(st.sampled_from([12.0, 25.0, 45.0, 49.5]), st.integers(1, 2), st.sampled_from(DTYPES)),
     anchors=lambda setting: [(12.0, 1, np.float64), (45.0, 1, np.float64)],
     effort=0.2,
+    severity=Severity.FRAGILE,
 )
 def guard(subject: Subject, setting: Setting, case: tuple[float, int, Any]) -> bool:
     """A = −1 and one response with log ratio x < 50: the loss is eˣ, the gradient eˣ/|y|, in float64 and float32."""
@@ -75,6 +77,7 @@ def guard(subject: Subject, setting: Setting, case: tuple[float, int, Any]) -> b
     cases=lambda setting: st.tuples(st.sampled_from([50.5, 60.0, 1e3, 1e6]), st.sampled_from(DTYPES)),
     anchors=lambda setting: [(60.0, np.float64), (1e6, np.float32)],
     effort=0.1,
+    severity=Severity.FRAGILE,
 )
 def rising(subject: Subject, setting: Setting, case: tuple[float, Any]) -> bool:
     """A = −1 and log ratio x > 50: the loss is e⁵⁰ (1 + x − 50), the gradient e⁵⁰."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gspo_core.laws.kit.batch import TOKEN_ARRAYS, Batch
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import same_value, same_weight, zero
-from gspo_core.laws.kit.law import Law, demand, law
+from gspo_core.laws.kit.law import Law, Severity, demand, law
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.strategies import PADDING_VALUES, any_batches, batches
 from gspo_core.laws.kit.subject import Subject
@@ -51,6 +51,7 @@ def padding(subject: Subject, setting: Setting, case: tuple[Batch, float]) -> bo
     otherwise="masks by multiplication, which turns NaN and infinity in padding into a NaN loss",
     cases=lambda setting: st.tuples(batches(setting), st.sampled_from(PADDING_VALUES[1:])),
     anchors=lambda setting: [(batch, np.nan) for batch in ONE_TOKEN],
+    severity=Severity.FRAGILE,
 )
 def poison(subject: Subject, setting: Setting, case: tuple[Batch, float]) -> bool:
     """NaN, ±∞ and ±1e30 in the masked slots of every input leave value and gradient unchanged."""

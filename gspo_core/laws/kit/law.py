@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,17 @@ def demand(actual: Any, expected: Any, allowed: Any, what: str, batch: Any, note
         raise Violation(what, batch, actual, expected, note, float(np.max(allowed)))
 
 
+class Severity(Enum):
+    """How bad it is to break a law. Ordered: `Severity.WRONG > Severity.FRAGILE`."""
+
+    FRAGILE = "the loss is right, and fails on extreme numbers, or on NaN and infinity in padding"
+    WRONG = "the loss is another one"
+
+    def __ge__(self, other: Severity) -> bool:
+        """At least as bad."""
+        return self is other or self is Severity.WRONG
+
+
 SPELLED = str.maketrans({"−": " minus ", "+": " plus ", "ε": "eps", "'": "", "’": ""})
 """Characters of names that a slug spells out or drops."""
 
@@ -121,6 +133,8 @@ class Law:
     """Share of the usual number of examples; below 1 for slow laws and for laws with few cases."""
     chapter: str = ""
     """The subject, from the name of the module."""
+    severity: Severity = Severity.WRONG
+    """How bad it is to break the law."""
 
     @property
     def explanation(self) -> str:
@@ -149,14 +163,16 @@ def law(
     needs: set[Claim] | None = None,
     anchors: Callable[[Any], list[Any]] | None = None,
     effort: float = 1.0,
+    severity: Severity = Severity.WRONG,
 ) -> Callable[[Statement], Law]:
     """Makes a law of a statement, whose docstring is the explanation."""
 
     def made(statement: Statement) -> Law:
         chapter = statement.__module__.rsplit(".", maxsplit=1)[-1]
-        return Law(name, source, otherwise, frozenset(needs or ()), cases, statement, anchors or _none, effort, chapter)
+        required = frozenset(needs or ())
+        return Law(name, source, otherwise, required, cases, statement, anchors or _none, effort, chapter, severity)
 
     return made
 
 
-__all__ = ["Batch", "Claim", "Law", "Statement", "Violation", "demand", "law", "number"]
+__all__ = ["Batch", "Claim", "Law", "Severity", "Statement", "Violation", "demand", "law", "number"]

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from .law import Severity
 from .runner import LawVerdict, Status, size
 
 
@@ -28,13 +29,26 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether no law is broken. `untested` has the laws that could say nothing."""
-        return not self.broken
+        """Whether the loss is the one that it claims to be: no law of severity WRONG is broken.
+
+        `fragile` has the broken laws of severity FRAGILE, `untested` those that could say nothing.
+        """
+        return not self.wrong
 
     @property
     def broken(self) -> tuple[LawVerdict, ...]:
         """The laws that are broken, each with its counterexample."""
         return tuple(v for v in self.verdicts if v.status is Status.BROKEN)
+
+    @property
+    def wrong(self) -> tuple[LawVerdict, ...]:
+        """The broken laws by which the loss is another one."""
+        return tuple(v for v in self.broken if v.law.severity is Severity.WRONG)
+
+    @property
+    def fragile(self) -> tuple[LawVerdict, ...]:
+        """The broken laws about extreme numbers, and NaN or infinity in padding."""
+        return tuple(v for v in self.broken if v.law.severity is Severity.FRAGILE)
 
     @property
     def kept(self) -> tuple[LawVerdict, ...]:
@@ -50,7 +64,8 @@ class Report:
     def summary(self) -> str:
         """The counts, in words."""
         skipped = sum(v.status is Status.NOT_CLAIMED for v in self.verdicts)
-        counts = [f"{len(self.kept)} laws hold", f"{len(self.broken)} are broken"]
+        counts = [f"{len(self.kept)} laws hold", f"{len(self.wrong)} are broken"]
+        counts += [f"{len(self.fragile)} fail at extremes only"] if self.fragile else []
         counts += [f"{len(self.untested)} could not be tested"] if self.untested else []
         return ", ".join([*counts, f"{skipped} do not apply"])
 
@@ -58,12 +73,12 @@ class Report:
         """A table, then the counterexamples."""
         applied = [v for v in self.verdicts if v.status is not Status.NOT_CLAIMED]
         lines = [f"{self.subject}, like {self.like} ({self.framework}, seed {self.seed})", ""]
-        lines += [f"  {MARKS[v.status]:8}  {v.law.name}" for v in applied]
+        lines += [f"  {mark(v):8}  {v.law.name}" for v in applied]
         lines += ["", f"{self.summary}."]
         lines += [f"Not checked: {words}." for words in self.unchecked]
         lines += [f"Not tested: {v.law.name}: {v.refusal}" for v in self.verdicts if v.refusal]
-        for v in self.broken:
-            lines += ["", f"BROKEN: {v.law.name}", f"  {v.law.otherwise}.", indented(str(v.violation))]
+        for v in (*self.wrong, *self.fragile):
+            lines += ["", f"{mark(v)}: {v.law.name}", f"  {v.law.otherwise}.", indented(str(v.violation))]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,6 +107,11 @@ MARKS = {
 }
 
 
+def mark(v: LawVerdict) -> str:
+    """A verdict in one word."""
+    return "fragile" if v.violation is not None and v.law.severity is Severity.FRAGILE else MARKS[v.status]
+
+
 def indented(text: str) -> str:
     """Two spaces before every line."""
     return "\n".join("  " + line for line in text.splitlines())
@@ -99,6 +119,7 @@ def indented(text: str) -> str:
 
 def _entry(v: LawVerdict) -> dict[str, Any]:
     found: dict[str, Any] = {"law": v.law.name, "status": v.status.value, "cases": v.cases}
+    found["severity"] = v.law.severity.name.lower()
     if v.refusal:
         found |= {"refusal": v.refusal}
     if v.violation is not None:

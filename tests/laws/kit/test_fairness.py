@@ -94,3 +94,35 @@ def test_two_nan_are_not_judged_and_one_is() -> None:
     for pair in ((np.nan, 1.0), (1.0, np.nan), (np.inf, np.inf)):
         with pytest.raises(Violation):
             demand(*pair, 1e9, "the loss", BATCH)
+
+
+PLAIN = {
+    "exp": lambda x: x.exp(),
+    "clamped at 20": lambda x: x.clamp(-20, 20).exp(),
+    "clamped at 10": lambda x: x.clamp(max=10).exp(),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_loss_that_is_right_but_for_extremes_is_fragile_and_not_wrong(name: str) -> None:
+    """As trainers write it: exp without a guard, or with one below e⁵⁰."""
+
+    def plain(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
+        length = mask.sum(-1)
+        log_s = torch.where(mask, logp - old_logp, 0.0).sum(-1) / length.clamp(min=1)
+        s = PLAIN[name](log_s)
+        gain = torch.minimum(s * advantage, s.clamp(0.8, 1.3) * advantage)
+        return -torch.where(length > 0, gain, 0.0).sum() / (length > 0).sum().clamp(min=1)
+
+    report = laws.check(plain, LIKE, framework=laws.TORCH)
+    assert report.ok, str(report)
+    assert [v.law.severity for v in report.fragile] == [laws.Severity.FRAGILE] * len(report.fragile)
+    assert report.fragile, "neither a guard nor a law about it"
+    assert "fail at extremes only" in str(report)
+    assert "BROKEN" not in str(report)
+
+
+def test_severities_are_ordered() -> None:
+    order = [laws.Severity.FRAGILE, laws.Severity.WRONG]
+    assert [[a >= b for b in order] for a in order] == [[True, False], [True, True]]
