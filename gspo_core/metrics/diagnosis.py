@@ -26,8 +26,11 @@ class FindingKind(Enum):
     'every ratio is 1 in all updates: nothing can be clipped'
     """
 
+    NOT_FINITE = "a loss, a gradient or a statistic of the sampler is NaN or infinite: what depends on it cannot be judged"
     ALL_MASKED = "no token of the policy: loss and gradient are 0"
+    ALL_REJECTED = "the sampler correction rejected every response that has an advantage: the gradient is 0"
     CONSTANT_GROUPS = "no response has an advantage: loss and gradient are 0"
+    NO_ADVANTAGE = "no response has an advantage, and these metrics cannot say why"
     ALL_CLIPPED = "every response that has an advantage is clipped: the gradient is 0"
     ON_POLICY_CENTRED = "every ratio is 1 and advantages cancel: the loss is 0, the gradient is not"
     RATIO_IS_ONE = "every ratio is 1 in all updates: nothing can be clipped"
@@ -99,8 +102,8 @@ _DEFAULT = Thresholds()
 def diagnose(metrics: Metrics, objective: Objective | None = None, *, thresholds: Thresholds = _DEFAULT) -> tuple[Finding, ...]:
     """Findings about a run, most severe first; none if all is well. It reads the numbers, and so waits for the device.
 
-    Of the reasons for a loss of 0 at most one is given. `metrics` should cover at least one rollout with all of its updates:
-    in the first update every ratio is 1, as it should be.
+    Of the reasons for a loss of 0 at most one is given, and where these metrics cannot tell it, that is said. They should cover
+    at least one rollout with all of its updates: in the first update every ratio is 1, as it should be.
 
     Args:
         metrics: of `batch_metrics`, and of `group_metrics` and `sampler_metrics` where there are any, merged.
@@ -123,28 +126,86 @@ def diagnose(metrics: Metrics, objective: Objective | None = None, *, thresholds
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
     numbers = summary(metrics)
     found = _no_gradient(numbers) or [*_unmoved(numbers, thresholds), *_clip_range(numbers, objective, thresholds)]
-    return (*found, *_length_weighted(numbers, objective, thresholds), *_sampler(numbers, objective, thresholds))
+    return (
+        *_not_finite(numbers),
+        *found,
+        *_length_weighted(numbers, objective, thresholds),
+        *_sampler(numbers, objective, thresholds),
+    )
+
+
+def _not_finite(numbers: Numbers) -> list[Finding]:
+    """What is NaN or infinite: every comparison with it is False, so that nothing else would be said about it."""
+    names = ("loss", "gradient", "log_s_rms", "sampler_log_s_rms", "sampler_mass_gap", "sampler_mass_gap_error")
+    broken = [name for name in names if not math.isfinite(numbers.get(name, 0.0))]
+    if not broken:
+        return []
+    listed = ", ".join(f"{name} = {{{name}}}" for name in broken)
+    sentence = (
+        f"Not finite: {listed}. One NaN or infinite log-prob or advantage is enough. What depends on these numbers cannot be "
+        "judged, and nothing said about it does not mean that all is well: find the response, and leave it out."
+    )
+    return [Finding.of(FindingKind.NOT_FINITE, numbers, sentence)]
 
 
 def _no_gradient(numbers: Numbers) -> list[Finding]:
     """Why the gradient is exactly 0, if it is."""
-    if not numbers:
-        sentence = "There is no token of the policy in these metrics ({tokens:.0f}): check the mask."
-        return [Finding.of(FindingKind.ALL_MASKED, {"tokens": 0.0}, sentence, gradient_is_zero=True)]
-    if "sequences" not in numbers or numbers["gradient"] != 0:
+    if "sequences" not in numbers:
+        return _no_tokens(numbers)
+    if numbers["gradient"] != 0:
         return []
     if numbers["zero_advantage"] == 1:
-        sentence = (
-            "None of {sequences:.0f} responses has an advantage: all rewards of a group are equal, and nothing is learned. "
-            "Use prompts that are neither always nor never solved."
-        )
-        sentence += " {constant_groups:.0%} of {groups:.0f} groups are constant." if "groups" in numbers else ""
-        return [Finding.of(FindingKind.CONSTANT_GROUPS, numbers, sentence, gradient_is_zero=True)]
+        return [_no_advantage(numbers)]
     sentence = (
         "All responses that have an advantage are clipped ({clip_active:.0%} of {sequences:.0f}; log s from {log_s_min:.2g} to "
         "{log_s_max:.2g}): the gradient is 0. Widen the clip range, or take fewer or smaller steps on each rollout."
     )
     return [Finding.of(FindingKind.ALL_CLIPPED, numbers, sentence, gradient_is_zero=True)]
+
+
+def _no_tokens(numbers: Numbers) -> list[Finding]:
+    """There is no batch: everything was masked or rejected, or no batch was merged in."""
+    if numbers.get("sampler_rejected") == 1:
+        return [_rejected(numbers)]
+    if "sampler_sequences" in numbers:
+        return []
+    sentence = (
+        "There is no token of the policy in these metrics ({tokens:.0f}): check the mask, if a batch was merged into them."
+    )
+    zero = None if numbers else True
+    return [Finding.of(FindingKind.ALL_MASKED, {"tokens": 0.0}, sentence, gradient_is_zero=zero)]
+
+
+def _no_advantage(numbers: Numbers) -> Finding:
+    """All advantages are 0: because of the rewards, because of the correction, or for a reason that is not in the metrics."""
+    if numbers.get("constant_groups") == 1:
+        sentence = (
+            "None of {sequences:.0f} responses has an advantage: all rewards of a group are equal, and nothing is learned. "
+            "Use prompts that are neither always nor never solved. {constant_groups:.0%} of {groups:.0f} groups are constant."
+        )
+        return Finding.of(FindingKind.CONSTANT_GROUPS, numbers, sentence, gradient_is_zero=True)
+    rejected = numbers.get("sampler_rejected", 0.0)
+    if rejected == 1 or (rejected > 0 and "groups" in numbers):
+        return _rejected(numbers)
+    sentence = "None of {sequences:.0f} responses has an advantage, and nothing is learned. These metrics cannot say why: "
+    if "groups" in numbers:
+        sentence += "{constant_groups:.0%} of {groups:.0f} groups are constant, which is not the reason. Look at what changes "
+        sentence += "advantages between group_advantages and the loss."
+    else:
+        sentence += "merge group_metrics to see whether groups are constant, and sampler_metrics to see what was rejected."
+    return Finding.of(FindingKind.NO_ADVANTAGE, numbers, sentence, gradient_is_zero=True)
+
+
+def _rejected(numbers: Numbers) -> Finding:
+    sentence = (
+        "The sampler correction rejected {sampler_rejected:.0%} of what it weighed ({sampler_sequences:.0f} responses), and "
+        "with it every advantage: the gradient is 0. Raw weights are {sampler_raw_mean:.3g} on average. Find out why trainer "
+        "and sampler disagree before you loosen its bounds; the weight of a whole response leaves them sooner the longer it is."
+    )
+    sentence += (
+        " Rewards are not the reason: {constant_groups:.0%} of {groups:.0f} groups are constant." if "groups" in numbers else ""
+    )
+    return Finding.of(FindingKind.ALL_REJECTED, numbers, sentence, gradient_is_zero=True)
 
 
 def _unmoved(numbers: Numbers, limits: Thresholds) -> list[Finding]:

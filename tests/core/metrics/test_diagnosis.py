@@ -24,10 +24,11 @@ from gspo_core import (
     group_metrics,
     merge,
     policy_loss,
+    sampler_weight,
     summary,
 )
 from gspo_core.metrics import FindingKind, Metrics, Thresholds, sampler_metrics
-from gspo_core.mismatch import MIS
+from gspo_core.mismatch import MIS, Correction, Mask, ProductWeight
 
 N, T = 64, 1000
 GROUPS = np.arange(N) // 8
@@ -60,7 +61,18 @@ def on_policy_window() -> Metrics:
 
 def sampler(x: np.ndarray) -> Metrics:
     """Of old_logp − sampler_logp = x, at tokens."""
-    return sampler_metrics(MIS, x, np.zeros_like(x), Padded(np.ones(x.shape, dtype=bool)))
+    return sampler_metrics(TIS, x, np.zeros_like(x), Padded(np.ones(x.shape, dtype=bool)))
+
+
+def corrected(correction: Correction, gap: np.ndarray, advantage: np.ndarray, groups: bool = True) -> Metrics:
+    """A batch on policy whose advantages were weighed for a sampler that is `gap` nats below the trainer at each token."""
+    old = np.full((N, T), -1.0)
+    w = sampler_weight(correction, old, old - gap, Padded(FULL))
+    parts = [
+        on_layout(GSPO, old, old, advantage * w.weight, w.layout),
+        sampler_metrics(correction, old, old - gap, Padded(FULL)),
+    ]
+    return merge(*parts, *([group_metrics(advantage, GROUPS)] if groups else []))
 
 
 def ragged() -> np.ndarray:
@@ -89,6 +101,37 @@ SITUATIONS = [
     ),
     Situation(
         "all groups constant", lambda: batch(ratios(FITTING), np.zeros(N)), (FindingKind.CONSTANT_GROUPS,), True, says="100%"
+    ),
+    Situation(
+        "no advantage for a reason that was not measured",
+        lambda: on_layout(GSPO, FULL - 2.0, FULL - 2.0, np.zeros(N), Padded(FULL)),
+        (FindingKind.NO_ADVANTAGE,),
+        True,
+        says="cannot say why",
+    ),
+    Situation(
+        "no advantage although groups differ",
+        lambda: merge(on_layout(GSPO, FULL - 2.0, FULL - 2.0, np.zeros(N), Padded(FULL)), group_metrics(centred(), GROUPS)),
+        (FindingKind.NO_ADVANTAGE,),
+        True,
+        says="not the reason",
+    ),
+    Situation(
+        "all masked, groups measured",
+        lambda: merge(on_layout(GSPO, *[FULL * 0.0] * 2, centred(), Padded(~FULL)), group_metrics(centred(), GROUPS)),
+        (FindingKind.ALL_MASKED,),
+    ),
+    Situation(
+        "one NaN among the log-probs",
+        lambda: batch(np.where(np.arange(N * T).reshape(N, T) == 7, np.nan, ratios(FITTING)), centred()),
+        (FindingKind.NOT_FINITE,),
+        says="loss = nan",
+    ),
+    Situation(
+        "one NaN from the sampler",
+        lambda: sampler(np.where(np.arange(N * T).reshape(N, T) == 7, np.nan, ratios(1e-3))),
+        (FindingKind.NOT_FINITE,),
+        says="cannot be judged",
     ),
     Situation("constant and on policy", lambda: batch(ratios(0), np.zeros(N)), (FindingKind.CONSTANT_GROUPS,), True),
     Situation(
@@ -145,12 +188,7 @@ SITUATIONS = [
         objective=TOKEN_MEAN,
         says="20 times",
     ),
-    Situation(
-        "a mean over tokens of equal lengths",
-        lambda: batch(ratios(FITTING), centred(), FULL, TOKEN_MEAN),
-        (),
-        objective=TOKEN_MEAN,
-    ),
+    Situation("a mean over equal lengths", lambda: batch(ratios(FITTING), centred(), FULL, TOKEN_MEAN), (), None, TOKEN_MEAN),
     Situation("a mean over sequences", lambda: batch(ratios(1e-3), centred(), ragged(), GSPO_TOKEN), (), objective=GSPO_TOKEN),
     Situation(
         "top-p that keeps 0.9",
@@ -173,6 +211,32 @@ SITUATIONS = [
         lambda: merge(batch(ratios(0), centred()), sampler(ratios(0.01) - 0.1)),
         (FindingKind.ON_POLICY_CENTRED, FindingKind.SAMPLER_BIAS, FindingKind.SAMPLER_NOISE),
     ),
+    *(
+        Situation(
+            f"the correction rejected everything, drop={drop}, groups measured: {groups}",
+            lambda drop=drop, groups=groups: corrected(
+                Correction(ProductWeight(), Mask(0.0, 3.0, drop=drop)), FULL * 0.005, centred(), groups
+            ),
+            (FindingKind.ALL_REJECTED, FindingKind.SAMPLER_BIAS),
+            True,
+            says="rejected 100%",
+        )
+        for drop in (False, True)
+        for groups in (True, False)
+    ),
+    Situation(
+        "the correction rejected all that had an advantage",
+        lambda: corrected(MIS, np.where(GROUPS < 4, 0.005, 0.0)[:, None] * FULL, np.where(GROUPS < 4, centred(), 0.0)),
+        (FindingKind.ALL_REJECTED, FindingKind.SAMPLER_BIAS, FindingKind.SAMPLER_NOISE),
+        True,
+        says="rejected 50%",
+    ),
+    Situation(
+        "constant groups under a correction that rejects some",
+        lambda: corrected(MIS, np.where(GROUPS < 4, 0.005, 0.0)[:, None] * FULL, np.zeros(N)),
+        (FindingKind.CONSTANT_GROUPS, FindingKind.SAMPLER_BIAS, FindingKind.SAMPLER_NOISE),
+        True,
+    ),
 ]
 
 
@@ -186,7 +250,7 @@ def test_each_situation_gives_exactly_the_right_finding(situation: Situation) ->
         assert "{" not in finding.sentence
         assert finding.values
         for name, value in finding.values.items():
-            assert name not in numbers or numbers[name] == value
+            assert name not in numbers or numbers[name] == value or math.isnan(value)
     if len(found) == 1:
         assert found[0].gradient_is_zero is situation.gradient_is_zero
         assert situation.says in found[0].sentence
