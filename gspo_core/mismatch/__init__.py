@@ -32,6 +32,7 @@ from .correction import (
     TokenWeight,
     sampler_weight,
 )
+from .disagreement import MeanAbsolute, MeanK3, TokensInside
 from .report import MismatchPart, MismatchReport, mismatch_report
 
 __all__ = [
@@ -42,12 +43,15 @@ __all__ = [
     "Correction",
     "GeometricWeight",
     "Mask",
+    "MeanAbsolute",
+    "MeanK3",
     "MismatchPart",
     "MismatchReport",
     "ProductWeight",
     "Reject",
     "SamplerWeight",
     "TokenWeight",
+    "TokensInside",
     "Truncate",
     "mismatch_report",
     "sampler_weight",

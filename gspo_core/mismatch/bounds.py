@@ -31,7 +31,7 @@ class Action(Protocol):
         """(weight, kept), elementwise."""
 
 
-def _log_bounds(low: float, high: float) -> tuple[float, float]:
+def log_bounds(low: float, high: float) -> tuple[float, float]:
     """(log low, log high) of a band that holds 1, so that equal policies have weight 1."""
     if not 0.0 <= low <= 1.0:
         raise ValueError(f"low: expected a weight between 0 and 1, got {low}")
@@ -43,7 +43,7 @@ def _log_bounds(low: float, high: float) -> tuple[float, float]:
 
 
 def _inside(log_weight: Array, low: float, high: float) -> Array:
-    below, above = _log_bounds(low, high)
+    below, above = log_bounds(low, high)
     return (log_weight >= below) & (log_weight <= above)
 
 
@@ -66,11 +66,11 @@ class Truncate:
 
     def __post_init__(self) -> None:
         hold_numbers(self, "low", "high")
-        _log_bounds(self.low, self.high)
+        log_bounds(self.low, self.high)
 
     def __call__(self, xp: Namespace, log_weight: Array) -> Verdict:
         """(weight, True everywhere)."""
-        low, high = _log_bounds(self.low, self.high)
+        low, high = log_bounds(self.low, self.high)
         below, above = log_weight < low, log_weight > high
         weight, _ = exp_finite(xp, xp.where(below | above, 0.0, log_weight))
         weight = xp.where(above, self.high, xp.where(below, self.low, weight))
@@ -97,7 +97,7 @@ class Mask:
 
     def __post_init__(self) -> None:
         hold_numbers(self, "low", "high")
-        _log_bounds(self.low, self.high)
+        log_bounds(self.low, self.high)
         check_flag("drop", self.drop)
 
     def __call__(self, xp: Namespace, log_weight: Array) -> Verdict:
@@ -129,7 +129,7 @@ class Reject:
 
     def __post_init__(self) -> None:
         hold_numbers(self, "low", "high")
-        _log_bounds(self.low, self.high)
+        log_bounds(self.low, self.high)
         check_flag("drop", self.drop)
 
     def __call__(self, xp: Namespace, log_weight: Array) -> Verdict:

@@ -101,13 +101,15 @@ class Correction:
     """
 
     level: Level
-    """TokenWeight(), ProductWeight() or GeometricWeight()."""
+    """TokenWeight(), ProductWeight() or GeometricWeight(); with Reject also MeanAbsolute(), MeanK3(), TokensInside(...)."""
     action: Action
     """Truncate(high), Mask(low, high, drop=...) or Reject(low, high, drop=...)."""
 
     def __post_init__(self) -> None:
         check_choice("level", self.level, ("log_weight", "per_token"), "TokenWeight(), ProductWeight() or GeometricWeight()")
         check_choice("action", self.action, ("drop", "__call__"), "Truncate(high), Mask(...) or Reject(...)")
+        if not getattr(self.level, "is_weight", True) and isinstance(self.action, (Truncate, Mask)):
+            raise TypeError(f"action: {self.level} measures disagreement; expected Reject(...), got {self.action}")
 
 
 class SamplerWeight(NamedTuple):

@@ -39,6 +39,12 @@ def left_out(objective: Any = GSPO, advantage: Any = ONES) -> Callable[[], Any]:
 
 READINGS: list[Row] = [
     Row(
+        T,
+        ("action: MeanK3() measures disagreement", "expected Reject(...)", "got Truncate"),
+        lambda: g.mismatch.Correction(g.mismatch.MeanK3(), g.mismatch.Truncate(2.0)),
+    ),
+    Row(V, ("low: expected a weight between 0 and 1", "got 2"), lambda: g.mismatch.TokensInside(2, 3)),
+    Row(
         T, ("entropy: expected real floating-point numbers", "got dtype bool"), lambda: g.metrics.entropy_metrics(MASK, LAYOUT)
     ),
     Row(V, ("entropy: expected the layout's shape [2, 3]", "got [2]"), lambda: g.metrics.entropy_metrics(ONES, LAYOUT)),
