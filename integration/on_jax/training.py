@@ -123,8 +123,9 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
         states, pull_back = trainer.learner.hidden_states(part)
         gradient, loss = loss_of(trainer, part, states, old.logp, advantage, batch.denominator, old.kl)
         gradients = trainer.learner.add(gradients, pull_back, gradient)
-        loss, old_logp = jax.device_get((loss, old.logp))
-        rollup.add_loss(loss, old_logp, advantage, layout)
+        ref_logp = None if old.kl is None else old.kl.ref_logp
+        loss, old_logp, ref_logp = jax.device_get((loss, old.logp, ref_logp))
+        rollup.add_loss(loss, old_logp, advantage, layout, ref_logp=ref_logp)
     norm = float(optax.tree.norm(gradients))
     finite = bool(np.isfinite(norm)) and rollup.is_finite()
     rollup.add_step(norm, batch.left_out, skipped=not finite)
@@ -167,7 +168,7 @@ def differentiate(
     def value(states: Predicting) -> tuple[Array, LinearLoss]:
         loss = linear_policy_loss(
             objective, *states, tokens, old_logp, advantage, layout,
-            denominator=denominator, temperature=temperature, kl=kl, return_logp=True,
+            denominator=denominator, temperature=temperature, kl=kl, return_logp=True, return_entropy=True,
         )  # fmt: skip
         return loss.value, loss
 

@@ -55,7 +55,8 @@ def loss_of(
     head, layout = model.get_output_embeddings(), Padded(part.mask)
     return linear_policy_loss(
         trainer.objective, hidden, head.weight, part.tokens, old_logp, advantage, layout,
-        denominator=denominator, bias=head.bias, temperature=trainer.config.temperature, kl=kl, return_logp=True,
+        denominator=denominator, bias=head.bias, temperature=trainer.config.temperature, kl=kl,
+        return_logp=True, return_entropy=True,
     )  # fmt: skip
 
 

@@ -29,15 +29,21 @@ def write_whole(path: Path, text: str) -> None:
 def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` make a folder under a temporary name, then put it in the place of `folder`. For one process at a time.
 
-    If `fill` raises, the old folder is still there; what it left behind goes with the next call.
+    If `fill` raises, the old folder is still there; what it left behind goes with the next call. A folder cannot be renamed
+    over another one, so that the old one is set aside first: after a kill between both renames the next call puts it back.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
+    temporary, aside = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    if aside.exists() and not folder.exists():
+        os.replace(aside, folder)
     remove(temporary)
+    remove(aside)
     fill(temporary)
     sync_all(temporary)
-    remove(folder)
+    if folder.exists():
+        os.replace(folder, aside)
     os.replace(temporary, folder)
     sync(folder.parent)
+    remove(aside)
 
 
 def create_folder(folder: Path, fill: Callable[[Path], None]) -> None:

@@ -59,7 +59,9 @@ def append_line(file: Path, line: str) -> None:
 
 
 def drop_torn_line(file: Path) -> None:
-    """Cut a torn last line off, so that the next row does not continue it."""
+    """Cut a torn last line off, so that the next row does not continue it. A kill during the call loses no other line."""
     if file.exists():
         whole = file.read_bytes()
-        file.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        end = whole.rfind(b"\n") + 1
+        if end < len(whole):
+            os.truncate(file, end)

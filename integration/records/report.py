@@ -81,7 +81,17 @@ def summary(folder: RunFolder) -> str:
             f"Clip fraction predicted {predicted:.3f}, measured {measured:.3f} on average over the {len(advised)} rollouts "
             f"after the pilot, with the range that it advised: {low:.4g} below, {high:.4g} above."
         )
-    return "\n".join(lines + _engine(metrics))
+    return "\n".join([*lines, *_policy(metrics), *_engine(metrics)])
+
+
+def _policy(metrics: list[Row]) -> list[str]:
+    """How sure the policy is, and how far it went from its reference, in the first rollout and in the last."""
+    quantities = {
+        "entropy_per_token": "Entropy per token of the responses that were run",
+        "reference_kl_k3_per_token": "KL divergence from the reference per token (k3)",
+    }
+    known = {name: [r[name] for r in metrics if r.get(name) is not None] for name in quantities}
+    return [f"{quantities[n]}: {values[0]:.3g} → {values[-1]:.3g} nats." for n, values in known.items() if values]
 
 
 def _engine(metrics: list[Row]) -> list[str]:

@@ -94,9 +94,16 @@ class RunFolder:
                 self._writer.add_scalar(f"{name.removesuffix('.jsonl')}/{key}", value, row["step"])
 
     def rewind(self, step: int) -> None:
-        """Remove the lines after `step`: a resumed run writes them again."""
+        """Remove the lines after `step`: a resumed run writes them again. UserError for a line without its step."""
         for name in ("metrics.jsonl", "evaluations.jsonl"):
-            kept = [row for row in self.rows(name) if row["step"] <= step]
+            rows = self.rows(name)
+            for number, row in enumerate(rows, start=1):
+                if not isinstance(row.get("step"), int):
+                    raise UserError(
+                        f"{self.path / name}: line {number} is damaged: expected a step, a whole number, got "
+                        f"{row.get('step')!r}; mend it, or restore the file from a copy"
+                    )
+            kept = [row for row in rows if row["step"] <= step]
             write_whole(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
 
     def checkpoints(self) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gspo_core import Objective, Padded, PerToken, Pilot, batch_metrics, diagnose, merge, summary
-from gspo_core.metrics import Metrics
+from gspo_core.metrics import Metrics, entropy_metrics, reference_metrics
 from gspo_core.objectives import LinearLoss
 from gspo_core.types import Array
 from integration.records.findings import finding_rows
@@ -55,18 +55,23 @@ class Rollup:
         *,
         weighted: Array | PerToken | None = None,
         sampler_logp: Array | None = None,
+        ref_logp: Array | None = None,
     ) -> None:
         """A micro-batch.
 
         Args:
-            loss: with its log-probs.
+            loss: with its log-probs and entropies.
             old_logp, layout: arguments of the loss.
             advantage: [N].
             weighted: what the loss was given for it, if a sampler correction was applied.
             sampler_logp: token array, if an engine reported them.
+            ref_logp: token array, with --kl.
         """
         given = advantage if weighted is None else weighted
         self._fresh.append(batch_metrics(self._objective, loss, loss.logp, old_logp, given, layout))
+        self._whole.append(entropy_metrics(loss.entropy, layout))
+        if ref_logp is not None:
+            self._whole.append(reference_metrics(loss.logp, ref_logp, layout))
         self._measured.append((loss.logp, old_logp, advantage, layout))
         self._fresh_kl += [] if loss.kl is None else [float(loss.kl)]
         if sampler_logp is not None:

@@ -43,14 +43,18 @@ def with_reference(task: Task, folder: Path, **options: Any) -> Trainer:
     return trainer
 
 
-def log_probs(model: Any, part: Responses) -> torch.Tensor:
-    """[N, T] float64, from whole logits."""
+def distributions(model: Any, part: Responses) -> torch.Tensor:
+    """[N, T, V] log-probs in float64, from whole logits."""
     ids = torch.cat([part.prompt_ids, part.tokens], 1)
     attention = torch.cat([part.prompt_mask, part.mask.long()], 1)
     where = (attention.cumsum(-1) - 1).clamp(min=0)
     logits = model(input_ids=ids, attention_mask=attention, position_ids=where).logits.double()
-    start = part.prompt_ids.shape[1] - 1
-    return torch.log_softmax(logits, -1)[:, start:-1].gather(-1, part.tokens[..., None])[..., 0]
+    return torch.log_softmax(logits, -1)[:, part.prompt_ids.shape[1] - 1 : -1]
+
+
+def log_probs(model: Any, part: Responses) -> torch.Tensor:
+    """[N, T] those of the responses' tokens."""
+    return distributions(model, part).gather(-1, part.tokens[..., None])[..., 0]
 
 
 def formula(name: str, logp: torch.Tensor, ref: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -113,6 +117,13 @@ def test_an_update_has_the_gradient_of_policy_loss_and_penalty(task: Task, tmp_p
     assert row["kl"] == pytest.approx(float(kl.detach()), abs=1e-5)
     assert abs(row["kl"]) > 1e-3
     assert len(row["log_s"]) == int((advantages != 0).sum())
+    with torch.no_grad():
+        every = distributions(trainer.model, part)
+    entropy = -(every.exp() * every).sum(-1)[mask].mean()
+    k3 = formula("k3", logp.detach()[mask][None], ref[mask][None], mask[mask][None])
+    assert row["entropy_per_token"] == pytest.approx(float(entropy), abs=1e-5)
+    assert row["reference_kl_k3_per_token"] == pytest.approx(float(k3), abs=1e-5)
+    assert min(row["entropy_per_token"], row["reference_kl_k3_per_token"]) > 1e-3
     assert row["sequences"] == 16
 
 

@@ -33,6 +33,16 @@ def test_a_file_cut_anywhere_holds_its_complete_lines_and_can_be_continued(
     assert read_rows(file) == [*complete, {"step": 4}, {"step": 5}]
 
 
+def test_a_whole_file_is_not_written_to(tmp_path: Path) -> None:
+    """Whoever rewrites a file loses all of it if the process dies between the truncation and the write."""
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(WHOLE)
+    file.chmod(0o444)
+    before = file.stat()
+    drop_torn_line(file)
+    assert (file.stat().st_mtime_ns, file.stat().st_ino, file.read_bytes()) == (before.st_mtime_ns, before.st_ino, WHOLE)
+
+
 def test_a_file_that_is_not_there_has_no_lines(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     assert read_rows(file) == []

@@ -89,6 +89,16 @@ def test_a_torn_last_line_is_left_out(folder: RunFolder) -> None:
     folder.close()
 
 
+@pytest.mark.parametrize("row", [{"reward": 1.0}, {"step": None}, {"step": "2"}])
+def test_a_line_without_its_step_is_named(folder: RunFolder, row: dict[str, Any]) -> None:
+    folder.append("metrics.jsonl", metrics(1))
+    with (folder.path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match=r"metrics.jsonl: line 2 is damaged: expected a step, a whole number, got"):
+        folder.rewind(1)
+    folder.close()
+
+
 def test_an_interrupted_checkpoint_is_none(folder: RunFolder) -> None:
     save(folder, 1, Model(2, 2), {"x": 1})
     with pytest.raises(TrainingFailure, match=r"000002 could not be written .OSError: no space left.; the checkpoints before"):

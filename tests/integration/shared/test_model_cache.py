@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,38 @@ def test_a_folder_that_is_replaced_stays_until_the_new_one_is_whole(tmp_path: Pa
     replace_folder(folder, fill)
     assert [path.name for path in folder.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_kill_at_any_rename_leaves_the_old_folder_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """`stop`: the rename at which the process dies; 3 is after both."""
+    folder = tmp_path / "000010"
+
+    def fill(path: Path) -> None:
+        path.mkdir()
+        (path / "new").touch()
+
+    folder.mkdir()
+    (folder / "old").touch()
+    rename, calls = os.replace, iter(range(1, 100))
+
+    def dies(source: Path, target: Path) -> None:
+        if next(calls) == stop:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(os, "replace", dies)
+        replace_folder(folder, fill)
+
+    def fails(_: Path) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        replace_folder(folder, fails)
+    assert [path.name for path in folder.iterdir()] == ["new" if stop == 3 else "old"]
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
