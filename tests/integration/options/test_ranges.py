@@ -30,6 +30,8 @@ ZERO = {"shots", "lr_warm_up", "eval_every", "seed"}
 ZERO_OR_ANY_NUMBER = {"lr", "clip_low", "clip_high", "router_noise", "warm_up.target", "kl_coefficient"}
 NOTHING = {"sampler_dtype", "clip_low", "clip_high", "clip_fraction", "micro_batch_size", "threads", "run_dir", "resume"}
 NOTHING |= {"resume_step"}
+PENALTY = {"kl_coefficient": {"kl": "k3"}}
+"""What an option needs beside it."""
 
 
 def legal(name: str, value: Any) -> bool:
@@ -49,8 +51,7 @@ def made(name: str, value: Any) -> Config:
     """A run of a mixture of experts with this option."""
     outer, _, inner = name.partition(".")
     changed = {outer: NESTED[outer](**{inner: value})} if inner else {outer: value}
-    penalty = {"kl": "k3"} if name == "kl_coefficient" else {}
-    return Config(**{"model": "small-moe", **penalty, **changed})
+    return Config(**{"model": "small-moe", **PENALTY.get(name, {}), **changed})
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -112,7 +113,8 @@ def on_the_command_line(name: str, word: str) -> Iterator[Config]:
         taken.append(config)
         return 0
 
-    line = ["train_torch.py", "--model", "small-moe", f"--{name.replace('_', '-')}", *([word] if word != "[]" else [])]
+    others = [part for key, value in PENALTY.get(name, {}).items() for part in (f"--{key}", value)]
+    line = ["train_torch.py", "--model", "small-moe", *others, f"--{name.replace('_', '-')}", *([word] if word != "[]" else [])]
     before, sys.argv = sys.argv, line
     try:
         with redirect_stderr(io.StringIO()) as said, redirect_stdout(io.StringIO()):
