@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import types
 import warnings
 from collections.abc import Callable
 from functools import cached_property
@@ -116,7 +115,7 @@ class Torch:
 
     def counterpart(self, call: Call) -> Call | None:
         """The loss captured by torch.compile with the backend "eager": mistakes of tracing show without code generation."""
-        captured = self._torch.compile(_with_own_code(call), backend="eager", fullgraph=True)
+        captured = self._torch.compile(call, backend="eager", fullgraph=True)
         refusals = importlib.import_module("torch._dynamo.exc").TorchDynamoException
 
         def quiet(inputs: Inputs) -> Any:
@@ -135,17 +134,6 @@ class Torch:
         call(arrays)
         tensors = {k: arrays[k] for k, x in inputs.items() if isinstance(x, np.ndarray)}
         return tuple(k for k, x in tensors.items() if not np.array_equal(x.detach().numpy(), inputs[k], equal_nan=True))
-
-
-def _with_own_code(call: Call) -> Call:
-    """A function that calls it, with a code object of its own: torch.compile counts recompilations by code object, and its
-    limit of eight would otherwise be used up by the first losses that are checked in a process."""
-
-    def compiled(inputs: Inputs) -> Any:
-        return call(inputs)
-
-    code = compiled.__code__.replace()
-    return types.FunctionType(code, compiled.__globals__, compiled.__name__, None, compiled.__closure__)
 
 
 class Jax:

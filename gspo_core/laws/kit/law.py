@@ -86,7 +86,7 @@ def demand(actual: Any, expected: Any, allowed: Any, what: str, batch: Any, note
 
 
 class Severity(Enum):
-    """How bad it is to break a law. Ordered: `Severity.WRONG > Severity.FRAGILE`."""
+    """How bad it is to break a law. `a >= b` compares them: WRONG is worse than FRAGILE."""
 
     FRAGILE = "the loss is right, and fails on extreme numbers, or on NaN and infinity in padding"
     WRONG = "the loss is another one"

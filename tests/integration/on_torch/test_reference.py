@@ -52,6 +52,14 @@ def distributions(model: Any, part: Responses) -> torch.Tensor:
     return torch.log_softmax(logits, -1)[:, part.prompt_ids.shape[1] - 1 : -1]
 
 
+def move(trainer: Trainer) -> None:
+    """Away from the reference."""
+    with torch.no_grad():
+        for i, parameter in enumerate(trainer.model.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+            parameter.add_(0.4 * noise * parameter.abs().mean())
+
+
 def log_probs(model: Any, part: Responses) -> torch.Tensor:
     """[N, T] those of the responses' tokens."""
     return distributions(model, part).gather(-1, part.tokens[..., None])[..., 0]
@@ -75,10 +83,7 @@ def formula(name: str, logp: torch.Tensor, ref: torch.Tensor, mask: torch.Tensor
 def test_an_update_has_the_gradient_of_policy_loss_and_penalty(task: Task, tmp_path: Path, name: str, objective: str) -> None:
     """On policy, so that the policy loss is −mean A · (mean log-prob), over all responses, with and without an advantage."""
     trainer = with_reference(task, tmp_path, kl=name, kl_coefficient=BETA, objective=objective, micro_batch_size=5)
-    with torch.no_grad():
-        for i, parameter in enumerate(trainer.model.parameters()):
-            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
-            parameter.add_(0.4 * noise * parameter.abs().mean())
+    move(trainer)
     part = trainer.sampler.draw(task.train[:4], 4, trainer.sampling)
     advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
     advantages[::3] = 0
