@@ -14,8 +14,8 @@ from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import GSPO, PRESETS
 
 from .chapters.catalogue import LAWS
-from .chapters.clip_fraction import FRACTION_LAWS, ClipFractionFunction
-from .chapters.group_advantages import ADVANTAGE_LAWS, AdvantageFunction, AdvantageSetting
+from .chapters.functions.clip_fraction import FRACTION_LAWS, ClipFractionFunction
+from .chapters.functions.group_advantages import ADVANTAGE_LAWS, AdvantageFunction, AdvantageSetting
 from .kit.batch import Batch
 from .kit.claim import Claim, implied
 from .kit.frameworks import NUMPY, installed

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from gspo_core.laws.kit.law import Law
 
-from .clip import CLIP
-from .clip_bounds import CLIP_BOUNDS
-from .clip_fraction import FRACTION_LAWS
-from .credit import CREDIT
-from .extremes import EXTREMES
-from .group_advantages import ADVANTAGE_LAWS
-from .gspo_token import GSPO_TOKEN_LAWS
-from .layouts import LAYOUTS
-from .masks import MASKS
-from .micro_batches import MICRO_BATCHES
-from .numerics import NUMERICS
-from .other_inputs import OTHER_INPUTS
-from .paper import PAPER
-from .ratio import RATIO
-from .ratio_algebra import RATIO_ALGEBRA
-from .reduction import REDUCTION
-from .reports import REPORTS
+from .arrays.extremes import EXTREMES
+from .arrays.layouts import LAYOUTS
+from .arrays.masks import MASKS
+from .arrays.numerics import NUMERICS
+from .arrays.other_inputs import OTHER_INPUTS
+from .arrays.reports import REPORTS
+from .averages.credit import CREDIT
+from .averages.micro_batches import MICRO_BATCHES
+from .averages.reduction import REDUCTION
+from .formula.clip import CLIP
+from .formula.clip_bounds import CLIP_BOUNDS
+from .formula.gspo_token import GSPO_TOKEN_LAWS
+from .formula.paper import PAPER
+from .formula.ratio import RATIO
+from .formula.ratio_algebra import RATIO_ALGEBRA
+from .functions.clip_fraction import FRACTION_LAWS
+from .functions.group_advantages import ADVANTAGE_LAWS
 
 LAWS: tuple[Law, ...] = (
     *PAPER,

@@ -37,7 +37,7 @@ def call(objective: Any, library: Library, **wrong: Any) -> Any:
 
 @pytest.mark.parametrize("total", [4, 4.0, np.asarray(4), np.asarray(4.0)], ids=["int", "float", "integer array", "array"])
 def test_a_denominator_is_any_number(library: Library, case: Case, total: Any) -> None:
-    """That parts add up under it is a law (gspo_core/laws/chapters/micro_batches.py); here is what may be given."""
+    """That parts add up under it is a law (gspo_core/laws/chapters/averages/micro_batches.py); here is what may be given."""
     denominator = library.array(total) if isinstance(total, np.ndarray) else total
     loss = call(case.preset, library, denominator=denominator)
     assert_close64(library.numpy(loss.value), -0.5)

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 BEYOND_THE_GUARD = 49.0
-"""From log ρ = 50 on the core continues exp along its tangent; gspo_core/laws/chapters/extremes.py says what holds there."""
+"""From log ρ = 50 on the core continues exp along its tangent; laws/chapters/arrays/extremes.py says what holds there."""
 
 EPS = float(np.finfo(np.float32).eps)
 F32, F64 = np.float32, np.float64

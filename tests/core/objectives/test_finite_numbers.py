@@ -1,4 +1,4 @@
-"""The clip beyond e⁵⁰: a contract of a surrogate, not a law of a loss; see laws/chapters/extremes.py for those."""
+"""The clip beyond e⁵⁰: a contract of a surrogate, not a law of a loss; see laws/chapters/arrays/extremes.py for those."""
 
 from __future__ import annotations
 

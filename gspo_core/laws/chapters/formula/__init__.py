@@ -1,0 +1,1 @@
+"""Laws about the formula: value, ratio and clip of the paper."""

@@ -1,0 +1,1 @@
+"""Laws about functions beside a loss: group advantages and clip fractions."""
