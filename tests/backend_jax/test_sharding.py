@@ -27,7 +27,8 @@ CLAIMS += mesh_cases.CLAIMS
 def said() -> list[str]:
     """What the program printed."""
     path = os.pathsep.join(PATHS)
-    env = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    env = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "tests/support/jax_programs/on_eight_devices.py")]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=500)
     assert result.returncode == 0, result.stderr
