@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class TrainingFailure(Exception):
     """Training cannot continue; what was saved before is whole. Exit status 3."""
+
+
+class NotWritten(TrainingFailure):
+    """A file or folder cannot be written, as on a full disk; the message names it, and where to go on."""

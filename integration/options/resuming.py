@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from integration.options.config import Config
-from integration.options.errors import UserError
+from integration.options.errors import NotWritten, UserError
 from integration.options.ranges import flag
 from integration.records.checksums import damage
 from integration.records.files import replace_folder
@@ -73,10 +74,14 @@ def open_run(config: Config) -> tuple[Config, RunFolder, Path | None]:
 def remember(config: Config, folder: RunFolder) -> None:
     """Save the options of a resumed run, once its checkpoint has been read: a refused command line changes nothing."""
     folder.write_json("config.json", dataclasses.replace(config, resume=None, run_dir=folder.path).to_json())
+    folder.tidy()  # the run may have been killed after its last checkpoint, before older ones were deleted
 
 
 def copy_run(config: Config, source: Path, target: Path) -> None:
-    """Copy a run up to a checkpoint, --resume-step or the newest whole one, into a new folder, with the new options."""
+    """Copy a run up to a checkpoint, --resume-step or the newest whole one, into a new folder, with the new options.
+
+    The options come last: until then the new folder holds no run. NotWritten, and nothing is left of it, if that fails.
+    """
     old = RunFolder(source, keep_checkpoints=1)
     new = RunFolder(target, keep_checkpoints=config.keep_checkpoints)
     new.require_free()
@@ -86,18 +91,30 @@ def copy_run(config: Config, source: Path, target: Path) -> None:
         if checkpoint is None:
             raise UserError(f"--run-dir: {source} has no checkpoint to copy yet; leave --run-dir out, or start a new run")
         _require_enough_rollouts(config, checkpoint)
-        new.create(dataclasses.replace(config, resume=None, run_dir=target, resume_step=None).to_json())
-        replace_folder(target / "checkpoints" / checkpoint.name, lambda path: shutil.copytree(checkpoint, path))
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
-            if (source / name).exists():
-                shutil.copy(source / name, target / name)
-        new.rewind(int(checkpoint.name))
-        for transcript in (source / "transcripts").glob("*.json"):
-            if transcript.stem == "before" or int(transcript.stem.removeprefix("after-")) <= int(checkpoint.name):
-                shutil.copy(transcript, target / "transcripts" / transcript.name)
+        new.claim()
+        try:
+            _copy_files(old, new, checkpoint)
+            new.write_json("config.json", dataclasses.replace(config, resume=None, run_dir=target, resume_step=None).to_json())
+        except (OSError, NotWritten) as error:
+            with suppress(OSError):  # what cannot be deleted is named when the folder is to be used again
+                new.discard()
+            what = error.strerror if isinstance(error, OSError) and error.strerror else str(error).partition(";")[0]
+            raise NotWritten(f"--run-dir: {target} could not be written: {what}; {source} is as it was") from error
     finally:
         old.close()
         new.close()
+
+
+def _copy_files(old: RunFolder, new: RunFolder, checkpoint: Path) -> None:
+    """All but the options."""
+    replace_folder(new.path / "checkpoints" / checkpoint.name, lambda path: shutil.copytree(checkpoint, path))
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        if (old.path / name).exists():
+            shutil.copy(old.path / name, new.path / name)
+    new.rewind(int(checkpoint.name))
+    for transcript in (old.path / "transcripts").glob("*.json"):
+        if transcript.stem == "before" or int(transcript.stem.removeprefix("after-")) <= int(checkpoint.name):
+            shutil.copy(transcript, new.path / "transcripts" / transcript.name)
 
 
 def _require_enough_rollouts(config: Config, checkpoint: Path | None) -> None:

@@ -9,17 +9,18 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file by this text; whoever reads it, also after a kill, finds the old text or the new one.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file by this content; whoever reads it, also after a kill, finds the old one or the new one.
 
     What UTF-8 cannot hold, a lone surrogate, is written as its escape, which JSON reads back.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text)
+    with temporary.open("wb") as stream:
+        stream.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace"))
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
@@ -29,30 +30,46 @@ def write_whole(path: Path, text: str) -> None:
 def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` make a folder under a temporary name, then put it in the place of `folder`. For one process at a time.
 
-    If `fill` raises, the old folder is still there; what it left behind goes with the next call. A folder cannot be renamed
-    over another one, so that the old one is set aside first: after a kill between both renames the next call puts it back.
+    If anything fails, the old folder is still there. A folder cannot be renamed over another one, so that the old one is set
+    aside first: after a kill between both renames `recover`, with which the next call begins, puts it back.
     """
-    temporary, aside = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
-    if aside.exists() and not folder.exists():
-        os.replace(aside, folder)
+    temporary, aside = folder.with_name(f".{folder.name}.tmp"), _aside(folder)
+    recover(folder)
     remove(temporary)
     remove(aside)
-    fill(temporary)
-    sync_all(temporary)
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(temporary, folder)
+    try:
+        fill(temporary)
+        sync_all(temporary)
+        if folder.exists():
+            os.replace(folder, aside)
+        os.replace(temporary, folder)
+    except Exception:
+        with suppress(OSError):  # what cannot be tidied up now, as in a folder that is read-only, goes with the next call
+            recover(folder)
+            remove(temporary)
+        raise
     sync(folder.parent)
     remove(aside)
 
 
-def create_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` make a folder that several processes may make at once: the first to finish wins, the others discard theirs.
+def recover(folder: Path) -> None:
+    """Put a folder back that `replace_folder` has set aside, if it was killed before the new one was in its place."""
+    aside = _aside(folder)
+    if aside.exists() and not folder.exists():
+        os.replace(aside, folder)
 
-    The processes may be on different machines.
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def create_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` fill a new folder that several processes may make at once: the first wins, the others discard theirs.
+
+    The processes may be on different machines. A place that cannot be written is found out before `fill` is called.
     """
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}.tmp")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir(parents=True)
     try:
         fill(temporary)
         sync_all(temporary)
@@ -62,7 +79,8 @@ def create_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         if not folder.exists():  # such as a full disk; else another process was faster
             raise
     finally:
-        remove(temporary)
+        with suppress(OSError):  # in a folder that is read-only by now; what went wrong before is what counts
+            remove(temporary)
 
 
 def remove(path: Path) -> None:

@@ -16,7 +16,6 @@ from gspo_core import Clip
 from gspo_core.clip_range import LengthBin
 from integration.options.config import Config
 from integration.records.clip_advice import ranges_by_length
-from integration.records.files import write_whole
 from integration.records.findings import findings_of_run
 from integration.records.json_lines import Row
 from integration.records.plots import plots
@@ -33,12 +32,12 @@ MISMATCH = (
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write report.html and report.png into the run's folder; returns the page's path."""
-    figure = plots(folder)
-    figure.savefig(folder.path / "report.png", dpi=110)
-    picture = io.BytesIO()
+    """Write report.html and report.png into the run's folder; returns the page's path. NotWritten as on a full disk."""
+    figure, small, picture = plots(folder), io.BytesIO(), io.BytesIO()
+    figure.savefig(small, format="png", dpi=110)
     figure.savefig(picture, format="svg")
     plt.close(figure)
+    folder.write("report.png", small.getvalue())
     page = PAGE.format(
         title=html.escape(folder.path.name),
         summary=html.escape(summary(folder)).replace("\n", "<br>"),
@@ -48,9 +47,7 @@ def write_report(folder: RunFolder) -> Path:
         transcripts=_transcripts(folder),
         config=html.escape(json.dumps(folder.config(), indent=1)),
     )
-    path = folder.path / "report.html"
-    write_whole(path, page)
-    return path
+    return folder.write("report.html", page)
 
 
 def summary(folder: RunFolder) -> str:

@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from integration.options.errors import TrainingFailure, UserError
+from integration.options.errors import NotWritten, UserError
 from integration.records.checksums import damage, write_checksums
-from integration.records.files import remove, replace_folder, write_whole
+from integration.records.files import recover, remove, replace_folder, write_whole
 from integration.records.json_lines import Row, append_row, read_rows
+
+if TYPE_CHECKING:
+    from integration.records.event_file import EventFile
+
+CONTENTS = ("metrics.jsonl", "evaluations.jsonl", "transcripts", "checkpoints")
+"""What a run has beside its options."""
 
 
 class RunFolder:
@@ -31,7 +38,7 @@ class RunFolder:
     def __init__(self, path: Path, *, keep_checkpoints: int) -> None:
         self.path = path
         self.keep_checkpoints = keep_checkpoints
-        self._writer: Any = None
+        self._events: EventFile | None = None
         self._lock = FileLock(path / "owner.lock")
 
     def require_free(self) -> None:
@@ -40,6 +47,11 @@ class RunFolder:
             raise UserError(
                 f"--run-dir: {self.path} holds a run already; continue it with --resume {self.path}, or name another folder"
             )
+        remains = [name for name in CONTENTS if _holds_something(self.path / name)]
+        if remains:
+            raise UserError(
+                f"--run-dir: {self.path} holds {remains[0]} of a run, but no config.json; delete it, or name another folder"
+            )
         there = next(p for p in (self.path, *self.path.absolute().parents) if p.exists() or p.is_symlink())
         if not there.is_dir():
             raise UserError(f"--run-dir: {self.path} cannot be a folder: {there} is none")
@@ -47,7 +59,12 @@ class RunFolder:
             raise UserError(f"--run-dir: {self.path} cannot be written: {there} is read-only")
 
     def create(self, config: Row) -> None:
-        """Make the folder and own it; UserError if it holds a run already, or cannot be made."""
+        """Make the folder, own it and begin a run; UserError if it holds a run already, or cannot be made."""
+        self.claim()
+        self.write_json("config.json", config)
+
+    def claim(self) -> None:
+        """Make the folder and own it. It holds a run only when it has its config.json."""
         self.require_free()
         try:
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -56,7 +73,11 @@ class RunFolder:
             raise UserError(f"--run-dir: {self.path} cannot be made: {error.strerror}") from error
         self.own("--run-dir")
         self.require_free()  # another process may have been between the first look and the lock
-        self.write_json("config.json", config)
+
+    def discard(self) -> None:
+        """Delete what a run that could not be begun has left in its folder."""
+        for name in ("config.json", *CONTENTS):
+            remove(self.path / name)
 
     def own(self, option: str) -> None:
         """Lock the folder for this process until it ends or closes it; UserError naming `option` if another one has it."""
@@ -74,24 +95,47 @@ class RunFolder:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"--resume: {self.path} is not the folder of a run: {error}") from error
 
+    @contextmanager
+    def writing(self, name: str) -> Iterator[None]:
+        """NotWritten, which names the file or folder and where to go on, in place of an OSError inside."""
+        try:
+            yield
+        except OSError as error:
+            raise self.not_written(name, error.strerror or str(error)) from error
+
+    def not_written(self, name: str, what: str) -> NotWritten:
+        """The sentence: what could not be written, why, and where to go on."""
+        whole = next((path for path in reversed(self.checkpoints()) if damage(path) is None), None)
+        saved = "no checkpoint was saved before" if whole is None else f"the last whole checkpoint is {whole}"
+        begun = (self.path / "config.json").exists()
+        way_on = f"go on with --resume {self.path}" if begun else "start the run again"
+        return NotWritten(f"{self.path / name} could not be written: {what}; {saved}. When that is mended, {way_on}")
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """Replace a file by `content`; it is never half written. Returns its path. NotWritten as on a full disk."""
+        with self.writing(name):
+            write_whole(self.path / name, content)
+        return self.path / name
+
     def write_json(self, name: str, content: Any) -> None:
-        """Replace a file by `content`; it is never half written."""
-        write_whole(self.path / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        """Replace a file by `content` as JSON."""
+        self.write(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
     def rows(self, name: str) -> list[Row]:
         """The complete lines of a .jsonl file."""
         return read_rows(self.path / name)
 
     def append(self, name: str, row: Row) -> None:
-        """Append a line, and add its numbers to TensorBoard."""
-        append_row(self.path / name, row)
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (imports torch, which --help does not need)
+        """Append a line, and add its numbers to TensorBoard. NotWritten as on a full disk."""
+        with self.writing(name):
+            append_row(self.path / name, row)
+        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "step"}
+        with self.writing("tensorboard"):
+            if self._events is None:
+                from integration.records.event_file import EventFile  # noqa: PLC0415 (a second, which --help does not need)
 
-            self._writer = SummaryWriter(str(self.path / "tensorboard"), purge_step=row["step"])
-        for key, value in row.items():
-            if isinstance(value, (int, float)) and key != "step":
-                self._writer.add_scalar(f"{name.removesuffix('.jsonl')}/{key}", value, row["step"])
+                self._events = EventFile(self.path / "tensorboard", row["step"])
+            self._events.add(row["step"], {f"{name.removesuffix('.jsonl')}/{key}": value for key, value in numbers.items()})
 
     def rewind(self, step: int) -> None:
         """Remove the lines after `step`: a resumed run writes them again. UserError for a line without its step."""
@@ -104,7 +148,7 @@ class RunFolder:
                         f"{row.get('step')!r}; mend it, or restore the file from a copy"
                     )
             kept = [row for row in rows if row["step"] <= step]
-            write_whole(self.path / name, "".join(json.dumps(row) + "\n" for row in kept))
+            self.write(name, "".join(json.dumps(row) + "\n" for row in kept))
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -116,14 +160,18 @@ class RunFolder:
 
         Broken ones that are newer are named and set aside. UserError if all are broken.
         """
+        for aside in (self.path / "checkpoints").glob(".*.old"):
+            with self.writing("checkpoints"):
+                recover(aside.with_name(aside.name.removeprefix(".").removesuffix(".old")))
         broken: dict[Path, str] = {}
         for checkpoint in reversed(self.checkpoints()):
             wrong = damage(checkpoint)
             if wrong is None:
                 for path, what in broken.items():
                     aside = path.with_name(f"broken-{path.name}")
-                    remove(aside)
-                    path.rename(aside)
+                    with self.writing(f"checkpoints/{aside.name}"):
+                        remove(aside)
+                        path.rename(aside)
                     print(f"checkpoint {path} is broken: {what}. It is now {aside.name}; going on from {checkpoint.name}")
                 return checkpoint
             broken[checkpoint] = wrong
@@ -133,29 +181,35 @@ class RunFolder:
         return None
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Let `write` fill a new folder, then delete the oldest checkpoints beyond `keep_checkpoints`. Returns the folder.
+        """Let `write` fill a new folder, then `tidy`. Returns the folder.
 
-        TrainingFailure if it cannot be written, such as on a full disk: the checkpoints before it are still there.
+        NotWritten if it cannot be written, such as on a full disk: the checkpoints before it are still there.
         """
-        final = self.path / "checkpoints" / f"{step:06d}"
+        name = f"checkpoints/{step:06d}"
 
         def fill(folder: Path) -> None:
             write(folder)
             write_checksums(folder)
 
         try:
-            replace_folder(final, fill)
+            replace_folder(self.path / name, fill)
         except Exception as error:  # torch, safetensors and orbax each report a full disk in their own way
             last = (str(error).strip().splitlines() or [""])[0]
-            raise TrainingFailure(
-                f"checkpoint {final} could not be written ({type(error).__name__}: {last}); the checkpoints before it are whole"
-            ) from error
-        for old in self.checkpoints()[: -self.keep_checkpoints]:
-            remove(old)
-        return final
+            raise self.not_written(name, f"{type(error).__name__}: {last}") from error
+        self.tidy()
+        return self.path / name
+
+    def tidy(self) -> None:
+        """Delete the oldest checkpoints beyond `keep_checkpoints`, and what a kill while one was written has left behind."""
+        surplus = self.checkpoints()[: -self.keep_checkpoints]
+        for path in [*surplus, *(self.path / "checkpoints").glob(".*.tmp"), *(self.path / "checkpoints").glob(".*.old")]:
+            with self.writing(f"checkpoints/{path.name}"):
+                remove(path)
 
     def close(self) -> None:
-        """Flush TensorBoard and give the folder free."""
-        if self._writer is not None:
-            self._writer.close()
+        """Give the folder free."""
         self._lock.release()
+
+
+def _holds_something(path: Path) -> bool:
+    return any(path.iterdir()) if path.is_dir() else path.exists()

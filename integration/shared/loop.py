@@ -13,7 +13,7 @@ from tqdm import tqdm
 from gspo_core import plan
 from gspo_core.planning import Plan
 from integration.options.config import Config
-from integration.options.errors import TrainingFailure
+from integration.options.errors import NotWritten, TrainingFailure
 from integration.records.findings import Announcer
 from integration.records.report import summary, write_report
 from integration.records.run_folder import RunFolder
@@ -45,16 +45,18 @@ def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
     try:
         rollouts(trainer, one_rollout, stop)
         print(f"\n{summary(folder)}\nreport: {write_report(folder)}")
+    except NotWritten:
+        raise  # it says where to go on, and a report could not be written either
     except TrainingFailure as error:
         try:
             write_report(folder)
-        except OSError as second:
+        except NotWritten as second:
             print(f"no report: {second}", file=sys.stderr)
         raise TrainingFailure(f"{error}. {way_on(folder)}") from error
     finally:
         folder.close()
         stop.leave()
-    if stop.requested:
+    if stop.requested and trainer.step < trainer.config.rollouts:
         print(f"stopped after rollout {trainer.step}; go on with --resume {folder.path}")
         return 130
     return 0

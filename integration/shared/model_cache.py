@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
+from integration.options.errors import NotWritten
 from integration.records.files import create_folder, write_whole
 
 
@@ -28,16 +29,30 @@ def cached_model(cache: Path, name: str, recipe: dict[str, Any], make: Callable[
         recipe: JSON values that determine the weights: sizes, seed, data, steps. The versions of torch and transformers
             are added here, since another version may initialise or compute otherwise. It is written to recipe.json.
         make: returns the model, and the tokenizer if there is one.
+
+    Raises NotWritten for a full disk, or a cache that is read-only.
     """
     recipe = recipe | {package: version(package) for package in ("torch", "transformers")}
     text = json.dumps(recipe, indent=1, sort_keys=True)
     folder = cache / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-    if not folder.exists():
 
-        def fill(temporary: Path) -> None:
-            for part in make():
+    def fill(temporary: Path) -> None:
+        parts = make()
+        try:
+            for part in parts:
                 part.save_pretrained(temporary)
             write_whole(temporary / "recipe.json", text + "\n")
+        except Exception as error:  # safetensors reports a full disk in its own way
+            raise _not_written(folder, error) from error
 
-        create_folder(folder, fill)
+    if not folder.exists():
+        try:
+            create_folder(folder, fill)
+        except OSError as error:
+            raise _not_written(folder, error) from error
     return folder
+
+
+def _not_written(folder: Path, error: Exception) -> NotWritten:
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return NotWritten(f"--cache-dir: {folder} could not be written: {first}; make room, or name another folder")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.budgets import assert_within, float32_budget
+from support.runs.broken_disk import longest_file
 from support.runs.torch_trainers import make_trainer
 
 from gspo_core.planning import Plan
@@ -17,7 +18,8 @@ from integration.on_torch.passes import Old
 from integration.on_torch.rollout import Responses, require_plain_head, response_logp
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, update
-from integration.options.errors import TrainingFailure
+from integration.options.errors import NotWritten, TrainingFailure
+from integration.records.checksums import damage
 from integration.shared.evaluation import evaluate
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in
@@ -280,3 +282,18 @@ def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: 
     budget = float32_budget(16 * 6, 0.01) * largest
     assert_within(kept, whole, budget)
     assert float((wrong_denominator - whole).abs().max()) > 10 * budget
+
+
+@pytest.mark.parametrize("size", [0, 500, 5000, 50_000])
+def test_a_checkpoint_on_a_full_disk_is_named_and_the_one_before_is_whole(trainer: Trainer, size: int) -> None:
+    """The file that is too large is written by Python, by Rust or by C++."""
+    trainer.folder.create(trainer.config.to_json())
+    trainer.step = 1
+    trainer.save()
+    trainer.step = 2
+    with longest_file(size), pytest.raises(NotWritten, match=r"000002 could not be written: .*whole checkpoint is .*000001\."):
+        trainer.save()
+    assert [(path.name, damage(path)) for path in (trainer.folder.path / "checkpoints").iterdir()] == [("000001", None)]
+    trainer.save()
+    assert damage(trainer.folder.path / "checkpoints" / "000002") is None
+    trainer.folder.close()

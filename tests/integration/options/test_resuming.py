@@ -178,7 +178,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path: Path) -
         fill(path)
         raise RuntimeError("PytorchStreamWriter failed writing file\nNo space left on device")
 
-    with pytest.raises(TrainingFailure, match=r"000007 could not be written .*PytorchStreamWriter.*before it are whole"):
+    with pytest.raises(TrainingFailure, match=r"000007 could not be written: .*PytorchStreamWriter.*; the last whole .*000006"):
         folder.save_checkpoint(7, full)
     folder.close()
     assert [path.name for path in folder.checkpoints()] == ["000002", "000004", "000006"]

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs.broken_disk import longest_file
 
 from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
+from integration.options.errors import NotWritten
 from integration.records.files import create_folder, replace_folder, write_whole
 from integration.shared import model_cache
 from integration.shared.model_cache import cached_model
@@ -56,27 +58,38 @@ def test_another_version_of_torch_makes_another_model(tmp_path: Path, monkeypatc
 def test_a_model_that_was_interrupted_is_not_in_the_cache(tmp_path: Path) -> None:
     class FullDisk:
         def save_pretrained(self, folder: Path) -> None:
-            folder.mkdir()
             (folder / "config.json").write_text("{")
             raise OSError("no space left")
 
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(NotWritten, match=r"^--cache-dir: .*tiny-\w{12} could not be written: no space left"):
         cached_model(tmp_path, "tiny", {}, lambda: (FullDisk(),))
     assert list(tmp_path.iterdir()) == []
     folder = cached_model(tmp_path, "tiny", {}, Factory())
     assert list(tmp_path.iterdir()) == [folder]
 
 
+@pytest.mark.parametrize("size", [0, 100, 2000])
+def test_a_cache_on_a_full_disk_is_named_and_holds_nothing(tmp_path: Path, size: int) -> None:
+    """Safetensors writes without Python."""
+    with longest_file(size), pytest.raises(NotWritten, match=r"^--cache-dir: .* could not be written: .*; make room"):
+        cached_model(tmp_path, "tiny", {}, Factory())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_found_out_before_the_model_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    make = Factory()
+    with pytest.raises(NotWritten, match=r"^--cache-dir: .* could not be written: .*Not a directory"):
+        cached_model(tmp_path / "file" / "cache", "tiny", {}, make)
+    assert make.calls == 0
+
+
 def test_of_two_processes_that_make_the_same_folder_the_first_wins(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "model"
 
-    def fill(name: str, path: Path) -> None:
-        path.mkdir()
-        (path / name).touch()
-
     def slower(path: Path) -> None:
-        create_folder(folder, lambda other: other.mkdir() or (other / "first").touch())  # type: ignore[func-returns-value]
-        fill("second", path)
+        create_folder(folder, lambda other: (other / "first").touch())
+        (path / "second").touch()
 
     create_folder(folder, slower)
     assert [path.name for path in folder.iterdir()] == ["first"]

@@ -2,9 +2,10 @@
 
     python tests/support/runs/kills.py --script train_torch --kills 60 --seed 0
 
-A third of the kills come while a checkpoint is written, the others at random moments after the first options are on disk.
-A run is resumed until it is finished; then the next one begins, until there were enough kills. Processes are forked from a
-server that has imported the frameworks, which makes a start cheap.
+A third of the kills come while a checkpoint is written, the others at random moments between the first rollout of a process
+and the time that an undisturbed one takes from there to its last checkpoint: never while it is only loading. A run is resumed
+until it is finished; then the next one begins, until there were enough kills. Processes are forked from a server that has
+imported the frameworks, and JAX keeps what it compiles, which makes a start cheap.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,14 @@ LONGEST = 240.0
 """Seconds that a process may take before something is wrong."""
 
 
-def train(script: str, options: list[str]) -> None:
+def train(script: str, options: list[str], compiled: str) -> None:
     """A forked process: the script with these options, printing nowhere."""
-    module = __import__(f"integration.{script}", fromlist=["train"])
+    if script == "train_jax":
+        jax = import_module("jax")
+        jax.config.update("jax_compilation_cache_dir", compiled)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    module = import_module(f"integration.{script}")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(nowhere, stream)
@@ -65,6 +72,31 @@ def half_written(folder: Path) -> set[tuple[int, int]]:
     return found
 
 
+class FirstRow:
+    """Whether a process has finished a rollout: its lines of metrics are in a file that it began by writing anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "metrics.jsonl"
+        self._before = self._found()
+        self._begun: tuple[int, int] | None = None
+
+    def __call__(self) -> bool:
+        """True from its first line on, once it was seen that the file is the process's own."""
+        now = self._found()
+        if now is None or (self._before is not None and now[0] == self._before[0]):
+            return False
+        self._begun = self._begun or now
+        return now[1] > self._begun[1]
+
+    def _found(self) -> tuple[int, int] | None:
+        """(inode, size)."""
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_size
+
+
 @dataclass
 class Killer:
     """Kills runs of one script."""
@@ -83,7 +115,15 @@ class Killer:
         self._random = random.Random(self.seed)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([f"integration.on_{self.script.removeprefix('train_')}.training", __name__])
-        self._reference = self._finish(self._start("undisturbed"), "undisturbed")
+        self._finish(self._start("cold"), "cold")  # makes the model, and compiles
+        first = FirstRow(self.workplace / "undisturbed")
+        process = self._start("undisturbed")
+        self._wait_for(process, first)
+        began = time.monotonic()
+        self._wait_for(process, (self.workplace / "undisturbed" / "checkpoints" / f"{ROLLOUTS:06d}").exists)
+        self._seconds = 1.1 * (time.monotonic() - began)
+        """From the first rollout to a little after the last checkpoint: most of a report is left out."""
+        self._reference = self._finish(process, "undisturbed")
 
     def kill(self, count: int) -> None:
         """Kill `count` times; every run that was begun is finished and compared."""
@@ -91,7 +131,7 @@ class Killer:
         while self.kills < goal:
             self.runs += 1
             name = f"run-{self.runs}"
-            while self.kills < goal and self._killed(self._start(name), name):
+            while self.kills < goal and self._killed(name):
                 pass
             if self._finish(self._start(name), name) != self._reference:
                 self.different.append(self.workplace / name)
@@ -100,17 +140,19 @@ class Killer:
         folder = self.workplace / name
         begun = (folder / "config.json").exists()
         options = ["--resume", str(folder)] if begun else [*OPTIONS, "--run-dir", str(folder)]
-        process = self._context.Process(target=train, args=(self.script, ["--cache-dir", str(self.workplace / "c"), *options]))
+        options = ["--cache-dir", str(self.workplace / "c"), *options]
+        process = self._context.Process(target=train, args=(self.script, options, str(self.workplace / "compiled")))
         process.start()
         return process
 
-    def _killed(self, process: Any, name: str) -> bool:
-        """Kill the process at a random moment; False if it was finished before."""
+    def _killed(self, name: str) -> bool:
+        """Go on with the run and kill it at a random moment; False if it was finished before."""
         folder = self.workplace / name
-        left = half_written(folder)
+        first, left = FirstRow(folder), half_written(folder)
         in_write = self._random.random() < 1 / 3
-        wait = self._random.uniform(0, 0.02) if in_write else self._random.uniform(0, 6)
-        self._wait_for(process, (folder / "config.json").exists)
+        wait = self._random.uniform(0, 0.02 if in_write else self._seconds)
+        process = self._start(name)
+        self._wait_for(process, first)
         if in_write:
             self._wait_for(process, lambda: half_written(folder) - left)
         process.join(wait)
