@@ -15,9 +15,9 @@ import torch
 from support.budgets import assert_same_bits, assert_within
 from support.cases import core_loss
 from support.family import MEMBERS, Member, by_member
+from support.inputs.one_shape import EXAMPLES
 from support.jax_programs.losses import BATCH, EVERY_LAYOUT, SEQUENCE, inputs, itself, loss_at, value_of
 from support.libraries import JAX, NUMPY, TORCH
-from support.one_shape import EXAMPLES
 
 from gspo_core import GSPO, Loss, Padded, sharded
 

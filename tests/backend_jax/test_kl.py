@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from support.budgets import assert_within
-from support.kl_cases import with_and_without_a_cap
+from support.inputs.kl_cases import with_and_without_a_cap
 
 from gspo_core import Padded, SequenceMean, kl_penalty
 

@@ -15,8 +15,8 @@ import pytest
 from support.budgets import assert_within, float32_budget
 from support.cases import Batch, core_loss
 from support.family import PRESETS, Member, by_member
+from support.inputs.one_shape import EXAMPLES, N, T
 from support.libraries import JAX, NUMPY
-from support.one_shape import EXAMPLES, N, T
 
 import gspo_core
 from gspo_core import (

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.budgets import assert_within
 from support.family import MEMBERS, Member
+from support.inputs.one_shape import N
 from support.jax_programs.losses import inputs, value_of
-from support.one_shape import N
 
 from gspo_core import Padded
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from support.budgets import assert_within
 from support.family import MEMBERS, Member
+from support.inputs.one_shape import EXAMPLES
 from support.jax_programs.losses import Inputs, by_layout, inputs, loss_at, value_of
-from support.one_shape import EXAMPLES
 
 pytestmark = pytest.mark.slow
 

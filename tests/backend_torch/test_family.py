@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from support.budgets import REL64, assert_within
 from support.cases import Batch, batches, core_loss
 from support.family import PRESETS, Member, by_member, largest
+from support.inputs.one_shape import EXAMPLES
 from support.libraries import NUMPY
-from support.one_shape import EXAMPLES
 
 from gspo_core import Padded
 

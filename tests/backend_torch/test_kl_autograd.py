@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import assert_within
 from support.cases import Batch, batches
-from support.kl_cases import by_estimator, largest_units, policies, with_and_without_a_cap
+from support.inputs.kl_cases import by_estimator, largest_units, policies, with_and_without_a_cap
 from torch import Tensor
 
 from gspo_core import Padded, SequenceMean, kl_penalty

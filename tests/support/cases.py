@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from support.arrangements import PADDED, Arrangement, Ready
+from support.inputs.arrangements import PADDED, Arrangement, Ready
 from support.libraries import Library
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Loss, Objective, PerToken, TokenMean, policy_loss

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from support.arrangements import ARRANGEMENTS, Arrangement
 from support.family import MEMBERS, Member
+from support.inputs.arrangements import ARRANGEMENTS, Arrangement
 from support.libraries import COMPILED_JAX, COMPILED_TORCH, DASK, EVERYWHERE, JAX, NUMPY, Library
 
 DTYPES = (np.float32, np.float64)

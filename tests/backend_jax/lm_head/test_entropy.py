@@ -14,7 +14,8 @@ import torch
 from gspo_jax.lm_head import schemes
 from support.budgets import assert_within
 from support.jax_programs.linear_cases import arguments, loss_of, ours, precision, ring_of, small_pieces
-from support.lm_head.cases import Problem, assert_in_budget, from_logits, log_softmax_of, make, packed, with_kl
+from support.lm_head.agreement import assert_in_budget
+from support.lm_head.cases import Problem, from_logits, log_softmax_of, make, packed, with_kl
 
 from gspo_core.kl import K3
 

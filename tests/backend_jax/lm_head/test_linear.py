@@ -16,7 +16,8 @@ from support.cases import Batch
 from support.family import MEMBERS, Member, by_member
 from support.jax_programs.linear_cases import ours, ring_of, small_pieces
 from support.jax_programs.losses import BATCH
-from support.lm_head.cases import Problem, assert_in_budget, from_logits, is_clear_of_kinks, make, packed
+from support.lm_head.agreement import assert_in_budget, is_clear_of_kinks
+from support.lm_head.cases import Problem, from_logits, make, packed
 
 from gspo_core import Packed, Padded, PerToken
 

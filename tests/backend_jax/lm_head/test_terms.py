@@ -16,16 +16,8 @@ from gspo_jax import KLTerm
 from gspo_jax.lm_head import schemes
 from support.budgets import assert_within
 from support.jax_programs.linear_cases import arguments, array, loss_of, ours, precision, ring_of, small_pieces
-from support.lm_head.cases import (
-    Problem,
-    assert_in_budget,
-    from_logits,
-    is_clear_of_kinks,
-    log_softmax_of,
-    make,
-    packed,
-    with_kl,
-)
+from support.lm_head.agreement import assert_in_budget, is_clear_of_kinks
+from support.lm_head.cases import Problem, from_logits, log_softmax_of, make, packed, with_kl
 
 from gspo_core import GSPO_TOKEN, Padded, PerToken, TokenKL, kl_penalty, policy_loss
 from gspo_core.kl import K2, K3, Capped, KLEstimator, SequenceKL

@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.lm_head.cases import Answer, Problem, assert_in_budget, from_logits, is_clear_of_kinks, problems, small_pieces
+from support.lm_head.agreement import assert_in_budget, is_clear_of_kinks
+from support.lm_head.cases import Answer, Problem, from_logits, problems, small_pieces
 from torch import Tensor
 
 LOW = (-torch.inf, torch.finfo(torch.float32).min, -1e30)

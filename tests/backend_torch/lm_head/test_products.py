@@ -11,7 +11,8 @@ import torch
 from gspo_torch.lm_head import products
 from hypothesis import given
 from hypothesis import strategies as st
-from support.lm_head.cases import assert_in_budget, from_logits, make, ours
+from support.lm_head.agreement import assert_in_budget
+from support.lm_head.cases import from_logits, make, ours
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

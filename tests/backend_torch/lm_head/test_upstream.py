@@ -10,7 +10,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from support.lm_head.cases import Problem, from_logits, is_clear_of_kinks, make, problems, small_pieces
+from support.lm_head.agreement import is_clear_of_kinks
+from support.lm_head.cases import Problem, from_logits, make, problems, small_pieces
 from support.lm_head.upstream import DTYPES, assert_scaled, factors, rounded
 from torch import Tensor
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.budgets import assert_close64, assert_same_bits
-from support.groups import POISON, advantages, groups
+from support.inputs.groups import POISON, advantages, groups
 from support.libraries import NUMPY, Library
 from support.oracles import advantages as judge
 from support.oracles import loss as oracle

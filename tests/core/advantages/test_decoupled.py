@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.budgets import REL64, assert_close64, assert_same_bits, assert_within
-from support.groups import POISON, groups
+from support.inputs.groups import POISON, groups
 from support.libraries import Library
 from support.oracles import advantages as judge
 from support.oracles import loss as oracle

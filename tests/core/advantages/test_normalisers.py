@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from support.budgets import assert_close64, assert_within
-from support.groups import advantages, groups
+from support.inputs.groups import advantages, groups
 from support.libraries import NUMPY, Library
 from support.oracles import advantages as judge
 

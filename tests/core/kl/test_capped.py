@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.budgets import assert_same_bits, assert_within
 from support.cases import Batch, batches
 from support.draws import at_most
-from support.kl_cases import Policies, by_estimator, policies, reductions_of, term
+from support.inputs.kl_cases import Policies, by_estimator, policies, reductions_of, term
 from support.libraries import Library
 from support.oracles import kl as judge
 

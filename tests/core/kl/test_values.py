@@ -11,7 +11,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import assert_close64, assert_same_bits, assert_within
 from support.cases import POISONS, Batch, batches
-from support.kl_cases import ESTIMATORS, Policies, by_estimator, largest_units, policies, reductions_of, term
+from support.inputs.kl_cases import ESTIMATORS, Policies, by_estimator, largest_units, policies, reductions_of, term
 from support.libraries import Library
 from support.oracles import kl as judge
 

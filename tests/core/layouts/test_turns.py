@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import REL64, assert_close64, assert_same_bits, assert_within
-from support.dialogues import REDUCTIONS, Dialogues, dialogues, loss_of
+from support.inputs.dialogues import REDUCTIONS, Dialogues, dialogues, loss_of
 from support.libraries import NUMPY, TORCH, Library
 from support.ranks import on_all_ranks
 

@@ -13,8 +13,8 @@ from support.budgets import REL64, assert_same_bits, assert_within
 from support.cases import POISONS, Batch, batches
 from support.draws import at_most
 from support.family import MEMBERS, Member, by_member, largest
+from support.inputs.metric_cases import assert_numbers, at_tokens, judged, measured, on_layout, pack, token_arrays, vectors
 from support.libraries import NUMPY, Library
-from support.metric_cases import assert_numbers, at_tokens, judged, measured, on_layout, pack, token_arrays, vectors
 from support.oracles import metrics as oracle_metrics
 from support.ranks import Ranks
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from support.inputs.metric_cases import on_layout
 from support.libraries import Library
-from support.metric_cases import on_layout
 
 from gspo_core import (
     GRPO,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.budgets import REL64
 from support.cases import Batch, batches
 from support.family import MEMBERS, largest
+from support.inputs.metric_cases import assert_numbers, measured, pack
 from support.libraries import Library
-from support.metric_cases import assert_numbers, measured, pack
 from support.ranks import Ranks
 
 from gspo_core import GSPO, Packed, Padded, batch_metrics, diagnose, group_metrics, merge, policy_loss, sharded, summary

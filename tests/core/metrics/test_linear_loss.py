@@ -14,7 +14,8 @@ from hypothesis import given
 from support.draws import at_most
 from support.family import MEMBERS
 from support.jax_programs.linear_cases import arguments, loss_of, precision
-from support.lm_head.cases import Problem, from_logits, is_clear_of_kinks, make, problems, with_kl
+from support.lm_head.agreement import is_clear_of_kinks
+from support.lm_head.cases import Problem, from_logits, make, problems, with_kl
 
 from gspo_core import batch_metrics, policy_loss, summary
 from gspo_core.kl import K3

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support.budgets import REL64, assert_same_bits, assert_within
 from support.cases import Batch, batches
 from support.family import MEMBERS, largest
+from support.inputs.metric_cases import assert_numbers, judged, measured, vectors
 from support.libraries import NUMPY, Library
-from support.metric_cases import assert_numbers, judged, measured, vectors
 from support.oracles import advice as oracle_advice
 from support.oracles import metrics as oracle_metrics
 from support.oracles import sampler as oracle_sampler

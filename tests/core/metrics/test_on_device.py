@@ -10,7 +10,7 @@ from hypothesis import given
 from support.cases import Batch, batches
 from support.draws import at_most
 from support.family import MEMBERS, Member, by_member
-from support.metric_cases import on_layout
+from support.inputs.metric_cases import on_layout
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from gspo_core import (

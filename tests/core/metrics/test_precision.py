@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import assert_within
 from support.cases import Batch, batches
+from support.inputs.metric_cases import measured, on_layout, vectors
 from support.libraries import NUMPY, Library
-from support.metric_cases import measured, on_layout, vectors
 from support.oracles import metrics as oracle_metrics
 
 from gspo_core import GSPO, Padded, summary

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import assert_within
 from support.cases import Batch, batches
+from support.inputs.metric_cases import measured, on_layout
 from support.libraries import Library
-from support.metric_cases import measured, on_layout
 
 from gspo_core import GSPO, TIS, Clip, Padded, diagnose, merge, summary
 from gspo_core.clip_range import estimate_drift

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from support.budgets import assert_close64, assert_within
-from support.hand_numbers import HAND, LOGP, MASK, OLD
+from support.inputs.hand_numbers import HAND, LOGP, MASK, OLD
 from support.libraries import Library
 
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective, Padded, policy_loss

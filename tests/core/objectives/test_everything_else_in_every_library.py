@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from support.arrangements import PACKED, PADDED, Arrangement, Ready
 from support.budgets import REL64, assert_within, float32_budget
 from support.cells import IN_PAIRS, OF_EVERYTHING_ELSE
+from support.inputs.arrangements import PACKED, PADDED, Arrangement, Ready
+from support.inputs.one_shape import MASKS, N, T
 from support.libraries import NUMPY, Library
-from support.one_shape import MASKS, N, T
 
 from gspo_core import TIS, SequenceMean, TokenKL, TokenMean, group_advantages, kl_penalty, sampler_weight
 from gspo_core.advantages import (

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support.arrangements import ARRANGEMENTS, PACKED, Arrangement
 from support.cases import Batch, batches, core, core_loss
 from support.cells import CELLS, DTYPES, IN_PAIRS, Cell, by_cell, cells_of
 from support.family import MEMBERS, Member, by_member, largest
+from support.inputs.arrangements import ARRANGEMENTS, PACKED, Arrangement
+from support.inputs.one_shape import EXAMPLES, N, T
 from support.libraries import EVERYWHERE, NUMPY, Library
-from support.one_shape import EXAMPLES, N, T
 
 pytestmark = [
     # What torch says about itself while tracing; test_torch_compile has the reasons.

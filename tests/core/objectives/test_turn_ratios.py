@@ -11,7 +11,7 @@ from hypothesis import assume, find, given, settings
 from hypothesis import strategies as st
 from support.budgets import REL64, assert_close64, assert_same_bits, assert_within
 from support.cases import Batch, batches
-from support.dialogues import REDUCTIONS, Dialogues, dialogues, loss_of
+from support.inputs.dialogues import REDUCTIONS, Dialogues, dialogues, loss_of
 from support.libraries import NUMPY, Library
 
 from gspo_core import GSPO, Clip, Objective, Packed, Padded, SequenceMean, Turns, policy_loss

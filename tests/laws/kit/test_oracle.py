@@ -9,7 +9,7 @@ from support.budgets import assert_close64
 from support.cases import Batch, batches
 from support.draws import at_most
 from support.family import MEMBERS, Member, largest
-from support.hand_numbers import HAND, LOGP, MASK, OLD
+from support.inputs.hand_numbers import HAND, LOGP, MASK, OLD
 from support.oracles import family as oracle_family
 
 from gspo_core import Objective

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.arrangements import ARRANGEMENTS
 from support.budgets import assert_within
 from support.cells import CELLS, IN_PAIRS, OF_EVERYTHING_ELSE
 from support.family import MEMBERS, PRESETS
+from support.inputs.arrangements import ARRANGEMENTS
 from support.libraries import EVERYWHERE
 from support.repository import ROOT
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.cases import Batch
 from support.family import MEMBERS, Member
-from support.one_shape import EXAMPLES, N
+from support.inputs.one_shape import EXAMPLES, N
 
 from gspo_core import Loss, Packed, Padded, PerToken, sharded
 from gspo_core.layouts import Layout, Restricted

@@ -5,10 +5,10 @@ TRITON_INTERPRET must be 1 before Triton is imported, so this is a process of it
 
 from __future__ import annotations
 
-import itertools
 import json
 import traceback
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import gspo_torch
@@ -18,10 +18,11 @@ from gspo_torch.lm_head import blocks, two_pass
 from gspo_torch.lm_head import triton_kernels as kernels
 from gspo_torch.lm_head.blocks import Scores, Weights
 from gspo_torch.lm_head.head import Head
-from support.lm_head.cases import Answer, Problem, error, from_logits, make, ours, small_pieces
+from support.lm_head.agreement import error
+from support.lm_head.cases import Answer, Problem, from_logits, make, ours, small_pieces
 from torch import Tensor
 
-DTYPES = (torch.float16, torch.bfloat16)
+assert kernels.INTERPRETED
 EPS32 = torch.finfo(torch.float32).eps
 ROUNDING = {torch.float16: torch.finfo(torch.float16).eps / 2, torch.bfloat16: torch.finfo(torch.bfloat16).eps}
 """What a tile's rounding may cost: half a unit; a whole one in bfloat16, which the interpreter truncates to."""
@@ -40,7 +41,7 @@ def head_of(rows: int, width: int, vocabulary: int, dtype: torch.dtype, **option
 
 def variants() -> list[dict[str, Any]]:
     """Every combination of bias, soft cap and temperature."""
-    axes = itertools.product((False, True), (None, 3.0), (1.0, 0.6))
+    axes = product((False, True), (None, 3.0), (1.0, 0.6))
     return [{"bias": bias, "soft_cap": cap, "temperature": temperature} for bias, cap, temperature in axes]
 
 
@@ -57,7 +58,7 @@ def float32_of(actual: Tensor, expected: Tensor, budget: float) -> None:
 
 def log_probs_and_entropies_are_float32_good() -> None:
     """A logit of order 16 sums H products, a softmax V exponentials: (16 H + V) units; 1/temperature of them."""
-    for dtype, shape, options in itertools.product(DTYPES, SHAPES, variants()):
+    for dtype, shape, options in product(ROUNDING, SHAPES, variants()):
         head, states, tokens = head_of(*shape, dtype, **options)
         log_p = torch.log_softmax(logits64(head, states), -1)
         seen = two_pass.finish(head, kernels.scores(head, states, tokens, True))
@@ -69,7 +70,7 @@ def log_probs_and_entropies_are_float32_good() -> None:
 
 def scores_are_those_of_plain_torch() -> None:
     """The part of a vocabulary that begins at 100: rows whose token is elsewhere have picked 0. With and without entropy."""
-    for dtype, shape, entropy in itertools.product(DTYPES, SHAPES, (False, True)):
+    for dtype, shape, entropy in product(ROUNDING, SHAPES, (False, True)):
         head, states, tokens = head_of(*shape, dtype, shard=VocabularyShard(100, 10**4, None))
         tokens = tokens % 100 + torch.tensor([100, 0, 100 + shape[2]])[torch.arange(shape[0]) % 3]
         theirs = two_pass._scores(head, states, tokens, entropy)
@@ -91,7 +92,7 @@ def _lse(seen: Scores) -> Tensor:
 
 def gradient_tiles_are_those_of_plain_torch() -> None:
     """In the parameters' dtype: its rounding, and float32's budget. Blocks in the middle of the vocabulary, too."""
-    for dtype, shape, options in itertools.product(DTYPES, SHAPES, variants()):
+    for dtype, shape, options in product(ROUNDING, SHAPES, variants()):
         head, states, tokens = head_of(*shape, dtype, **options)
         z = logits64(head, states)
         lse = z.logsumexp(1)
@@ -114,7 +115,7 @@ def gradient_tiles_are_those_of_plain_torch() -> None:
 
 def a_minus_infinite_bias_takes_a_token_out() -> None:
     """A whole tile of them, too, as in a padded vocabulary."""
-    for dtype in DTYPES:
+    for dtype in ROUNDING:
         head, states, tokens = head_of(5, 16, 100, dtype, bias=True)
         assert head.bias is not None
         head.bias[32:70] = -torch.inf
@@ -171,7 +172,7 @@ def the_whole_loss_goes_through_the_kernels() -> None:
         setattr(kernels, name, counted(name))
     two_pass._tile_shape = lambda *_: (7, 24)
     try:
-        for dtype in DTYPES:
+        for dtype in ROUNDING:
             for options in ({}, {"temperature": 0.7, "soft_cap": 5.0, "entropy_bonus": 0.2}):
                 problem = _problem(dtype, options=options)
                 _assert_low(problem, ours(problem, budget_bytes=0, return_logp=True, return_entropy=True))
@@ -185,7 +186,7 @@ def the_whole_loss_goes_through_the_kernels() -> None:
 
 def sequences_too_long_for_the_aligned_way_add_to_its_sums() -> None:
     """The kernels' gradients are added to what other chunks left there, whatever unit they are made in."""
-    for dtype in DTYPES:
+    for dtype in ROUNDING:
         problem = _problem(dtype, drift=1e-3, advantage=torch.tensor([2.0, -1.0, 0.0, 1.0, 1.0]).double())
         with small_pieces((7, 24)):
             answer = ours(problem, budget_bytes=6 * 70 * 4 + 70 * 24 * 4)
@@ -286,7 +287,6 @@ CHECKS: list[Callable[[], None]] = [
 def main() -> None:
     """Run all."""
     torch.set_num_threads(1)
-    assert kernels.INTERPRETED
     for check in CHECKS:
         failure = ""
         try:

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
+from support.lm_head.agreement import error
+from support.lm_head.cases import PARAMETERS, Answer, Problem, from_logits, logits_of
 from torch import Tensor
-
-from .cases import PARAMETERS, Answer, Problem, error, from_logits, logits_of
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

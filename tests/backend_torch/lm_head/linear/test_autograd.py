@@ -11,7 +11,8 @@ import gspo_torch
 import pytest
 import torch
 from gspo_torch.lm_head import aligned, blocks, products, two_pass
-from support.lm_head.cases import PARAMETERS, Problem, assert_in_budget, from_logits, make, ours
+from support.lm_head.agreement import assert_in_budget
+from support.lm_head.cases import PARAMETERS, Problem, from_logits, make, ours
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

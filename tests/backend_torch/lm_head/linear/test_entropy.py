@@ -11,19 +11,8 @@ from gspo_torch.lm_head.aligned import cached_logits
 from hypothesis import given
 from hypothesis import strategies as st
 from support.draws import at_most
-from support.lm_head.cases import (
-    Problem,
-    assert_in_budget,
-    error,
-    from_logits,
-    is_clear_of_kinks,
-    log_softmax_of,
-    logits_of,
-    make,
-    ours,
-    problems,
-    small_pieces,
-)
+from support.lm_head.agreement import assert_in_budget, error, is_clear_of_kinks
+from support.lm_head.cases import Problem, from_logits, log_softmax_of, logits_of, make, ours, problems, small_pieces
 from torch import Tensor
 
 pytestmark = pytest.mark.slow

@@ -10,18 +10,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.draws import at_most
-from support.lm_head.cases import (
-    Answer,
-    Problem,
-    assert_in_budget,
-    error,
-    from_logits,
-    is_clear_of_kinks,
-    make,
-    ours,
-    problems,
-    small_pieces,
-)
+from support.lm_head.agreement import assert_in_budget, error, is_clear_of_kinks
+from support.lm_head.cases import Answer, Problem, from_logits, make, ours, problems, small_pieces
 from support.ranks import Ranks
 
 from gspo_core import (

@@ -11,7 +11,8 @@ import gspo_torch
 import pytest
 import torch
 from gspo_torch.lm_head import aligned, blocks
-from support.lm_head.cases import Problem, error, from_logits, make, ours, small_pieces, with_kl
+from support.lm_head.agreement import error
+from support.lm_head.cases import Problem, from_logits, make, ours, small_pieces, with_kl
 from torch import Tensor
 
 from gspo_core import GRPO, GSPO_TOKEN, PerToken
