@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import tyro
@@ -12,27 +14,45 @@ import tyro
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
 from integration.options.resuming import check_changes, saved_options
+from integration.options.streams import steady_streams
 
 
 def command_line(train: Callable[[Config], int], description: str | None) -> int:
-    """Read the options and train. An error is one sentence on standard error and an exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal of another encoding gets escapes, not an error
+    """Read the options and train. Returns the exit status."""
+    return guarded(lambda: train(read_options(description)))
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """A program's exit status. An error is one sentence on standard error; SIGTERM and a closed terminal are as Ctrl-C."""
+    with steady_streams(), _interruptible():
+        try:
+            return main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except TrainingFailure as error:
+            print(f"training stopped: {error}", file=sys.stderr)
+            return 3
+        except OSError as error:
+            print(f"training stopped: {error}; what was saved before is whole", file=sys.stderr)
+            return 3
+        except KeyboardInterrupt:
+            print("interrupted at once; what was saved before is whole", file=sys.stderr)
+            return 130
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Other signals that end a process raise KeyboardInterrupt, too, so that temporary files go and a study's processes end."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # such as SIGHUP under nohup
+            signal.signal(number, signal.default_int_handler)
     try:
-        return train(read_options(description))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except TrainingFailure as error:
-        print(f"training stopped: {error}", file=sys.stderr)
-        return 3
-    except OSError as error:
-        print(f"training stopped: {error}; what was saved before is whole", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("interrupted at once; what was saved before is whole", file=sys.stderr)
-        return 130
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def read_options(description: str | None) -> Config:

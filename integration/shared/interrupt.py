@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
+from contextlib import suppress
 from types import FrameType
+
+from integration.options.streams import write_nowhere
 
 
 class StopOnSignal:
@@ -29,17 +31,11 @@ class StopOnSignal:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
-            self._leave_terminal()
+            write_nowhere(*self._terminals)  # writing to a closed terminal is an error, which would end the run unsaved
         elif self.requested:
             signal.signal(signal.SIGINT, lambda *_: os._exit(130))
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.requested = True
-        print("\nfinishing this rollout, then saving; once more to stop at once", file=sys.stderr, flush=True)
-
-    def _leave_terminal(self) -> None:
-        """Print nowhere from now on: writing to a closed terminal is an error, which would end the run unsaved."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        for stream in self._terminals:
-            os.dup2(nowhere, stream)
-        os.close(nowhere)
+        with suppress(OSError):  # not by `print`, in the middle of which this may be
+            os.write(2, b"\nfinishing this rollout, then saving; once more to stop at once\n")

@@ -19,6 +19,7 @@ from typing import NamedTuple, TypeVar
 
 import tyro
 
+from integration.options.command_line import guarded
 from integration.options.errors import UserError
 from integration.records.json_lines import Row, append_line, drop_torn_line, read_rows
 from integration.studies.worker import Function, Run, Worker
@@ -96,14 +97,10 @@ def run_stages(stages: Sequence[Stage], *, jobs: int, time_limit: float | None) 
 
 
 def command_line(main: Callable[[Options], int], options: type[Options], description: str | None) -> None:
-    """Read a study's options, run it and exit with its status; a UserError is one sentence and status 2."""
+    """Read a study's options, run it and exit with its status; an error is one sentence, as of the training scripts."""
     module = sys.modules["__main__"].__spec__
     prog = None if module is None else f"python -m {module.name}"
-    try:
-        sys.exit(main(tyro.cli(options, prog=prog, description=description)))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(guarded(lambda: main(tyro.cli(options, prog=prog, description=description))))
 
 
 def _finished(runs: list[Run], results: Path) -> dict[str, Row]:

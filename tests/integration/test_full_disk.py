@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from support.runs.broken_disk import Fault, Killed, disk
+from support.runs.broken_disk import Fault, Killed, Signalled, disk
 from support.runs.scripts import rows
 
+from integration.options.command_line import guarded
 from integration.options.config import Config
 from integration.options.errors import NotWritten, UserError
 from integration.options.resuming import open_run, remember, resume_options
@@ -59,7 +60,7 @@ class Trainer:
                     self.step, self.weights = int(checkpoint.name), int((checkpoint / "weights").read_text())
                 remember(self.config, self.folder)
             self.folder.rewind(self.step if self.step else -1)
-        except Exception:
+        except BaseException:
             self.folder.close()
             raise
 
@@ -169,6 +170,29 @@ def test_a_run_that_fails_again_and_again_ends_as_an_undisturbed_one(expected: d
         path = Path(folder, "run")
         for fault in faults:
             fails(path, fault)
+        run(path)
+        assert state(path) == expected
+
+
+@given(at=st.integers(1, 160), later=st.one_of(st.none(), st.integers(1, 12)))
+def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one(
+    expected: dict[str, Any], at: int, later: int | None
+) -> None:
+    """By SIGTERM; a second one, a few changes later, stops it at once."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "run")
+
+        def main() -> int:
+            trainer = Trainer(path)
+            return loop.run(trainer, trainer.one_rollout)
+
+        with disk(path, made=Signalled(path, at, *([] if later is None else [at + later]))):
+            status = guarded(main)
+        assert status in (0, 130)
+        saved = sorted((path / "checkpoints").glob("[0-9]*"))
+        if later is None and status == 130 and rows_of(path):
+            assert damage(saved[-1]) is None
+            assert int(saved[-1].name) == len(rows_of(path)), "the rollout under way is finished, and saved"
         run(path)
         assert state(path) == expected
 

@@ -6,6 +6,7 @@ import builtins
 import io
 import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,10 +94,24 @@ def longest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+class Signalled(Disk):
+    """A disk that does not fail; the process gets a signal at each of these changes."""
+
+    def __init__(self, folder: Path, *at: int) -> None:
+        super().__init__(folder, None)
+        self._at = at
+
+    def change(self) -> None:
+        """One more."""
+        super().change()
+        if self.changes in self._at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextmanager
-def disk(folder: Path, fault: Fault | None = None) -> Iterator[Disk]:
-    """Whatever changes this folder, inside, does it on this disk."""
-    made = Disk(folder, fault)
+def disk(folder: Path, fault: Fault | None = None, made: Disk | None = None) -> Iterator[Disk]:
+    """Whatever changes this folder, inside, does it on a disk with this fault, or on the one given."""
+    made = made or Disk(folder, fault)
     changing = ("open", "mkdir", "rmdir", "unlink", "remove", "rename", "replace", "truncate")
     guards = {name: made.guarded(getattr(os, name)) for name in changing}
     with (
