@@ -78,7 +78,7 @@ def ours(x: Problem) -> Gradients:
 
 def plain(x: Problem) -> Gradients:
     """The same in plain torch: tiles from the tensor cores in float32, elementwise operations on them."""
-    kept, two_pass.kernels = two_pass.kernels, None  # type: ignore[assignment]
+    kept, two_pass.kernels = two_pass.kernels, None  # type: ignore[assignment]  # without the kernels
     try:
         return ours(x)
     finally:
@@ -233,7 +233,7 @@ def measure(tokens: int, width: int, skip: float, candidates: dict[str, Implemen
     for name, run in candidates.items():
         record: dict[str, Any] = {"kind": "time", "name": name, "tokens": tokens, "width": width, "skip": skip}
         with failure_is_a_result(record):
-            record["ms"], record["spread_ms"] = timed(lambda run=run: run(x), repeats)  # type: ignore[misc]
+            record["ms"], record["spread_ms"] = timed(lambda run=run: run(x), repeats)  # type: ignore[misc]  # lambda of the loop
             record["times_floor"] = record["ms"] / base
             record["memory_mib"] = beyond_gradients(run, x)
             record["allowed_mib"] = 256 + 4 * tokens * width / MIB

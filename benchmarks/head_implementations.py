@@ -74,7 +74,7 @@ def torch_chunked(x: Inputs) -> Prepared:
 def liger(x: Inputs) -> Prepared:
     """Liger's chunked GRPO loss at sequence level; padded, one sequence per chunk (its default)."""
     try:
-        from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss  # noqa: PLC0415
+        from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss  # noqa: PLC0415 (optional package)
     except ImportError as error:
         raise Missing("liger: pip install --no-deps liger-kernel==0.8.5") from error
     sequences, longest = len(x.lengths), int(x.lengths.max())

@@ -21,15 +21,15 @@ os.sched_setaffinity(0, {CORE})
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import gspo_jax  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import torch  # noqa: E402
-from head_cases import HIGH, LOW, Inputs, Policy, Shape, Truth, dense, policy, real, truth  # noqa: E402
-from lm_head import agree, describe, keep, relative  # noqa: E402
-from stopwatch import MIB, Seconds, by_turns, machine, spread  # noqa: E402
+import gspo_jax  # noqa: E402 (after the environment is set)
+import jax  # noqa: E402 (after the environment is set)
+import jax.numpy as jnp  # noqa: E402 (after the environment is set)
+import torch  # noqa: E402 (after the environment is set)
+from head_cases import HIGH, LOW, Inputs, Policy, Shape, Truth, dense, policy, real, truth  # noqa: E402 (after the environment is set)
+from lm_head import agree, describe, keep, relative  # noqa: E402 (after the environment is set)
+from stopwatch import MIB, Seconds, by_turns, machine, spread  # noqa: E402 (after the environment is set)
 
-from gspo_core import GSPO, Packed  # noqa: E402
+from gspo_core import GSPO, Packed  # noqa: E402 (after the environment is set)
 
 RESULTS = Path(__file__).parent / "results" / "linear_jax.json"
 SHAPES = (Shape(2048, 512, 32768), Shape(1024, 1024, 151936))

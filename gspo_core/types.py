@@ -105,7 +105,7 @@ class Layout(ABC):
         super().__init_subclass__(**options)
         # An inherited shortcut knows nothing of what the subclass changes about `sum` or `select`.
         if "sum_all_slots" not in vars(cls):
-            cls.sum_all_slots = Layout.sum_all_slots  # type: ignore[method-assign]
+            cls.sum_all_slots = Layout.sum_all_slots  # type: ignore[method-assign]  # the base's own method
 
     if TYPE_CHECKING:  # at run time, a property here would stand in the way of a dataclass's field of the same name
 

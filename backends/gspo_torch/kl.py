@@ -54,6 +54,8 @@ def kl_penalty(
 
 
 class _KLPenalty(torch.autograd.Function):
+    """The core's `kl_penalty`, whose value carries the closed-form gradient."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -65,6 +67,7 @@ class _KLPenalty(torch.autograd.Function):
         options: tuple[KLEstimator, Layout, Reduction, bool],
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
+        """The fields of the core's KLPenalty that are there, the value first."""
         estimator, layout, reduction, low = options
         found = core_kl_penalty(
             estimator,
@@ -80,6 +83,7 @@ class _KLPenalty(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep the inputs, for a second derivative, and the closed-form weight ∂value/∂logp."""
         logp, ref_logp, old_logp, denominator, ctx.options, *tensors = inputs
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
@@ -89,6 +93,7 @@ class _KLPenalty(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """upstream · ∂value/∂logp for `logp`; every other input is a constant."""
         upstream = grads[0]
         nothing = (None,) * (len(ctx.needs_input_grad) - 1)
         if upstream is None:
@@ -109,4 +114,4 @@ class _KLPenalty(torch.autograd.Function):
 
 
 # torch asks for the signature at every call; finding it out takes as long as ten small operations.
-_KLPenalty.forward.__signature__ = inspect.signature(_KLPenalty.forward)  # type: ignore[attr-defined]
+_KLPenalty.forward.__signature__ = inspect.signature(_KLPenalty.forward)  # type: ignore[attr-defined]  # functions accept attributes

@@ -82,6 +82,8 @@ def _take_apart(advantage: Tensor | PerToken, layout: Layout) -> tuple[_Batch, l
 
 
 class _PolicyLoss(torch.autograd.Function):
+    """The core's `policy_loss`, whose value carries the closed-form gradient."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -92,6 +94,7 @@ class _PolicyLoss(torch.autograd.Function):
         options: tuple[Objective, _Batch, bool, bool],
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
+        """The fields of the core's Loss, the value first."""
         objective, batch, on_policy, low = options
         advantage, layout = batch.rebuild(tensors)
         loss = core_policy_loss(
@@ -108,6 +111,7 @@ class _PolicyLoss(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Keep the inputs, for a second derivative, and the closed-form weight ∂loss/∂logp."""
         logp, old_logp, _, (objective, batch, *_), *tensors = inputs
         _, logp_grad, log_ratio, clipped, divisor = output
         ctx.mark_non_differentiable(logp_grad, log_ratio, clipped, divisor)
@@ -117,6 +121,7 @@ class _PolicyLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """upstream · ∂loss/∂logp for `logp`; every other input is a constant."""
         upstream = grads[0]
         nothing = (None,) * (len(ctx.needs_input_grad) - 1)
         if upstream is None:
@@ -129,4 +134,4 @@ class _PolicyLoss(torch.autograd.Function):
 
 
 # torch asks for the signature at every call; finding it out takes as long as ten small operations.
-_PolicyLoss.forward.__signature__ = inspect.signature(_PolicyLoss.forward)  # type: ignore[attr-defined]
+_PolicyLoss.forward.__signature__ = inspect.signature(_PolicyLoss.forward)  # type: ignore[attr-defined]  # functions accept attributes

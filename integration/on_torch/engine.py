@@ -59,8 +59,8 @@ def router_noise(model: nn.Module, sd: float, generator: torch.Generator) -> Ite
 def in_bfloat16(model: nn.Module) -> Any:
     """A copy of the model that computes in bfloat16 throughout, routers and residual stream included, as engines do.
 
-    It is in evaluation mode and without gradients. Its log-probs are what `rollout.response_logp` makes of its hidden
-    states; a trainer's copy of the weights in float32, under autocast or not, is left alone. Buffers stay as they are:
+    It is in evaluation mode and without gradients. Its log-probs are those of `token_logp` at its hidden states; a
+    trainer's copy of the weights in float32, under autocast or not, is left alone. Buffers stay as they are:
     frequencies of the rotary embedding in bfloat16 are off by a radian within a thousand tokens; no engine rounds them.
     """
     engine = copy.deepcopy(model).eval().requires_grad_(False)

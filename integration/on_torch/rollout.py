@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gspo_torch import Routes, token_logp
+from gspo_torch import Routes
 from torch import Tensor
 
-from gspo_core import Padded
 from integration.on_torch.tape import Tape
 from integration.options.errors import TrainingFailure, UserError
 from integration.shared.prompts import Prompter, left_pad
@@ -151,16 +150,6 @@ def predicting_states(model: Any, batch: Responses) -> Tensor:
     )  # fmt: skip
     states: Tensor = out.last_hidden_state[:, batch.prompt_ids.shape[1] - 1 : -1]
     return states
-
-
-def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
-    """[N, T] log π(token) of the responses at the sampling temperature, float32 (float64 if the model is); 0 in masked slots.
-
-    Only hidden states of response tokens meet the LM head.
-    """
-    head, hidden = model.get_output_embeddings(), predicting_states(model, batch)
-    options: dict[str, Any] = {"bias": head.bias, "temperature": temperature}
-    return token_logp(hidden, head.weight, batch.tokens, layout=Padded(batch.mask), **options)
 
 
 LARGE = 1000.0

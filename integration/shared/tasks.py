@@ -84,7 +84,7 @@ def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int
     Raises UserError for an unknown task, wrong arguments, or a task with too few distinct questions.
     """
     import reasoning_gym  # noqa: PLC0415 (a second and a half, which --help does not need)
-    from reasoning_gym.factory import DATASETS  # noqa: PLC0415
+    from reasoning_gym.factory import DATASETS  # noqa: PLC0415 (as above)
 
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)

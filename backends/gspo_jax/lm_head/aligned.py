@@ -197,7 +197,7 @@ def _backward(
         if not cut.skips:
             return add(size, j, sums)
         live = jnp.any(_few(c, size, j) != 0)
-        return lax.cond(live, lambda x: add(size, j, x), lambda x: x, sums)  # type: ignore[no-any-return]
+        return lax.cond(live, lambda x: add(size, j, x), lambda x: x, sums)  # type: ignore[no-any-return]  # lax.cond returns Any
 
     return by_runs(done, ready, cut.slots, stop, run, sums)
 

@@ -56,7 +56,7 @@ class Weights(NamedTuple):
 
     def rows(self, which: slice | Tensor) -> Weights:
         """Some of the rows."""
-        return Weights(*(None if x is None else x[which] for x in self))  # type: ignore[arg-type]
+        return Weights(*(None if x is None else x[which] for x in self))  # type: ignore[arg-type]  # its own fields, cut
 
 
 def exponentiate(x: Tensor) -> Tensor:

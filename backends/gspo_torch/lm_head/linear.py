@@ -92,7 +92,7 @@ def linear_policy_loss(
     if kl is not None and not isinstance(kl, KLTerm):
         raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
-    hidden, head, tokens, layout = admit(hidden, head, tokens, layout)  # type: ignore[assignment]
+    hidden, head, tokens, layout = admit(hidden, head, tokens, layout)  # type: ignore[assignment]  # admit returns the type it was given
     check_head(hidden, head, tokens)
     check_slots(layout, tokens)
     budget_bytes, like = as_whole("budget_bytes", budget_bytes, 0), ("hidden", hidden)

@@ -150,6 +150,8 @@ def _at(x: Tensor, places: Tensor | None, shape: torch.Size) -> Tensor:
 
 
 class _Scores(torch.autograd.Function):
+    """Log-probs and entropies of tokens under an LM head, by the two-pass scheme: no pass holds all logits."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -162,6 +164,7 @@ class _Scores(torch.autograd.Function):
         entropy_gradient: bool,
         static: bool,
     ) -> tuple[Tensor, Tensor]:
+        """(log-probs, entropies) of the rows' tokens; the entropies are empty unless they are asked for."""
         with torch.autocast(rows.device.type, enabled=False):
             scored = forward(head, rows, tokens, entropy)
         uncertainty = scored.lse.new_zeros(0) if scored.entropy is None else scored.entropy
@@ -174,6 +177,7 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, c: Tensor, e: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients for rows, weight and bias, given those of the log-probs, c, and of the entropies, e."""
         rows, weight, bias, tokens, lse, mean = ctx.saved_tensors
         head = Head(weight, bias, *ctx.options)
         weights = Weights(c.to(lse.dtype), lse, None if mean is None else e.to(lse.dtype), mean)
@@ -227,8 +231,10 @@ class _NoSecondDerivative(torch.autograd.Function):
 
     @staticmethod
     def forward(_ctx: Any, gradient: Tensor, *_sources: Tensor) -> Tensor:
+        """The gradient itself, with the sources in its graph."""
         return gradient.view_as(gradient)
 
     @staticmethod
     def backward(_ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Raises RuntimeError: a second derivative was asked for."""
         raise RuntimeError("LM head: its gradient cannot be differentiated again; take log_softmax of full logits instead")

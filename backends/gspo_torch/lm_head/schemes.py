@@ -93,6 +93,7 @@ class LinearFunction(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, job: Job, differentiable: bool
     ) -> tuple[Tensor, Weighed, Tensor, Tensor | None]:
+        """Log-probs by one of the two schemes, then the terms' value and weights; what the backward needs is kept."""
         head = Head(lm_head, bias, *job.options)
         rows = hidden.reshape(-1, hidden.shape[-1])
         rows = (rows if job.places is None else rows[job.places]).contiguous()
@@ -118,6 +119,7 @@ class LinearFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """Gradients for hidden states, LM head and bias, all multiplied by upstream before they are rounded."""
         job: Job = ctx.job
         hidden, lm_head, bias, *rest = ctx.saved_tensors
         if rest:
@@ -202,9 +204,10 @@ def _two_pass_gradients(
 
 
 def _at_places(gradient: Tensor | None, job: Job, hidden: Tensor) -> Tensor | None:
-    if gradient is None or job.places is None:
-        return None if gradient is None else gradient.reshape(hidden.shape)
-    return spread(gradient, job.places, hidden.reshape(-1, hidden.shape[-1]).detach()).reshape(hidden.shape)  # type: ignore[union-attr]
+    """The rows' gradient in the shape of `hidden`, 0 in the slots that have no row. None stays None."""
+    if gradient is not None and job.places is not None:
+        gradient = spread(gradient, job.places, hidden.reshape(-1, hidden.shape[-1]).detach())
+    return None if gradient is None else gradient.reshape(hidden.shape)
 
 
 def _times(gradient: Tensor, upstream: Tensor) -> Tensor:

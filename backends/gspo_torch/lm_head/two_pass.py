@@ -19,7 +19,7 @@ from .products import LOW, matmul
 try:
     from . import triton_kernels as kernels
 except ImportError:  # Triton is optional: plain torch then
-    kernels = None  # type: ignore[assignment]
+    kernels = None  # type: ignore[assignment]  # no Triton, no module
 
 TILE = (1024, 4080)
 """Rows and vocabulary of a tile on a CPU: 16 MiB of float32. Rows 4096 apart would compete for the same cache lines."""
@@ -159,7 +159,7 @@ def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
     if not parts:
         return blocks.nothing_seen(rows, wide, entropy)
     columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-    return Scores(*columns)  # type: ignore[arg-type]
+    return Scores(*columns)  # type: ignore[arg-type]  # the columns in their order
 
 
 def _tile_shape(rows: Tensor, fused: bool) -> tuple[int, int]:

@@ -104,7 +104,7 @@ def lengths(seeds: Seeds) -> Figure:
     ax.minorticks_off()
     ticks = [1, 0.7, 0.5, 0.35]
     ax.set_yticks(ticks, [str(x) for x in ticks])
-    return finish(ax, "Spread of log s by length", "tokens L", "sd of log s, relative to L = 12").figure  # type: ignore[return-value]
+    return finish(ax, "Spread of log s by length", "tokens L", "sd of log s, relative to L = 12").figure  # type: ignore[return-value]  # a Figure, no SubFigure
 
 
 def _relative(seeds: Seeds, path: Sequence[str], length: int) -> Interval:

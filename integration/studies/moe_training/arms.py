@@ -162,7 +162,7 @@ LARGE_LRS = (3e-5, 1e-4, 3e-4)
 
 def large(study: Study) -> Study:
     """The study with the model for a GPU."""
-    return replace(study, name=f"large-{study.name}", lrs=LARGE_LRS, sizes=replace(study.sizes, **LARGE))  # type: ignore[arg-type]
+    return replace(study, name=f"large-{study.name}", lrs=LARGE_LRS, sizes=replace(study.sizes, **LARGE))  # type: ignore[arg-type]  # a table of fields
 
 
 _TOYS = (MAIN, RESCUE, CALIBRATION, RESCUE_PILOT)

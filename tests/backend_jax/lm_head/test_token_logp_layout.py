@@ -56,7 +56,7 @@ def truth() -> tuple[Any, Any, Any]:
 def arrays(poison: float = np.nan, token: int = -100) -> tuple[Any, Any, Any]:
     """(hidden, tokens, upstream), rubbish in masked slots."""
     dirty = (np.where(MASK[..., None], HIDDEN, poison), np.where(MASK, TOKENS, token), np.where(MASK, UPSTREAM, np.nan))
-    return tuple(jnp.asarray(x) for x in dirty)  # type: ignore[return-value]
+    return tuple(jnp.asarray(x) for x in dirty)  # type: ignore[return-value]  # three in, three out
 
 
 @pytest.mark.slow

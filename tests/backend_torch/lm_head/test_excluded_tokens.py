@@ -22,7 +22,7 @@ def without(problem: Problem, kept: Tensor) -> Problem:
     places = torch.cumsum(kept, 0) - 1
     inside = (problem.tokens >= 0) & (problem.tokens < len(kept))
     tokens = torch.where(inside, places[torch.where(inside, problem.tokens, 0)], problem.tokens)
-    head, bias = (x.detach()[kept].requires_grad_() for x in (problem.lm_head, problem.bias))  # type: ignore[union-attr]
+    head, bias = (x.detach()[kept].requires_grad_() for x in (problem.lm_head, problem.bias))  # type: ignore[union-attr]  # the problem has a bias
     return replace(problem, lm_head=head, bias=bias, tokens=tokens)
 
 
@@ -49,7 +49,7 @@ def with_excluded(draw: st.DrawFn) -> tuple[Problem, Problem]:
 def test_an_excluded_token_is_not_there(pair: tuple[Problem, Problem], bytes_: int, factor: float) -> None:
     """Value, log-probs, entropy bonus, KL and gradients are those of the smaller vocabulary; its own gradients are 0."""
     problem, smaller = pair
-    kept = problem.bias > -1e20  # type: ignore[operator]
+    kept = problem.bias > -1e20  # type: ignore[operator]  # the problem has a bias
     leaves = problem.leaves()
     with small_pieces((3, 4)):
         loss = problem.loss(budget_bytes=bytes_, return_logp=True)

@@ -217,6 +217,6 @@ def test_what_makes_no_sense_is_refused(call: Any, sentence: str) -> None:
 
 def test_what_is_no_law_or_no_clip_is_refused() -> None:
     with pytest.raises(TypeError, match="law: expected a Drift, a BySign or a Pilot, got float"):
-        clip_fraction_for(Clip(0.1, 0.1), 2e-4, [9])  # type: ignore[arg-type]
+        clip_fraction_for(Clip(0.1, 0.1), 2e-4, [9])  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(TypeError, match="clip: expected a Clip"):
-        clip_fraction_for((0.1, 0.1), Drift.of(2e-4), [9])  # type: ignore[arg-type]
+        clip_fraction_for((0.1, 0.1), Drift.of(2e-4), [9])  # type: ignore[arg-type]  # wrong on purpose

@@ -117,7 +117,7 @@ def test_what_a_gate_leaves_in_masked_slots_is_inert(objective: Objective, left:
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
 def test_infinities_that_cancel_in_padding_are_inert_under_double_backward(poison: float) -> None:
     """PyTorch subtracts before it selects: ∞ − ∞ in a masked slot must not reach any derivative."""
-    import gspo_torch  # noqa: PLC0415
+    import gspo_torch  # noqa: PLC0415 (only this test wants it)
 
     mask, old, advantage = (torch.tensor(x) for x in (MASK, np.where(MASK, OLD, poison), ADVANTAGE))
     hessians = []

@@ -193,11 +193,11 @@ def test_what_does_not_fit_is_refused_by_name(change: dict[str, object], error: 
     loss = policy_loss(GSPO, zero, zero, np.ones(2), layout)
     arguments = {"objective": GSPO, "loss": loss, "logp": zero, "old_logp": zero, "advantage": np.ones(2), "layout": layout}
     with pytest.raises(error, match=f"^{message}"):
-        batch_metrics(**(arguments | change))  # type: ignore[arg-type]
+        batch_metrics(**(arguments | change))  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_only_metrics_have_a_summary() -> None:
     with pytest.raises(TypeError, match=r"^metrics"):
-        summary((1, 2, 3, 4))  # type: ignore[arg-type]
+        summary((1, 2, 3, 4))  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(ValueError, match=r"^metrics"):
         summary(Metrics(np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3)))

@@ -294,6 +294,6 @@ def test_merged_metrics_of_any_library_are_understood(library: Library) -> None:
 
 def test_what_is_no_objective_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^objective"):
-        diagnose(batch(ratios(0), centred()), "GSPO")  # type: ignore[arg-type]
+        diagnose(batch(ratios(0), centred()), "GSPO")  # type: ignore[arg-type]  # wrong on purpose
     with pytest.raises(TypeError, match=r"^metrics"):
-        diagnose({})  # type: ignore[arg-type]
+        diagnose({})  # type: ignore[arg-type]  # wrong on purpose

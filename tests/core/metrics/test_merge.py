@@ -98,7 +98,7 @@ def test_merging_nothing_is_refused_and_so_is_a_list() -> None:
     with pytest.raises(TypeError, match=r"^merge: expected at least one Metrics, got none; write merge\(\*parts\)"):
         merge()
     with pytest.raises(TypeError, match=r"^merge: expected Metrics, got list; write merge\(\*parts\)"):
-        merge([group_metrics(np.ones(2), np.zeros(2, dtype=int))])  # type: ignore[arg-type]
+        merge([group_metrics(np.ones(2), np.zeros(2, dtype=int))])  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_over_ranks_one_all_reduce_per_vector_is_enough() -> None:
@@ -129,8 +129,8 @@ def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list)
     if not raw:
         return {}
     judge = {Truncate: oracle_sampler.truncated, Reject: oracle_sampler.filtered}.get(type(action), oracle_sampler.masked)
-    weights = [judge(w, action.low, action.high) for w in raw]  # type: ignore[attr-defined]
-    outside = [not action.low <= w <= action.high for w in raw]  # type: ignore[attr-defined]
+    weights = [judge(w, action.low, action.high) for w in raw]  # type: ignore[attr-defined]  # the action has bounds
+    outside = [not action.low <= w <= action.high for w in raw]  # type: ignore[attr-defined]  # the action has bounds
     cut = isinstance(action, Truncate)
     rows = [[old[i][t] - sampler[i][t] for t, there in enumerate(row) if there] for i, row in enumerate(mask)]
     return {
@@ -155,7 +155,7 @@ def test_sampler_metrics_are_the_oracles_in_whole_and_in_parts(name: str, batch:
     # A weight on a bound within rounding may be judged either way.
     d = np.where(batch.mask, batch.clean().logp - batch.clean().old_logp, 0.0)
     log_weights = np.concatenate([d.ravel(), d.sum(axis=1), d.sum(axis=1) / np.maximum(1, batch.mask.sum(axis=1))])
-    bounds = [b for b in (correction.action.low, correction.action.high) if 0 < b < np.inf]  # type: ignore[attr-defined]
+    bounds = [b for b in (correction.action.low, correction.action.high) if 0 < b < np.inf]  # type: ignore[attr-defined]  # the action has bounds
     assume(np.min(np.abs(log_weights[:, None] - np.log(bounds)[None, :]), initial=np.inf) > 1e-9)
     assume(np.abs(log_weights).max(initial=0.0) < 50)
     belongs = np.array(parts[: len(batch.mask)])

@@ -60,7 +60,7 @@ def test_no_number_is_read_on_the_host() -> None:
 @pytest.mark.parametrize("read", [float, bool, lambda x: x.item(), lambda x: x.tolist()])
 def test_reading_a_number_would_be_noticed(read: object) -> None:
     with FakeTensorMode(), pytest.raises(DataDependentOutputException):
-        read(torch.zeros(4).sum())  # type: ignore[operator]
+        read(torch.zeros(4).sum())  # type: ignore[operator]  # chosen by the library
 
 
 @pytest.mark.slow
@@ -73,7 +73,7 @@ def test_metrics_run_under_jit_and_are_a_pytree() -> None:
     arrays = [numpy.asarray(x) for x in (logp, advantage, np.arange(4) // 2, mask)]
 
     def step(old: object, advantage: object, ids: object, mask: object) -> Metrics:
-        return everything(old, advantage, ids, Padded(mask), old)  # type: ignore[arg-type]
+        return everything(old, advantage, ids, Padded(mask), old)  # type: ignore[arg-type]  # any device's arrays
 
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         traced = jax.jit(step)(*arrays)

@@ -128,7 +128,7 @@ def test_with_clip_checks_its_widths_as_the_surrogate_does() -> None:
     with pytest.raises(ValueError, match=r"^low: expected a clip width in \[0, 1\), got 1\.5"):
         GSPO.with_clip(1.5, 0.2)
     with pytest.raises(TypeError, match=r"^high: expected a number, got None"):
-        GSPO.with_clip(0.2, None)  # type: ignore[arg-type]
+        GSPO.with_clip(0.2, None)  # type: ignore[arg-type]  # wrong on purpose
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ratio", Token), ("surrogate", Clip), ("reduction", SequenceMean)])

@@ -92,7 +92,7 @@ def test_an_update_has_the_gradient_of_policy_loss_and_penalty(task: Task, saved
     batch = mini_batch(trainer, part, advantages, Plan(advantages, loss_has_other_terms=True), np.arange(16))
     olds, rollup = [old_pass(trainer, piece, batch.denominator) for piece, _ in batch.parts], Rollup(trainer.objective)
     found: list[Any] = []
-    trainer.learner.step = found.append  # type: ignore[method-assign]
+    trainer.learner.step = found.append  # type: ignore[method-assign]  # a spy
     update(trainer, batch, olds, rollup)
 
     assert trainer.reference is not None
@@ -133,6 +133,6 @@ def test_a_checkpoint_refuses_another_reference(task: Task, saved: Any, tmp_path
     trainer.save()
     checkpoint = trainer.folder.checkpoints()[-1]
     trainer.restore(checkpoint)
-    trainer.reference.fingerprint = "0" * 64  # type: ignore[union-attr]
+    trainer.reference.fingerprint = "0" * 64  # type: ignore[union-attr]  # the trainer has a reference
     with pytest.raises(UserError, match="are the reference of --kl"):
         trainer.restore(checkpoint)

@@ -55,7 +55,7 @@ def trainer(task: Task, saved: tuple[Any, Any, Path], tmp_path: Path) -> Trainer
 def gradients(trainer: Trainer, responses: Responses, advantages: Any, old: Any) -> dict[str, Any]:
     """Gradients of one update, instead of its step."""
     found: list[Any] = []
-    trainer.learner.step = found.append  # type: ignore[method-assign]
+    trainer.learner.step = found.append  # type: ignore[method-assign]  # a spy
     batch = mini_batch(trainer, responses, advantages, Plan(advantages), np.arange(len(advantages)))
     live = np.arange(len(advantages))[advantages != 0]
     size = trainer.config.micro_batch_size or len(advantages)
@@ -101,7 +101,7 @@ def test_steps_are_those_of_torch_adamw_with_warm_up_and_clipping(saved: Any) ->
     for step in range(1, 6):
         # alternately far above the norm that is allowed, and below it
         scale = 1.0 if step % 2 else 1e-4
-        ours = jax.tree.map(lambda x: jnp.asarray(scale * random.normal(size=x.shape), dtype=jnp.float32), learner.params)  # noqa: B023
+        ours = jax.tree.map(lambda x: jnp.asarray(scale * random.normal(size=x.shape), dtype=jnp.float32), learner.params)  # noqa: B023 (called within the loop)
         for name, gradient in named_weights(ours).items():
             theirs[name].grad = torch.tensor(gradient)
         norm = torch.nn.utils.clip_grad_norm_(theirs.values(), 0.5)

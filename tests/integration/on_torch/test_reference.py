@@ -98,7 +98,7 @@ def test_an_update_has_the_gradient_of_policy_loss_and_penalty(task: Task, tmp_p
     def keep() -> None:
         found.update({n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None})
 
-    trainer.optimizer.step = keep  # type: ignore[assignment,method-assign]
+    trainer.optimizer.step = keep  # type: ignore[assignment,method-assign]  # a spy
     trainer.config = dataclasses.replace(trainer.config, max_grad_norm=1e9)
     update(trainer, batch, olds, rollup)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from support.budgets import assert_within, float32_budget
 from support.runs.broken_disk import longest_file
-from support.runs.torch_trainers import make_trainer
+from support.runs.torch_trainers import make_trainer, response_logp
 
 from gspo_core.planning import Plan
 from integration.on_torch.passes import Old
-from integration.on_torch.rollout import Responses, require_plain_head, response_logp
+from integration.on_torch.rollout import Responses, require_plain_head
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, update
 from integration.options.errors import NotWritten, TrainingFailure

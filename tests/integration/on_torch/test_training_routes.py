@@ -10,13 +10,13 @@ import pytest
 import torch
 from gspo_torch import Routes, record_routes
 from support.runs.moes import checkpointing, watched
-from support.runs.torch_trainers import make_trainer
+from support.runs.torch_trainers import make_trainer, response_logp
 
 from gspo_core import GSPO, Padded
 from gspo_core.metrics import left_out_metrics
 from gspo_core.planning import Plan
 from integration.on_torch.passes import Old, old_pass, update_pass
-from integration.on_torch.rollout import Responses, response_logp
+from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import mini_batch, one_rollout, update
 from integration.shared.disagreement import Flips
@@ -37,7 +37,7 @@ def moe(task: Task, folder: Path, **options: Any) -> Trainer:
     trainer = make_trainer(task, folder, model="small-moe", **options)
     coin = iter(range(10**6))
     trainer.task = dataclasses.replace(task)
-    trainer.task.score = lambda *_: float(next(coin) % 2)  # type: ignore[method-assign]
+    trainer.task.score = lambda *_: float(next(coin) % 2)  # type: ignore[method-assign]  # a stand-in
     return trainer
 
 
@@ -238,7 +238,7 @@ def test_without_a_correction_nothing_is_weighted_and_the_gap_is_measured_all_th
     old = old_pass(trainer, batch, rollup)
     assert old.weight is None
     advantage = torch.ones(16)
-    assert old.weighted(advantage, None) is advantage  # type: ignore[arg-type]
+    assert old.weighted(advantage, None) is advantage  # type: ignore[arg-type]  # no batch is needed
     assert batch.logp is not None
     rollup.add_step(1.0, left_out_metrics(GSPO, torch.zeros(16), Padded(batch.mask)), skipped=False)
     row = rollup.row()

@@ -45,7 +45,7 @@ def test_micro_batches_make_one_report(kind: str) -> None:
 def test_without_a_clip_range_of_responses_there_is_no_report(objective: object) -> None:
     """A ratio per token has no decision about a response; noise has no share of a width of 0."""
     *logps, advantage, mask = batch("numpy")
-    collected = Mismatch(objective)  # type: ignore[arg-type]
+    collected = Mismatch(objective)  # type: ignore[arg-type]  # wrong on purpose
     collected.add(*logps, advantage, Padded(mask))
     assert collected.row() == {}
 

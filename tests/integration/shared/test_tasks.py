@@ -124,7 +124,7 @@ def test_prompt_order_does_not_depend_on_global_random_state(spelling: Task) -> 
 def executing(kind: type) -> bool:
     """Whether `score_answer`, or a method that it may call, passes something to what executes it."""
     names = {"eval", "exec", "parse_expr", "sympify"}
-    source = textwrap.dedent(inspect.getsource(kind.score_answer))  # type: ignore[attr-defined]
+    source = textwrap.dedent(inspect.getsource(kind.score_answer))  # type: ignore[attr-defined]  # a class of reasoning-gym's
     calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return any((f.id if isinstance(f, ast.Name) else getattr(f, "attr", "")) in names for f in calls)
 

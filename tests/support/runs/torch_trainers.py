@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gspo_torch import token_logp
+from torch import Tensor
 
+from gspo_core import Padded
 from integration.on_torch.engine import in_bfloat16
 from integration.on_torch.qwen3 import build_qwen3
-from integration.on_torch.rollout import Sampler
+from integration.on_torch.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.on_torch.trainer import Trainer, build_engine
 from integration.options.config import Config
@@ -44,4 +47,12 @@ def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
     return Trainer(
         config, run, task, model, config.build_objective(), optimizer, sampler, *generators,
         engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
+    )  # fmt: skip
+
+
+def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
+    """[N, T] log π(token) of the responses at a temperature, at least float32; 0 in masked slots."""
+    head, hidden = model.get_output_embeddings(), predicting_states(model, batch)
+    return token_logp(
+        hidden, head.weight, batch.tokens, layout=Padded(batch.mask), bias=head.bias, temperature=temperature
     )  # fmt: skip

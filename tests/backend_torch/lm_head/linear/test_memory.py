@@ -184,7 +184,7 @@ def one_loss(bytes_: int) -> Callable[..., Tensor]:
 def one_by_one(hidden: Tensor, head: Tensor, tokens: Tensor, advantage: Tensor) -> Tensor:
     """A loss per sequence, whose head gradients autograd adds up in bfloat16: what chunked losses did."""
     parts = zip(hidden, tokens, advantage, strict=True)
-    return sum(  # type: ignore[return-value]
+    return sum(  # type: ignore[return-value]  # a sum of int
         one_loss(0)(h[None], head, t[None], a[None]) / len(tokens) for h, t, a in parts
     )
 
