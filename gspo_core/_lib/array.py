@@ -146,7 +146,7 @@ def signed(xp: Namespace, x: Array) -> Array:
 
 
 def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
-    """x, broadcast to the mask's shape, where the mask is True; +0 elsewhere, whatever stood there (NaN included)."""
+    """x, broadcast to the mask's shape, where the mask is True; +0 elsewhere, whatever their content (NaN included)."""
     bits = _BITS.get(x.dtype) if xp is _NUMPY else None
     if bits is None:
         return xp.where(mask, x, 0.0)

@@ -136,6 +136,6 @@ def _without_prompts(xp: Namespace, whole: Packed, cu_seqlens: Array, prompt_len
 
 
 def _check_prompts(prompts: Any) -> None:
-    """ValueError for prompts at hand that are shorter than nothing."""
+    """ValueError for prompt lengths below 0, where their values are known."""
     if prompts is not None and (prompts < 0).any():
         raise ValueError(f"prompt_lengths: expected numbers of at least 0, got {int(prompts.min())}")

@@ -15,7 +15,7 @@ from gspo_core.types import Array, Layout, Namespace
 class Packed(Layout):
     """Sequences one after another, without padding: token arrays are [T].
 
-    `segment_ids` [T], integer, says whose token a slot holds. Any number outside [0, num_sequences) marks a slot that is
+    `segment_ids` [T], integer, names the sequence of the token in each slot. Any number outside [0, num_sequences) marks a slot that is
     no token of the policy (prompt, tool output, padding at the end). Segments may be empty, and need not be contiguous.
     `num_sequences` is a Python number, so that shapes are static under jit.
 
@@ -95,7 +95,7 @@ class Packed(Layout):
         return self._segment_sum(self.xp.astype(self.valid, self.xp.int32))
 
     def select(self, x: Array) -> Array:
-        """[T] x with slots of no sequence replaced by 0, whatever stood there (NaN included)."""
+        """[T] x with slots of no sequence replaced by 0, whatever their content (NaN included)."""
         return where_true(self.xp, self.valid, x)
 
     def sum(self, x: Array) -> Array:
@@ -121,7 +121,7 @@ class Packed(Layout):
 
 
 def _check_offsets(offsets: Any, num_tokens: int) -> None:
-    """ValueError unless offsets that are at hand cut num_tokens slots into segments."""
+    """ValueError unless offsets, where their values are known, cut num_tokens slots into segments."""
     if offsets is None:
         return
     first, last = int(offsets[0]), int(offsets[-1])

@@ -58,7 +58,7 @@ class Padded(Layout):
         return count_true(self.xp, self.mask, axis=-1)
 
     def select(self, x: Array) -> Array:
-        """[N, T] x with masked slots replaced by 0, whatever stood there (NaN included)."""
+        """[N, T] x with masked slots replaced by 0, whatever their content (NaN included)."""
         return where_true(self.xp, self.mask, x)
 
     def sum(self, x: Array) -> Array:

@@ -11,7 +11,7 @@ from .wrapped import Wrapped
 
 @dataclass(frozen=True, eq=False)
 class Prepared(Wrapped):
-    """The layout inside, with its array library, lengths and turns at hand; made by `prepared`."""
+    """The layout inside, with its array library, lengths and turns computed beforehand; made by `prepared`."""
 
     library: Namespace
     whole_lengths: Array

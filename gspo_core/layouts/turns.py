@@ -1,4 +1,4 @@
-"""A layout that knows the turns of its sequences."""
+"""A layout with turns: which turn of its dialogue each token belongs to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .wrapped import Wrapped
 class Turns(Narrowed):
     """The layout, and which turn of its dialogue each token belongs to: for Turn(), TurnToken() and TurnMean().
 
-    Sequences stay sequences: |y_i|, counts, advantages [N] and every objective without a word about turns are those of the
+    Sequences stay sequences: |y_i|, counts, advantages [N] and every objective that does not use turns are those of the
     layout. Turn ids are arrays and an objective is a value, static under jit; so they stand here, beside the mask, and not
     in the ratio. `turns.each` is the same tokens with every turn as a sequence of its own: in that layout GSPO itself
     weighs all turns of the batch equally, however they are spread over dialogues, with N · K advantages.

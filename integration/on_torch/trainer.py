@@ -49,7 +49,7 @@ class Trainer(Advised):
     engine: Engine | None = None
     """Sampling engine, if it differs from `sampler`: one with noise or another precision, or one that records routes."""
     mixture: bool = False
-    """The model has routers, whose choices are written down."""
+    """The model has routers, whose choices are recorded."""
     reference: Reference | None = None
     """With --kl only."""
 

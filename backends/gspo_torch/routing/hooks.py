@@ -23,7 +23,7 @@ class Hooks:
         """A batch [N, S] whose first token stands at position `start`."""
 
     def routed(self, layer: int, router: nn.Module, output: Any) -> Any:
-        """A router's output, or what is to stand in its place."""
+        """A router's output, or its replacement."""
 
     def end(self, output: Any) -> None:
         """The backbone's output; None if it raised."""

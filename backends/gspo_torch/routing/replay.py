@@ -150,7 +150,7 @@ class _Recorder(Hooks):
         self.now = None
 
     def result(self) -> Routes:
-        """The parts, put together along the positions."""
+        """The parts, concatenated along the positions."""
         layers, top_k, num_experts = len(self.mixture.routers), self.mixture.top_k, self.mixture.num_experts
         if not self.parts:
             return Routes(torch.zeros(layers, 0, 0, top_k, dtype=self.dtype), torch.ones(0, 0, dtype=torch.bool), num_experts)

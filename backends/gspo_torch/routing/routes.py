@@ -1,4 +1,4 @@
-"""Routes: which experts each token of a batch went to, as record_routes writes them down and replay_routes reads them."""
+"""Routes: the experts of each token of a batch, as record_routes records them and replay_routes uses them."""
 
 from __future__ import annotations
 
