@@ -15,8 +15,8 @@ from gspo_core.types import Array, Layout, Namespace
 class Packed(Layout):
     """Sequences one after another, without padding: token arrays are [T].
 
-    `segment_ids` [T], integer, names the sequence of the token in each slot. Any number outside [0, num_sequences) marks a slot that is
-    no token of the policy (prompt, tool output, padding at the end). Segments may be empty, and need not be contiguous.
+    `segment_ids` [T], integer, names the sequence of each slot's token. Any number outside [0, num_sequences) marks a slot
+    that is no token of the policy (prompt, tool output, padding at the end). Segments may be empty, and need not be contiguous.
     `num_sequences` is a Python number, so that shapes are static under jit.
 
     Raises TypeError if the ids are not integers, ValueError if they have not one axis or num_sequences is negative.
