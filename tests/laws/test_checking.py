@@ -68,12 +68,12 @@ def torch_detached(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tens
 def test_a_torch_loss_is_recognised_and_differentiated_by_autograd() -> None:
     report = laws.check(torch_gspo, LIKE, examples=10)
     assert report.framework == "torch"
-    names = {v.law.name for v in report.broken}
+    names = {v.law.name for v in report.wrong}
     # exp is guarded by a clamp here, so that the loss is flat beyond e⁵⁰; nothing else is wrong with it.
     assert names == set(), str(report)
     assert "the gradient is the derivative of the value" in {v.law.name for v in report.kept}
     assert "the gradient is the derivative of the value" in {
-        v.law.name for v in laws.check(torch_detached, LIKE, examples=10).broken
+        v.law.name for v in laws.check(torch_detached, LIKE, examples=10).wrong
     }
 
 

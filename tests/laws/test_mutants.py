@@ -15,7 +15,13 @@ from gspo_core.laws.mutants import MutantKind, check_mutant, gspo, right
 from gspo_core.laws.mutants.mutant import LIKE
 
 ALL = [pytest.param(mutant, id=mutant.name) for mutant in MUTANTS]
+BY_SIZE = {
+    "a batch of many ragged rows has the loss of its rows",
+    "a response of thousands of tokens has the loss of the formula",
+}
+"""Laws about sizes, whose mutants are right on small batches."""
 LARGE = {"std_over_the_batch", "mean_over_the_batch", "rounding_blown_up", "groups_by_position", "one_after_another"}
+LARGE |= {mutant.name for mutant in MUTANTS if mutant.law in BY_SIZE}
 """Mutants with larger counterexamples: mistakes in groups need three or four responses, rounding of a sum 32768 tokens."""
 # The 28 of the issue trackers that have a number; the others are in the list of names below.
 SEEN = [
@@ -53,8 +59,9 @@ def test_a_mutant_breaks_the_law_named_beside_it(mutant: Mutant) -> None:
 
 @pytest.mark.slow
 def test_nearly_all_are_found_by_draws_alone_and_shrink_to_two_by_three() -> None:
-    """Random cases suffice; the anchors only make the search shorter."""
-    found = {mutant.name: by_draws(mutant, seed=1) for mutant in MUTANTS if mutant.kind is MutantKind.LOSS}
+    """Random cases suffice; the anchors only make the search shorter. Bounds of gates, and sizes, are not left to chance."""
+    drawn = [m for m in MUTANTS if m.kind is MutantKind.LOSS and m.law not in BY_SIZE and m.like.gate is None]
+    found = {mutant.name: by_draws(mutant, seed=1) for mutant in drawn}
     alive = [name for name, v in found.items() if v.status is not Status.BROKEN]
     large = [
         name for name, v in found.items() if v.violation is not None and not all(map(int.__le__, size(v.violation), (2, 3)))
@@ -79,7 +86,8 @@ def test_the_mutants_of_the_issue_trackers_are_there() -> None:
 
 
 def test_most_counterexamples_are_small() -> None:
-    assert len(LARGE) <= len(MUTANTS) // 10
+    assert len(MUTANTS) >= 150
+    assert len([mutant for mutant in MUTANTS if mutant.name in LARGE and mutant.law not in BY_SIZE]) <= len(MUTANTS) // 10
 
 
 def test_names_are_unique_and_every_named_law_exists() -> None:

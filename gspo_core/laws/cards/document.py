@@ -38,7 +38,7 @@ A > 0, a *bad* one A < 0. *On policy* means d = 0.
 This package checks its own objectives with the same laws: all of them for every preset in NumPy, array-api-strict and PyTorch,
 and for GSPO in JAX; in JAX, every preset is checked against those laws that the arithmetic of a library can break.
 """
-TITLES = {"gspo_token": "GSPO-token", "micro_batches": "Micro-batches"}
+TITLES = {"gspo_token": "GSPO-token", "micro_batches": "Micro-batches", "kl": "KL terms", "sampler": "Sampler corrections"}
 
 
 def _title(chapter: str) -> str:

@@ -10,6 +10,7 @@ from .arrays.masks import MASKS
 from .arrays.numerics import NUMERICS
 from .arrays.other_inputs import OTHER_INPUTS
 from .arrays.reports import REPORTS
+from .arrays.sizes import SIZES
 from .averages.credit import CREDIT
 from .averages.micro_batches import MICRO_BATCHES
 from .averages.reduction import REDUCTION
@@ -21,6 +22,8 @@ from .formula.ratio import RATIO
 from .formula.ratio_algebra import RATIO_ALGEBRA
 from .functions.clip_fraction import FRACTION_LAWS
 from .functions.group_advantages import ADVANTAGE_LAWS
+from .terms.kl import KL
+from .terms.sampler import SAMPLER
 
 LAWS: tuple[Law, ...] = (
     *PAPER,
@@ -35,9 +38,12 @@ LAWS: tuple[Law, ...] = (
     *MICRO_BATCHES,
     *LAYOUTS,
     *NUMERICS,
+    *SIZES,
     *EXTREMES,
     *REPORTS,
     *OTHER_INPUTS,
+    *KL,
+    *SAMPLER,
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from gspo_core.objectives.clipped_surrogates import Clip, DualClip, GateOnly
+from gspo_core.objectives.clipped_surrogates import Clip, DualClip, GateOnly, Unclipped
 from gspo_core.objectives.gates import Band, OffPolicyMask, TokenClip
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.ratios import Product, ProductToken, Sequence, SequenceToken, Token
@@ -58,11 +58,11 @@ def implied(objective: Objective) -> frozenset[Claim]:
     facts = {
         Claim.KNOWN_FORMULA: is_known(objective),
         Claim.DERIVATIVE: surrogate.exact and not isinstance(ratio, (SequenceToken, ProductToken)),
-        Claim.MEAN_RATIO: isinstance(ratio, (Sequence, SequenceToken)) and plain,
-        Claim.TOKEN_RATIO: isinstance(ratio, Token) and plain,
-        Claim.LEVEL_RATIO: isinstance(ratio, (Token, Sequence, SequenceToken)) and plain,
+        Claim.MEAN_RATIO: type(ratio) in (Sequence, SequenceToken) and plain,
+        Claim.TOKEN_RATIO: type(ratio) is Token and plain,
+        Claim.LEVEL_RATIO: type(ratio) in (Token, Sequence, SequenceToken) and plain,
         Claim.CLIP: isinstance(surrogate, (Clip, DualClip)) and plain and not isinstance(ratio, (Product, ProductToken)),
-        Claim.UNBOUNDED: isinstance(surrogate, Clip) and plain and not isinstance(ratio, (Product, ProductToken)),
+        Claim.UNBOUNDED: type(surrogate) in (Clip, Unclipped) and (plain or type(objective.gate) in BOUNDED),
         Claim.CEILING: isinstance(surrogate, DualClip) and plain and not isinstance(ratio, (Product, ProductToken)),
         Claim.BOUNDS: isinstance(surrogate, (Clip, DualClip, GateOnly, ReciprocalWeight)) or type(objective.gate) in BOUNDED,
         Claim.SEQUENCE_MEAN: isinstance(reduction, SequenceMean),

@@ -15,8 +15,14 @@ from .subject import Call, CompilerRefusal, Framework, Inputs, RawResult
 
 
 def value_of(returned: Any) -> Any:
-    """The loss among the returned values: a scalar, or the first entry of a tuple."""
+    """The loss among the returned values: a scalar, the first entry of a tuple, or the `value` beside a gradient."""
+    if hasattr(returned, "logp_grad"):
+        return returned.value
     return returned[0] if isinstance(returned, tuple) else returned
+
+
+CONSTANTS = ("old_logp", "advantage", "ref_logp", "sampler_logp")
+"""Inputs through which no gradient should flow."""
 
 
 def _own(returned: Any, numpy: Callable[[Any], Any]) -> RawResult:
@@ -28,7 +34,7 @@ def _own(returned: Any, numpy: Callable[[Any], Any]) -> RawResult:
 class NumPy:
     """NumPy has no autodiff: the kit takes central differences, unless the loss returns its own gradient."""
 
-    name = "numpy"
+    name, autodiff = "numpy", False
 
     def array(self, x: Any) -> Any:
         """From a NumPy array to the library's."""
@@ -83,7 +89,7 @@ class Strict(NumPy):
 class Torch:
     """PyTorch, differentiated by autograd."""
 
-    name = "torch"
+    name, autodiff = "torch", True
 
     @cached_property
     def _torch(self) -> Any:
@@ -108,9 +114,12 @@ class Torch:
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
         """Gradients by autograd; zeros where it finds no path."""
         arrays = self._arrays(inputs)
-        constants = {name: arrays[name].requires_grad_() for name in ("old_logp", "advantage")}
+        constants = {name: arrays[name].requires_grad_() for name in CONSTANTS if name in arrays}
         arrays["logp"].requires_grad_()
-        found = self._torch.autograd.grad(value_of(call(arrays)), list(constants.values()), allow_unused=True)
+        value = value_of(call(arrays))
+        if not value.requires_grad:
+            return {}
+        found = self._torch.autograd.grad(value, list(constants.values()), allow_unused=True)
         return {k: np.zeros(inputs[k].shape) if g is None else g.numpy() for k, g in zip(constants, found, strict=True)}
 
     def counterpart(self, call: Call) -> Call | None:
@@ -139,7 +148,7 @@ class Torch:
 class Jax:
     """JAX with 64-bit numbers enabled: jax.value_and_grad, compiled unless the loss cannot be traced."""
 
-    name = "jax"
+    name, autodiff = "jax", True
 
     @cached_property
     def _jax(self) -> Any:
@@ -185,7 +194,7 @@ class Jax:
 
         with self._jax.enable_x64(True):
             arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
-            constants = {name: arrays.pop(name) for name in ("old_logp", "advantage")}
+            constants = {name: arrays.pop(name) for name in CONSTANTS if name in arrays}
             return {k: np.asarray(g) for k, g in self._jax.grad(value)(constants, arrays).items()}
 
     def counterpart(self, call: Call) -> Call | None:

@@ -65,6 +65,16 @@ class Setting:
         there = {side: [abs(x) for x, sign in found if (math.copysign(1.0, x), sign) == side] for side in sides}
         return [(side[0] * min(there[side]), side[1]) for side in sorted(sides)]
 
+    @property
+    def edges(self) -> list[float]:
+        """Sizes of the log ratios at which the surrogate or the gate changes its formula; all parameters of unknown parts."""
+        surrogate, gate = self.like.surrogate, self.like.gate
+        found = [abs(x) for x in self.log_bounds if hasattr(surrogate, "low")]
+        found += [abs(math.log(x)) for x in (getattr(surrogate, name, 0.0) for name in ("cap", "floor")) if x > 0]
+        found += [float(getattr(gate, name)) for name in ("low", "high", "width", "delta") if hasattr(gate, name)]
+        found += [x for part in unknown_parts(self.like) for x in _numbers(part)]
+        return sorted({x for x in found if 0 < x < 20})
+
     def expected(self, batch: Any) -> ScalarLoss:
         """The correct loss on a batch, by the scalar oracle."""
         rows = (batch.logp.tolist(), batch.old_logp.tolist(), batch.token_advantage.tolist(), batch.mask.tolist())

@@ -82,11 +82,15 @@ class Framework(Protocol):
     def name(self) -> str:
         """The name that reports show."""
 
+    @property
+    def autodiff(self) -> bool:
+        """Whether the library differentiates a loss itself."""
+
     def evaluate(self, call: Call, inputs: Inputs) -> RawResult:
         """Value and gradient for these arrays: the gradient that the loss returns, else the library's."""
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Floats]:
-        """Gradients with respect to old_logp and advantage, which should be constants; empty without autodiff."""
+        """Gradients with respect to what should be a constant: every real input but logp; empty without autodiff."""
 
     def counterpart(self, call: Call) -> Call | None:
         """The compiled function if calls are eager, the eager one if calls are compiled; None without a compiler.
@@ -169,6 +173,12 @@ class Subject:
         with loss_errors_on(batch):
             return self._evaluate(batch, inputs, other or self.call)
 
+    def value(self, batch: Batch) -> LossResult:
+        """The value alone, in one call; the gradient is left empty."""
+        with loss_errors_on(batch):
+            number = np.asarray(self.framework.evaluate(self.call, self.names.inputs(batch, np.float64)).value)
+        return LossResult(float(number), np.zeros(0), _eps(number), 0.0)
+
     def leaks(self, batch: Batch) -> dict[str, Floats]:
         """Gradients that reach old log-probs and advantages; empty without autodiff."""
         with loss_errors_on(batch):
@@ -184,7 +194,7 @@ class Subject:
         number, more = np.asarray(raw.value), {"log_ratio": raw.log_ratio, "clipped": raw.clipped}
         if number.shape != ():
             raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
-        eps = float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
+        eps = _eps(number)
         if raw.weight is not None:
             return LossResult(float(number), np.asarray(raw.weight, dtype=np.float64), eps, 0.0, **more)
         return LossResult(float(number), self._differences(inputs, batch), eps, 64.0 * max(eps, 2.3e-16) / self.step, **more)
@@ -216,9 +226,15 @@ class Subject:
             Claim.DENOMINATOR: self.names.denominator is not None,
             Claim.KL: self.names.ref_logp is not None,
             Claim.SAMPLER: self.names.sampler_logp is not None,
+            Claim.DETACHED: self.objective is None and self.framework.autodiff,
             Claim.COMPILES: self.framework.counterpart(self.call) is not None,
         }
         return implied(like) | {claim for claim, holds in offered.items() if holds}
+
+
+def _eps(number: Any) -> float:
+    """Unit of rounding of a returned value."""
+    return float(np.finfo(np.float64 if number.dtype == np.float64 else np.float32).eps)
 
 
 def of_objective(objective: Objective, framework: Framework) -> Subject:

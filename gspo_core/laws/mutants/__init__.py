@@ -11,18 +11,24 @@ from gspo_core.laws.kit.runner import LawVerdict
 from .clip import CLIP
 from .clip_fraction import CLIP_FRACTION
 from .credit import CREDIT
+from .gates import GATES
 from .group_advantages import GROUP_ADVANTAGES
 from .layouts import LAYOUTS, PACKED, UNKNOWN
 from .mutant import Mutant, MutantKind, gspo, right
 from .ratio import RATIO
 from .reduction import REDUCTION
 from .reports import REPORTS
+from .sizes import SIZES
+from .terms import TERMS
 
 MUTANTS: tuple[Mutant, ...] = (
     *REDUCTION,
     *RATIO,
     *CLIP,
     *CREDIT,
+    *SIZES,
+    *GATES,
+    *TERMS,
     *REPORTS,
     *LAYOUTS,
     *UNKNOWN,

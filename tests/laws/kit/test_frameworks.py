@@ -102,7 +102,7 @@ def test_the_papers_formulas_in_torch_keep_their_laws(loss: Any) -> None:
     report = laws.check(loss, like, examples=10, claims={Claim.DETACHED} if loss is gspo else ())
     assert report.framework == "torch"
     # Beyond e⁵⁰ both are flat, where the law about overflow guards no longer applies.
-    assert not report.broken, str(report)
+    assert not report.wrong, str(report)
 
 
 @pytest.mark.parametrize(("loss", "law", "like"), MUTANTS, ids=[loss.__name__ for loss, *_ in MUTANTS])
@@ -121,7 +121,7 @@ def test_our_torch_backend_keeps_the_laws_under_autograd(preset: Any) -> None:
 
     names = laws.Names(denominator="denominator")
     report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.TORCH, examples=10)
-    assert not report.broken, str(report)
+    assert not report.wrong, str(report)
     assert {"exactly on a bound a unit has a gradient", "splitting the batch into parts does not change the loss"} <= {
         v.law.name for v in report.kept
     }
@@ -136,7 +136,7 @@ def test_our_jax_backend_keeps_the_laws_under_jax_grad() -> None:
 
     names = laws.Names(denominator="denominator")
     report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.JAX, examples=2)
-    assert not report.broken, str(report)
+    assert not report.wrong, str(report)
     assert len(report.kept) > 45
     assert {COMPILED, "exactly on a bound a unit has a gradient"} <= {v.law.name for v in report.kept}
 
@@ -170,7 +170,7 @@ def jax_frozen(logp: jax.Array, old_logp: jax.Array, advantage: jax.Array, mask:
 def test_a_jax_loss_is_recognised_and_keeps_its_laws() -> None:
     report = laws.check(jax_gspo, LIKE, examples=6)
     assert report.framework == "jax"
-    assert not report.broken, str(report)
+    assert not report.wrong, str(report)
     assert COMPILED in {v.law.name for v in report.kept}
 
 

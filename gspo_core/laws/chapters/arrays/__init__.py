@@ -1,1 +1,1 @@
-"""Laws about the arrays that go in and come out: masks, layouts, precision, extremes, further inputs, reports."""
+"""Laws about the arrays that go in and come out: masks, layouts, sizes, precision, extremes, constants, reports."""

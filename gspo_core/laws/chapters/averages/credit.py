@@ -95,8 +95,8 @@ def _moved(batch: Batch, index: tuple[int, ...], by: float) -> Batch:
     "twice the advantage, twice the loss",
     source="docs/theory.md, C6: L(cA) = c L(A) for c ≥ 0",
     otherwise="the loss is not proportional to the advantages: it normalises or clamps them, or adds another term",
-    cases=lambda setting: st.tuples(batches(setting), st.sampled_from([2.0, 0.5, 0.0, 10.0])),
-    anchors=lambda setting: [(Batch.of([[0.0]], [1.0]), 2.0)],
+    cases=lambda setting: st.tuples(batches(setting), st.sampled_from([2.0, 0.5, 0.0, 10.0, 1e3, 1e-3])),
+    anchors=lambda setting: [(Batch.of([[0.0]], [sign]), factor) for factor in (2.0, 1e6, 1e-6) for sign in (1.0, -1.0)],
 )
 def homogeneous(subject: Subject, setting: Setting, case: tuple[Batch, float]) -> bool:
     """Advantages times c ≥ 0: value and gradient times c."""

@@ -68,13 +68,24 @@ def geometric(subject: Subject, setting: Setting, batch: Batch) -> bool:
     return True
 
 
+PATTERNS = [[0.98], [1.02], [0.9, 0.9], [1.2, 0.9], [1.2, 0.2], [2.4, -0.2]]
+"""Log ratios of tokens, in units of a bound: each of them, their mean or their sum is beyond it, and the others are not."""
+
+
+def edges(setting: Setting) -> list[Batch]:
+    """On policy, and responses of one and two tokens beside every bound of the objective, for both signs of A."""
+    sides = [(side * edge, sign) for edge in setting.edges for side in (1.0, -1.0) for sign in (1.0, -1.0)]
+    beside = [Batch.of([[size * x for x in pattern]], [sign]) for size, sign in sides for pattern in PATTERNS]
+    return [Batch.of([[0.0]], [1.0]), *beside]
+
+
 @law(
     "the value is the paper's",
     source="docs/theory.md, E1; GSPO eq. 5, for other presets the formula in docs/family.md",
     otherwise="the value differs from the formula",
     needs={Claim.KNOWN_FORMULA},
     cases=any_batches,
-    anchors=lambda setting: [Batch.of([[0.0]], [1.0])],
+    anchors=edges,
 )
 def value(subject: Subject, setting: Setting, batch: Batch) -> bool:
     """The value equals that of the scalar oracle, which shares no code with the losses."""
@@ -90,7 +101,7 @@ def value(subject: Subject, setting: Setting, batch: Batch) -> bool:
     otherwise="the gradient differs from the formula",
     needs={Claim.KNOWN_FORMULA},
     cases=batches,
-    anchors=lambda setting: [Batch.of([[0.0]], [1.0])],
+    anchors=edges,
 )
 def gradient(subject: Subject, setting: Setting, batch: Batch) -> bool:
     """The gradient equals that of the scalar oracle, token by token."""

@@ -1,0 +1,1 @@
+"""Laws about what stands beside an objective: a KL term, a sampler correction."""

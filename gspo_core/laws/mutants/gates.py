@@ -1,0 +1,153 @@
+"""Mutants of gates and of surrogates other than the clip: a bound on another statistic, at another place, or on one side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gspo_core.objectives.presets import ASPO, CISPO, DEEPSEEK_V3_2, FSPO, GMPO, GRPO, SAPO
+
+from .mutant import A, Mutant, exp, gain, log_s, mean, ratios, size, token_mean
+
+VALUE = "the value is the paper's"
+
+
+def _masked(logp: A, old: A, a: A, mask: A, stale: Callable[[A], A]) -> Any:
+    """GRPO with ε = 0.2 without the bad responses that `stale` says, a function of the token log ratios."""
+    d = ratios(logp, old, mask)
+    gains = token_mean(gain(d, a[:, None], 0.2, 0.2), mask)
+    return mean(np.where((a < 0) & stale(d), 0.0, gains), mask)
+
+
+def off_policy_by_the_sum(logp: A, old: A, a: A, mask: A) -> Any:
+    """−Σ d > δ in place of the mean."""
+    return _masked(logp, old, a, mask, lambda d: d.sum(axis=1) < -0.5)
+
+
+def off_policy_by_the_token(logp: A, old: A, a: A, mask: A) -> Any:
+    """Any token with −d > δ."""
+    return _masked(logp, old, a, mask, lambda d: (d < -0.5).any(axis=1))
+
+
+def off_policy_from_04(logp: A, old: A, a: A, mask: A) -> Any:
+    """δ = 0.4 in place of 0.5."""
+    return _masked(logp, old, a, mask, lambda d: d.sum(axis=1) / size(mask) < -0.4)
+
+
+def off_policy_on_both_sides(logp: A, old: A, a: A, mask: A) -> Any:
+    """|mean d| > δ."""
+    return _masked(logp, old, a, mask, lambda d: np.abs(d.sum(axis=1)) / size(mask) > 0.5)
+
+
+def off_policy_ignored(logp: A, old: A, a: A, mask: A) -> Any:
+    """No mask."""
+    return _masked(logp, old, a, mask, lambda d: np.zeros(len(d), dtype=bool))
+
+
+def off_policy_of_the_good(logp: A, old: A, a: A, mask: A) -> Any:
+    """The mask for A > 0."""
+    d = ratios(logp, old, mask)
+    stale = (a > 0) & (d.sum(axis=1) / size(mask) < -0.5)
+    return mean(np.where(stale, 0.0, token_mean(gain(d, a[:, None], 0.2, 0.2), mask)), mask)
+
+
+def masked_are_not_counted(logp: A, old: A, a: A, mask: A) -> Any:
+    """A masked response leaves the denominator, too."""
+    stale = (a < 0) & (log_s(logp, old, mask) < -0.5)
+    kept = mask & ~stale[:, None]
+    return mean(token_mean(gain(ratios(logp, old, mask), a[:, None], 0.2, 0.2), mask), kept)
+
+
+def _geometric(logp: A, old: A, a: A, mask: A, low: float, high: float) -> Any:
+    """GMPO with bounds in nats, one-sided by the sign of A."""
+    d, at = ratios(logp, old, mask), a[:, None]
+    cut = np.where(at > 0, np.minimum(d, high), np.where(at < 0, np.maximum(d, -low), d))
+    return mean(exp(cut.sum(axis=1) / size(mask)) * a, mask)
+
+
+def gmpo_on_both_sides(logp: A, old: A, a: A, mask: A) -> Any:
+    """Tokens clipped on both sides, whatever the sign of A."""
+    d = np.clip(ratios(logp, old, mask), -0.4, 0.4)
+    return mean(exp(np.where(mask, d, 0.0).sum(axis=1) / size(mask)) * a, mask)
+
+
+def gmpo_band_as_a_ratio(logp: A, old: A, a: A, mask: A) -> Any:
+    """1 ± 0.4 in place of e^±0.4."""
+    return _geometric(logp, old, a, mask, -float(np.log1p(-0.4)), float(np.log1p(0.4)))
+
+
+def gmpo_a_little_wider(logp: A, old: A, a: A, mask: A) -> Any:
+    """Bounds 0.41."""
+    return _geometric(logp, old, a, mask, 0.41, 0.41)
+
+
+def fspo_without_the_root(logp: A, old: A, a: A, mask: A) -> Any:
+    """A band of 0.03 whatever the length."""
+    total = ratios(logp, old, mask).sum(axis=1)
+    cut = np.where(a > 0, np.minimum(total, 0.03), np.where(a < 0, np.maximum(total, -0.03), total))
+    return mean(exp(cut) * a, mask)
+
+
+def fspo_of_the_mean(logp: A, old: A, a: A, mask: A) -> Any:
+    """The ratio is a geometric mean, the band is that of the product."""
+    n = size(mask)
+    x, bound = ratios(logp, old, mask).sum(axis=1), 0.03 * np.sqrt(n)
+    cut = np.where(a > 0, np.minimum(x, bound), np.where(a < 0, np.maximum(x, -bound), x))
+    return mean(exp(cut / n) * a, mask)
+
+
+def _over_tokens(gains: A, mask: A) -> Any:
+    """−Σ/Σ|y|."""
+    return -np.where(mask, gains, 0.0).sum() / max(1, mask.sum())
+
+
+def cispo_capped_at_three(logp: A, old: A, a: A, mask: A) -> Any:
+    """A cap of 3 in place of 5."""
+    return _over_tokens(np.minimum(exp(ratios(logp, old, mask)), 3.0) * a[:, None], mask)
+
+
+def cispo_for_good_only(logp: A, old: A, a: A, mask: A) -> Any:
+    """The cap acts on A > 0 alone."""
+    w, at = exp(ratios(logp, old, mask)), a[:, None]
+    return _over_tokens(np.where(at > 0, np.minimum(w, 5.0), w) * at, mask)
+
+
+def sapo_one_temperature(logp: A, old: A, a: A, mask: A) -> Any:
+    """τ = 1 for both signs of A."""
+    w = exp(ratios(logp, old, mask))
+    return mean(token_mean(4.0 / (1.0 + np.exp(1.0 - w)) * a[:, None], mask), mask)
+
+
+def sapo_without_the_four(logp: A, old: A, a: A, mask: A) -> Any:
+    """σ(τ(w − 1)) without 4/τ."""
+    tau = np.where(a < 0, 1.05, 1.0)[:, None]
+    w = exp(ratios(logp, old, mask))
+    return mean(token_mean(a[:, None] / (1.0 + np.exp(tau * (1.0 - w))), mask), mask)
+
+
+def aspo_not_reciprocal(logp: A, old: A, a: A, mask: A) -> Any:
+    """min(w, 3) for both signs of A, held at the bounds."""
+    w, at = exp(ratios(logp, old, mask)), a[:, None]
+    held = np.where(at > 0, np.minimum(w, 1.2), np.maximum(np.minimum(w, 3.0), 0.8))
+    return _over_tokens(held * at, mask)
+
+
+def grpo_on_the_log_ratio(logp: A, old: A, a: A, mask: A) -> Any:
+    """1 + d in place of e^d."""
+    r, at = 1.0 + ratios(logp, old, mask), a[:, None]
+    return mean(token_mean(np.minimum(r * at, np.clip(r, 0.8, 1.2) * at), mask), mask)
+
+
+OFF_POLICY = (off_policy_by_the_sum, off_policy_by_the_token, off_policy_from_04, off_policy_on_both_sides)
+GATES = [
+    *(Mutant(loss, VALUE, DEEPSEEK_V3_2) for loss in (*OFF_POLICY, off_policy_ignored, off_policy_of_the_good)),
+    Mutant(masked_are_not_counted, VALUE, DEEPSEEK_V3_2),
+    *(Mutant(loss, VALUE, GMPO) for loss in (gmpo_on_both_sides, gmpo_band_as_a_ratio, gmpo_a_little_wider)),
+    *(Mutant(loss, VALUE, FSPO) for loss in (fspo_without_the_root, fspo_of_the_mean)),
+    *(Mutant(loss, VALUE, CISPO) for loss in (cispo_capped_at_three, cispo_for_good_only)),
+    *(Mutant(loss, VALUE, SAPO) for loss in (sapo_one_temperature, sapo_without_the_four)),
+    Mutant(aspo_not_reciprocal, VALUE, ASPO),
+    Mutant(grpo_on_the_log_ratio, VALUE, GRPO),
+]
