@@ -32,6 +32,10 @@ def check(config: Config) -> None:
         raise UserError("--template-args: only --prompt chat has a template")
     if config.shots > config.train_size:
         raise UserError(f"--shots: expected at most the {config.train_size} of --train-size, got {config.shots}")
+    if config.train_size < config.eval_prompts:
+        raise UserError(
+            f"--train-size: expected at least the {config.eval_prompts} questions of --eval-prompts, got {config.train_size}"
+        )
     config.build_objective()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -172,10 +173,11 @@ class Config:
             raise UserError(f"--clip-{error}") from error
 
     def new_run_dir(self) -> Path:
-        """--run-dir, or runs/<model>-<task>-<objective>-seed<seed>-<time>."""
+        """--run-dir, or runs/<model>-<task>-<objective>-seed<seed>-<time>-<four digits>: runs that start together differ."""
         if self.run_dir is not None:
             return self.run_dir
-        name = f"{Path(self.model).name}-{self.task}-{self.objective}-seed{self.seed}-{datetime.now():%Y%m%d-%H%M%S}"
+        run = f"{Path(self.model).name}-{self.task}-{self.objective}-seed{self.seed}"
+        name = f"{run}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         return Path("runs") / name
 
     def to_json(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -81,8 +82,11 @@ RANGES = {
 }
 """Of every option that is a number; a bound of large numbers keeps what is surely a slip of the pen from being tried."""
 
+JOBS, SECONDS = Range(1, 4096), Range(0, 10**9)
+"""Of every study: processes, and a time limit."""
+
 NON_EMPTY = {"model", "task"}
-OWN_FOLDER = {"run_dir", "cache_dir"}
+OWN_FOLDER = {"run_dir", "cache_dir", "out"}
 """An empty name would be the current folder."""
 
 
@@ -95,18 +99,21 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check_values(options: Any, prefix: str = "") -> None:
-    """UserError for the first option, of a dataclass or of one inside it, that is of another type or out of its range."""
+def check_values(options: Any, ranges: Mapping[str, Range] = RANGES, prefix: str = "") -> None:
+    """UserError for the first option, of a dataclass or of one inside it, that is of another type or out of its range.
+
+    An option of several numbers, which all must be in the range, has at least one.
+    """
     hints = get_type_hints(type(options))
     for field in dataclasses.fields(options):
         name, value = prefix + field.name, getattr(options, field.name)
         if dataclasses.is_dataclass(hints[field.name]):
             if not isinstance(value, hints[field.name]):
                 raise UserError(f"{flag(name)}: expected a {hints[field.name].__name__}, got {value!r}")
-            check_values(value, f"{name}.")
+            check_values(value, ranges, f"{name}.")
         else:
             _check_type(name, value, hints[field.name])
-            _check_content(name, value)
+            _check_content(name, value, ranges.get(name))
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:
@@ -120,7 +127,7 @@ def _is(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
-        return isinstance(value, tuple) and all(isinstance(part, str) for part in value)
+        return isinstance(value, tuple) and all(_is(part, get_args(kind)[0]) for part in value)
     if kind in (int, float):
         return isinstance(value, (int, kind)) and not isinstance(value, bool)
     return isinstance(value, kind)
@@ -130,14 +137,15 @@ def _named(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " or ".join(get_args(kind))
     if get_origin(kind) is tuple:
-        return "words"
+        return {str: "words", int: "whole numbers", float: "numbers"}.get(
+            get_args(kind)[0]
+        ) or f"some of {_named(get_args(kind)[0])}"
     return {int: "a whole number", float: "a number", str: "a text", Path: "a path", NoneType: "nothing"}[kind]
 
 
-def _check_content(name: str, value: Any) -> None:
-    if name in RANGES and value is not None and value not in RANGES[name]:
-        shown = value if not isinstance(value, int) else f"{value:,}" if math.log10(abs(value) + 1) < 20 else "a huge number"
-        raise UserError(f"{flag(name)}: expected {RANGES[name].expected(value)}, got {shown}")
+def _check_content(name: str, value: Any, allowed: Range | None) -> None:
+    if allowed is not None and value is not None:
+        _check_numbers(name, value if isinstance(value, tuple) else (value,), allowed)
     if name in NON_EMPTY and not value.strip():
         raise UserError(f"{flag(name)}: expected a name, got an empty text")
     if name in OWN_FOLDER and value == Path():
@@ -145,6 +153,16 @@ def _check_content(name: str, value: Any) -> None:
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, (str, Path)) and not _writable(str(text)):
             raise UserError(f"{flag(name)}: expected a text of valid characters, got {str(text)!r}")
+
+
+def _check_numbers(name: str, numbers: tuple[float, ...], allowed: Range) -> None:
+    if not numbers:
+        raise UserError(f"{flag(name)}: expected at least one, got none")
+    for number in numbers:
+        if number not in allowed:
+            huge = isinstance(number, int) and math.log10(abs(number) + 1) >= 20
+            shown = number if not isinstance(number, int) else "a huge number" if huge else f"{number:,}"
+            raise UserError(f"{flag(name)}: expected {allowed.expected(number)}, got {shown}")
 
 
 def _writable(text: str) -> bool:

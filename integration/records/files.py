@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -19,12 +19,22 @@ def write_whole(path: Path, content: str | bytes) -> None:
     What UTF-8 cannot hold, a lone surrogate, is written as its escape, which JSON reads back.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
+    with named(path), temporary.open("wb") as stream:
         stream.write(content if isinstance(content, bytes) else content.encode("utf-8", errors="backslashreplace"))
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
     sync(path.parent)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """The OSError of a write, which has no name, gets this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:

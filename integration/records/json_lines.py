@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from integration.options.errors import UserError
+from integration.records.files import named
 
 Row = dict[str, Any]
 """One line: a JSON object."""
@@ -52,7 +53,7 @@ def append_row(file: Path, row: Row) -> None:
 
 def append_line(file: Path, line: str) -> None:
     """Append a row that is JSON text already; it is on the disk when this returns."""
-    with file.open("a", encoding="utf-8") as stream:
+    with named(file), file.open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
         stream.flush()
         os.fsync(stream.fileno())

@@ -19,7 +19,7 @@ from support.runs.scripts import PRETRAINED, TINY, refusal
         (["--mini-batches", "5"], "--mini-batches: 16 responses cannot be cut into 5 equal mini-batches"),
         (["--group-size", "1"], "--group-size: expected at least 2"),
         (["--model", "/nowhere/model"], "--model"),
-        (["--eval-prompts", "60"], "--task: count_bits has only"),
+        (["--eval-prompts", "60", "--train-size", "400"], "--task: count_bits has only"),
         (["--resume", "/nowhere/run"], "--resume: /nowhere/run is not the folder of a run"),
     ],
 )

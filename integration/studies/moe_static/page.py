@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from integration.records.files import write_whole
 from integration.studies.moe_static import pictures as moe_static_pictures
 from integration.studies.moe_static.perturbations import LEARNING_RATES, STEPS, steps_name
 from integration.studies.moe_static.results import DOCS, GAPS, RESULTS, UPDATES, Interval, Seeds, committed, over_seeds
@@ -138,5 +139,5 @@ def with_tables(page: str) -> str:
 def write() -> None:
     """docs/studies/moe-static.md and its pictures."""
     page = DOCS / "studies" / "moe-static.md"
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    write_whole(page, with_tables(page.read_text(encoding="utf-8")))
     moe_static_pictures.write(committed("small"), RESULTS)

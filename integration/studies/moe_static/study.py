@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 
 from integration.options.errors import UserError
+from integration.options.ranges import JOBS, SECONDS, Range, check_values
 from integration.records.json_lines import Row
 from integration.studies.moe_static import page
 from integration.studies.moe_static.models import SIZES, Size
@@ -44,6 +45,9 @@ class Options:
     """Folder for results.jsonl. Seeds that are in it are not run again."""
     tables: bool = False
     """Run nothing: write the tables and pictures of docs/studies/moe-static.md from the committed results."""
+
+    def __post_init__(self) -> None:
+        check_values(self, {"seeds": Range(1, 10**6), "jobs": JOBS, "time_limit": SECONDS})
 
 
 def measure_once(settings: Row) -> Row:

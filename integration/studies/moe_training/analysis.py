@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 
 from integration.options.errors import UserError
+from integration.records.files import write_whole
 from integration.records.json_lines import read_rows
 from integration.studies.moe_training.arms import CALIBRATION, CALIBRATION_BANDS
 from integration.studies.moe_training.hypotheses import HYPOTHESES, decide
@@ -171,9 +172,9 @@ def main(command: Command) -> int:
     rows, out = load(command.runs), command.out or command.runs
     text = page(rows)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "tables.md").write_text(text, encoding="utf-8")
+    write_whole(out / "tables.md", text)
     if out.resolve() != command.runs.resolve():
-        (out / RESULTS).write_text((command.runs / RESULTS).read_text(encoding="utf-8"), encoding="utf-8")
+        write_whole(out / RESULTS, (command.runs / RESULTS).read_bytes())
     write_pictures(rows, out)
     print(text)
     return 0

@@ -23,6 +23,7 @@ import torch
 from gspo_torch import record_routes, replay_routes
 
 from integration.options.errors import UserError
+from integration.options.ranges import JOBS, SECONDS, Range, check_values
 from integration.records.json_lines import read_rows
 from integration.studies.moe_training.arms import STUDIES, Job, jobs_of
 from integration.studies.moe_training.models import models_of, train_once, warm_up_once
@@ -60,11 +61,16 @@ class Command:
     cache_dir: Path = Path("runs/cache")
     """Folder of warmed-up models."""
 
+    def __post_init__(self) -> None:
+        check_values(self, {"jobs": JOBS, "time_limit": SECONDS, "rollouts": Range(1, 10**6)})
+        if not self.studies:
+            raise UserError("--studies: expected at least one, got none")
+
 
 def chosen(command: Command) -> list[Job]:
     """The runs that the options select. UserError for an arm, seed or learning rate that no study has."""
     prefix = "large-" if command.size == "large" else ""
-    studies = [STUDIES[prefix + name] for name in command.studies]
+    studies = [STUDIES[prefix + name] for name in dict.fromkeys(command.studies)]
     if command.rollouts is not None:
         studies = [replace(s, sizes=replace(s.sizes, rollouts=command.rollouts)) for s in studies]
     jobs = jobs_of(studies)
@@ -76,13 +82,16 @@ def chosen(command: Command) -> list[Job]:
         strange = [value for value in values if value not in has]
         if strange:
             raise UserError(f"--{option}: expected some of {', '.join(map(str, has))}, got {strange[0]}")
-    return [
+    left = [
         job
         for job in jobs
         if (not command.only or job.arm.name in command.only)
         and (not command.seeds or job.seed in command.seeds)
         and (not command.lrs or job.lr in command.lrs)
     ]
+    if not left:
+        raise UserError("--only, --seeds, --lrs: no run of these studies has such an arm, seed and learning rate together")
+    return left
 
 
 @torch.no_grad()

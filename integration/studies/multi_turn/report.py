@@ -11,6 +11,7 @@ from gspo_plots.style import LEGEND, SERIES, finish, whole_numbers
 from matplotlib.figure import Figure
 
 from integration.options.errors import UserError
+from integration.records.files import write_whole
 
 Row = dict[str, Any]
 BASELINE = "gspo"
@@ -135,7 +136,7 @@ def write_report(rows: list[Row], folder: Path) -> str:
     if not rows:
         raise UserError(f"--out: {folder} has no finished run to report")
     text = f"{at_better_rates(rows)}\n\nEvery cell:\n\n{table(rows)}"
-    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    write_whole(folder / "table.md", text + "\n")
     _picture(rows).savefig(folder / "curves.png", dpi=100)
     return text
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from integration.options.errors import UserError
+from integration.options.ranges import JOBS, SECONDS, Range, check_values
 from integration.records.json_lines import read_rows
 from integration.studies.multi_turn.arms import ARMS
 from integration.studies.multi_turn.model import WarmUp, load_policy
@@ -45,11 +46,30 @@ class Study:
     rollouts: int = 100
     target: float = 0.5
     """Share of right turns at which a seed's warm-up stops."""
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     cache_dir: Path = Path("runs/cache")
     """Folder of warmed-up models."""
     report_only: bool = False
     """Run nothing: write table and picture of the results in the folder."""
+
+    def __post_init__(self) -> None:
+        check_values(self, RANGES)
+        unknown = sorted(set(self.arms) - set(ARMS))
+        if unknown or not self.arms:
+            raise UserError(f"--arms: expected some of {', '.join(ARMS)}, got {', '.join(unknown) or 'none'}")
+
+
+RANGES = {
+    "jobs": JOBS,
+    "time_limit": SECONDS,
+    "turns": Range(1, 64),
+    "lrs": Range(0, 1, open_above=True),
+    "seeds": Range(1, 10**6),
+    "first_seed": Range(0, 2**31 - 1),
+    "rollouts": Range(1, 10**6),
+    "target": Range(0, 1),
+}
+"""Legal values of the study's options."""
 
 
 def one_run(settings: dict[str, Any], *, cache: Path) -> dict[str, Any]:
@@ -87,9 +107,8 @@ def runs_of(study: Study) -> list[Run]:
 
 def main(study: Study) -> int:
     """Warm up, train, report. Returns the exit status."""
-    unknown = sorted(set(study.arms) - set(ARMS))
-    if unknown:
-        raise UserError(f"--arms: expected some of {', '.join(ARMS)}, got {', '.join(unknown)}")
+    if study.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device")
     results, status = study.out / "results.jsonl", 0
     if not study.report_only:
         make, train = partial(make_policy, cache=study.cache_dir), partial(one_run, cache=study.cache_dir)

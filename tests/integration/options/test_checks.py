@@ -20,6 +20,7 @@ MOE = {"model": "small-moe"}
         ({"checkpoint_every": 0}, "--checkpoint-every: expected at least 1, got 0"),
         ({"keep_checkpoints": 0}, "--keep-checkpoints: expected at least 1, got 0"),
         ({"train_size": 0}, "--train-size: expected at least 1, got 0"),
+        ({"train_size": 199}, "--train-size: expected at least the 200 questions of --eval-prompts, got 199"),
         ({"eval_every": -1}, "--eval-every: expected at least 0, got -1"),
         ({"shots": -1}, "--shots: expected at least 0, got -1"),
         ({"clip_fraction": 1.0}, r"--clip-fraction: expected a share in \(0, 1\), got 1.0"),
