@@ -114,6 +114,15 @@ def _compiles_nothing() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Two threads beside a busy neighbour take ten times the processor time of one, in every test that comes after."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+        pytest.fail("left PyTorch with more than one thread: pass threads=1 to the trainer that it prepares")
+
+
+@pytest.fixture(autouse=True)
 def _jax_settings() -> Iterator[None]:
     """A training script sets JAX's precision for its whole process: the next test has JAX's own again."""
     yield

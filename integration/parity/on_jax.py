@@ -20,7 +20,8 @@ from integration.parity.reference import START, Recorder, Rollout, Run, Update
 
 def start(options: dict[str, Any], folder: Path) -> Trainer:
     """The trainer, as a run of these options would prepare it."""
-    return prepare(Config(**{**options, "task_args": tuple(options["task_args"])}, model=str(START), run_dir=folder))
+    given = {**options, "task_args": tuple(options["task_args"])}
+    return prepare(Config(**{"threads": 1, **given}, model=str(START), run_dir=folder))
 
 
 def follow(trainer: Trainer, rollouts: Iterable[Rollout]) -> Run:

@@ -54,7 +54,7 @@ WARM_UP = WarmUp(target=0.35, layers=2, hidden=32, lr=4e-3)
 def start(options: dict[str, Any], folder: Path) -> Trainer:
     """PyTorch's trainer, as a run of these options would prepare it."""
     given = {**options, "task_args": tuple(options["task_args"])}
-    return prepare(Config(**{"model": str(START), **given}, run_dir=folder))
+    return prepare(Config(**{"model": str(START), "threads": 1, **given}, run_dir=folder))
 
 
 def follow(trainer: Trainer, rollouts: Iterable[Rollout]) -> Run:
