@@ -13,6 +13,7 @@ from gspo_core.advantages.normalisers import Normaliser, ZScore
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import GSPO, PRESETS
 
+from .causes.search import causes
 from .chapters.catalogue import LAWS
 from .chapters.functions.clip_fraction import FRACTION_LAWS, ClipFractionFunction
 from .chapters.functions.group_advantages import ADVANTAGE_LAWS, AdvantageFunction, AdvantageSetting
@@ -113,7 +114,8 @@ def check(
     target = loss if isinstance(loss, Objective) and like is GSPO else like
     setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in (LAWS if laws is None else laws))
-    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts, assumptions(target))
+    explain = functools.partial(causes, subject, setting, seed=seed)
+    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts, assumptions(target), explain)
 
 
 Z_SCORE = ZScore()

@@ -43,6 +43,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--framework", choices=tuple(FRAMEWORKS), help="default: the first one that the loss accepts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the results as an HTML page")
+    parser.add_argument("--all", action="store_true", help="also print every law, and a counterexample for each broken one")
     parser.add_argument("--strict", action="store_true", help="status 1 also for a loss that fails at extremes only")
     args = parser.parse_args(argv)
     if args.profile and (args.like or args.clip):
@@ -91,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         print(f"gspo-laws: {error}", file=sys.stderr)
         return 2
-    _print(str(found))
+    _print(f"{found}\n\n{(found.report if args.profile else found).table()}" if args.all else str(found))
     if args.json:
         args.json.write_text(found.json() + "\n", encoding="utf-8")
     if args.html:

@@ -9,6 +9,7 @@ from typing import Any
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import GSPO
 
+from .causes.search import causes
 from .chapters.catalogue import LAWS
 from .checking import LossFunction, subject_of
 from .kit.claim import Claim
@@ -37,9 +38,9 @@ def conformance(
         def test_my_loss(law): ...
 
     The tests have the name of the function, whose body is not run, and the id `Law.slug`, so that `pytest -k padding` selects
-    laws. A broken law fails with its counterexample and both numbers; a law that no case could have broken, or that needs a
-    compiler which refuses the loss, is skipped. A broken law that is less severe than `severity` is an expected failure
-    (xfail). Other arguments as in `check`; needs pytest.
+    laws. A broken law fails with its cause, its counterexample and both numbers; a law that no case could have broken, or
+    that needs a compiler which refuses the loss, is skipped. A broken law whose cause is less severe than `severity` is an
+    expected failure (xfail). Other arguments as in `check`; needs pytest.
     """
     subject = subject_of(loss, framework=framework, names=names)
     setting = Setting(like, (subject.claims(like) | set(claims)) - set(without))
@@ -50,8 +51,9 @@ def conformance(
         def test(law: Law) -> None:
             verdict = run(law, subject, setting, seed, examples)
             if verdict.violation is not None:
-                said = f"{law.name}\n  {law.otherwise}.\n{indented(str(verdict.violation))}"
-                if law.severity >= severity:
+                (cause,) = causes(subject, setting, [verdict], seed)
+                said = f"{law.name}\n  {cause.sentence}.\n{indented(str(verdict.violation))}"
+                if cause.severity >= severity:
                     pytest.fail(said, pytrace=False)
                 pytest.xfail(said)
             if verdict.status is not Status.KEPT:

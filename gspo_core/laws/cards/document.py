@@ -19,12 +19,18 @@ A *law* is a statement about losses that the conformance kit can check: `laws.ch
 every law that applies to it, `laws.profile(loss)` measures first what the loss computes. Each law is tried on fixed cases with
 known results and then on random ragged batches. A law that no case could have broken is reported as untested, not as kept.
 
+A report does not list the broken laws: it begins with their *cause*. The loss is compared with wrong formulas (another sign, a
+factor, rows without a token counted, the padded width for the length, swapped bounds, ...) and with pairs of them. If it computes
+one of them, that is the cause, and the laws that the formula breaks, too, follow from it. If it computes none, the most special
+of the broken laws is shown, with a mistake that is known to break it. `--all` and `Report.table()` list every law.
+
 ## How to read an entry
 
 - The heading is the name of the law, the sentence below it the exact statement.
 - *If broken* names the mistake in a loss that breaks the law.
 - *Severity* is given where a loss that breaks the law is right, and fails on extreme numbers only: the report calls it fragile,
-  and `gspo-laws` ends with status 0 unless `--strict` is given.
+  and `gspo-laws` ends with status 0 unless `--strict` is given. A cause can be harmless, too: an epsilon of up to a millionth
+  in a denominator, or another value with the right gradient, where the objective holds a weight constant.
 - *Applies to* lists the [claims](#claims) that a loss must make. A claim is a property of a loss, such as
   [`MEAN_RATIO`](#claim-mean_ratio); the objective given as `like=` implies its claims, and `claims=` and `without=` add and
   remove some.

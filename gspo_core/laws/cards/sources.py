@@ -24,6 +24,9 @@ REPOSITORIES = {
 
 THEORY = re.compile(r"docs/theory\.md, [A-H]\d+(?:(?:, | and | to )[A-H]\d+)*")
 LABEL = re.compile(r"\b([A-H])(\d+)\b")
+ARXIV = re.compile(r"arXiv (\d{4}\.\d{4,5})")
+DOCUMENTATION = "https://example.org/gspo-core/docs"
+"""Where docs/ is published, as pyproject.toml says."""
 ISSUE = re.compile(r"\b([A-Za-z][\w-]*)#(\d+)")
 
 
@@ -57,5 +60,12 @@ def as_markdown(source: str) -> str:
 
 
 def as_html(escaped: str) -> str:
-    """An escaped source with links to its issues."""
-    return ISSUE.sub(lambda found: f'<a href="{issue_url(found[1], found[2])}">{found[0]}</a>', escaped)
+    """An escaped source with links to its issues, papers and entries of docs/theory.md.
+
+    >>> as_html("docs/theory.md, D2")
+    'docs/theory.md, <a href="https://example.org/gspo-core/docs/theory/#d2">D2</a>'
+    """
+    page = f"{DOCUMENTATION}/theory/#"
+    cited = THEORY.sub(lambda found: LABEL.sub(lambda x: f'<a href="{page}{x[0].lower()}">{x[0]}</a>', found[0]), escaped)
+    papers = ARXIV.sub(lambda found: f'<a href="https://arxiv.org/abs/{found[1]}">{found[0]}</a>', cited)
+    return ISSUE.sub(lambda found: f'<a href="{issue_url(found[1], found[2])}">{found[0]}</a>', papers)

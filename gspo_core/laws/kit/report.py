@@ -1,18 +1,21 @@
-"""The result of a check: a table, JSON, and one counterexample for each broken law."""
+"""The result of a check: the causes of broken laws, a table of all laws with their counterexamples, and JSON."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from .cause import Cause
 from .law import Severity
 from .runner import LawVerdict, Status, size
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """The verdicts of all laws on one loss. Print it for a table and the counterexamples."""
+    """The verdicts of all laws on one loss. Print it for the causes; `table()` has every law and counterexample."""
 
     subject: str
     """Name of the loss."""
@@ -26,29 +29,50 @@ class Report:
     """One per law, in the order of the laws."""
     unchecked: tuple[str, ...] = ()
     """Limits of the check for this loss, one sentence each."""
+    explain: Callable[[tuple[LawVerdict, ...]], tuple[Cause, ...]] | None = None
+    """Finds the causes of broken laws; None: each broken law is a cause of its own."""
+    note: str = ""
+    """How the loss is called, if not by position."""
 
     @property
     def ok(self) -> bool:
         """Whether the loss is the one that it claims to be: no law of severity WRONG is broken.
 
-        `fragile` has the broken laws of severity FRAGILE, `untested` those that could say nothing.
+        `fragile` and `harmless` have the broken laws that do not count, `untested` those that could say nothing.
         """
         return not self.wrong
+
+    @cached_property
+    def causes(self) -> tuple[Cause, ...]:
+        """The differences that explain the broken laws, the worst first; looked for when they are first asked for."""
+        if not self.broken or self.explain is None:
+            return tuple(Cause(f"not so: {v.law.name}", "", v.law.severity, (v,)) for v in self.broken)
+        return self.explain(self.broken)
 
     @property
     def broken(self) -> tuple[LawVerdict, ...]:
         """The laws that are broken, each with its counterexample."""
         return tuple(v for v in self.verdicts if v.status is Status.BROKEN)
 
+    def of_severity(self, severity: Severity) -> tuple[LawVerdict, ...]:
+        """The broken laws whose cause has this severity."""
+        follow = {v.law for cause in self.causes if cause.severity is severity for v in cause.follow}
+        return tuple(v for v in self.broken if v.law in follow)
+
     @property
     def wrong(self) -> tuple[LawVerdict, ...]:
         """The broken laws by which the loss is another one."""
-        return tuple(v for v in self.broken if v.law.severity is Severity.WRONG)
+        return self.of_severity(Severity.WRONG)
 
     @property
     def fragile(self) -> tuple[LawVerdict, ...]:
         """The broken laws about extreme numbers, and NaN or infinity in padding."""
-        return tuple(v for v in self.broken if v.law.severity is Severity.FRAGILE)
+        return self.of_severity(Severity.FRAGILE)
+
+    @property
+    def harmless(self) -> tuple[LawVerdict, ...]:
+        """The broken laws by which nothing changes in training, as by an epsilon in a denominator."""
+        return self.of_severity(Severity.HARMLESS)
 
     @property
     def kept(self) -> tuple[LawVerdict, ...]:
@@ -66,20 +90,39 @@ class Report:
         skipped = sum(v.status is Status.NOT_CLAIMED for v in self.verdicts)
         counts = [f"{len(self.kept)} laws hold", f"{len(self.wrong)} are broken"]
         counts += [f"{len(self.fragile)} fail at extremes only"] if self.fragile else []
+        counts += [f"{len(self.harmless)} are off by an epsilon"] if self.harmless else []
         counts += [f"{len(self.untested)} could not be tested"] if self.untested else []
         return ", ".join([*counts, f"{skipped} do not apply"])
 
+    @property
+    def title(self) -> str:
+        """What was checked, and against what."""
+        return f"{self.subject}, like {self.like} ({', '.join(filter(None, (self.framework, f'seed {self.seed}')))})"
+
     def __str__(self) -> str:
-        """A table, then the counterexamples."""
-        applied = [v for v in self.verdicts if v.status is not Status.NOT_CLAIMED]
-        lines = [f"{self.subject}, like {self.like} ({self.framework}, seed {self.seed})", ""]
-        lines += [f"  {mark(v):8}  {v.law.name}" for v in applied]
-        lines += ["", f"{self.summary}."]
+        """Each cause, its smallest counterexample and the fix; then the counts."""
+        lines = []
+        for cause in self.causes:
+            lines += [f"{WORDS[cause.severity]}: {cause}", f"  {cause.laws}.", ""]
+        lines += [f"{self.title}: {self.summary}."]
+        lines += [f"{self.note}."] if self.note else []
         lines += [f"Not checked: {words}." for words in self.unchecked]
         lines += [f"Not tested: {v.law.name}: {v.refusal}" for v in self.verdicts if v.refusal]
-        for v in (*self.wrong, *self.fragile):
-            lines += ["", f"{mark(v)}: {v.law.name}", f"  {v.law.otherwise}.", indented(str(v.violation))]
         return "\n".join(lines)
+
+    def table(self) -> str:
+        """All laws that apply, then the counterexamples."""
+        applied = [v for v in self.verdicts if v.status is not Status.NOT_CLAIMED]
+        lines = [self.title, "", *(f"  {self.mark(v):8}  {v.law.name}" for v in applied), "", f"{self.summary}."]
+        for v in (*self.wrong, *self.fragile, *self.harmless):
+            lines += ["", f"{self.mark(v)}: {v.law.name}", indented(str(v.violation))]
+        return "\n".join(lines)
+
+    def mark(self, v: LawVerdict) -> str:
+        """A verdict in one word."""
+        if v.status is not Status.BROKEN:
+            return MARKS[v.status]
+        return next(BROKEN[cause.severity] for cause in self.causes if v in cause.follow)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything in plain types."""
@@ -90,39 +133,44 @@ class Report:
             "seed": self.seed,
             "ok": self.ok,
             "unchecked": list(self.unchecked),
-            "laws": [_entry(v) for v in self.verdicts],
+            "causes": [cause.as_dict() for cause in self.causes],
+            "laws": [self._entry(v) for v in self.verdicts],
         }
 
     def json(self) -> str:
         """As JSON."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False)
 
+    def _entry(self, v: LawVerdict) -> dict[str, Any]:
+        found: dict[str, Any] = {"law": v.law.name, "status": v.status.value, "cases": v.cases}
+        found["severity"] = self._severity(v).name.lower()
+        if v.refusal:
+            found |= {"refusal": v.refusal}
+        if v.violation is not None:
+            sequences, tokens = size(v.violation)
+            found |= {
+                "known_mistake": v.law.otherwise,
+                "counterexample": str(v.violation),
+                "sequences": sequences,
+                "tokens": tokens,
+            }
+        return found
+
+    def _severity(self, v: LawVerdict) -> Severity:
+        return next((cause.severity for cause in self.causes if v in cause.follow), v.law.severity)
+
 
 MARKS = {
     Status.KEPT: "holds",
-    Status.BROKEN: "BROKEN",
     Status.UNTESTED: "untested",
     Status.REFUSED: "untested",
     Status.NOT_CLAIMED: "-",
 }
-
-
-def mark(v: LawVerdict) -> str:
-    """A verdict in one word."""
-    return "fragile" if v.violation is not None and v.law.severity is Severity.FRAGILE else MARKS[v.status]
+BROKEN = {Severity.WRONG: "BROKEN", Severity.FRAGILE: "fragile", Severity.HARMLESS: "epsilon"}
+"""A broken law in one word, by the severity of its cause."""
+WORDS = {Severity.WRONG: "Cause", Severity.FRAGILE: "Fragile", Severity.HARMLESS: "Harmless"}
 
 
 def indented(text: str) -> str:
     """Two spaces before every line."""
     return "\n".join("  " + line for line in text.splitlines())
-
-
-def _entry(v: LawVerdict) -> dict[str, Any]:
-    found: dict[str, Any] = {"law": v.law.name, "status": v.status.value, "cases": v.cases}
-    found["severity"] = v.law.severity.name.lower()
-    if v.refusal:
-        found |= {"refusal": v.refusal}
-    if v.violation is not None:
-        sequences, tokens = size(v.violation)
-        found |= {"otherwise": v.law.otherwise, "counterexample": str(v.violation), "sequences": sequences, "tokens": tokens}
-    return found

@@ -77,8 +77,8 @@ class _Run:
         return True
 
 
-def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXAMPLES) -> LawVerdict:
-    """The verdict of one law; equal arguments give equal verdicts."""
+def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXAMPLES, *, shrink: bool = True) -> LawVerdict:
+    """The verdict of one law; equal arguments give equal verdicts. Without `shrink` a counterexample may be large."""
     if not law.needs <= setting.claims:
         return LawVerdict(law, Status.NOT_CLAIMED)
     trial = _Run(law, subject, setting)
@@ -87,21 +87,21 @@ def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXA
             return LawVerdict(law, Status.BROKEN, trial.last, trial.cases)
     if trial.refusal:
         return LawVerdict(law, Status.REFUSED, None, trial.cases, trial.refusal)
-    found = _drawn(law, trial, seed, max(1, round(examples * law.effort)))
+    found = _drawn(law, trial, seed, max(1, round(examples * law.effort)), shrink)
     if found is not None:
         return LawVerdict(law, Status.BROKEN, found, trial.cases)
     status = Status.REFUSED if trial.refusal else Status.KEPT if trial.cases else Status.UNTESTED
     return LawVerdict(law, status, None, trial.cases, trial.refusal)
 
 
-def _drawn(law: Law, trial: _Run, seed: int, examples: int) -> Violation | None:
-    """Hypothesis's smallest counterexample, if there is any."""
+def _drawn(law: Law, trial: _Run, seed: int, examples: int, shrink: bool) -> Violation | None:
+    """Hypothesis's counterexample, the smallest if it may shrink; None if there is none."""
     quiet = settings(
         max_examples=examples,
         deadline=None,
         database=None,
         derandomize=False,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
         suppress_health_check=list(HealthCheck),
         report_multiple_bugs=False,
         verbosity=Verbosity.quiet,

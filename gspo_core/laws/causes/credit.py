@@ -1,0 +1,99 @@
+"""Suspects of the sign, of constant factors, and of the advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from gspo_core.laws.kit.batch import Batch, Floats
+
+from .suspect import Suspect
+
+
+def _filled(batch: Batch) -> Floats:
+    """The advantages of tokens or of non-empty responses, in one row."""
+    return batch.advantage[batch.mask if batch.per_token else batch.mask.any(axis=1)]
+
+
+def _centred(batch: Batch) -> Floats:
+    own = _filled(batch)
+    return batch.advantage - (own.mean() if own.size else 0.0)
+
+
+def _z_score(ddof: int) -> Callable[[Batch], Floats]:
+    def normalised(batch: Batch) -> Floats:
+        own = _filled(batch)
+        if own.size <= ddof:
+            return np.zeros(batch.advantage.shape)
+        std = float(own.std(ddof=ddof))
+        return _centred(batch) / (std + 1e-300)
+
+    return normalised
+
+
+def _per_size(batch: Batch) -> Floats:
+    return batch.advantage / max(float(np.sqrt((_filled(batch) ** 2).mean())) if _filled(batch).size else 1.0, 1e-300)
+
+
+def _collapsed(batch: Batch) -> Floats:
+    if not batch.per_token:
+        return batch.advantage
+    mean = batch.token_advantage.sum(axis=1) / np.maximum(batch.lengths, 1)
+    return np.where(batch.mask, mean[:, None], batch.advantage)
+
+
+INSIDE = "pass the advantages as they are: they are normalised before the loss"
+ADVANTAGES: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
+    ("the mean of the advantages is subtracted inside the loss", INSIDE, _centred),
+    ("advantages are normalised inside the loss, by mean and standard deviation of the batch", INSIDE, _z_score(0)),
+    ("advantages are normalised inside the loss, by mean and standard deviation (ddof 1) of the batch", INSIDE, _z_score(1)),
+    ("advantages are divided by their root mean square inside the loss", INSIDE, _per_size),
+    ("the sign of the advantage is lost: |A|", "use A", lambda batch: np.abs(batch.advantage)),
+    ("negative advantages are set to 0", "use A, of either sign", lambda batch: np.maximum(batch.advantage, 0.0)),
+    ("positive advantages are set to 0", "use A, of either sign", lambda batch: np.minimum(batch.advantage, 0.0)),
+    ("advantages are cut to [−1, 1]", "use A, whatever its size", lambda batch: np.clip(batch.advantage, -1.0, 1.0)),
+    ("only the sign of the advantage is used", "use A, whatever its size", lambda batch: np.sign(batch.advantage)),
+    (
+        "token advantages collapse: every token of a response gets their mean",
+        "multiply each token's ratio by its own advantage, as in GSPO eq. 13",
+        _collapsed,
+    ),
+)
+
+
+def _constant(value: float) -> Callable[[Batch], Floats]:
+    return lambda batch: np.full(len(batch.mask), value)
+
+
+def _advantage(change: Callable[[Batch], Floats]) -> Callable[[Batch], Batch]:
+    return lambda batch: replace(batch, advantage=change(batch))
+
+
+def advantages() -> list[Suspect]:
+    """Suspects of the advantages, and the detached loss."""
+    found = [Suspect(words, fix, batch=_advantage(change)) for words, fix, change in ADVANTAGES]
+    detached = "the gradient is 0 although the value is right: log π is detached", "let the gradient flow through log π"
+    return [*found, Suspect(*detached, slope=0.0)]
+
+
+def constants(value: float, slope: float) -> list[Suspect]:
+    """Constant factors of the loss, and of the gradient alone, as measured on one response on policy."""
+    found = [Suspect("the sign is flipped: a good response is made less likely", "return minus this", factor=_constant(-1.0))]
+    if np.isfinite(value) and value not in (0.0, 1.0, -1.0):
+        words = f"the loss is {_times(value)} what the formula gives"
+        found.append(Suspect(words, f"divide by {value:.6g}", factor=_constant(value)))
+    if np.isfinite(slope) and slope not in (0.0, 1.0):
+        words = f"the value is right and the gradient is {_times(slope)} its derivative"
+        found.append(Suspect(words, "look for a missing, or one more, stop-gradient (detach)", slope=slope))
+    return found
+
+
+def _times(x: float) -> str:
+    """A factor in words.
+
+    >>> _times(0.5), _times(3.0), _times(-2.0)
+    ('half of', '3 times', '-2 times')
+    """
+    return "half of" if abs(x - 0.5) < 1e-9 else f"{x:.6g} times"

@@ -1,0 +1,68 @@
+"""Mended losses: the loss under test with one difference undone, for differences that have no model of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from gspo_core.laws.kit.batch import Batch
+from gspo_core.laws.kit.setting import Setting
+from gspo_core.laws.kit.subject import Call, LossResult, Subject
+
+COARSE = 3e-9
+"""Unit of rounding at which a relative difference of a millionth is within the error budgets of the laws."""
+
+Ask = Callable[[Batch], LossResult]
+"""The loss, on a batch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mended(Subject):
+    """A loss whose result is changed before it is judged."""
+
+    mend: Callable[[Ask, Batch], LossResult] | None = None
+    near: float = 0.0
+    """Distance from a bound at which units are not judged."""
+
+    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> LossResult:
+        """The mended result."""
+        assert self.mend is not None
+        ask = super().__call__
+        return self.mend(lambda asked: ask(asked, dtype, other), batch)
+
+    @property
+    def kink(self) -> float:
+        """At least `near`."""
+        return max(super().kink, self.near)
+
+
+def _mended(subject: Subject, mend: Callable[[Ask, Batch], LossResult], near: float = 0.0) -> Mended:
+    return Mended(**{f.name: getattr(subject, f.name) for f in fields(Subject)}, mend=mend, near=near)
+
+
+def coarse(subject: Subject) -> Mended:
+    """The loss with error budgets of a millionth."""
+
+    def mend(ask: Ask, batch: Batch) -> LossResult:
+        found = ask(batch)
+        return found._replace(eps=max(found.eps, COARSE))
+
+    return _mended(subject, mend, 1e-5)
+
+
+def with_value_of(subject: Subject, setting: Setting) -> Mended:
+    """The loss with the value of the formula; the gradient stays its own."""
+    return _mended(subject, lambda ask, batch: ask(batch)._replace(value=setting.expected(batch).value))
+
+
+def without_constant_term(subject: Subject) -> Mended:
+    """The loss minus what it is with advantages of 0."""
+
+    def mend(ask: Ask, batch: Batch) -> LossResult:
+        found, silent = ask(batch), ask(replace(batch, advantage=np.zeros(batch.advantage.shape)))
+        return found._replace(value=found.value - silent.value, weight=found.weight - silent.weight)
+
+    return _mended(subject, mend)

@@ -1,0 +1,123 @@
+"""Suspects of the ratio: another length, another direction, other tokens, or a ratio per token."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from gspo_core.laws.kit.batch import Batch, Bools, Floats
+from gspo_core.objectives.loss import Objective
+from gspo_core.objectives.ratios import Sequence, SequenceToken, Token
+
+from .suspect import Suspect
+
+
+def _size(batch: Batch) -> Floats:
+    return np.maximum(batch.lengths, 1).astype(np.float64)
+
+
+def _span(batch: Batch) -> Floats:
+    """From the first token to the last."""
+    width = batch.mask.shape[1]
+    first = np.argmax(batch.mask, axis=1)
+    return np.where(batch.mask.any(axis=1), width - np.argmax(batch.mask[:, ::-1], axis=1) - first, 1).astype(np.float64)
+
+
+STRETCHED: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
+    (
+        "the ratio is turned over: π_old/π for π/π_old, or the loss takes the old log-probs first, as verl's do",
+        "exchange log π and log π_old; where their order is another, pass Names(logp=..., old_logp=...)",
+        lambda batch: -np.ones(len(batch.mask)),
+    ),
+    (
+        "log ratios are divided by the padded width, not by the length",
+        "divide by mask.sum(-1), not by the number of slots",
+        lambda batch: _size(batch) / batch.mask.shape[1],
+    ),
+    (
+        "a response's ratio is exp of the sum of its log ratios: the power 1/|y| is missing",
+        "divide the sum of log ratios by mask.sum(-1)",
+        _size,
+    ),
+    (
+        "log ratios are divided by the length twice",
+        "divide by mask.sum(-1) once",
+        lambda batch: 1.0 / _size(batch),
+    ),
+    (
+        "log ratios are divided by |y| + 1",
+        "divide by mask.sum(-1), at least 1: .clamp(min=1)",
+        lambda batch: _size(batch) / (_size(batch) + 1.0),
+    ),
+    (
+        "log ratios are divided by the square root of the length",
+        "divide by mask.sum(-1)",
+        lambda batch: np.sqrt(_size(batch)),
+    ),
+    (
+        "log ratios are divided by the span from first to last token, masked slots between them included",
+        "divide by mask.sum(-1)",
+        lambda batch: _size(batch) / _span(batch),
+    ),
+    (
+        "tokens whose log ratio is 0 are treated as padding",
+        "use the mask, not the numbers",
+        lambda batch: _size(batch) / np.maximum((batch.d != 0).sum(axis=1), 1),
+    ),
+)
+"""(sentence, fix, [N] factor of the mean log ratio)."""
+
+
+def stretched(factor: Callable[[Batch], Floats]) -> Callable[[Batch], Batch]:
+    """The batch with each row's log ratios multiplied by `factor`, [N]."""
+    return lambda batch: batch.with_d(batch.d * factor(batch)[:, None])
+
+
+def _masked(batch: Batch, keep: Bools) -> Batch:
+    return replace(batch, mask=batch.mask & keep)
+
+
+def _without(slot: int, single: bool) -> Callable[[Batch], Batch]:
+    """Without the first or the last slot; `single` for a loss that keeps the only slot of a batch of width 1."""
+
+    def cut(batch: Batch) -> Batch:
+        keep = np.ones(batch.mask.shape, dtype=bool)
+        keep[:, slot] = single and batch.mask.shape[1] == 1
+        return _masked(batch, keep)
+
+    return cut
+
+
+def _zero(batch: Batch) -> Batch:
+    return batch.with_d(np.zeros(batch.mask.shape))
+
+
+def _token(objective: Objective) -> Objective:
+    return replace(objective, ratio=Token())
+
+
+def _pooled(objective: Objective) -> Objective:
+    return replace(objective, ratio=SequenceToken() if objective.reduction.sums_tokens else Sequence())
+
+
+def ratios(objective: Objective) -> list[Suspect]:
+    """All suspects; those that do not change the objective explain nothing."""
+    found = [Suspect(words, fix, batch=stretched(by), chain=by) for words, fix, by in STRETCHED]
+    found += [
+        Suspect("every token has its own ratio, as in GRPO", "take one ratio per response, exp of the mean", _token),
+        Suspect("all tokens of a response share one ratio, as in GSPO", "take one ratio per token", _pooled),
+        Suspect("the old policy is ignored: every ratio is 1", "use the old log-probs that are passed", batch=_zero),
+        Suspect(
+            "the old policy is ignored, and the gradient is 0",
+            "use the old log-probs that are passed",
+            batch=_zero,
+            slope=0.0,
+        ),
+    ]
+    for (words, slot), single in itertools.product((("last", -1), ("first", 0)), (False, True)):
+        fix = "do not cut the arrays: all slots count"
+        found.append(Suspect(f"the {words} slot of every row is dropped", fix, batch=_without(slot, single)))
+    return found

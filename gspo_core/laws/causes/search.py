@@ -1,0 +1,214 @@
+"""The causes of broken laws: the suspect that computes what the loss computes, and the laws that it breaks, too."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gspo_core.laws.kit.batch import Batch, Floats
+from gspo_core.laws.kit.cause import Cause, smallest_first
+from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.compare import rounding, scale_of, tiny
+from gspo_core.laws.kit.law import Law, Severity
+from gspo_core.laws.kit.runner import LawVerdict, Status, run
+from gspo_core.laws.kit.setting import Setting
+from gspo_core.laws.kit.subject import LossError, LossResult, Subject
+
+from .clips import clips
+from .credit import advantages, constants
+from .epsilons import epsilons
+from .mends import coarse, with_value_of, without_constant_term
+from .probes import probes
+from .ratios import ratios
+from .reductions import reductions
+from .suspect import Suspect, model_of
+
+EXAMPLES = 30
+"""Random cases per law and explanation."""
+MILLIONTH = 1e-6
+"""Largest relative difference that counts as an epsilon."""
+SMALL = 5e-3
+"""Relative difference below which only an epsilon is suspected."""
+SPECIAL_FIRST = (
+    "masks",
+    "other_inputs",
+    "micro_batches",
+    "reports",
+    "layouts",
+    "gspo_token",
+    "reduction",
+    "credit",
+    "clip",
+    "clip_bounds",
+    "ratio",
+    "ratio_algebra",
+    "paper",
+    "numerics",
+    "extremes",
+)
+"""Chapters from the most special laws to the most general ones, which nearly every mistake breaks."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A probe, the result of the loss, and that of the right formula."""
+
+    batch: Batch
+    found: LossResult
+    right: LossResult
+
+
+def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], seed: int = 0) -> tuple[Cause, ...]:
+    """The causes of the broken laws, the worst first; every broken law belongs to one of them."""
+    broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: SPECIAL_FIRST.index(v.law.chapter))
+    wrong = [v for v in broken if v.law.severity is Severity.WRONG]
+    found: list[Cause] = []
+    if wrong and Claim.KNOWN_FORMULA in setting.claims:
+        found = _by_formula(subject, setting, broken, seed)
+    explained = {v.law for cause in found for v in cause.follow}
+    left = [v for v in wrong if v.law not in explained]
+    found += [_unknown(left)] if left else []
+    fragile = [v for v in broken if v.law.severity is Severity.FRAGILE and v.law not in explained]
+    return (*found, *(Cause(v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile))
+
+
+def _unknown(left: list[LawVerdict]) -> Cause:
+    """The most special of the laws that no known difference explains."""
+    first = left[0].law
+    sentence = f"not so: {first.name}"
+    fix = f"A known mistake that breaks this law: {first.otherwise}"
+    return Cause(sentence, fix, Severity.WRONG, (left[0], *smallest_first(left[1:])), known=False)
+
+
+def _by_formula(subject: Subject, setting: Setting, broken: list[LawVerdict], seed: int) -> list[Cause]:
+    seen = _answers(subject, setting)
+    if seen is None:
+        return []
+    if all(_agree(setting, s, s.right) for s in seen):
+        return []
+    suspect = _suspect(subject, setting, seen)
+    if suspect is not None:
+        model = model_of(suspect, subject, setting)
+        return _cause(suspect, [v for v in broken if not _holds(v.law, model, setting, seed)])
+    for suspect, mended in _mends(subject, setting, seen):
+        found = _cause(suspect, [v for v in broken if _holds(v.law, mended, setting, seed)])
+        if found:
+            return found
+    return []
+
+
+def _holds(law: Law, subject: Subject, setting: Setting, seed: int) -> bool:
+    return run(law, subject, setting, seed, EXAMPLES, shrink=False).status is not Status.BROKEN
+
+
+def _cause(suspect: Suspect, follow: list[LawVerdict]) -> list[Cause]:
+    return [Cause(suspect.sentence, suspect.fix, suspect.severity, smallest_first(follow))] if follow else []
+
+
+def _answers(subject: Subject, setting: Setting) -> list[_Seen] | None:
+    """The loss on all probes; None if it raises an error on one."""
+    right, found = Suspect("", ""), []
+    for batch in probes(setting):
+        if not setting.is_clear(batch, subject.kink):
+            continue
+        try:
+            found.append(_Seen(batch, subject(batch), right.evaluate(setting, batch)))
+        except LossError:
+            return None
+    return found
+
+
+def _agree(setting: Setting, seen: _Seen, model: LossResult) -> bool:
+    """Whether the loss is the model on a probe: in value, and in gradient where the loss has one of its own."""
+    return _same(seen.found.value, model.value, setting, seen) and (
+        seen.found.noise > 0 or _same(seen.found.weight, np.where(seen.batch.mask, model.weight, 0.0), setting, seen)
+    )
+
+
+def _same(actual: float | Floats, expected: float | Floats, setting: Setting, seen: _Seen) -> bool:
+    size = scale_of(setting, seen.batch) + float(np.max(np.abs(expected), initial=0.0))
+    allowed = rounding(seen.found, seen.batch) * size + tiny(seen.found)
+    return bool(np.all(np.abs(np.asarray(actual) - np.asarray(expected)) <= allowed))
+
+
+def _suspect(subject: Subject, setting: Setting, seen: list[_Seen]) -> Suspect | None:
+    """The one suspect, else the pair of suspects, that agrees with the loss on all probes."""
+    if max(_relative(setting, s) for s in seen) < SMALL:
+        return _agreeing(epsilons(), setting, seen)
+    first = seen[0]
+    value = first.found.value / first.right.value
+    slope = float(first.found.weight[0, 0] / first.right.weight[0, 0]) / value if value else np.nan
+    like = setting.like
+    constant, bounds, others, sums = constants(value, slope), clips(subject, setting), ratios(like), reductions(like)
+    ratio = [*others, *advantages()]
+    alone = [*constant, *bounds, *ratio, *sums]
+    found = _agreeing(alone, setting, seen)
+    if found is not None:
+        return found
+    pairs = itertools.chain(
+        itertools.product(constant, sums),
+        itertools.product([*constant, *sums], [*ratio, *bounds]),
+        itertools.product(others, bounds),
+    )
+    return _agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
+
+
+def _agreeing(suspects: Iterable[Suspect], setting: Setting, seen: list[_Seen]) -> Suspect | None:
+    for suspect in suspects:
+        if all(_agree(setting, s, model) for s, model in ((s, _evaluated(suspect, setting, s.batch)) for s in seen)):
+            return suspect
+    return None
+
+
+def _evaluated(suspect: Suspect, setting: Setting, batch: Batch) -> LossResult:
+    """The model on a probe; NaN where its objective cannot be."""
+    try:
+        with np.errstate(all="ignore"):
+            return suspect.evaluate(setting, batch)
+    except (TypeError, ValueError, OverflowError):  # a pair that makes no objective, such as GRPO's reduction of one ratio
+        return LossResult(np.nan, np.full(batch.mask.shape, np.nan), 1.0, 0.0)
+
+
+def _mends(subject: Subject, setting: Setting, seen: list[_Seen]) -> list[tuple[Suspect, Subject]]:
+    """Differences without a model, each with the loss in which it is mended."""
+    found: list[tuple[Suspect, Subject]] = []
+    off = max(_relative(setting, s) for s in seen)
+    if off <= MILLIONTH:
+        words = f"off by an epsilon: values differ by up to {off:.1g} of their size; an epsilon in a denominator?"
+        fix = "harmless at this size; clamp(min=1) in place of + epsilon makes it exact"
+        found.append((Suspect(words, fix, severity=Severity.HARMLESS), coarse(subject)))
+    if _printed_value(setting, seen):
+        words = "the gradient is right, and the value is another quantity, as for a weight that is held constant"
+        fix = "do not read the value as the objective's; the training is the same"
+        severity = Severity.WRONG if setting.like.surrogate.exact else Severity.HARMLESS
+        found.append((Suspect(words, fix, severity=severity), with_value_of(subject, setting)))
+    if any(abs(value) > 1e-9 for value in _without_advantages(subject, seen)):
+        words = "with advantages of 0 the loss is not 0: there is a term that does not depend on them (a KL, or an entropy)"
+        fix = "check the policy loss without that term, or pass Names(ref_logp=...)"
+        found.append((Suspect(words, fix), without_constant_term(subject)))
+    return found
+
+
+def _relative(setting: Setting, seen: _Seen) -> float:
+    """Largest difference of value and gradient from the formula, relative to their size and to that of the log ratios."""
+    scale = (scale_of(setting, seen.batch) or 1.0) * (1.0 + seen.batch.largest)
+    off = abs(seen.found.value - seen.right.value) / scale
+    if seen.found.noise > 0:
+        return off
+    gap = np.abs(np.where(seen.batch.mask, seen.found.weight, 0.0) - seen.right.weight)
+    return float(max(off, gap.max() / scale)) if np.isfinite(gap).all() else np.inf
+
+
+def _printed_value(setting: Setting, seen: list[_Seen]) -> bool:
+    """Whether all gradients are right; a gradient by finite differences says nothing of the kind."""
+    return all(
+        s.found.noise == 0 and _same(np.where(s.batch.mask, s.found.weight, 0.0), s.right.weight, setting, s) for s in seen
+    )
+
+
+def _without_advantages(subject: Subject, seen: list[_Seen]) -> list[float]:
+    """The loss on the last probes with advantages of 0."""
+    return [subject(replace(s.batch, advantage=np.zeros(s.batch.advantage.shape))).value for s in seen[-4:]]

@@ -1,0 +1,115 @@
+"""A suspect: a formula that differs from the right one in one point, in words and as a model that can be evaluated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gspo_core.laws.kit.batch import Batch, Floats
+from gspo_core.laws.kit.frameworks import NUMPY
+from gspo_core.laws.kit.law import Severity
+from gspo_core.laws.kit.setting import Setting
+from gspo_core.laws.kit.subject import Call, LossResult, Subject
+from gspo_core.objectives.loss import Objective
+
+EPS = float(np.finfo(np.float64).eps)
+
+
+def _same_objective(objective: Objective) -> Objective:
+    return objective
+
+
+def _same_batch(batch: Batch) -> Batch:
+    return batch
+
+
+def _ones(batch: Batch) -> Floats:
+    return np.ones(len(batch.mask))
+
+
+def _nothing(batch: Batch) -> float:
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """One difference from a formula. The model computes the formula of `objective` on `batch`, one response at a time."""
+
+    sentence: str
+    """What the loss does."""
+    fix: str
+    """What to change."""
+    objective: Callable[[Objective], Objective] = _same_objective
+    """The objective that it computes instead."""
+    batch: Callable[[Batch], Batch] = _same_batch
+    """The batch that it computes it on instead, of the same shape."""
+    chain: Callable[[Batch], Floats] = _ones
+    """[N] ∂(token log ratio in that batch)/∂(token log ratio)."""
+    factor: Callable[[Batch], Floats] = _ones
+    """[N] by which each response's value and gradient are multiplied."""
+    slope: float = 1.0
+    """Factor of the gradient alone."""
+    added: Callable[[Batch], float] = _nothing
+    """Added to the value."""
+    severity: Severity = Severity.WRONG
+    """How bad it is."""
+
+    def evaluate(self, setting: Setting, batch: Batch) -> LossResult:
+        """Value and gradient of the model."""
+        seen = self.batch(batch)
+        n = batch.denominator or setting.count(seen)
+        wrong = replace(setting, like=self.objective(setting.like))
+        factor, chain, weight, value = self.factor(batch), self.chain(batch), np.zeros(batch.mask.shape), self.added(batch)
+        for i in np.flatnonzero(seen.mask.any(axis=1)):
+            row = wrong.expected(replace(seen.rows(slice(i, i + 1)), denominator=n))
+            value += factor[i] * row.value
+            weight[i] = self.slope * factor[i] * chain[i] * np.array(row.weight[0])
+        return LossResult(float(value), weight, EPS, 0.0)
+
+    def and_also(self, other: Suspect) -> Suspect:
+        """Both differences at once."""
+        return Suspect(
+            f"{self.sentence}; and {other.sentence}",
+            f"{self.fix}; and {other.fix}",
+            lambda objective: other.objective(self.objective(objective)),
+            lambda batch: other.batch(self.batch(batch)),
+            lambda batch: self.chain(batch) * other.chain(self.batch(batch)),
+            lambda batch: self.factor(batch) * other.factor(batch),
+            self.slope * other.slope,
+            lambda batch: self.added(batch) + other.added(batch),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Model(Subject):
+    """A suspect as a subject, so that laws can be run on it."""
+
+    suspect: Suspect | None = None
+    setting: Setting | None = None
+
+    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> LossResult:
+        """Value and gradient of the model, in float64."""
+        assert self.suspect is not None
+        assert self.setting is not None
+        with np.errstate(all="ignore"):
+            return self.suspect.evaluate(self.setting, batch)
+
+    def leaks(self, batch: Batch) -> dict[str, Floats]:
+        """None: the model has no graph."""
+        return {}
+
+    def changed(self, batch: Batch) -> tuple[str, ...]:
+        """None: the model writes nothing."""
+        return ()
+
+
+def model_of(suspect: Suspect, subject: Subject, setting: Setting) -> Model:
+    """The model, with the argument names of a loss."""
+    return Model(suspect.sentence, _uncallable, NUMPY, subject.names, None, True, suspect=suspect, setting=setting)
+
+
+def _uncallable(inputs: Any) -> Any:
+    raise TypeError("a model is evaluated on batches and has no call on arrays")

@@ -1,0 +1,182 @@
+"""The first sentence about a wrong loss is the difference that it has, whatever the clip range and the constant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from gspo_core import GRPO, GSPO, laws
+from gspo_core.laws.chapters.catalogue import named
+from gspo_core.laws.mutants import clip, credit, ratio, reduction
+from gspo_core.laws.mutants.mutant import HIGH, LIKE, LIKE_TOKEN, LOW, gspo, right
+
+FORMULA = [
+    named("the value is the paper's"),
+    named("the gradient is the paper's"),
+    named("an empty row contributes nothing"),
+    named("a clipped unit has no gradient"),
+]
+
+SENTENCES: list[tuple[Callable[..., Any], str]] = [
+    (reduction.ratio_times_token_mask, "every token has the same weight"),
+    (reduction.token_sum, "not divided by its length"),
+    (reduction.fixed_width, "divided by the padded width"),
+    (reduction.square_root_of_the_length, "by the square root of its length"),
+    (reduction.sum_of_responses, "responses are summed, not averaged"),
+    (reduction.leave_one_out_count, "divided by N − 1"),
+    (reduction.masked_row_has_ratio_one, "counts as a response with ratio 1"),
+    (reduction.denominator_counts_empty_rows, "rows without a token are counted"),
+    (reduction.centred_inside, "the mean of the advantages is subtracted"),
+    (reduction.sequence_ratio_token_sum_over_longest, "divided by the longest length"),
+    (reduction.token_mean_of_token_ratios, "a mean over all tokens; and every token has its own ratio, as in GRPO"),
+    (ratio.exp_of_the_sum, "exp of the sum of its log ratios"),
+    (ratio.divided_twice, "by the length twice"),
+    (ratio.length_plus_one, "|y| + 1"),
+    (ratio.square_root_length, "by the square root of the length"),
+    (ratio.width_for_length, "log ratios are divided by the padded width"),
+    (ratio.span_for_length, "by the span from first to last token"),
+    (ratio.last_token_dropped, "the last slot of every row is dropped"),
+    (ratio.grpo_for_gspo, "every token has its own ratio"),
+    (ratio.ratio_upside_down, "the ratio is turned over"),
+    (ratio.unmoved_tokens_do_not_count, "tokens whose log ratio is 0 are treated as padding"),
+    (clip.not_clipped, "nothing is clipped"),
+    (clip.maximum_for_minimum, "the maximum in place of the minimum"),
+    (clip.mirrored_for_negative, "mirrored for A < 0"),
+    (clip.clipped_on_both_sides, "both sides for both signs"),
+    (clip.widths_swapped, "bounds of the clip range are swapped"),
+    (clip.lower_width_on_both_sides, "the clip range is 1 − 0.2 to 1 + 0.2, not 1 − 0.2 to 1 + 0.3"),
+    (clip.band_in_nats, "in nats"),
+    (clip.only_good_are_clipped, "only good responses are clipped"),
+    (clip.clipped_are_dropped, "have loss 0"),
+    (clip.straight_through, "as if it were not clipped"),
+    (clip.old_is_new, "the old policy is ignored"),
+    (credit.wrong_sign, "the sign is flipped"),
+    (credit.only_good_are_learnt_from, "negative advantages are set to 0"),
+    (credit.size_of_the_advantage, "|A|"),
+    (credit.stop_gradient_too_many, "log π is detached"),
+    (credit.entropy_bonus_left_in, "a term that does not depend on them"),
+]
+
+
+def first(loss: Any, like: Any = LIKE, checked: list[laws.Law] = FORMULA, **options: Any) -> str:
+    """The first sentence about a loss."""
+    report = laws.check(loss, like, laws=checked, examples=12, **options)
+    assert report.causes, str(report)
+    assert str(report).startswith(f"Cause: {report.causes[0].sentence}.\n"), str(report)
+    return report.causes[0].sentence
+
+
+@pytest.mark.parametrize(("loss", "words"), SENTENCES, ids=[loss.__name__ for loss, _ in SENTENCES])
+def test_the_first_sentence_is_the_difference(loss: Callable[..., Any], words: str) -> None:
+    assert words in first(loss)
+
+
+def collapsing(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+    """One ratio per response times token advantages: autograd gives every token their mean."""
+    length = mask.sum(-1).clamp(min=1)
+    s = (torch.where(mask, logp - old, 0.0).sum(-1) / length).clamp(max=50.0).exp()[:, None]
+    a = torch.where(mask, a if a.ndim == 2 else a[:, None], 0.0)
+    gain = torch.minimum(s * a, s.clamp(1 - LOW, 1 + HIGH) * a).sum(-1) / length
+    return -gain.sum() / mask.any(-1).sum().clamp(min=1)
+
+
+def test_token_advantages_that_collapse_have_a_sentence() -> None:
+    assert "token advantages collapse" in first(
+        collapsing, LIKE_TOKEN, [named("the gradient of every token has its own advantage")], framework=laws.TORCH
+    )
+
+
+def numpy_loss(low: float, high: float, rows: bool, factor: float) -> Any:
+    """GSPO in NumPy, times a factor, divided by all rows or by the ones with a token."""
+
+    def loss(logp: Any, old: Any, a: Any, mask: Any) -> Any:
+        length = mask.sum(axis=1)
+        log_s = np.where(mask, logp - old, 0.0).sum(axis=1) / np.maximum(length, 1)
+        s = np.exp(np.minimum(log_s, 50.0))
+        gain = np.where(length > 0, np.minimum(s * a, np.clip(s, 1 - low, 1 + high) * a), 0.0)
+        return -factor * gain.sum() / (len(mask) if rows else max(1, (length > 0).sum()))
+
+    return loss
+
+
+@pytest.mark.slow
+@settings(max_examples=8, suppress_health_check=[HealthCheck.nested_given])
+@given(st.floats(1e-3, 0.5), st.floats(1e-3, 0.5), st.booleans(), st.sampled_from([1.0, -1.0, 0.5, 3.7, -0.2]))
+def test_one_or_two_differences_are_named_at_any_clip_range(low: float, high: float, rows: bool, factor: float) -> None:
+    assume(rows or factor != 1.0)
+    said = first(numpy_loss(low, high, rows, factor), GSPO.with_clip(low, high), framework=laws.NUMPY)
+    named_constant = {1.0: "", -1.0: "the sign is flipped", 0.5: "half of", 3.7: "3.7 times", -0.2: "-0.2 times"}[factor]
+    assert ("rows without a token are counted" in said) == rows
+    assert named_constant in said
+    assert ("; and " in said) == (rows and factor != 1.0)
+
+
+@pytest.mark.slow
+@settings(max_examples=6, suppress_health_check=[HealthCheck.nested_given])
+@given(st.floats(0.01, 0.5), st.floats(0.01, 0.5))
+def test_another_clip_range_is_measured(low: float, high: float) -> None:
+    assume(abs(low - LOW) > 1e-3 and abs(high - HIGH) > 1e-3)
+    assume(abs(low - HIGH) > 1e-3 or abs(high - LOW) > 1e-3)
+    said = first(numpy_loss(low, high, False, 1.0), framework=laws.NUMPY)
+    assert f"the clip range is 1 − {low:.6g} to 1 + {high:.6g}" in said
+
+
+@pytest.mark.parametrize("loss", [gspo, right], ids=["differences", "own gradient"])
+def test_a_right_loss_has_no_cause(loss: Any) -> None:
+    report = laws.check(loss, LIKE, laws=FORMULA, examples=12)
+    assert report.causes == ()
+    assert report.ok
+
+
+def torch_loss(length_eps: float, count_eps: float) -> Any:
+    """GSPO in PyTorch with epsilons in its denominators, as verl writes it."""
+
+    def loss(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+        length = mask.double().sum(-1)
+        filled = (length > 0).double()
+        log_s = torch.where(mask, logp - old, 0.0).sum(-1) / (length + length_eps * filled + (length == 0))
+        s = log_s.clamp(max=50.0).exp()
+        gain = torch.where(filled > 0, torch.minimum(s * a, s.clamp(1 - LOW, 1 + HIGH) * a), 0.0)
+        return -gain.sum() / (filled.sum().clamp(min=1) + count_eps)
+
+    return loss
+
+
+@pytest.mark.parametrize("eps", [(1e-8, 0.0), (0.0, 1e-8), (1e-6, 1e-6), (3e-8, 0.0)], ids=str)
+def test_an_epsilon_is_said_once_and_is_harmless(eps: tuple[float, float]) -> None:
+    report = laws.check(torch_loss(*eps), LIKE, laws=FORMULA, examples=30, framework=laws.TORCH)
+    assert [cause.severity for cause in report.causes] == [laws.Severity.HARMLESS]
+    assert "epsilon" in report.causes[0].sentence
+    assert report.ok
+    assert str(report).startswith("Harmless: off by an epsilon")
+
+
+def test_a_larger_epsilon_is_wrong() -> None:
+    report = laws.check(torch_loss(1e-4, 0.0), LIKE, laws=FORMULA, examples=30, framework=laws.TORCH)
+    assert not report.ok
+    assert report.causes[0].sentence == "off by an epsilon: 0.0001 is added to the length in the ratio"
+
+
+def test_what_no_difference_explains_shows_its_most_special_law_first() -> None:
+    report = laws.check(
+        ratio.row_pooled, LIKE, laws=[*FORMULA, named("a response does not change the gradients of the others")], examples=5
+    )
+    cause = next(cause for cause in report.causes if cause.severity is laws.Severity.WRONG)
+    assert cause.sentence == "not so: a response does not change the gradients of the others"
+    assert "A known mistake that breaks this law" in cause.fix
+
+
+@pytest.mark.slow
+def test_every_broken_law_belongs_to_one_cause() -> None:
+    report = laws.check(ratio.row_pooled, GRPO.with_clip(LOW, HIGH), examples=5)
+    follow = [v.law.name for cause in report.causes for v in cause.follow]
+    assert sorted(follow) == sorted(v.law.name for v in report.broken)
+    assert all(report.mark(v) != "holds" for v in report.broken)
+    assert report.table().count("loss returns") == len(report.broken)
