@@ -63,7 +63,7 @@ class _Seen:
 
 def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], seed: int = 0) -> tuple[Cause, ...]:
     """The causes of the broken laws, the worst first; every broken law belongs to one of them."""
-    broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: SPECIAL_FIRST.index(v.law.chapter))
+    broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: _generality(v.law))
     wrong = [v for v in broken if v.law.severity is Severity.WRONG]
     found: list[Cause] = []
     if wrong and Claim.KNOWN_FORMULA in setting.claims:
@@ -73,6 +73,11 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     found += [_unknown(left)] if left else []
     fragile = [v for v in broken if v.law.severity is Severity.FRAGILE and v.law not in explained]
     return (*found, *(Cause(v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile))
+
+
+def _generality(law: Law) -> int:
+    """Its chapter's place; laws of chapters that are not listed are special."""
+    return SPECIAL_FIRST.index(law.chapter) if law.chapter in SPECIAL_FIRST else 0
 
 
 def _unknown(left: list[LawVerdict]) -> Cause:
