@@ -33,6 +33,8 @@ MILLIONTH = 1e-6
 SMALL = 5e-3
 """Relative difference below which only an epsilon is suspected."""
 SPECIAL_FIRST = (
+    "kl",
+    "sampler",
     "masks",
     "other_inputs",
     "micro_batches",
@@ -45,6 +47,7 @@ SPECIAL_FIRST = (
     "clip_bounds",
     "ratio",
     "ratio_algebra",
+    "sizes",
     "paper",
     "numerics",
     "extremes",
