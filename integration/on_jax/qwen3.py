@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from safetensors import SafetensorError
 from safetensors.flax import load_file
 
 from integration.options.errors import UserError
@@ -175,11 +176,11 @@ def load_qwen3(folder: str | Path) -> Qwen3:
     """The model of a transformers checkpoint folder, in float32. UserError if it is none, or of another architecture."""
     folder = Path(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found: dict[str, Array] = {}
         for file in sorted(folder.glob("*.safetensors")):
             found |= load_file(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"--model: {folder} does not hold a transformers checkpoint: {error}") from error
     model = nnx.eval_shape(lambda: Qwen3(Shape.read(config), nnx.Rngs(0)))
     params = nnx.state(model, nnx.Param)

@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
-from integration.options.errors import NotWritten
+from integration.options.errors import NotWritten, UserError
+from integration.records.checksums import NAME, damage, write_checksums
 from integration.records.files import create_folder, write_whole
 
 
@@ -30,7 +31,7 @@ def cached_model(cache: Path, name: str, recipe: dict[str, Any], make: Callable[
             are added here, since another version may initialise or compute otherwise. It is written to recipe.json.
         make: returns the model, and the tokenizer if there is one.
 
-    Raises NotWritten for a full disk, or a cache that is read-only.
+    Raises NotWritten for a full disk, or a cache that is read-only, and UserError if the model that is there was damaged.
     """
     recipe = recipe | {package: version(package) for package in ("torch", "transformers")}
     text = json.dumps(recipe, indent=1, sort_keys=True)
@@ -42,6 +43,7 @@ def cached_model(cache: Path, name: str, recipe: dict[str, Any], make: Callable[
             for part in parts:
                 part.save_pretrained(temporary)
             write_whole(temporary / "recipe.json", text + "\n")
+            write_checksums(temporary)
         except Exception as error:  # safetensors reports a full disk in its own way
             raise _not_written(folder, error) from error
 
@@ -50,6 +52,9 @@ def cached_model(cache: Path, name: str, recipe: dict[str, Any], make: Callable[
             create_folder(folder, fill)
         except OSError as error:
             raise _not_written(folder, error) from error
+    wrong = damage(folder) if (folder / NAME).exists() else None  # older caches have none
+    if wrong is not None:
+        raise UserError(f"--cache-dir: {folder} is broken: {wrong}; delete that folder, and it is made again")
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -38,7 +39,7 @@ def load_model(source: str) -> Any:
     try:
         pair: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         loaded, info = pair
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"--model: {source} does not load as a causal language model: {_first_line(error)}") from error
     if info["missing_keys"] or info["mismatched_keys"]:
         lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from support.runs.broken_disk import Fault, Killed, Signalled, disk
+from support.runs.broken_disk import Fault, Killed, Watched, disk
 from support.runs.scripts import rows
 
 from integration.options.command_line import guarded
@@ -186,7 +187,10 @@ def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one(
             trainer = Trainer(path)
             return loop.run(trainer, trainer.one_rollout)
 
-        with disk(path, made=Signalled(path, at, *([] if later is None else [at + later]))):
+        def stop() -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with disk(path, made=Watched(path, stop, at, *([] if later is None else [at + later]))):
             status = guarded(main)
         assert status in (0, 130)
         saved = sorted((path / "checkpoints").glob("[0-9]*"))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support.runs.broken_disk import longest_file
+from support.runs.broken_disk import Watched, disk, longest_file
 
 from integration.on_torch.qwen3 import Qwen3Sizes, build_qwen3
-from integration.options.errors import NotWritten
+from integration.options.errors import NotWritten, UserError
+from integration.records.checksums import damage
 from integration.records.files import create_folder, replace_folder, write_whole
 from integration.shared import model_cache
 from integration.shared.model_cache import cached_model
@@ -84,6 +86,28 @@ def test_a_cache_that_cannot_be_written_is_found_out_before_the_model_is_made(tm
     assert make.calls == 0
 
 
+def damaged(content: bytes, how: str) -> bytes | None:
+    """What a disk may give back in place of a file's content."""
+    flipped = content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+    kinds = {"missing": None, "empty": b"", "half": content[: len(content) // 2], "one bit": flipped, "another": b"[]"}
+    return kinds[how]
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "half", "one bit", "another"])
+def test_a_damaged_model_of_the_cache_is_named_and_elsewhere_it_loads_or_is_refused(tmp_path: Path, how: str) -> None:
+    folder = cached_model(tmp_path, "tiny", {}, Factory())
+    for path in [path for path in folder.iterdir() if path.name != "checksums.json"]:
+        whole = path.read_bytes()
+        content = damaged(whole, how)
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"^--cache-dir: .* is broken: {path.name} .*; delete that folder"):
+            cached_model(tmp_path, "tiny", {}, Factory())
+        with suppress(UserError):
+            load_model(str(folder))
+        path.write_bytes(whole)
+    assert cached_model(tmp_path, "tiny", {}, Factory()) == folder
+
+
 def test_of_two_processes_that_make_the_same_folder_the_first_wins(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "model"
 
@@ -94,6 +118,28 @@ def test_of_two_processes_that_make_the_same_folder_the_first_wins(tmp_path: Pat
     create_folder(folder, slower)
     assert [path.name for path in folder.iterdir()] == ["first"]
     assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_whoever_looks_into_the_cache_finds_no_model_or_a_whole_one(tmp_path: Path) -> None:
+    """At every moment while one is made, also when another process is faster; nothing else is left in the end."""
+
+    def look() -> None:
+        for folder in tmp_path.glob("tiny-*"):
+            assert damage(folder) is None
+
+    with disk(tmp_path, made=Watched(tmp_path, look)) as counted:
+        first = cached_model(tmp_path, "tiny", {}, Factory())
+    assert counted.changes > 10
+    for at in range(1, counted.changes + 1, 3):
+        shutil.rmtree(first)
+
+        def faster() -> None:
+            cached_model(tmp_path, "tiny", {}, Factory())
+
+        with disk(tmp_path, made=Watched(tmp_path, faster, at)):
+            assert cached_model(tmp_path, "tiny", {}, Factory()) == first
+        look()
+        assert list(tmp_path.iterdir()) == [first]
 
 
 def test_a_folder_that_is_replaced_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import builtins
 import io
 import os
 import resource
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,18 +93,24 @@ def longest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-class Signalled(Disk):
-    """A disk that does not fail; the process gets a signal at each of these changes."""
+class Watched(Disk):
+    """A disk that does not fail; before each of these changes, or before every one, something else happens."""
 
-    def __init__(self, folder: Path, *at: int) -> None:
+    def __init__(self, folder: Path, happens: Callable[[], object], *at: int) -> None:
         super().__init__(folder, None)
-        self._at = at
+        self._happens, self._at, self._inside = happens, at, False
 
     def change(self) -> None:
         """One more."""
+        if self._inside:  # a change by what happens
+            return
         super().change()
-        if self.changes in self._at:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if not self._at or self.changes in self._at:
+            self._inside = True
+            try:
+                self._happens()
+            finally:
+                self._inside = False
 
 
 @contextmanager
