@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from support.runs.jax_trainers import draw, make_trainer, promotion, save_model, words
+from support.runs.jax_trainers import draw, make_trainer
 
 from gspo_core.planning import Plan
 from integration.on_jax.qwen3 import named_weights
@@ -24,26 +23,8 @@ from integration.options.errors import UserError
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 BETA = 0.3
-
-
-@pytest.fixture(autouse=True)
-def _promotion() -> Iterator[None]:
-    with promotion():
-        yield
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """What is asked."""
-    return words()
-
-
-@pytest.fixture(scope="module")
-def saved(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    """The model that trainers start from."""
-    return save_model(task, tmp_path_factory.mktemp("model"))
 
 
 def with_reference(task: Task, saved: tuple[Any, Any, Path], folder: Path, **options: Any) -> Trainer:

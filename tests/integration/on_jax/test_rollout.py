@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from support.runs.jax_trainers import draw, log_probs, make_trainer, promotion, save_model, words
+from support.runs.answers import assert_stops
+from support.runs.jax_trainers import draw, log_probs, make_trainer
 
 from integration.on_jax import learner as learner_jax
 from integration.on_jax import rollout as rollout_jax
@@ -30,31 +30,7 @@ from integration.options.sizes import WarmUp
 from integration.shared.evaluation import evaluate
 from integration.shared.tasks import Task
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _promotion() -> Iterator[None]:
-    with promotion():
-        yield
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """What is asked."""
-    return words()
-
-
-@pytest.fixture(scope="module")
-def saved(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    """The model that trainers start from."""
-    return save_model(task, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def trainer(task: Task, saved: tuple[Any, Any, Path], tmp_path: Path) -> Trainer:
-    """A fresh trainer."""
-    return make_trainer(task, saved, tmp_path)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 def sequence(batch: Responses, row: int) -> tuple[Any, Any]:
@@ -91,15 +67,9 @@ def test_log_probs_are_those_of_transformers(task: Task, saved: Any, tmp_path: P
 
 def test_a_response_ends_with_its_stop_token_and_holds_no_other(trainer: Trainer) -> None:
     batch = draw(trainer, 16)
-    stops = set(trainer.sampler.prompter.stop_ids())
-    ended = 0
-    for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
-        own = tokens[mask].tolist()
-        assert mask.tolist() == sorted(mask.tolist(), reverse=True), "no holes"
-        assert not stops & set(own[:-1])
-        ended += own[-1] in stops
-        assert own[-1] in stops or len(own) == trainer.config.max_new_tokens
-    assert 0 < ended < len(batch.tokens)
+    assert_stops(
+        zip(batch.tokens, batch.mask, strict=True), set(trainer.sampler.prompter.stop_ids()), trainer.config.max_new_tokens
+    )
 
 
 def test_greedy_sampling_is_the_argmax_of_transformers(trainer: Trainer, saved: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support.runs.broken_disk import longest_file
-from support.runs.jax_trainers import draw, log_probs, make_trainer, promotion, save_model, words
+from support.runs.jax_trainers import draw, log_probs, make_trainer
 
 from gspo_core.planning import Plan
 from integration.on_jax.learner import Learner
@@ -25,31 +24,7 @@ from integration.records.checksums import damage
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _promotion() -> Iterator[None]:
-    with promotion():
-        yield
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """What is asked."""
-    return words()
-
-
-@pytest.fixture(scope="module")
-def saved(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    """The model that trainers start from."""
-    return save_model(task, tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def trainer(task: Task, saved: tuple[Any, Any, Path], tmp_path: Path) -> Trainer:
-    """A fresh trainer."""
-    return make_trainer(task, saved, tmp_path)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
 def gradients(trainer: Trainer, responses: Responses, advantages: Any, old: Any) -> dict[str, Any]:

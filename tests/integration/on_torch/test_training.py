@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.budgets import assert_within, float32_budget
+from support.runs.answers import assert_stops
 from support.runs.broken_disk import longest_file
 from support.runs.torch_trainers import make_trainer, response_logp
 
@@ -67,15 +68,9 @@ def test_log_probs_are_those_of_the_unpadded_sequence(task: Task, tmp_path: Path
 
 def test_a_response_ends_with_its_stop_token_and_holds_no_other(trainer: Trainer) -> None:
     batch = draw(trainer, 16)
-    stops = set(trainer.sampler.stop_ids.tolist())
-    ended = 0
-    for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
-        own = tokens[mask].tolist()
-        assert mask.tolist() == sorted(mask.tolist(), reverse=True), "no holes"
-        assert not stops & set(own[:-1])
-        ended += own[-1] in stops
-        assert own[-1] in stops or len(own) == trainer.config.max_new_tokens
-    assert 0 < ended < len(batch.tokens)
+    assert_stops(
+        zip(batch.tokens, batch.mask, strict=True), set(trainer.sampler.stop_ids.tolist()), trainer.config.max_new_tokens
+    )
 
 
 def test_greedy_sampling_is_the_argmax_of_the_whole_sequence(trainer: Trainer) -> None:
