@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/linear_jax.py [--shape T,H,V ...] [--case dense|real ...] [--rounds N] [--quick --out FILE]
 
 float32. The process pins itself to one core, and XLA to one thread (intra_op_parallelism_threads=1, no threaded Eigen): XLA's
-CPU client otherwise takes what threads there are. Inputs are those of lm_head.py; a program is compiled once, its gradients
-must agree with float64 as lm_head.py demands, then all run by turns. README.md has the fields of the JSON.
+CPU client otherwise takes what threads there are. With --quick, whose times mean nothing, the caller's XLA_FLAGS stay. Inputs
+are those of lm_head.py; a program is compiled once, its gradients must agree with float64 as lm_head.py demands, then all run
+by turns. README.md has the fields of the JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 
 CORE = min(os.sched_getaffinity(0))
 os.sched_setaffinity(0, {CORE})
-os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}" if "--quick" in sys.argv else ONE_THREAD
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import gspo_jax  # noqa: E402 (after the environment is set)

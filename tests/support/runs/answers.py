@@ -7,7 +7,7 @@ from typing import Any
 
 
 def assert_stops(rows: Iterable[tuple[Any, Any]], stops: set[int], longest: int) -> None:
-    """Each of the rows (tokens [T], mask [T]) is one piece, and holds a stop token at its end only or is `longest` tokens long.
+    """Each row (tokens [T], mask [T]) is one piece, and has a stop token at its end only or `longest` tokens.
 
     Some rows end and some are cut off, else this would be a check of nothing.
     """
