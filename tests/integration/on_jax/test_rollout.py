@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -16,17 +15,8 @@ from support.runs.jax_trainers import draw, log_probs, make_trainer
 
 from integration.on_jax import learner as learner_jax
 from integration.on_jax import rollout as rollout_jax
-from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
-from integration.on_jax.learner import Learner
-from integration.on_jax.options import check_options
-from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, bucket, random_keys, resized
-from integration.on_jax.trainer import Trainer, model_files
-from integration.on_torch.qwen3 import build_qwen3
-from integration.on_torch.small_model import small_sizes
-from integration.options.config import Config
-from integration.options.errors import UserError
-from integration.options.sizes import WarmUp
+from integration.on_jax.trainer import Trainer
 from integration.shared.evaluation import evaluate
 from integration.shared.tasks import Task
 
@@ -117,50 +107,3 @@ def test_shapes_come_in_buckets_and_compile_once_each(trainer: Trainer) -> None:
     assert [bucket(n) for n in (1, 8, 9, 32, 33)] == [8, 8, 16, 32, 64]
     assert resized(np.array([[1, 2, 3]]), (2, -2)).tolist() == [[2, 3], [0, 0]]
     assert resized(np.array([1]), (-3,)).tolist() == [0, 0, 1]
-
-
-def test_a_checkpoint_gives_back_every_bit(trainer: Trainer, task: Task, saved: Any, tmp_path: Path) -> None:
-    trainer.learner.step(jax.tree.map(jnp.ones_like, trainer.learner.params))
-    (tmp_path / "checkpoints").mkdir()
-    trainer.step = 7
-    trainer.save()
-    (path,) = trainer.folder.checkpoints()
-    again = make_trainer(task, (saved[0], saved[1], path), tmp_path)  # the weights are read from the checkpoint
-    fresh = jax.tree.leaves(again.learner.optimizer_state)
-    again.restore(path)
-    assert again.step == 7
-    for learner in (lambda t: t.learner.params, lambda t: t.learner.optimizer_state):
-        pairs = list(zip(jax.tree.leaves(learner(trainer)), jax.tree.leaves(learner(again)), strict=True))
-        assert all((np.asarray(a) == np.asarray(b)).all() for a, b in pairs)
-    restored = jax.tree.leaves(again.learner.optimizer_state)
-    assert any((np.asarray(a) != np.asarray(b)).any() for a, b in zip(fresh, restored, strict=True))
-    (path / "state.json").unlink()
-    with pytest.raises(UserError, match="was not written by the JAX script"):
-        again.restore(path)
-
-
-def test_a_checkpoint_of_another_model_is_refused(trainer: Trainer, saved: Any, tmp_path: Path) -> None:
-    larger = build_qwen3(small_sizes(saved[1], WarmUp(layers=3, hidden=32)), 0)
-    larger.save_pretrained(tmp_path / "larger")
-    other = Learner(load_qwen3(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0)
-    (tmp_path / "checkpoint").mkdir()
-    write_checkpoint(tmp_path / "checkpoint", other, saved[1], model_files(saved[2]), {"step": 1})
-    with pytest.raises(UserError, match="is a checkpoint of another model"):
-        restore_checkpoint(tmp_path / "checkpoint", trainer.learner)
-
-
-@pytest.mark.parametrize(
-    ("options", "sentence"),
-    [
-        ({"device": "cuda"}, "--device: JAX chooses its device itself"),
-        ({"dtype": "bfloat16"}, "--dtype: the JAX script computes in float32, not bfloat16"),
-        ({"model": "small-moe"}, "--model small-moe: the JAX script has a dense Qwen3 only"),
-        ({"model": "a/folder", "routing_replay": "r3"}, "--routing-replay: the JAX script has a dense Qwen3 only"),
-        ({"sampler_dtype": "bfloat16"}, "--sampler-dtype: the JAX script samples with the trainer's own passes"),
-        ({"model": "smollm2"}, "--model smollm2: the JAX script has a dense Qwen3 only"),
-    ],
-)
-def test_options_of_the_other_script_are_refused(options: dict[str, Any], sentence: str) -> None:
-    check_options(Config(model="small"))
-    with pytest.raises(UserError, match=f"^{sentence}"):
-        check_options(Config(**{"model": "small", **options}))

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from support.runs.broken_disk import longest_file
 from support.runs.jax_trainers import draw, log_probs, make_trainer
 
 from gspo_core.planning import Plan
@@ -19,8 +18,7 @@ from integration.on_jax.qwen3 import load_qwen3, named_weights
 from integration.on_jax.rollout import Responses, resized
 from integration.on_jax.trainer import Trainer
 from integration.on_jax.training import Old, differentiate, mini_batch, old_pass, one_rollout, update
-from integration.options.errors import NotWritten, TrainingFailure
-from integration.records.checksums import damage
+from integration.options.errors import TrainingFailure
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
 
@@ -163,18 +161,3 @@ def test_log_s_is_exactly_zero_until_the_policy_moves(
     assert moved == [lr > 0] * 3
     assert (row["max_abs_log_s"] == 0) == (lr == 0)
     assert row["clip_low"] + row["clip_high"] == pytest.approx(row["clip_fraction"])
-
-
-@pytest.mark.parametrize("size", [0, 500, 5000, 50_000])
-def test_a_checkpoint_on_a_full_disk_is_named_and_the_one_before_is_whole(trainer: Trainer, size: int) -> None:
-    """The file that is too large is written by Python, by Rust or by C++."""
-    trainer.folder.create(trainer.config.to_json())
-    trainer.step = 1
-    trainer.save()
-    trainer.step = 2
-    with longest_file(size), pytest.raises(NotWritten, match=r"000002 could not be written: .*whole checkpoint is .*000001\."):
-        trainer.save()
-    assert [(path.name, damage(path)) for path in (trainer.folder.path / "checkpoints").iterdir()] == [("000001", None)]
-    trainer.save()
-    assert damage(trainer.folder.path / "checkpoints" / "000002") is None
-    trainer.folder.close()

@@ -21,16 +21,10 @@ from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.options.resuming import resume_options
 from integration.shared.measure import Rollup
-from integration.shared.tasks import Task, load_task
+from integration.shared.tasks import Task
 
 pytestmark = pytest.mark.slow
 BETA = 0.3
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """Short words backward: prompts and answers of different lengths."""
-    return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
 
 
 def with_reference(task: Task, folder: Path, **options: Any) -> Trainer:

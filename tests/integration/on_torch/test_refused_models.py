@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from support.runs.torch_trainers import make_trainer
 
 from integration.on_torch.rollout import Sampler, require_plain_head
 from integration.on_torch.small_model import build_tokenizer
 from integration.on_torch.trainer import Trainer
 from integration.options.errors import UserError
 from integration.shared.prompts import Prompter
-from integration.shared.tasks import Task, load_task
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """Short words backward: prompts and answers of different lengths."""
-    return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
-
-
-@pytest.fixture
-def trainer(task: Task, tmp_path: Path) -> Trainer:
-    """A fresh trainer."""
-    return make_trainer(task, tmp_path)
+from integration.shared.tasks import Task
 
 
 def test_a_model_that_transforms_its_logits_is_refused(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,87 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from support.budgets import assert_within, float32_budget
-from support.runs.answers import assert_stops
-from support.runs.broken_disk import longest_file
-from support.runs.torch_trainers import make_trainer, response_logp
+from support.runs.torch_trainers import draw, make_trainer, response_logp
 
 from gspo_core.planning import Plan
 from integration.on_torch.passes import Old
 from integration.on_torch.rollout import Responses, require_plain_head
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, update
-from integration.options.errors import NotWritten, TrainingFailure
-from integration.records.checksums import damage
+from integration.options.errors import TrainingFailure
 from integration.shared.evaluation import evaluate
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in
-from integration.shared.tasks import Task, load_task
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """Short words backward: prompts and answers of different lengths."""
-    return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
-
-
-@pytest.fixture
-def trainer(task: Task, tmp_path: Path) -> Trainer:
-    """A fresh trainer."""
-    return make_trainer(task, tmp_path)
-
-
-def draw(trainer: Trainer, count: int = 4) -> Responses:
-    """Responses to four questions."""
-    return trainer.sampler.draw(trainer.task.train[:4], count, trainer.sampling)
-
-
-def naive_logp(trainer: Trainer, batch: Responses, row: int) -> torch.Tensor:
-    """Log-probs of one response from the whole logits, its own tokens only: no padding, no cache, no token_logp."""
-    prompt = batch.prompt_ids[row][batch.prompt_mask[row] > 0]
-    tokens = batch.tokens[row][batch.mask[row]]
-    logits = trainer.model(input_ids=torch.cat([prompt, tokens])[None]).logits[0].double() / trainer.sampler.temperature
-    return torch.log_softmax(logits, -1)[len(prompt) - 1 : -1].gather(-1, tokens[:, None])[:, 0]
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_the_unpadded_sequence(task: Task, tmp_path: Path, temperature: float) -> None:
-    trainer = make_trainer(task, tmp_path, temperature=temperature)
-    batch = draw(trainer)
-    lengths = batch.mask.sum(-1)
-    assert lengths.min() < lengths.max(), "all responses have one length: padding is not tested"
-    assert (batch.prompt_mask == 0).any(), "no prompt is padded"
-    logp = response_logp(trainer.model, batch, temperature)
-    for row in range(len(batch.tokens)):
-        # float32 forward passes of different shapes: sums of about a hundred terms of order one
-        assert torch.allclose(logp[row][batch.mask[row]].double(), naive_logp(trainer, batch, row), atol=1e-5, rtol=0)
-        assert (logp[row][~batch.mask[row]] == 0).all()
-
-
-def test_a_response_ends_with_its_stop_token_and_holds_no_other(trainer: Trainer) -> None:
-    batch = draw(trainer, 16)
-    assert_stops(
-        zip(batch.tokens, batch.mask, strict=True), set(trainer.sampler.stop_ids.tolist()), trainer.config.max_new_tokens
-    )
-
-
-def test_greedy_sampling_is_the_argmax_of_the_whole_sequence(trainer: Trainer) -> None:
-    batch = trainer.sampler.draw(trainer.task.train[:4], 1, None)
-    for row in range(4):
-        prompt = batch.prompt_ids[row][batch.prompt_mask[row] > 0]
-        tokens = batch.tokens[row][batch.mask[row]]
-        logits = trainer.model(input_ids=torch.cat([prompt, tokens])[None]).logits[0]
-        assert logits[len(prompt) - 1 : -1].argmax(-1).tolist() == tokens.tolist()
-
-
-def test_sampled_tokens_follow_the_models_distribution(trainer: Trainer) -> None:
-    example, count = trainer.task.train[0], 4000
-    batch = trainer.sampler.draw([example], count, trainer.sampling)
-    logits = trainer.model(input_ids=torch.tensor([trainer.sampler.prompter.encode(example)])).logits[0, -1]
-    expected = torch.softmax(logits.double(), -1)
-    seen = torch.bincount(batch.tokens[:, 0], minlength=len(expected)).double() / count
-    # five standard errors of the most uncertain frequency
-    assert (seen - expected).abs().max() < 5 * (0.25 / count) ** 0.5
-    assert seen.max() < 0.9, "the distribution is a point: nothing is tested"
+from integration.shared.tasks import Task
 
 
 def gradients(trainer: Trainer, responses: Responses, advantages: torch.Tensor, old: torch.Tensor) -> list[torch.Tensor]:
@@ -277,18 +208,3 @@ def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: 
     budget = float32_budget(16 * 6, 0.01) * largest
     assert_within(kept, whole, budget)
     assert float((wrong_denominator - whole).abs().max()) > 10 * budget
-
-
-@pytest.mark.parametrize("size", [0, 500, 5000, 50_000])
-def test_a_checkpoint_on_a_full_disk_is_named_and_the_one_before_is_whole(trainer: Trainer, size: int) -> None:
-    """The file that is too large is written by Python, by Rust or by C++."""
-    trainer.folder.create(trainer.config.to_json())
-    trainer.step = 1
-    trainer.save()
-    trainer.step = 2
-    with longest_file(size), pytest.raises(NotWritten, match=r"000002 could not be written: .*whole checkpoint is .*000001\."):
-        trainer.save()
-    assert [(path.name, damage(path)) for path in (trainer.folder.path / "checkpoints").iterdir()] == [("000001", None)]
-    trainer.save()
-    assert damage(trainer.folder.path / "checkpoints" / "000002") is None
-    trainer.folder.close()

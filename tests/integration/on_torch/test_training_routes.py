@@ -21,15 +21,9 @@ from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import mini_batch, one_rollout, update
 from integration.shared.disagreement import Flips
 from integration.shared.measure import Rollup
-from integration.shared.tasks import Task, load_task
+from integration.shared.tasks import Task
 
 NOISY: dict[str, Any] = {"router_noise": 0.3}
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """Short words backward: prompts and answers of different lengths."""
-    return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
 
 
 def moe(task: Task, folder: Path, **options: Any) -> Trainer:

@@ -56,3 +56,8 @@ def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
     return token_logp(
         hidden, head.weight, batch.tokens, layout=Padded(batch.mask), bias=head.bias, temperature=temperature
     )  # fmt: skip
+
+
+def draw(trainer: Trainer, count: int = 4) -> Responses:
+    """Responses to four questions."""
+    return trainer.sampler.draw(trainer.task.train[:4], count, trainer.sampling)
