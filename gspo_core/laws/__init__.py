@@ -19,7 +19,7 @@ if importlib.util.find_spec("hypothesis") is None:
 from .cards.measure import ProfileFinding
 from .cards.profiling import Profile, profile
 from .chapters.catalogue import LAWS
-from .checking import check, check_advantages, check_clip_fraction, subject_of
+from .checking import check, check_advantages, check_clip_fraction
 from .for_pytest import conformance
 from .kit.batch import Batch
 from .kit.claim import Claim
@@ -31,6 +31,7 @@ from .kit.runner import LawVerdict, Status
 from .kit.strategies import batches
 from .kit.subject import Framework, Names, Subject
 from .mutants import MUTANTS, Mutant
+from .subjects import subject_of
 
 __all__ = [
     "JAX",

@@ -17,62 +17,15 @@ from .causes.search import causes
 from .chapters.catalogue import LAWS
 from .chapters.functions.clip_fraction import FRACTION_LAWS, ClipFractionFunction
 from .chapters.functions.group_advantages import ADVANTAGE_LAWS, AdvantageFunction, AdvantageSetting
-from .kit.batch import Batch
 from .kit.claim import Claim, implied
-from .kit.frameworks import NUMPY, installed
 from .kit.law import Law
 from .kit.oracle import assumptions
 from .kit.report import Report
 from .kit.runner import EXAMPLES, run
 from .kit.setting import Setting
-from .kit.subject import Framework, LossError, Names, Subject, of_objective
-
-LossFunction = Callable[..., Any]
-"""(logp, old_logp, advantage, mask) ↦ scalar."""
-
-
-def subject_of(
-    loss: Objective | LossFunction | Subject,
-    *,
-    framework: Framework | None = None,
-    names: Names | None = None,
-    name: str | None = None,
-) -> Subject:
-    """Wraps an objective, or a loss function of any framework, as the subject of laws.
-
-    Without `framework`, a trial call decides: NumPy first, then PyTorch and JAX if they are installed. Raises: TypeError if
-    no framework can call the loss.
-    """
-    if isinstance(loss, Subject):
-        return loss
-    if isinstance(loss, Objective):
-        return of_objective(loss, framework or NUMPY)
-    if not callable(loss):
-        raise TypeError(f"loss: expected an Objective or a function, got {type(loss).__name__}")
-    names = names or Names()
-    call = names.bound(loss)
-    title = name or _title(loss)
-    failures = []
-    for candidate in installed() if framework is None else [framework]:
-        try:
-            return _with_gradient(Subject(title, call, candidate, names))
-        except LossError as error:  # the wrong framework for this loss
-            failures.append(f"{candidate.name}: {error}")
-    raise TypeError("loss: cannot be called with (logp, old_logp, advantage, mask) arrays\n  " + "\n  ".join(failures))
-
-
-TRIAL = Batch.of([[0.0, 0.1], [0.2, 0.0]], [1.0, -1.0], [[1, 1], [1, 0]])
-
-
-def _title(loss: LossFunction) -> str:
-    inner = loss.func if isinstance(loss, functools.partial) else loss
-    return str(getattr(inner, "__name__", type(inner).__name__))
-
-
-def _with_gradient(subject: Subject) -> Subject:
-    """The subject, with `own_gradient` set by a trial call."""
-    own = subject(TRIAL).noise == 0.0
-    return Subject(subject.name, subject.call, subject.framework, subject.names, subject.objective, own)
+from .kit.signature import said
+from .kit.subject import Framework, Names, Subject
+from .subjects import LossFunction, subject_of, title_of
 
 
 def check(
@@ -84,6 +37,7 @@ def check(
     without: Iterable[Claim] = (),
     framework: Framework | None = None,
     names: Names | None = None,
+    dtype: Any = None,
     examples: int = EXAMPLES,
     laws: Iterable[Law] | None = None,
 ) -> Report:
@@ -97,7 +51,9 @@ def check(
         seed: seed of the random cases; equal seeds give equal reports.
         claims, without: further claims of the loss, and claims of `like` that it does not share.
         framework: NUMPY, TORCH or JAX; None: the first one that the loss accepts.
-        names: the argument names of the loss, see `Names`.
+        names: the argument names of the loss, see `Names`; None: recognised, see `subject_of`.
+        dtype: of the arrays; np.float32 for a loss that accepts no other. A loss that computes in float32 is judged with the
+            tolerances of float32 in any case.
         examples: random cases per law.
         laws: the laws to check; None: `LAWS`.
 
@@ -110,12 +66,20 @@ def check(
     >>> laws.check(GSPO, examples=5).ok
     True
     """
-    subject = subject_of(loss, framework=framework, names=names)
+    subject = subject_of(loss, framework=framework, names=names, dtype=dtype)
     target = loss if isinstance(loss, Objective) and like is GSPO else like
     setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in (LAWS if laws is None else laws))
     explain = functools.partial(causes, subject, setting, seed=seed)
-    return Report(subject.name, _name_of(target), subject.framework.name, seed, verdicts, assumptions(target), explain)
+    return Report(
+        subject.name, _name_of(target), subject.framework.name, seed, verdicts, assumptions(target), explain, _note(subject)
+    )
+
+
+def _note(subject: Subject) -> str:
+    """How the loss was called, and how precise it is."""
+    precision = "It computes in float32, and is judged with the tolerances of float32" if subject.resolution > 1e-8 else ""
+    return ". ".join(filter(None, (said(subject.names), precision)))
 
 
 Z_SCORE = ZScore()
@@ -139,7 +103,7 @@ def check_advantages(
     >>> laws.check_advantages(group_advantages, examples=5).ok
     True
     """
-    subject, setting = AdvantageFunction(_title(fn), fn, convert), AdvantageSetting(like)
+    subject, setting = AdvantageFunction(title_of(fn), fn, convert), AdvantageSetting(like)
     chosen = ADVANTAGE_LAWS if laws is None else laws
     return Report(subject.name, str(like), "", seed, tuple(run(law, subject, setting, seed, examples) for law in chosen))
 
@@ -166,7 +130,7 @@ def check_clip_fraction(
     >>> laws.check_clip_fraction(clip_fraction, examples=5).ok
     True
     """
-    subject = ClipFractionFunction(_title(fn), fn, per_token, convert)
+    subject = ClipFractionFunction(title_of(fn), fn, per_token, convert)
     setting = Setting(like, implied(like))
     chosen = FRACTION_LAWS if laws is None else laws
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in chosen)

@@ -1,7 +1,8 @@
 """gspo-laws package.module:name, or python -m gspo_core.laws: check or profile a loss from a shell.
 
 Exit status 0 if the loss is the one that it claims to be, 1 if a law is broken, 2 if the loss cannot be found or called.
-A loss that fails at extremes only (overflow, NaN in padding) has status 0, and 1 with --strict.
+A loss that fails at extremes only (overflow, NaN in padding) has status 0, and 1 with --strict. A profile claims nothing: its
+status is 0, unless --like, --clip or --strict asks for a verdict.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,14 @@ from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import PRESETS
 
 from .cards.page import page
-from .cards.profiling import profile
+from .cards.profiling import Profile, profile
 from .checking import check
+from .kit.claim import Claim
 from .kit.frameworks import FRAMEWORKS
+from .kit.report import Report
 from .kit.runner import EXAMPLES
+from .kit.subject import Names
+from .subjects import subject_of
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -30,25 +36,64 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="gspo-laws", description="Check a policy loss against the laws of GSPO, or of another preset."
     )
     parser.add_argument("--version", action="version", version=f"gspo-core {__version__}")
-    parser.add_argument("loss", help="package.module:name of a function (logp, old_logp, advantage, mask) -> scalar")
+    parser.add_argument(
+        "loss", help="package.module:name of a function (logp, old_logp, advantage, mask) -> scalar, or with other names"
+    )
     parser.add_argument(
         "--like", metavar="PRESET", help=f"check the claims of this preset (default GSPO): {', '.join(PRESETS)}"
     )
     parser.add_argument(
         "--clip", nargs=2, type=float, metavar=("LOW", "HIGH"), help="the loss's clip range, if not the preset's"
     )
-    parser.add_argument("--profile", action="store_true", help="measure what the loss computes; do not assume a preset")
+    parser.add_argument(
+        "--profile", action="store_true", help="measure what the loss computes; assumes no preset unless --like is given"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random batches (default 0)")
     parser.add_argument("--examples", type=int, default=EXAMPLES, help=f"random batches per law (default {EXAMPLES})")
+    _add_ways(parser)
     parser.add_argument("--framework", choices=tuple(FRAMEWORKS), help="default: the first one that the loss accepts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the results as an HTML page")
     parser.add_argument("--all", action="store_true", help="also print every law, and a counterexample for each broken one")
     parser.add_argument("--strict", action="store_true", help="status 1 also for a loss that fails at extremes only")
-    args = parser.parse_args(argv)
-    if args.profile and (args.like or args.clip):
-        parser.error("--profile finds the preset and the clip range itself; leave out --like and --clip")
-    return args
+    return parser.parse_args(argv)
+
+
+def _add_ways(parser: argparse.ArgumentParser) -> None:
+    """Options that say how the loss is called, and what it does not claim."""
+    roles = ", ".join(field.name for field in fields(Names) if field.type == "str | None")
+    parser.add_argument(
+        "--names",
+        metavar="ROLE=ARGUMENT,...",
+        help=f"argument names, such as logp=log_prob,old_logp=old_log_prob, if they are not recognised; roles: {roles}",
+    )
+    parser.add_argument("--float-mask", action="store_true", help="pass the mask as 0.0 and 1.0")
+    parser.add_argument("--token-advantages", action="store_true", help="pass one advantage per token always")
+    parser.add_argument("--dtype", choices=("float64", "float32"), help="type of the arrays (default float64)")
+    parser.add_argument(
+        "--without", default="", metavar="CLAIM,...", help="claims that the loss does not share, such as MEAN_RATIO"
+    )
+
+
+def _names(args: argparse.Namespace) -> Names | None:
+    """The argument names that were given; None if they are to be recognised."""
+    if not (args.names or args.float_mask or args.token_advantages):
+        return None
+    roles, given = {field.name for field in fields(Names) if field.type == "str | None"}, dict[str, Any]()
+    for pair in filter(None, (args.names or "").split(",")):
+        role, _, argument = pair.partition("=")
+        if role not in roles or not argument:
+            raise ValueError(f"--names: expected ROLE=ARGUMENT with a role of {', '.join(sorted(roles))}, got {pair}")
+        given[role] = argument
+    return Names(**given, float_mask=args.float_mask, token_advantages=args.token_advantages)
+
+
+def _without(given: str) -> set[Claim]:
+    names = list(filter(None, given.split(",")))
+    unknown = [name for name in names if name not in Claim.__members__]
+    if unknown:
+        raise ValueError(f"--without: expected claims of {', '.join(Claim.__members__)}, got {', '.join(unknown)}")
+    return {Claim[name] for name in names}
 
 
 def _load(path: str) -> Any:
@@ -80,22 +125,32 @@ def _print(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _found(args: argparse.Namespace) -> Report | Profile:
+    """The report or the profile that was asked for."""
+    options: dict[str, Any] = {"seed": args.seed, "examples": args.examples, "without": _without(args.without)}
+    framework = FRAMEWORKS[args.framework] if args.framework else None
+    loss, like = _load(args.loss), _objective(args.like, args.clip)
+    if not isinstance(loss, Objective):
+        loss = subject_of(loss, framework=framework, names=_names(args), name=args.loss, dtype=args.dtype)
+    if not args.profile:
+        return check(loss, like, framework=framework, **options)
+    return profile(loss, like if args.like or args.clip else None, framework=framework, **options)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status; see the module."""
     args = _arguments(argv)
-    options: dict[str, Any] = {"seed": args.seed, "examples": args.examples}
-    if args.framework:
-        options["framework"] = FRAMEWORKS[args.framework]
     try:
-        loss = _load(args.loss)
-        found: Any = profile(loss, **options) if args.profile else check(loss, _objective(args.like, args.clip), **options)
+        found = _found(args)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         print(f"gspo-laws: {error}", file=sys.stderr)
         return 2
-    _print(f"{found}\n\n{(found.report if args.profile else found).table()}" if args.all else str(found))
+    report = found.report if isinstance(found, Profile) else found
+    _print(f"{found}\n\n{report.table()}" if args.all else str(found))
     if args.json:
         args.json.write_text(found.json() + "\n", encoding="utf-8")
     if args.html:
         args.html.write_text(page(found), encoding="utf-8")
-    report = found.report if args.profile else found
+    if args.profile and not (args.like or args.clip or args.strict):
+        return 0
     return 0 if report.ok and not (args.strict and report.fragile) else 1

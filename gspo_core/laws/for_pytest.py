@@ -11,13 +11,13 @@ from gspo_core.objectives.presets import GSPO
 
 from .causes.search import causes
 from .chapters.catalogue import LAWS
-from .checking import LossFunction, subject_of
 from .kit.claim import Claim
 from .kit.law import Law, Severity
 from .kit.report import indented
 from .kit.runner import EXAMPLES, Status, run
 from .kit.setting import Setting
 from .kit.subject import Framework, Names, Subject
+from .subjects import LossFunction, subject_of
 
 
 def conformance(

@@ -7,12 +7,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.repository import ROOT
 
 import gspo_core.__main__
 from gspo_core.laws.cli import main
+from gspo_core.laws.mutants import gspo
 
 WRONG = "gspo_core.laws.mutants.clip:mirrored_for_negative"
 RIGHT = "gspo_core.laws.mutants:gspo"
@@ -43,10 +45,10 @@ def test_a_loss_that_fails_at_extremes_only_has_status_0_unless_strict(capsys: p
 
 
 def test_the_command_profiles(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main([WRONG, "--profile", "--examples", "2", "--html", str(tmp_path / "x.html")]) == 1
+    assert main([WRONG, "--profile", "--examples", "2", "--html", str(tmp_path / "x.html")]) == 0
     assert "MIRRORED" in capsys.readouterr().out
     assert "MIRRORED" in (tmp_path / "x.html").read_text()
-    assert main([RIGHT, "--profile", "--examples", "2"]) == 0
+    assert main([WRONG, "--profile", "--examples", "2", "--strict"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -61,11 +63,55 @@ def test_a_mistake_in_the_arguments_is_one_line(arguments: list[str], capsys: py
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", [["--like", "GRPO"], ["--clip", "0.2", "0.2"]], ids=["like", "clip"])
-def test_options_without_an_effect_are_refused(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main([RIGHT, "--profile", *option])
-    assert "--profile finds the preset and the clip range itself" in capsys.readouterr().err
+def test_a_profile_claims_nothing_and_honours_like_and_clip(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([WRONG, "--profile", "--examples", "2", "--like", "GSPO", "--clip", "0.2", "0.3"]) == 1
+    assert f"{WRONG}, like GSPO with Clip(low=0.2, high=0.3)" in capsys.readouterr().out
+
+
+def verl_like(old_log_prob: Any, log_prob: Any, advantages: Any, response_mask: Any, mode: str = "") -> tuple[Any, dict]:
+    """The arguments of verl's losses, old log-probs first; float masks only, one advantage per token."""
+    assert (response_mask.dtype.kind, mode) == ("f", "")
+    return gspo(log_prob, old_log_prob, advantages[:, 0], response_mask > 0), {"actor/pg_clipfrac": 0.0}
+
+
+def renamed(x: Any, y: Any, z: Any, w: Any) -> Any:
+    """Arguments in another order, by names that say nothing."""
+    return gspo(y, x, z, w)
+
+
+THERE = f"{Path(__file__).stem}"
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("verl_like", []),
+        ("verl_like", ["--float-mask", "--token-advantages"]),
+        ("renamed", ["--names", "logp=y,old_logp=x,advantage=z,mask=w"]),
+    ],
+    ids=["recognised", "said", "named"],
+)
+def test_arguments_by_name_in_any_order(
+    name: str, options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    assert main([f"{THERE}:{name}", *BAND, *options]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{THERE}:{name}, like GSPO")
+    assert "Arguments: " in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--names", "x"], "--names: expected ROLE=ARGUMENT"),
+        (["--without", "X"], "--without: expected claims of KNOWN_FORMULA"),
+    ],
+    ids=["names", "without"],
+)
+def test_options_that_mean_nothing_are_refused(options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([RIGHT, *options]) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -73,7 +119,7 @@ def test_python_m_runs_the_command() -> None:
     command = [sys.executable, "-m", "gspo_core.laws", RIGHT, *BAND]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={"PYTHONPATH": str(ROOT)})
     assert result.returncode == 0, result.stderr
-    assert "gspo, like GSPO with Clip(low=0.2, high=0.3) (numpy, seed 0)" in result.stdout
+    assert f"{RIGHT}, like GSPO with Clip(low=0.2, high=0.3) (numpy, seed 0)" in result.stdout
 
 
 @pytest.mark.slow

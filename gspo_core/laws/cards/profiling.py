@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gspo_core.laws.checking import LossFunction, check, subject_of
+from gspo_core.laws.checking import check
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.report import Report
 from gspo_core.laws.kit.runner import EXAMPLES
 from gspo_core.laws.kit.subject import Framework, LossError, Names, Subject
+from gspo_core.laws.subjects import LossFunction, subject_of
 from gspo_core.objectives.clipped_surrogates import Clip
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import GRPO, GSPO, GSPO_TOKEN
@@ -52,8 +54,10 @@ class Profile:
 
 def profile(
     loss: Objective | LossFunction | Subject,
+    like: Objective | None = None,
     seed: int = 0,
     *,
+    without: Iterable[Claim] = (),
     framework: Framework | None = None,
     names: Names | None = None,
     examples: int = EXAMPLES,
@@ -62,10 +66,10 @@ def profile(
 
     Measured are the weighting of responses, the ratio, the bounds of the clip for both signs of A, and the use of token
     advantages. Then the laws of the nearest paper objective are checked with the measured clip range: those of GRPO if every
-    token has its own ratio, else of GSPO-token if token advantages are accepted, else of GSPO.
+    token has its own ratio, else of GSPO-token if each token gets its own advantage, else of GSPO. With `like`, its laws.
 
-    Arguments as in `check`. Returns: `Profile` with `.findings`, `.differs` and `.report`; print it. Raises: TypeError if the
-    loss cannot be called.
+    Other arguments as in `check`. Returns: `Profile` with `.findings`, `.differs` and `.report`; print it. Raises: TypeError
+    if the loss cannot be called.
 
     >>> from gspo_core import GSPO, laws
     >>> [f.kind for f in laws.profile(GSPO, examples=3).findings]
@@ -80,9 +84,9 @@ def profile(
         sides = measure.Edges(None, None, None, None)
     findings = (*found.values(), measure.clip(sides), _measured(measure.credit, subject))
     kinds = {f.topic: f.kind for f in findings}
-    like = _nearest(kinds, sides)
-    without = set() if sides.widths else {Claim.CLIP, Claim.UNBOUNDED, Claim.KNOWN_FORMULA}
-    return Profile(findings, check(subject, like, seed, without=without, examples=examples))
+    unclipped = {Claim.CLIP, Claim.UNBOUNDED, Claim.KNOWN_FORMULA} if like is None and not sides.widths else set()
+    near = _nearest(kinds, sides) if like is None else like
+    return Profile(findings, check(subject, near, seed, without={*without, *unclipped}, examples=examples))
 
 
 def _measured(question: Any, subject: Subject) -> ProfileFinding:
@@ -100,7 +104,7 @@ def _measured(question: Any, subject: Subject) -> ProfileFinding:
 
 def _nearest(kinds: dict[str, str], sides: measure.Edges) -> Objective:
     """The paper's objective that the loss is compared with."""
-    base = GSPO if kinds["token advantages"] == "refused" else GSPO_TOKEN
+    base = GSPO_TOKEN if kinds["token advantages"] == "own" else GSPO
     if kinds.get("ratio") == "token":
         base = replace(GRPO, reduction=TokenMean()) if kinds.get("weighting") == "tokens" else GRPO
     widths = sides.widths

@@ -27,11 +27,16 @@ class Mended(Subject):
     near: float = 0.0
     """Distance from a bound at which units are not judged."""
 
-    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> LossResult:
+    def __call__(self, batch: Batch, dtype: Any = None, other: Call | None = None) -> LossResult:
         """The mended result."""
         assert self.mend is not None
         ask = super().__call__
         return self.mend(lambda asked: ask(asked, dtype, other), batch)
+
+    def value(self, batch: Batch) -> LossResult:
+        """The mended value."""
+        assert self.mend is not None
+        return self.mend(super().value, batch)
 
     @property
     def kink(self) -> float:

@@ -13,7 +13,7 @@ from gspo_core.laws.kit.cause import Cause, smallest_first
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import rounding, scale_of, tiny
 from gspo_core.laws.kit.law import Law, Severity
-from gspo_core.laws.kit.runner import LawVerdict, Status, run
+from gspo_core.laws.kit.runner import RAISES, LawVerdict, Status, run
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, LossResult, Subject
 
@@ -75,7 +75,13 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     left = [v for v in wrong if v.law not in explained]
     found += [_unknown(left)] if left else []
     fragile = [v for v in broken if v.law.severity is Severity.FRAGILE and v.law not in explained]
-    return (*found, *(Cause(v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile))
+    return (*found, *(Cause(_error(v) or v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile))
+
+
+def _error(v: LawVerdict) -> str:
+    """The error that a loss raises, if that is how it breaks a law."""
+    raised = v.violation is not None and v.violation.what == RAISES
+    return f"the loss raises {' '.join(str(v.violation.actual).split())}" if raised and v.violation else ""
 
 
 def _generality(law: Law) -> int:
@@ -86,8 +92,9 @@ def _generality(law: Law) -> int:
 def _unknown(left: list[LawVerdict]) -> Cause:
     """The most special of the laws that no known difference explains."""
     first = left[0].law
-    sentence = f"not so: {first.name}"
-    fix = f"A known mistake that breaks this law: {first.otherwise}"
+    error = _error(left[0])
+    sentence = error or f"not so: {first.name}"
+    fix = "" if error else f"A known mistake that breaks this law: {first.otherwise}"
     return Cause(sentence, fix, Severity.WRONG, (left[0], *smallest_first(left[1:])), known=False)
 
 

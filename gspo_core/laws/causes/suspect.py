@@ -90,12 +90,16 @@ class Model(Subject):
     suspect: Suspect | None = None
     setting: Setting | None = None
 
-    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> LossResult:
+    def __call__(self, batch: Batch, dtype: Any = None, other: Call | None = None) -> LossResult:
         """Value and gradient of the model, in float64."""
         assert self.suspect is not None
         assert self.setting is not None
         with np.errstate(all="ignore"):
             return self.suspect.evaluate(self.setting, batch)
+
+    def value(self, batch: Batch) -> LossResult:
+        """The same."""
+        return self(batch)
 
     def leaks(self, batch: Batch) -> dict[str, Floats]:
         """None: the model has no graph."""

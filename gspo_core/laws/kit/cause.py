@@ -36,7 +36,9 @@ class Cause:
         """How many laws follow, in words."""
         count = len(self.follow) - (not self.known)
         words = "law follows" if count == 1 else "laws follow"
-        return f"{count} {words}" if self.known else f"{count} more broken, and no single difference explains them"
+        if self.known:
+            return f"{count} {words}"
+        return f"{count} more broken, and no known difference explains them all" if count else "No known difference explains it"
 
     def __str__(self) -> str:
         """The cause, its counterexample on one line, and the fix."""
@@ -53,6 +55,10 @@ class Cause:
         }
 
 
+SHOWN = 3
+"""Sequences of a counterexample that are shown on one line."""
+
+
 def smallest_first(verdicts: list[LawVerdict]) -> tuple[LawVerdict, ...]:
     """Broken laws by the number of tokens in their counterexamples; among equals the order stays."""
 
@@ -67,6 +73,7 @@ def smallest_first(verdicts: list[LawVerdict]) -> tuple[LawVerdict, ...]:
 def shortest(violation: Violation) -> str:
     """A counterexample on one line: the input, what the loss returns, and what the law requires."""
     actual, expected = apart(violation.actual, violation.expected)
-    rows = "; ".join(" ".join(line.split()) for line in str(violation.batch).splitlines())
+    lines = [" ".join(line.split()) for line in str(violation.batch).splitlines()]
+    rows = "; ".join(lines if len(lines) <= SHOWN else [*lines[:SHOWN], f"… ({len(lines) - SHOWN} lines more)"])
     note = f" ({' '.join(violation.note.split())})" if violation.note else ""
     return f"{violation.what}, {rows}{note}: the loss returns {actual}, the law requires {expected}"

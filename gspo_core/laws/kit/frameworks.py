@@ -15,10 +15,26 @@ from .subject import Call, CompilerRefusal, Framework, Inputs, RawResult
 
 
 def value_of(returned: Any) -> Any:
-    """The loss among the returned values: a scalar, the first entry of a tuple, or the `value` beside a gradient."""
+    """The loss among the returned values: a scalar, the first entry of a tuple, the `value` beside a gradient, or the entry or
+    attribute called loss.
+
+    >>> value_of({"policy_loss": 1.5, "clip_fraction": 0.0}), value_of((2.0, {}))
+    (1.5, 2.0)
+    """
     if hasattr(returned, "logp_grad"):
         return returned.value
-    return returned[0] if isinstance(returned, tuple) else returned
+    if isinstance(returned, dict):
+        found = next((name for name in LOSSES if name in returned), None)
+        if found is None:
+            raise TypeError(f"expected one of {', '.join(LOSSES)} in the returned dict, got {', '.join(map(str, returned))}")
+        return returned[found]
+    if isinstance(returned, (tuple, list)):
+        return returned[0]
+    return getattr(returned, "loss", returned)
+
+
+LOSSES = ("loss", "total_loss", "policy_loss", "pg_loss", "actor_loss", "value")
+"""Names of the loss in a dict; the first one that is there counts."""
 
 
 CONSTANTS = ("old_logp", "advantage", "ref_logp", "sampler_logp")

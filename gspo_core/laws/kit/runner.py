@@ -13,6 +13,8 @@ from hypothesis.errors import Flaky
 from .law import Law, Violation
 from .subject import CompilerRefusal, LossError
 
+RAISES = "the loss raises an error"
+"""What is wrong with a loss that raises on a legal batch."""
 EXAMPLES = 60
 """Random cases per law, by default."""
 
@@ -65,7 +67,7 @@ class _Run:
         except CompilerRefusal as refusal:
             self.refusal = str(refusal)
         except LossError as error:  # a loss that raises on a legal batch breaks the law
-            self.last = Violation("the loss raises an error", error.batch, str(error), "a number")
+            self.last = Violation(RAISES, error.batch, str(error), "a number")
             raise self.last from error
 
     def survives(self, case: Any) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from gspo_core.layouts.padded import Padded
 from gspo_core.objectives.loss import Objective, policy_loss
@@ -107,7 +108,8 @@ class Names:
     """The argument names of a loss that is not called as loss(logp, old_logp, advantage, mask) by position.
 
     An input with a name is passed by that keyword, the others by position in that order. `denominator`, `ref_logp` and
-    `sampler_logp` are passed only if they have a name.
+    `sampler_logp` are passed only if they have a name. With `logits` and `tokens` the loss gets [N, T, 2] logits whose
+    log-softmax at the tokens is log π − 1, and old log-probs that are lower by 1, too, in place of log-probs.
     """
 
     logp: str | None = None
@@ -120,6 +122,12 @@ class Names:
     """Keyword of the reference policy's log-probs."""
     sampler_logp: str | None = None
     """Keyword of the sampler's log-probs."""
+    logits: str | None = None
+    """Keyword of logits, [N, T, V]; slot t scores token t."""
+    tokens: str | None = None
+    """Keyword of the token ids, [N, T]."""
+    needs_denominator: bool = False
+    """Where a law gives no denominator, pass the number of non-empty rows, not None."""
     token_advantages: bool = False
     """Pass advantages as [N, T] always."""
     float_mask: bool = False
@@ -129,7 +137,9 @@ class Names:
         """The function as a call with named arrays."""
 
         def call(inputs: Inputs) -> Any:
-            positional = [inputs[k] for k in ("logp", "old_logp", "advantage", "mask") if getattr(self, k) is None]
+            if self.logits is not None:
+                inputs = _with_logits(inputs)
+            positional = [inputs[k] for k in FOUR if k in inputs and getattr(self, k) is None]
             keyword = {getattr(self, k): x for k, x in inputs.items() if getattr(self, k) is not None}
             return fn(*positional, **keyword)
 
@@ -148,8 +158,25 @@ class Names:
         cast: Inputs = {k: x.astype(dtype) for k, x in found.items()}
         cast["mask"] = batch.mask.astype(dtype) if self.float_mask else batch.mask.copy()
         if self.denominator is not None:
-            cast["denominator"] = batch.denominator
+            own = float(max(1, batch.mask.any(axis=1).sum())) if self.needs_denominator else None
+            cast["denominator"] = own if batch.denominator is None else batch.denominator
+        if self.tokens is not None:
+            cast["tokens"] = np.zeros(batch.mask.shape, dtype=np.int64)
         return cast
+
+
+FOUR = ("logp", "old_logp", "advantage", "mask")
+"""The arguments by position."""
+
+
+def _with_logits(inputs: Inputs) -> Inputs:
+    """Logits for log-probs: two tokens, whose log-softmax is (log π − 1, log(1 − π/e)); old log-probs move with them."""
+    xp = array_namespace(inputs["logp"])
+    moved: Inputs = {k: inputs[k] - 1.0 for k in ("logp", "old_logp", "ref_logp", "sampler_logp") if k in inputs}
+    logp = moved.pop("logp")
+    low = xp.where(logp < -1e-3, logp, -1e-3 * xp.ones_like(logp))
+    logits = xp.stack([logp, xp.log1p(-xp.exp(low))], axis=-1)
+    return {**{k: x for k, x in inputs.items() if k != "logp"}, **moved, "logits": logits}
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,35 +193,39 @@ class Subject:
     """Whether the gradient comes from the loss or from autodiff; False: from finite differences."""
     step: float = 2.0**-18
     """Step of the finite differences. Adding it to numbers below 8 rounds by 2⁻⁵⁰, which is 2e-10 of the step."""
+    dtype: Any = np.float64
+    """Type of the arrays that the loss gets, where a law does not ask for another."""
+    resolution: float = 0.0
+    """Unit of rounding of the arithmetic inside the loss, if it is larger than that of the value's type."""
 
-    def __call__(self, batch: Batch, dtype: Any = np.float64, other: Call | None = None) -> LossResult:
+    def __call__(self, batch: Batch, dtype: Any = None, other: Call | None = None) -> LossResult:
         """Value and gradient. Raises LossError if the loss raises, which breaks the law that is being checked."""
-        inputs = self.names.inputs(batch, dtype)
+        inputs = self.names.inputs(batch, dtype or self.dtype)
         with loss_errors_on(batch):
             return self._evaluate(batch, inputs, other or self.call)
 
     def value(self, batch: Batch) -> LossResult:
         """The value alone, in one call; the gradient is left empty."""
         with loss_errors_on(batch):
-            number = np.asarray(self.framework.evaluate(self.call, self.names.inputs(batch, np.float64)).value)
-        return LossResult(float(number), np.zeros(0), _eps(number), 0.0)
+            number = np.asarray(self.framework.evaluate(self.call, self.names.inputs(batch, self.dtype)).value)
+        return LossResult(float(number), np.zeros(0), max(_eps(number), self.resolution), 0.0)
 
     def leaks(self, batch: Batch) -> dict[str, Floats]:
         """Gradients that reach old log-probs and advantages; empty without autodiff."""
         with loss_errors_on(batch):
-            return self.framework.leaks(self.call, self.names.inputs(batch, np.float64))
+            return self.framework.leaks(self.call, self.names.inputs(batch, self.dtype))
 
     def changed(self, batch: Batch) -> tuple[str, ...]:
         """Names of the inputs that the loss writes into."""
         with loss_errors_on(batch):
-            return self.framework.changed(self.call, self.names.inputs(batch, np.float64))
+            return self.framework.changed(self.call, self.names.inputs(batch, self.dtype))
 
     def _evaluate(self, batch: Batch, inputs: Inputs, call: Call) -> LossResult:
         raw = self.framework.evaluate(call, inputs)
         number, more = np.asarray(raw.value), {"log_ratio": raw.log_ratio, "clipped": raw.clipped}
         if number.shape != ():
             raise TypeError(f"expected a scalar loss, got shape {list(number.shape)}")
-        eps = _eps(number)
+        eps = max(_eps(number), self.resolution)
         if raw.weight is not None:
             return LossResult(float(number), np.asarray(raw.weight, dtype=np.float64), eps, 0.0, **more)
         return LossResult(float(number), self._differences(inputs, batch), eps, 64.0 * max(eps, 2.3e-16) / self.step, **more)
@@ -206,7 +237,8 @@ class Subject:
         def at(index: Any, steps: int) -> float:
             moved = logp.copy()
             moved[index] += steps * self.step
-            return float(self.framework.evaluate(self.call, {**inputs, "logp": moved}).value)
+            there = {**inputs, "logp": moved.astype(inputs["logp"].dtype)}
+            return float(self.framework.evaluate(self.call, there).value)
 
         for index in zip(*np.nonzero(batch.mask), strict=True):
             out[index] = (8 * (at(index, 1) - at(index, -1)) - (at(index, 2) - at(index, -2))) / (12 * self.step)
@@ -215,7 +247,7 @@ class Subject:
     @property
     def kink(self) -> float:
         """Distance from a bound at which the gradient of a unit is well defined: rounding, or the reach of the differences."""
-        return 1e-9 if self.own_gradient else 4 * self.step
+        return max(1e-9 if self.own_gradient else 4 * self.step, 300.0 * self.resolution)
 
     def claims(self, like: Objective) -> frozenset[Claim]:
         """The claims of this loss if it is declared to be like an objective."""
