@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from array_api_compat import array_namespace
 
+from gspo_core._lib.array import namespace
 from gspo_core.layouts.padded import Padded
 from gspo_core.objectives.loss import Objective, policy_loss
 
@@ -171,7 +171,7 @@ FOUR = ("logp", "old_logp", "advantage", "mask")
 
 def _with_logits(inputs: Inputs) -> Inputs:
     """Logits for log-probs: two tokens, whose log-softmax is (log π − 1, log(1 − π/e)); old log-probs move with them."""
-    xp = array_namespace(inputs["logp"])
+    xp = namespace(logp=inputs["logp"])
     moved: Inputs = {k: inputs[k] - 1.0 for k in ("logp", "old_logp", "ref_logp", "sampler_logp") if k in inputs}
     logp = moved.pop("logp")
     low = xp.where(logp < -1e-3, logp, -1e-3 * xp.ones_like(logp))
