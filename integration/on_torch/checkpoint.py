@@ -15,7 +15,8 @@ def write_checkpoint(folder: Path, model: Any, tokenizer: Any, state: Row) -> No
     """Fill a new folder."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    torch.save({**state, "model": fingerprint(model)}, folder / "trainer.pt")
+    with (folder / "trainer.pt").open("wb") as stream:  # by Python, which knows why a write failed; torch's own writer does not
+        torch.save({**state, "model": fingerprint(model)}, stream)
 
 
 def load_state(checkpoint: Path, model: Any) -> Row:

@@ -194,8 +194,7 @@ class RunFolder:
         try:
             replace_folder(self.path / name, fill)
         except Exception as error:  # torch, safetensors and orbax each report a full disk in their own way
-            last = (str(error).strip().splitlines() or [""])[0]
-            raise self.not_written(name, f"{type(error).__name__}: {last}") from error
+            raise self.not_written(name, _reason(error)) from error
         self.tidy()
         return self.path / name
 
@@ -209,6 +208,17 @@ class RunFolder:
     def close(self) -> None:
         """Give the folder free."""
         self._lock.release()
+
+
+def _reason(error: BaseException) -> str:
+    """Why a write failed: the operating system's words, if they are among the causes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"
 
 
 def _holds_something(path: Path) -> bool:

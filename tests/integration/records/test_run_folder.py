@@ -281,6 +281,7 @@ def test_a_run_killed_before_its_first_rollout_still_has_a_report(folder: RunFol
     assert summary(folder) == "0 rollouts."
 
 
+@pytest.mark.slow
 def test_what_utf_8_cannot_hold_is_written_as_its_escape(folder: RunFolder) -> None:
     """A model may write half of a character."""
     transcript = [{"question": "\ud800?", "answer": "ä", "texts": ["4\udfff"], "scores": [0.0]}]
