@@ -7,6 +7,7 @@ traced: no boolean indexing, no truth value of an array, no in-place write, no d
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,11 @@ def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
 def nan_without_warning(xp: Namespace) -> bool:
     """Whether ∞ − ∞ is NaN and nothing else. NumPy warns, also of slots that hold nothing."""
     return bool(is_torch_namespace(xp) or is_jax_namespace(xp))
+
+
+def without_nan_warning(xp: Namespace) -> AbstractContextManager[Any]:
+    """Within it ∞ − ∞ is NaN and nothing else, in every library."""
+    return nullcontext() if nan_without_warning(xp) else np.errstate(invalid="ignore")
 
 
 def scalar(xp: Namespace, value: float, like: Array) -> Array:

@@ -6,8 +6,10 @@ when somebody wants to look.
 
 from __future__ import annotations
 
-from gspo_core._lib.array import EXP_SQUARED_CAP, count_true, detached, is_integer, is_real, namespace, segment_sum, shape_of
-from gspo_core._lib.units import count_tokens, flat, has_turn_units, mean_over_tokens, turns_of
+import math
+
+from gspo_core._lib.array import EXP_CAP, EXP_SQUARED_CAP, count_true, detached, namespace, segment_sum, shape_of
+from gspo_core._lib.units import at_least_one, count_tokens, flat, has_turn_units, mean_over_tokens, turns_of
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.prepared import prepared
 from gspo_core.objectives.loss import Objective, unit_advantage
@@ -15,6 +17,7 @@ from gspo_core.objectives.result import LinearLoss, Loss
 from gspo_core.types import Array, Layout, Namespace, PerToken, Ratio
 
 from .ledger import LENGTH_BINS, Entries, Metrics, ledger
+from .log_probs import Compared, compared
 from .log_ratios import highest, log_ratio_entries, lowest
 
 
@@ -32,6 +35,7 @@ def batch_metrics(
 
     A token or a sequence is *clipped* if its advantage is not zero, yet its gradient is exactly zero: read off
     `loss.logp_grad`, whatever the objective. log s_i is the sequence's mean log ratio, also where ratios are per token.
+    A response with a NaN or infinite log-prob has no log s: it is counted, and has no part in the numbers of log s.
 
     Args:
         objective: what `loss` was computed with.
@@ -41,8 +45,8 @@ def batch_metrics(
             has with `return_logp=True`: log s is then measured for every sequence, those without an advantage included.
         old_logp, advantage, layout, allow_low_precision: the loss's own arguments. Masked slots are inert.
 
-    Returns: `Metrics`. On a sharded layout they are of whole sequences, and equal on all ranks that share these: merge over
-    data-parallel ranks only, as you would add up losses.
+    Returns: `Metrics`. On a sharded layout they are of whole sequences, and equal on all ranks that share these (of the
+    largest log-prob: that of the rank's own tokens): merge over data-parallel ranks only, as you would add up losses.
 
     Raises: TypeError for a wrong kind or dtype, ValueError for a wrong shape, each naming the argument.
 
@@ -66,17 +70,17 @@ def batch_metrics(
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     selected = log_probs(xp, layout, allow_low_precision, **named)
     layout = prepared(layout, selected[0])
-    d = xp.zeros_like(selected[0]) if old_logp is None else selected[0] - selected[1]
-    units, ratio = unit_advantage(objective.ratio, advantage, layout, d), detached(loss.log_ratio)
+    pair = compared("log_s", selected[0], selected[-1], layout)
+    units, ratio = unit_advantage(objective.ratio, advantage, layout, pair.d), detached(loss.log_ratio)
     if shape_of(ratio) != shape_of(units):
         shapes = f"{list(shape_of(units))}, got one of {list(shape_of(ratio))}"
         raise ValueError(f"loss: expected one of this objective, with a log ratio of {shapes}")
     units, ratio = (_at_tokens(objective.ratio, x, layout) for x in (units, ratio))
     sign = _sign(xp, layout.sum(units))
-    clipping, clipped = _clipping(xp, layout, units, ratio, detached(loss.logp_grad), mean_over_tokens(d, layout))
-    entries = clipping | _batch(xp, objective, loss, layout, units) | _ratios(xp, d, layout)
+    clipping, clipped = _clipping(xp, layout, units, ratio, detached(loss.logp_grad), pair.mean)
+    entries = pair.entries | clipping | _batch(xp, objective, loss, layout, units) | _ratios(xp, pair)
     entries |= Entries({"table": length_table(xp, layout.lengths(), sign, clipped)})
-    return ledger(xp, entries | log_ratio_entries("log_s", d, layout, sign), d)
+    return ledger(xp, entries | log_ratio_entries("log_s", pair, layout, sign), pair.d)
 
 
 def _at_tokens(ratio: Ratio, units: Array, layout: Layout) -> Array:
@@ -124,33 +128,48 @@ def _clipping(
         "clip_active_tokens": xp.sum(num_silent),
         "clip_low_tokens": xp.sum(tokens(silent & (ratio < 0))),
         "clip_high_tokens": xp.sum(tokens(silent & (ratio > 0))),
+        "continued": xp.sum(tokens(live & (ratio > EXP_CAP))),
     }
     return Entries(counts), clipped
 
 
 def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, advantage: Array) -> Entries:
     """Sizes, the loss and its gradient before division, and advantages."""
-    lengths, total = layout.lengths(), detached(loss.denominator)
-    there = lengths > 0
-    some = count_true(xp, xp.reshape(count_true(xp, there) > 0, (1,)))
-    held = xp.astype(lengths, advantage.dtype)
-    counts = {"batches": some, "sequences": count_true(xp, there), "tokens": xp.sum(lengths), "units": objective.count(layout)}
+    lengths, total, units = layout.lengths(), detached(loss.denominator), objective.count(layout)
+    there, held = lengths > 0, xp.astype(lengths, advantage.dtype)
+    some = xp.reshape(count_true(xp, there) > 0, (1,))
+    size = mean_over_tokens(xp.abs(advantage), layout)
+    gradient = layout.sum(xp.abs(detached(loss.logp_grad)))
+    counts = {
+        "batches": count_true(xp, some),
+        "empty": count_true(xp, ~there),
+        "denominators": count_true(xp, some & (total != at_least_one(xp, units, total))),
+        "sequences": count_true(xp, there),
+        "tokens": xp.sum(lengths),
+        "units": units,
+        "not_finite_advantages": count_true(xp, ~(size < math.inf)),
+    }
+    counts |= {"on_policy_batches": counts["batches"]} if loss.on_policy else {}
     sums = {
         "loss": detached(loss.value) * total,
-        "gradient": xp.sum(layout.sum(xp.abs(detached(loss.logp_grad)))) * total,
+        "gradient": xp.sum(gradient) * total,
+        "trained": detached(loss.value),
         "advantage": xp.sum(mean_over_tokens(advantage, layout)),
-        "abs_advantage": xp.sum(mean_over_tokens(xp.abs(advantage), layout)),
+        "abs_advantage": xp.sum(size),
         "length_squares": xp.sum(held * held),
     }
-    extremes = {"length": lowest(xp, held, there)}, {"length": highest(xp, held, there)}
-    return Entries(counts | ({"on_policy_batches": some} if loss.on_policy else {}), sums, *extremes)
+    maxima = {
+        "length": highest(xp, held, there),
+        "gradient": highest(xp, gradient * total, there & (gradient * total < math.inf)),
+        "advantage": highest(xp, size, there & (size < math.inf)),
+    }
+    return Entries(counts, sums, {"length": lowest(xp, held, there)}, maxima)
 
 
-def _ratios(xp: Namespace, d: Array, layout: Layout) -> Entries:
-    """Σ s and Σ s², with log s cut at 20, whose square float32 still holds."""
-    log_s = mean_over_tokens(d, layout)
-    s = xp.exp(xp.where(log_s > EXP_SQUARED_CAP, EXP_SQUARED_CAP, log_s))
-    s = xp.where(layout.lengths() > 0, s, 0.0)
+def _ratios(xp: Namespace, pair: Compared) -> Entries:
+    """Σ s and Σ s² of whole sequences, with log s cut at 20, whose square float32 still holds."""
+    s = xp.exp(xp.where(pair.mean > EXP_SQUARED_CAP, EXP_SQUARED_CAP, pair.mean))
+    s = xp.where(pair.whole, s, 0.0)
     return Entries(sums={"s": xp.sum(s), "s_squares": xp.sum(s * s)})
 
 
@@ -161,36 +180,3 @@ def length_table(xp: Namespace, lengths: Array, sign: Array, clipped: Array) -> 
     octave = xp.where(octave < 0, 0.0, xp.where(octave > LENGTH_BINS - 1, LENGTH_BINS - 1.0, octave))
     cell = (xp.astype(octave, xp.int32) * 3 + sign) * 2 + xp.astype(clipped, xp.int32)
     return segment_sum(xp, xp.astype(lengths > 0, xp.int32), cell, LENGTH_BINS * 6)
-
-
-def group_metrics(advantage: Array, group_ids: Array) -> Metrics:
-    """Number of groups, and of those without a signal: every advantage in them is exactly zero.
-
-    Args:
-        advantage: [N] real numbers, as `group_advantages` returns them.
-        group_ids: [N] integers, equal for the responses to one prompt. A group must be in one call as a whole.
-
-    Returns: `Metrics` in which only this is counted; `merge` it with those of the batch.
-
-    Raises: TypeError for a wrong kind or dtype, ValueError for a wrong shape, each naming the argument.
-
-    >>> import numpy as np
-    >>> from gspo_core import summary
-    >>> numbers = summary(group_metrics(np.array([1.0, -1.0, 0.0, 0.0]), np.array([7, 7, 9, 9])))
-    >>> numbers["groups"], numbers["constant_groups"]
-    (2.0, 0.5)
-    """
-    xp = namespace(advantage=advantage, group_ids=group_ids)
-    if not is_real(xp, advantage):
-        raise TypeError(f"advantage: expected real floating-point numbers, got dtype {advantage.dtype}")
-    if not is_integer(xp, group_ids):
-        raise TypeError(f"group_ids: expected integers, got dtype {group_ids.dtype}")
-    if len(shape_of(advantage)) != 1:
-        raise ValueError(f"advantage: expected shape [N], got {list(shape_of(advantage))}")
-    if shape_of(group_ids) != shape_of(advantage):
-        raise ValueError(f"group_ids: expected shape {list(shape_of(advantage))}, got {list(shape_of(group_ids))}")
-    label, size = xp.searchsorted(xp.sort(group_ids), group_ids), shape_of(advantage)[0]
-    members = segment_sum(xp, xp.ones_like(label, dtype=xp.int32), label, size)
-    live = segment_sum(xp, xp.astype(detached(advantage) != 0, xp.int32), label, size)
-    counts = {"groups": count_true(xp, members > 0), "constant_groups": count_true(xp, (members > 0) & (live == 0))}
-    return ledger(xp, Entries(counts), detached(advantage))

@@ -14,6 +14,7 @@ from gspo_core.mismatch.mass_gap import excess
 from gspo_core.types import Array, Layout
 
 from .ledger import Entries, Metrics, ledger
+from .log_probs import compared
 from .log_ratios import highest, log_ratio_entries
 
 
@@ -48,8 +49,11 @@ def sampler_metrics(
     layout = prepared(layout, old)
     per_token, lengths = correction.level.per_token, layout.lengths()
     there = layout.valid if per_token else lengths > 0
+    pair = compared("sampler", old, sampler, layout)
+    weighed = there & (xp.abs(found.raw) < math.inf) & (xp.abs(found.weight) < math.inf)
 
     def total(x: Array) -> Array:
+        x = xp.where(weighed, x, 0.0)
         return xp.sum(layout.sum(x) if per_token else x)
 
     def number(where: Array) -> Array:
@@ -61,12 +65,13 @@ def sampler_metrics(
         "sampler.sequences": count_true(xp, lengths > 0),
         "sampler.tokens": xp.sum(lengths),
         "sampler.units": number(there),
+        "sampler.weighed": number(weighed),
         "sampler.truncated": number(truncated),
         "sampler.rejected": number(there & ~found.kept),
     }
     largest_weight = math.exp(EXP_SQUARED_CAP)
     capped = xp.where(found.weight > largest_weight, largest_weight, found.weight)
-    gaps, held = excess(old - sampler, layout), xp.astype(lengths, found.raw.dtype)
+    gaps, held = xp.where(pair.whole, excess(pair.d, layout), 0.0), xp.astype(lengths, found.raw.dtype)
     sums = {
         "sampler.raw": total(found.raw),
         "sampler.weight": total(found.weight),
@@ -76,6 +81,6 @@ def sampler_metrics(
         "sampler.excess_tokens": xp.sum(gaps * held),
         "sampler.excess_squares": xp.sum(gaps * gaps),
     }
-    largest = {"sampler.raw": highest(xp, found.raw, there), "sampler.weight": highest(xp, found.weight, there)}
-    gap = log_ratio_entries("sampler", old - sampler, layout)
-    return ledger(xp, gap | Entries(counts, sums, {}, largest), found.raw)
+    largest = {"sampler.raw": highest(xp, found.raw, weighed), "sampler.weight": highest(xp, found.weight, weighed)}
+    gap = log_ratio_entries("sampler", pair, layout)
+    return ledger(xp, pair.entries | gap | Entries(counts, sums, {}, largest), found.raw)

@@ -23,6 +23,8 @@ COUNTS = {
     "on_policy_batches": 1,
     "sequences": 1,
     "tokens": 1,
+    "empty": 1,  # sequences without a token
+    "denominators": 1,  # batches that were divided by another count than their own
     "units": 1,  # of the objective's own denominator
     "zero_advantage": 1,
     "clip_active": 1,
@@ -31,16 +33,24 @@ COUNTS = {
     "clip_active_tokens": 1,
     "clip_low_tokens": 1,
     "clip_high_tokens": 1,
+    "continued": 1,  # tokens with an advantage whose log ratio is beyond EXP_CAP
+    "not_finite_advantages": 1,  # sequences
+    "log_s.not_finite": 1,  # tokens
+    "log_s.positive": 1,  # tokens
     "table": LENGTH_BINS * 3 * 2,  # length, sign of the advantage, clipped
     "log_s.bins": 3 * BINS,  # sign of the advantage, bin
     "log_s.bin_tokens": BINS,
     "groups": 1,
     "constant_groups": 1,
+    "grouped": 1,  # responses
     "sampler.sequences": 1,
     "sampler.tokens": 1,
     "sampler.units": 1,
+    "sampler.weighed": 1,  # of these, with a finite weight
     "sampler.truncated": 1,
     "sampler.rejected": 1,
+    "sampler.not_finite": 1,
+    "sampler.positive": 1,
     "sampler.bins": BINS,
     "sampler.bin_tokens": BINS,
     "entropy.tokens": 1,
@@ -50,6 +60,7 @@ COUNTS = {
 SUMS = {
     "loss": 1,  # times its denominator
     "gradient": 1,  # Σ |weight|, likewise
+    "trained": 1,  # the loss as it was divided
     "advantage": 1,
     "abs_advantage": 1,
     "length_squares": 1,
@@ -60,6 +71,8 @@ SUMS = {
     "log_s.token_moments": 2 * BINS,
     "log_s.square_moments": 2 * BINS,
     "log_s.within": 1,  # Σ (d − its sequence's mean)²
+    "log_s.other_within": 1,  # the same of log-probs under q, the old policy
+    "log_s.together": 1,  # Σ of the products of both, each less its sequence's mean
     "log_s.k1": 1,
     "log_s.k3": 1,
     "sampler.raw": 1,
@@ -74,6 +87,8 @@ SUMS = {
     "sampler.token_moments": 2 * BINS,
     "sampler.square_moments": 2 * BINS,
     "sampler.within": 1,
+    "sampler.other_within": 1,
+    "sampler.together": 1,
     "sampler.k1": 1,
     "sampler.k3": 1,
     "entropy": 1,
@@ -81,7 +96,17 @@ SUMS = {
     "reference.k3": 1,
 }
 MINIMA = {"length": 1, "log_s": 1, "sampler": 1}
-MAXIMA = {"length": 1, "log_s": 1, "sampler": 1, "sampler.raw": 1, "sampler.weight": 1}
+MAXIMA = {
+    "length": 1,
+    "gradient": 1,  # of a response, times the denominator
+    "advantage": 1,  # |A|, of a response
+    "log_s": 1,
+    "log_s.positive": 1,  # the largest log-prob, of any sign
+    "sampler": 1,
+    "sampler.positive": 1,
+    "sampler.raw": 1,
+    "sampler.weight": 1,
+}
 
 
 class Metrics(NamedTuple):
@@ -91,7 +116,7 @@ class Metrics(NamedTuple):
 
         dist.all_reduce(m.counts), dist.all_reduce(m.sums), dist.all_reduce(m.minima, MIN), dist.all_reduce(m.maxima, MAX)
 
-    A tuple of arrays, and so a pytree for JAX. A batch without a token is the neutral element. Counts are exact up to the
+    A tuple of arrays, and so a pytree for JAX. A batch without a sequence is the neutral element. Counts are exact up to the
     largest number of the library's default integer (2³¹ − 1 under JAX without x64); one that `merge` drives beyond is refused
     by `summary`.
 

@@ -61,6 +61,7 @@ def left_out_metrics(objective: Objective, advantage: Array, layout: Layout) -> 
     nothing = xp.zeros_like(lengths, dtype=xp.int32)
     counts = {
         "sequences": count_true(xp, there),
+        "empty": count_true(xp, (advantage == 0) & (layout.lengths() == 0)),
         "zero_advantage": count_true(xp, there),
         "tokens": xp.sum(lengths),
         "units": objective.count(rest),

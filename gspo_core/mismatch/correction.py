@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
-from gspo_core._lib.array import exp_finite, namespace
+from gspo_core._lib.array import exp_finite, namespace, without_nan_warning
 from gspo_core._lib.checks import check_choice
 from gspo_core._lib.units import mean_over_tokens
 from gspo_core._lib.validation import check_layout, log_probs
@@ -125,7 +125,8 @@ class SamplerWeight(NamedTuple):
     weight: Array
     """Units: what multiplies the advantage, at least 0; exactly 1 where sampler and old policy agree."""
     raw: Array
-    """Units: the weight before truncation and rejection, continued linearly beyond e⁵⁰ and so always finite."""
+    """Units: the weight before truncation and rejection, continued linearly beyond e⁵⁰ and so finite wherever `log_raw` is; 0
+    where the trainer's log-prob is −∞, ∞ where the sampler's is, NaN where both are."""
     log_raw: Array
     """Units: log of the raw weight; nats."""
     kept: Array
@@ -169,7 +170,8 @@ def sampler_weight(
     check_layout(layout)
     xp = namespace(old_logp=old_logp, sampler_logp=sampler_logp, mask=layout.valid)
     old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
-    log_raw = correction.level.log_weight(old - sampler, layout)
+    with without_nan_warning(xp):
+        log_raw = correction.level.log_weight(old - sampler, layout)
     weight, kept = correction.action(xp, log_raw)
     there = layout.valid if correction.level.per_token else layout.non_empty()
     kept = kept & there

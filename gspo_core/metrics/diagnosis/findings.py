@@ -18,12 +18,18 @@ class FindingKind(Enum):
     'every ratio is 1 in all updates: nothing can be clipped'
     """
 
-    NOT_FINITE = "a loss, a gradient or a statistic of the sampler is NaN or infinite: what depends on it cannot be judged"
+    NOT_FINITE = "log-probs, advantages, the loss or its gradient are NaN or infinite"
+    POSITIVE_LOG_PROBS = "log-probs above 0, which no probability has"
+    TOKENS_SHIFTED = "the log-probs of two policies belong to neighbouring tokens"
+    ROWS_MIXED = "the log-probs of two policies belong to different responses"
+    NOTHING_MEASURED = "no batch is in these metrics: nothing can be said about it"
     ALL_MASKED = "no token of the policy: loss and gradient are 0"
     ALL_REJECTED = "the sampler correction rejected every response that has an advantage: the gradient is 0"
     CONSTANT_GROUPS = "no response has an advantage: loss and gradient are 0"
     NO_ADVANTAGE = "no response has an advantage, and these metrics cannot say why"
     ALL_CLIPPED = "every response that has an advantage is clipped: the gradient is 0"
+    DOMINANT_RESPONSE = "one response has most of the gradient"
+    FAR_APART = "current and old policy differ by more than the updates of a rollout do"
     ON_POLICY_CENTRED = "every ratio is 1 and advantages cancel: the loss is 0, the gradient is not"
     RATIO_IS_ONE = "every ratio is 1 in all updates: nothing can be clipped"
     CLIP_RANGE_NARROW = "the clip range is narrower than |log s| of most responses"
@@ -31,6 +37,7 @@ class FindingKind(Enum):
     LENGTH_WEIGHTED = "a mean over tokens weighs a sequence ratio by the response's length"
     SAMPLER_BIAS = "trainer and sampler do not compute the same distribution"
     SAMPLER_NOISE = "noise between the engines moves log s by a good part of the clip range"
+    TOO_FEW_RESPONSES = "too few responses to judge the clip range or the sampler: nothing found is no good sign"
 
 
 @dataclass(frozen=True)

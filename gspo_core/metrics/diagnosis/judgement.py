@@ -6,11 +6,12 @@ from gspo_core.metrics.ledger import Metrics
 from gspo_core.metrics.readings import summary
 from gspo_core.objectives.loss import Objective
 
-from .findings import Finding
+from .findings import Finding, Numbers
 from .no_gradient import no_gradient
-from .numbers_at_fault import not_finite
-from .ratios import clip_range, length_weighted, unmoved
+from .numbers_at_fault import impossible, not_finite
+from .ratios import clip_range, length_weighted, too_few, unmoved
 from .sampler import sampler
+from .size import dominant, far_apart
 from .thresholds import Thresholds
 
 _DEFAULT = Thresholds()
@@ -42,10 +43,19 @@ def diagnose(metrics: Metrics, objective: Objective | None = None, *, thresholds
     if objective is not None and not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
     numbers = summary(metrics)
-    found = no_gradient(numbers) or [*unmoved(numbers, thresholds), *clip_range(numbers, objective, thresholds)]
-    return (
-        *not_finite(numbers),
-        *found,
-        *length_weighted(numbers, objective, thresholds),
-        *sampler(numbers, objective, thresholds),
-    )
+    wrong, wrong_sampler = (impossible(numbers, thresholds, prefix) for prefix in ("", "sampler_"))
+    of_batch = no_gradient(numbers, thresholds)
+    if not of_batch and not wrong:
+        of_batch = _moving(numbers, objective, thresholds)
+    if wrong_sampler and wrong and wrong[0].kind == wrong_sampler[0].kind:
+        wrong_sampler, of_sampler = [], []  # both pairs share old_logp
+    else:
+        of_sampler = wrong_sampler or sampler(numbers, objective, thresholds)
+    found = (*not_finite(numbers), *wrong, *of_batch, *length_weighted(numbers, objective, thresholds), *of_sampler)
+    return found or tuple(too_few(numbers, objective, thresholds))
+
+
+def _moving(numbers: Numbers, objective: Objective | None, limits: Thresholds) -> list[Finding]:
+    """A batch with a gradient. What is said about the clip range would be wrong where the ratios are."""
+    outsized = dominant(numbers, limits) or far_apart(numbers, limits)
+    return outsized or [*unmoved(numbers, limits), *clip_range(numbers, objective, limits)]

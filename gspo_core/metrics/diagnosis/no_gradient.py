@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 from .findings import Finding, FindingKind, Numbers
+from .size import are_far_apart
+from .thresholds import Thresholds
 
 
-def no_gradient(numbers: Numbers) -> list[Finding]:
+def no_gradient(numbers: Numbers, limits: Thresholds) -> list[Finding]:
     """Why the gradient is exactly 0, if it is."""
     if "sequences" not in numbers:
         return _no_tokens(numbers)
@@ -13,10 +17,13 @@ def no_gradient(numbers: Numbers) -> list[Finding]:
         return []
     if numbers["zero_advantage"] == 1:
         return [_no_advantage(numbers)]
-    sentence = (
-        "All responses that have an advantage are clipped ({clip_active:.0%} of {sequences:.0f}; log s from {log_s_min:.2g} to "
-        "{log_s_max:.2g}): the gradient is 0. Widen the clip range, or take fewer or smaller steps on each rollout."
-    )
+    sentence = "All responses that have an advantage are clipped, or their ratio is 0 ({clip_active:.0%} of {sequences:.0f}"
+    sentence += "; log s from {log_s_min:.2g} to {log_s_max:.2g})" if "log_s_min" in numbers else ")"
+    sentence += ": the gradient is 0."
+    if "log_s_min" in numbers and not are_far_apart(numbers, limits):
+        sentence += " Widen the clip range, or take fewer or smaller steps on each rollout."
+    else:
+        sentence += " Do not widen the clip range before you know why the policies are so far apart."
     return [Finding.of(FindingKind.ALL_CLIPPED, numbers, sentence, gradient_is_zero=True)]
 
 
@@ -24,25 +31,38 @@ def _no_tokens(numbers: Numbers) -> list[Finding]:
     """There is no batch: everything was masked or rejected, or no batch was merged in."""
     if numbers.get("sampler_rejected") == 1:
         return [_rejected(numbers)]
+    if "empty_sequences" in numbers:
+        sentence = "None of {empty_sequences:.0f} responses has a token of the policy: loss and gradient are 0. "
+        if numbers.get("sampler_sequences", 0.0) > 0:
+            sentence += "The sampler's {sampler_sequences:.0f} had some, so compare the layout of the loss with theirs."
+        else:
+            sentence += "Check the mask: it is true where the policy wrote a token, not at the prompt or at padding."
+        return [Finding.of(FindingKind.ALL_MASKED, numbers, sentence, gradient_is_zero=True)]
     if "sampler_sequences" in numbers:
         return []
-    sentence = (
-        "There is no token of the policy in these metrics ({tokens:.0f}): check the mask, if a batch was merged into them."
-    )
-    zero = None if numbers else True
-    return [Finding.of(FindingKind.ALL_MASKED, {"tokens": 0.0}, sentence, gradient_is_zero=zero)]
+    sentence = "There is no batch in these metrics ({batches:.0f}): merge those of batch_metrics to learn more about it."
+    return [Finding.of(FindingKind.NOTHING_MEASURED, {"batches": 0.0}, sentence)]
 
 
 def _no_advantage(numbers: Numbers) -> Finding:
     """All advantages are 0: because of the rewards, because of the correction, or for a reason that is not in the metrics."""
+    rejected = numbers.get("sampler_rejected", 0.0)
+    if rejected == 1:
+        return _rejected(numbers)
+    if numbers.get("constant_groups") == 1 and numbers["group_size"] == 1:
+        sentence = (
+            "None of {sequences:.0f} responses has an advantage: each of {groups:.0f} groups has {group_size:.0f} response and "
+            "no other to compare it with. group_ids are equal for the responses to one prompt; sample several of them."
+        )
+        return Finding.of(FindingKind.CONSTANT_GROUPS, numbers, sentence, gradient_is_zero=True)
     if numbers.get("constant_groups") == 1:
         sentence = (
             "None of {sequences:.0f} responses has an advantage: all rewards of a group are equal, and nothing is learned. "
             "Use prompts that are neither always nor never solved. {constant_groups:.0%} of {groups:.0f} groups are constant."
         )
         return Finding.of(FindingKind.CONSTANT_GROUPS, numbers, sentence, gradient_is_zero=True)
-    rejected = numbers.get("sampler_rejected", 0.0)
-    if rejected == 1 or (rejected > 0 and "groups" in numbers):
+    # A group that is not constant has two responses or more with an advantage: fewer rejected ones cannot be the reason.
+    if "groups" in numbers and 0 < rejected >= 2.0 * (1.0 - numbers["constant_groups"]) / numbers["group_size"]:
         return _rejected(numbers)
     sentence = "None of {sequences:.0f} responses has an advantage, and nothing is learned. These metrics cannot say why: "
     if "groups" in numbers:
@@ -59,7 +79,9 @@ def _rejected(numbers: Numbers) -> Finding:
         "with it every advantage: the gradient is 0. Raw weights are {sampler_raw_mean:.3g} on average. Find out why trainer "
         "and sampler disagree before you loosen its bounds; the weight of a whole response leaves them sooner the longer it is."
     )
-    sentence += (
-        " Rewards are not the reason: {constant_groups:.0%} of {groups:.0f} groups are constant." if "groups" in numbers else ""
-    )
+    if numbers.get("constant_groups") == 1:
+        sentence += " All {groups:.0f} groups are constant as well, unless group_metrics was given the weighted advantages."
+    elif "groups" in numbers:
+        sentence += " Rewards are not the reason: {constant_groups:.0%} of {groups:.0f} groups are constant."
+    numbers = {"sampler_raw_mean": math.nan, **numbers}
     return Finding.of(FindingKind.ALL_REJECTED, numbers, sentence, gradient_is_zero=True)

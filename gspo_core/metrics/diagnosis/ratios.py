@@ -13,13 +13,14 @@ from .thresholds import Thresholds
 
 def unmoved(numbers: Numbers, limits: Thresholds) -> list[Finding]:
     """Ratios that are all 1: a mistake over several updates, as it should be in the first one."""
-    if "sequences" not in numbers or max(-numbers["log_s_min"], numbers["log_s_max"], numbers["token_std"]) > limits.still:
+    if "log_s_min" not in numbers or max(-numbers["log_s_min"], numbers["log_s_max"], numbers["token_std"]) > limits.still:
         return []
     zero = abs(numbers["loss"]) <= limits.zero_loss * numbers["advantage_abs_mean"]
     if numbers["batches"] >= limits.window:
         sentence = (
-            "Every ratio is 1 in all {batches:.0f} batches ({on_policy:.0%} declared on policy): clipping does nothing. "
-            "With more than one update per rollout, take the old log-probs once, before the first."
+            "Every ratio is 1 in all {batches:.0f} batches ({on_policy:.0%} declared on policy): clipping does nothing. That "
+            "is right for the batches of one update. With more updates per rollout, take the old log-probs once, before the "
+            "first, and see that the steps move the weights."
         )
         sentence += " That the loss is 0 ({loss:.2g}) is right; its gradient is not 0 ({gradient:.2g})." if zero else ""
         return [Finding.of(FindingKind.RATIO_IS_ONE, numbers, sentence, gradient_is_zero=False)]
@@ -41,7 +42,7 @@ def band_of(objective: Objective | None) -> tuple[float, float] | None:
 def clip_range(numbers: Numbers, objective: Objective | None, limits: Thresholds) -> list[Finding]:
     """Judged by where log s lies, not by ε: short answers need 0.03 where long ones need 3e-4."""
     band = band_of(objective)
-    if band is None or numbers.get("sequences", 0.0) < limits.responses or numbers["zero_advantage"] == 1:
+    if band is None or numbers.get("sequences", 0.0) < limits.responses or "log_s_min" not in numbers:
         return []
     largest = max(-numbers["log_s_min"], numbers["log_s_max"])
     share = numbers["clip_active"] / (1.0 - numbers["zero_advantage"])
@@ -55,6 +56,8 @@ def clip_range(numbers: Numbers, objective: Objective | None, limits: Thresholds
         return [Finding.of(FindingKind.CLIP_RANGE_NARROW, numbers, sentence + advice)]
     if limits.still < largest < limits.wide * min(band):
         sentence = "The largest |log s| is {largest:.2g}, the clip range −{low:.2g} to {high:.2g}: it never acts."
+        if numbers["batches"] < limits.window:
+            advice = " One batch may be the first of a rollout, in which nothing has moved: judge all of its updates together."
         return [Finding.of(FindingKind.CLIP_RANGE_WIDE, numbers, sentence + advice)]
     return []
 
@@ -71,3 +74,18 @@ def length_weighted(numbers: Numbers, objective: Objective | None, limits: Thres
     )
     times = numbers["length_max"] / numbers["length_min"]
     return [Finding.of(FindingKind.LENGTH_WEIGHTED, {**numbers, "times": times}, sentence)]
+
+
+def too_few(numbers: Numbers, objective: Objective | None, limits: Thresholds) -> list[Finding]:
+    """Nothing was found, but nothing was looked for either."""
+    counted = {"batch": numbers.get("sequences", 0.0) if band_of(objective) else 0.0}
+    counted["sampler"] = numbers.get("sampler_sequences", 0.0)
+    few = {name: count for name, count in counted.items() if 0 < count < limits.responses}
+    if not few:
+        return []
+    sentence = (
+        "{responses:.0f} responses are too few: neither the clip range nor the sampler is judged below {least:.0f}. Merge the "
+        "metrics of more batches."
+    )
+    known = {"responses": max(few.values()), "least": float(limits.responses)}
+    return [Finding.of(FindingKind.TOO_FEW_RESPONSES, known, sentence)]

@@ -30,8 +30,8 @@ def sampler(numbers: Numbers, objective: Objective | None, limits: Thresholds) -
     if band and numbers["sampler_log_s_std"] > limits.noise * min(band):
         sentence = (
             "Between trainer and sampler alone, before any update, log s has the standard deviation {sampler_log_s_std:.2g}, "
-            "{share:.0%} of the clip range's nearer bound ({nearer:.2g}). Take old log-probs from the trainer, or a sampler of "
-            "higher precision."
+            "{share:.0%} of the clip range's nearer bound ({nearer:.2g}). Do not take the sampler's log-probs as the "
+            "old ones, or take a sampler of higher precision."
         )
         nearer = {"nearer": min(band), "share": numbers["sampler_log_s_std"] / min(band) if min(band) else math.inf}
         found.append(Finding.of(FindingKind.SAMPLER_NOISE, {**numbers, **nearer}, sentence))

@@ -58,8 +58,12 @@ def test_merged_parts_are_the_whole(library: Library, batch: Batch, parts: list[
     metrics = [measured(library, member.objective, piece, piece.advantage, total) for piece in pieces]
     numbers, loss_scale = judged(member, batch, batch.advantage)
     found = summary(merge(*metrics))
-    if numbers:
-        numbers["batches"] = float(sum(bool(piece.mask.any()) for piece in pieces))
+    if "batches" in numbers:
+        full = [piece for piece in pieces if piece.mask.any()]
+        numbers["batches"] = float(len(full))
+        # Each was divided by the whole batch's denominator: their losses add up to the loss that was trained.
+        if any(float(member.objective.count(Padded(piece.mask))) != total for piece in full):
+            numbers["loss_trained"] = numbers["loss"]
     assert_numbers(found, numbers, largest(batch), loss_scale)
 
 
@@ -133,18 +137,22 @@ def sampler_oracle(correction: Correction, old: list, sampler: list, mask: list)
     outside = [not action.low <= w <= action.high for w in raw]  # type: ignore[attr-defined]  # the action has bounds
     cut = isinstance(action, Truncate)
     rows = [[old[i][t] - sampler[i][t] for t, there in enumerate(row) if there] for i, row in enumerate(mask)]
-    return {
-        "sampler_sequences": float(sum(any(row) for row in mask)),
-        "sampler_tokens": float(sum(sum(row) for row in mask)),
-        "sampler_raw_mean": oracle_metrics.mean(raw),
-        "sampler_raw_max": max(raw),
-        "sampler_weight_mean": oracle_metrics.mean(weights),
-        "sampler_weight_max": max(weights),
-        "sampler_truncated": oracle_metrics.mean(outside) if cut else 0.0,
-        "sampler_rejected": 0.0 if cut else oracle_metrics.mean(outside),
-        **oracle_mass_gap(rows),
-        **({"sampler_ess": sum(weights) ** 2 / len(weights) / sum(w * w for w in weights)} if any(weights) else {}),
-    } | oracle_metrics.log_ratios(old, sampler, mask, "sampler_log_s", "sampler_")
+    return (
+        oracle_metrics.log_probs(old, sampler, mask, "sampler_")
+        | {
+            "sampler_sequences": float(sum(any(row) for row in mask)),
+            "sampler_tokens": float(sum(sum(row) for row in mask)),
+            "sampler_raw_mean": oracle_metrics.mean(raw),
+            "sampler_raw_max": max(raw),
+            "sampler_weight_mean": oracle_metrics.mean(weights),
+            "sampler_weight_max": max(weights),
+            "sampler_truncated": oracle_metrics.mean(outside) if cut else 0.0,
+            "sampler_rejected": 0.0 if cut else oracle_metrics.mean(outside),
+            **oracle_mass_gap(rows),
+            **({"sampler_ess": sum(weights) ** 2 / len(weights) / sum(w * w for w in weights)} if any(weights) else {}),
+        }
+        | oracle_metrics.log_ratios(old, sampler, mask, "sampler_log_s", "sampler_")
+    )
 
 
 @pytest.mark.parametrize("name", CORRECTIONS)
@@ -220,7 +228,11 @@ def test_groups_are_counted_as_sets_do(library: Library, rewards: list[float], i
         assert numbers == {}
         return
     constant = [len({r for r, g in zip(rewards, groups, strict=True) if g == group}) == 1 for group in set(groups.tolist())]
-    assert numbers == {"groups": float(len(constant)), "constant_groups": sum(constant) / len(constant)}
+    assert numbers == {
+        "groups": float(len(constant)),
+        "constant_groups": sum(constant) / len(constant),
+        "group_size": len(rewards) / len(constant),
+    }
 
 
 @pytest.mark.parametrize(

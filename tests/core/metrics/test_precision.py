@@ -22,7 +22,7 @@ from gspo_core.metrics.sketch import RESOLUTION
 @given(batch=batches(max_tokens=3), q=st.sampled_from(["q01", "q05", "q25", "q50", "q75", "q95", "q99"]))
 def test_a_quantile_is_within_the_resolution_of_the_order_statistic(batch: Batch, q: str) -> None:
     numbers = summary(measured(NUMPY, GSPO, batch, batch.advantage))
-    assume(numbers)
+    assume("log_s_mean" in numbers)
     d = np.where(batch.mask, batch.clean().logp - batch.clean().old_logp, 0.0)
     log_s = [float(x.sum() / n) for x, n in zip(d, batch.mask.sum(axis=1), strict=True) if n]
     level = int(q[1:]) / 100
@@ -91,12 +91,6 @@ def test_any_finite_log_ratio_has_finite_metrics(library: Library, x: float) -> 
     assert np.isfinite(vectors(metrics, library)[1]).all()
     assert all(math.isfinite(value) for value in summary(metrics).values())
     assert_within(summary(metrics)["log_s_mean"], x, 1e-6 * abs(x))  # float32
-
-
-def test_a_log_ratio_that_is_no_number_shows() -> None:
-    metrics = on_layout(GSPO, np.array([[np.nan], [0.1]]), np.zeros((2, 1)), np.ones(2), Padded(np.ones((2, 1), dtype=bool)))
-    assert math.isnan(summary(metrics)["log_s_mean"])
-    assert math.isnan(summary(metrics)["log_s_std"])
 
 
 def test_the_effective_sample_size_counts_log_s_beyond_20_as_20() -> None:

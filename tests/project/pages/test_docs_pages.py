@@ -13,10 +13,10 @@ import gspo_plots
 import matplotlib
 import numpy as np
 import pytest
-from core.metrics.test_diagnosis import SITUATIONS
 from matplotlib import pyplot as plt
 from support.pages import DOCS, anchors, run
 from support.repository import ROOT
+from support.situations import SITUATIONS
 
 from gspo_core import diagnose
 from gspo_core.laws.cards.sources import theory_labels

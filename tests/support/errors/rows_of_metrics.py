@@ -38,6 +38,8 @@ def left_out(objective: Any = GSPO, advantage: Any = ONES) -> Callable[[], Any]:
 
 
 READINGS: list[Row] = [
+    Row(V, ("clipped: expected a share from 0 to 1", "got 1.5"), lambda: g.metrics.Thresholds(clipped=1.5)),
+    Row(V, ("far: expected a number of at least 0", "got -1"), lambda: g.metrics.Thresholds(far=-1)),
     Row(
         T,
         ("action: MeanK3() measures disagreement", "expected Reject(...)", "got Truncate"),

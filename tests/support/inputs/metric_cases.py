@@ -52,16 +52,17 @@ def vectors(metrics: Metrics, library: Library) -> list[np.ndarray]:
 def assert_numbers(actual: dict[str, float], expected: dict[str, float], scale: float, loss_scale: float = 0.0) -> None:
     """Every number of `expected`, and no others but quantiles. `scale` is the largest |d|, `loss_scale` Σ |terms| of the loss.
 
-    A design effect is a quotient of variances: it is compared where the variance is one, not rounding.
+    Design effect and unlikeness are quotients of variances: they are compared where the variance is one, not rounding.
     """
-    names = {name for name in expected if not name.endswith("design_effect")}
-    assert {name for name in actual if "_q" not in name and not name.endswith("design_effect")} == names
+    quotients = ("design_effect", "unlikeness")
+    names = {name for name in expected if not name.endswith(quotients)}
+    assert {name for name in actual if "_q" not in name and not name.endswith(quotients)} == names
     for name in names:
         assert_within(actual[name], expected[name], _budget(name, expected, scale, loss_scale))
     for prefix in ("", "sampler_"):
-        if expected.get(f"{prefix}token_std", 0.0) > 1e-3 * scale and f"{prefix}design_effect" in expected:
-            wanted = expected[f"{prefix}design_effect"]
-            assert_within(actual[f"{prefix}design_effect"], wanted, 1e-8 * max(1.0, wanted))
+        for name in (f"{prefix}{quotient}" for quotient in quotients):
+            if expected.get(f"{prefix}token_std", 0.0) > 1e-3 * scale and name in expected:
+                assert_within(actual[name], expected[name], 1e-8 * max(1.0, expected[name]))
 
 
 def _budget(name: str, expected: dict[str, float], scale: float, loss_scale: float) -> float:

@@ -44,6 +44,11 @@ def log_ratios(new: Rows, old: Rows, mask: Mask, key: str, prefix: str) -> Numbe
         f"{prefix}kl_k1_per_sequence": mean([math.fsum(-x for x in row) for row in rows]),
         f"{prefix}kl_k3_per_sequence": mean([math.fsum(math.expm1(x) - x for x in row) for row in rows]),
     }
+    olds = [[old[i][t] for t in positions(row)] for i, row in enumerate(mask) if positions(row)]
+    news = [[new[i][t] for t in positions(row)] for i, row in enumerate(mask) if positions(row)]
+    larger = max(within(olds), within(news))
+    if larger > 1e-4 * len(every):
+        found[f"{prefix}unlikeness"] = within(rows) / (2 * larger)
     middle, tokens = mean(every), len(every)
     total = math.fsum((x - middle) ** 2 for x in every)
     together = math.fsum(math.fsum(x - middle for x in row) ** 2 for row in rows)
@@ -51,6 +56,37 @@ def log_ratios(new: Rows, old: Rows, mask: Mask, key: str, prefix: str) -> Numbe
         between = tokens - sum(len(row) ** 2 for row in rows) / tokens
         found[f"{prefix}design_effect"] = (together / between) / (total / (tokens - 1))
     return found
+
+
+def within(rows: Sequence[Sequence[float]]) -> float:
+    """Σ of the squared distances from each row's own mean."""
+    return math.fsum((x - mean(row)) ** 2 for row in rows for x in row)
+
+
+def log_probs(new: Rows, old: Rows, mask: Mask, prefix: str) -> Numbers:
+    """What is no number, and what is above 0."""
+    pairs = [(new[i][t], old[i][t]) for i, row in enumerate(mask) for t in positions(row)]
+    largest = [max(pair) for pair in pairs if all(math.isfinite(x) for x in pair)]
+    return {
+        f"{prefix}not_finite": float(len(pairs) - len(largest)),
+        f"{prefix}positive": float(sum(x > 0 for x in largest)),
+        f"{prefix}positive_max": max(0.0, *largest, 0.0),
+    }
+
+
+def of_advantages(verdict: ScalarLoss, per_token: bool, advantage: Rows, mask: Mask) -> Numbers:
+    """The largest share of the gradient, the largest advantage, and log ratios beyond 50."""
+    rows = [(i, positions(row)) for i, row in enumerate(mask) if positions(row)]
+    gradients = [math.fsum(abs(verdict.weight[i][t]) for t in slots) for i, slots in rows]
+    ratios = [verdict.log_ratio[i][t] if per_token else verdict.log_ratio[i] for i, slots in rows for t in slots]
+    advantages = [advantage[i][t] for i, slots in rows for t in slots]
+    found = {
+        "advantage_abs_max": max(mean([abs(advantage[i][t]) for t in slots]) for i, slots in rows),
+        "not_finite_advantages": 0.0,
+        "continued": float(sum(a != 0 and r > 50 for a, r in zip(advantages, ratios, strict=True))),
+    }
+    total = math.fsum(gradients)
+    return found | ({"gradient_share": max(gradients) / total} if total > 0 else {})
 
 
 def order_statistic(values: Sequence[float], q: float) -> float:
@@ -87,8 +123,9 @@ def clipping(verdict: ScalarLoss, per_token: bool, advantage: Rows, log_s: Seque
 def batch(verdict: ScalarLoss, per_token: bool, new: Rows, old: Rows, advantage: Rows, mask: Mask) -> Numbers:
     """Everything of one batch but the gradient's size, the loss and quantiles."""
     lengths = [len(positions(row)) for row in mask if positions(row)]
+    empty = {"empty_sequences": float(len(mask) - len(lengths))}
     if not lengths:
-        return {}
+        return empty if any(empty.values()) else {}
     log_s = [mean([new[i][t] - old[i][t] for t in positions(row)]) if positions(row) else 0.0 for i, row in enumerate(mask)]
     s = [math.exp(min(x, 20.0)) for x, row in zip(log_s, mask, strict=True) if positions(row)]
     advantages = [[advantage[i][t] for t in positions(row)] for i, row in enumerate(mask) if positions(row)]
@@ -107,6 +144,7 @@ def batch(verdict: ScalarLoss, per_token: bool, new: Rows, old: Rows, advantage:
         "advantage_abs_mean": mean([mean([abs(x) for x in row]) for row in advantages]),
         "ess": math.fsum(s) ** 2 / (len(s) * math.fsum(x * x for x in s)),
     }
+    found |= empty | log_probs(new, old, mask, "") | of_advantages(verdict, per_token, advantage, mask)
     found |= clipping(verdict, per_token, advantage, log_s, mask)
     return found | log_ratios(new, old, mask, "log_s", "")
 
