@@ -16,7 +16,7 @@ import importlib.util
 if importlib.util.find_spec("hypothesis") is None:
     raise ImportError('gspo_core.laws needs hypothesis: pip install "gspo-core[laws]"')
 
-from .cards.measure import ProfileFinding
+from .cards.finding import ProfileFinding
 from .cards.profiling import Profile, profile
 from .chapters.catalogue import LAWS
 from .checking import check, check_advantages, check_clip_fraction

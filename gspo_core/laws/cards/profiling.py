@@ -19,7 +19,8 @@ from gspo_core.objectives.presets import GRPO, GSPO, GSPO_TOKEN
 from gspo_core.objectives.reductions import TokenMean
 
 from . import measure
-from .measure import ProfileFinding
+from .bounds import Edges, clip, edges
+from .finding import ProfileFinding
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,30 +69,41 @@ def profile(
     advantages. Then the laws of the nearest paper objective are checked with the measured clip range: those of GRPO if every
     token has its own ratio, else of GSPO-token if each token gets its own advantage, else of GSPO. With `like`, its laws.
 
-    Other arguments as in `check`. Returns: `Profile` with `.findings`, `.differs` and `.report`; print it. Raises: TypeError
-    if the loss cannot be called.
+    A loss without a gradient has the first three measurements only. Other arguments as in `check`. Returns: `Profile` with
+    `.findings`, `.differs` and `.report`; print it. Raises: TypeError if the loss cannot be called.
 
     >>> from gspo_core import GSPO, laws
     >>> [f.kind for f in laws.profile(GSPO, examples=3).findings]
     ['right', 'responses', 'ignored', 'sequence', 'mean', 'paper', 'refused']
     """
     subject = subject_of(loss, framework=framework, names=names)
-    questions = (measure.sign, measure.weighting, measure.empty_rows, measure.pooling, measure.exponent)
-    found = {f.topic: f for f in (_measured(question, subject) for question in questions)}
-    try:
-        sides = measure.edges(subject)
-    except LossError:
-        sides = measure.Edges(None, None, None, None)
-    findings = (*found.values(), measure.clip(sides), _measured(measure.credit, subject))
+    found = [_measured(question, subject) for question in (measure.sign, measure.weighting, measure.empty_rows)]
+    seen = found[0].kind not in ("detached", "raises")
+    sides = _edges(subject) if seen else NO_EDGES
+    if seen:
+        found += [_measured(measure.pooling, subject, sides), _measured(measure.exponent, subject, sides)]
+        found += [clip(sides, like or GSPO), _measured(measure.credit, subject)]
+    findings = tuple(found)
     kinds = {f.topic: f.kind for f in findings}
-    unclipped = {Claim.CLIP, Claim.UNBOUNDED, Claim.KNOWN_FORMULA} if like is None and not sides.widths else set()
+    unclipped = {Claim.CLIP, Claim.UNBOUNDED, Claim.KNOWN_FORMULA} if like is None and seen and not sides.widths else set()
     near = _nearest(kinds, sides) if like is None else like
     return Profile(findings, check(subject, near, seed, without={*without, *unclipped}, examples=examples))
 
 
-def _measured(question: Any, subject: Subject) -> ProfileFinding:
+NO_EDGES = Edges(None, None, None, None)
+
+
+def _edges(subject: Subject) -> Edges:
+    """The bounds; none if the loss raises an error far outside."""
     try:
-        found: ProfileFinding = question(subject)
+        return edges(subject)
+    except LossError:
+        return NO_EDGES
+
+
+def _measured(question: Any, subject: Subject, *more: Edges) -> ProfileFinding:
+    try:
+        found: ProfileFinding = question(subject, *more)
     except LossError as error:
         return ProfileFinding(
             question.__name__,
@@ -102,9 +114,9 @@ def _measured(question: Any, subject: Subject) -> ProfileFinding:
     return found
 
 
-def _nearest(kinds: dict[str, str], sides: measure.Edges) -> Objective:
+def _nearest(kinds: dict[str, str], sides: Edges) -> Objective:
     """The paper's objective that the loss is compared with."""
-    base = GSPO_TOKEN if kinds["token advantages"] == "own" else GSPO
+    base = GSPO_TOKEN if kinds.get("token advantages") == "own" else GSPO
     if kinds.get("ratio") == "token":
         base = replace(GRPO, reduction=TokenMean()) if kinds.get("weighting") == "tokens" else GRPO
     widths = sides.widths

@@ -94,8 +94,11 @@ class Model(Subject):
         """Value and gradient of the model, in float64."""
         assert self.suspect is not None
         assert self.setting is not None
-        with np.errstate(all="ignore"):
-            return self.suspect.evaluate(self.setting, batch)
+        try:
+            with np.errstate(all="ignore"):
+                return self.suspect.evaluate(self.setting, batch)
+        except OverflowError:  # exp of a wrong ratio, in scalar Python
+            return LossResult(np.inf, np.full(batch.mask.shape, np.inf), EPS, 0.0)
 
     def value(self, batch: Batch) -> LossResult:
         """The same."""

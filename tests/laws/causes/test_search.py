@@ -173,6 +173,12 @@ def test_what_no_difference_explains_shows_its_most_special_law_first() -> None:
     assert "A known mistake that breaks this law" in cause.fix
 
 
+def test_a_formula_that_overflows_breaks_the_law_about_long_responses() -> None:
+    long = named("a response of thousands of tokens has the loss of the formula")
+    report = laws.check(ratio.exp_of_the_sum, LIKE, laws=[*FORMULA, long], examples=5)
+    assert {v.law for v in report.causes[0].follow} >= {long}
+
+
 @pytest.mark.slow
 def test_every_broken_law_belongs_to_one_cause() -> None:
     report = laws.check(ratio.row_pooled, GRPO.with_clip(LOW, HIGH), examples=5)
