@@ -40,6 +40,7 @@ class Claim(Enum):
     INERT = "the contents of padding do not change a single bit of the result"
     RISING = "beyond the ratio e⁵⁰ the loss for a negative advantage continues along its tangent"
     DETACHED = "passes no gradient to old log-probs and advantages"
+    PRINTED = "the value is another function with the gradient of the formula, such as sg[W] A log π"
     COMPILES = "can be compiled by its framework"
 
 

@@ -140,8 +140,11 @@ class Torch:
 
     def counterpart(self, call: Call) -> Call | None:
         """The loss captured by torch.compile with the backend "eager": mistakes of tracing show without code generation."""
+        # The limit of recompilations counts all losses of a process, since they share the code of `Names.bound`.
+        importlib.import_module("torch._dynamo").reset()
         captured = self._torch.compile(call, backend="eager", fullgraph=True)
-        refusals = importlib.import_module("torch._dynamo.exc").TorchDynamoException
+        errors = importlib.import_module("torch._dynamo.exc")
+        refusals = (errors.TorchDynamoException, *(x for x in (getattr(errors, "FailOnRecompileLimitHit", None),) if x))
 
         def quiet(inputs: Inputs) -> Any:
             with warnings.catch_warnings():

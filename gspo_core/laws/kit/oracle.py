@@ -43,9 +43,14 @@ class ScalarLoss(NamedTuple):
     """True for units with an advantage and no gradient."""
 
 
+def _exp(x: float) -> float:
+    """eˣ, infinite where a float cannot hold it."""
+    return math.exp(x) if x < 709.0 else math.inf
+
+
 def clip_term(s: Any, x: float, a: float) -> Term:
     """min(r A, clip(r) A), as written; exactly on the bound the slope is that of the inside."""
-    r = math.exp(x)
+    r = _exp(x)
     shut = (a > 0 and x > math.log1p(s.high)) or (a < 0 and x < math.log1p(-s.low))
     return Term(min(r * a, min(max(r, 1 - s.low), 1 + s.high) * a), 0.0 if shut else r * a)
 
@@ -60,20 +65,20 @@ def _gate_only(s: Any, x: float, a: float) -> Term:
 
 
 def _soft(s: Any, x: float, a: float) -> Term:
-    tau, w = (s.tau_neg if a < 0 else s.tau_pos), math.exp(x)
-    e = math.exp(-abs(tau * (w - 1)))
+    tau, w = (s.tau_neg if a < 0 else s.tau_pos), _exp(x)
+    e = _exp(-abs(tau * (w - 1)))
     sigma = 1 / (1 + e) if w >= 1 else e / (1 + e)
     half = abs(tau * (w - 1) / 2)
     return Term(a * 4 / tau * sigma, a * w * (0.0 if half > 372.5 else 1 / math.cosh(half) ** 2))
 
 
 def _truncated(s: Any, x: float, a: float) -> Term:
-    weight = a * max(min(math.exp(x), s.cap), s.floor)
+    weight = a * max(min(_exp(x), s.cap), s.floor)
     return Term(weight, weight)
 
 
 def _reciprocal(s: Any, x: float, a: float) -> Term:
-    w = math.exp(x)
+    w = _exp(x)
     if a > 0:
         weight = a * min(1 / w, s.cap)
         return Term(a / (1 + s.high), 0.0) if w > 1 + s.high else Term(weight, weight)
@@ -83,7 +88,7 @@ def _reciprocal(s: Any, x: float, a: float) -> Term:
 
 def _gamma(s: Any, x: float, a: float) -> Term:
     k, lam = (s.k_pos, s.lam_pos) if a >= 0 else (s.k_neg, s.lam_neg)
-    weight = a * math.exp(k * x + lam * (1 - math.exp(x)))
+    weight = a * _exp(k * x + lam * (1 - _exp(x)))
     return Term(weight, weight)
 
 
@@ -97,7 +102,7 @@ TERMS: dict[type, Callable[[Any, float, float], Term]] = {
     clipped_surrogates.Clip: clip_term,
     clipped_surrogates.DualClip: _dual,
     clipped_surrogates.GateOnly: _gate_only,
-    clipped_surrogates.Unclipped: lambda s, x, a: Term(math.exp(x) * a, math.exp(x) * a),
+    clipped_surrogates.Unclipped: lambda s, x, a: Term(_exp(x) * a, _exp(x) * a),
     soft_surrogates.SoftGate: _soft,
     soft_surrogates.TruncatedWeight: _truncated,
     soft_surrogates.ReciprocalWeight: _reciprocal,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gspo_core._lib.array import namespace
 from gspo_core.layouts.padded import Padded
 from gspo_core.objectives.loss import Objective, policy_loss
 
 from .batch import Batch, Floats
 from .claim import Claim, implied
+from .logits import with_logits
+from .oracle import is_known, scalar_loss
 
 
 class LossResult(NamedTuple):
@@ -138,7 +139,7 @@ class Names:
 
         def call(inputs: Inputs) -> Any:
             if self.logits is not None:
-                inputs = _with_logits(inputs)
+                inputs = with_logits(inputs)
             positional = [inputs[k] for k in FOUR if k in inputs and getattr(self, k) is None]
             keyword = {getattr(self, k): x for k, x in inputs.items() if getattr(self, k) is not None}
             return fn(*positional, **keyword)
@@ -169,14 +170,7 @@ FOUR = ("logp", "old_logp", "advantage", "mask")
 """The arguments by position."""
 
 
-def _with_logits(inputs: Inputs) -> Inputs:
-    """Logits for log-probs: two tokens, whose log-softmax is (log π − 1, log(1 − π/e)); old log-probs move with them."""
-    xp = namespace(logp=inputs["logp"])
-    moved: Inputs = {k: inputs[k] - 1.0 for k in ("logp", "old_logp", "ref_logp", "sampler_logp") if k in inputs}
-    logp = moved.pop("logp")
-    low = xp.where(logp < -1e-3, logp, -1e-3 * xp.ones_like(logp))
-    logits = xp.stack([logp, xp.log1p(-xp.exp(low))], axis=-1)
-    return {**{k: x for k, x in inputs.items() if k != "logp"}, **moved, "logits": logits}
+THREE = Batch.of([[0.0, 0.1, 0.2], [0.2, 0.1, 0.1]], [1.0, -3.0], [[1, 1, 1], [1, 1, 0]], base=-0.7)
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +255,29 @@ class Subject:
             Claim.DETACHED: self.objective is None and self.framework.autodiff,
             Claim.COMPILES: self.framework.counterpart(self.call) is not None,
         }
-        return implied(like) | {claim for claim, holds in offered.items() if holds}
+        offered[Claim.PRINTED] = self._is_printed(like)
+        found = implied(like) | {claim for claim, holds in offered.items() if holds}
+        return found if self._takes_token_advantages() else found - {Claim.TOKEN_ADVANTAGES}
+
+    def _is_printed(self, like: Objective) -> bool:
+        """Whether a weight that is held constant has the gradient of the formula and another value, which is a convention."""
+        if self.objective is not None or not self.own_gradient or like.surrogate.exact or not is_known(like):
+            return False
+        rows = (x.tolist() for x in (THREE.logp, THREE.old_logp, THREE.token_advantage, THREE.mask))
+        found, wanted = self(THREE), scalar_loss(like, *rows)
+        same = np.allclose(found.weight, wanted.weight, rtol=1e-6, atol=1e-12)
+        return bool(same and abs(found.value - wanted.value) > 1e-6 * wanted.scale)
+
+    def _takes_token_advantages(self) -> bool:
+        """Whether [N, T] advantages, equal in each row, give the loss of [N]; a loss for [N] alone need not take them."""
+        if self.objective is not None or self.names.token_advantages:
+            return True
+        wide = replace(THREE, advantage=np.repeat(THREE.advantage[:, None], 3, axis=1))
+        try:
+            found, plain = self.value(wide), self.value(THREE)
+        except LossError:
+            return False
+        return bool(abs(found.value - plain.value) <= 1e-3 * abs(plain.value))
 
 
 def _eps(number: Any) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.packing import OwnGradient
 
 from .mutant import (
@@ -35,6 +36,7 @@ FLOAT32 = "with float32 inputs the loss is accurate to float32"
 PULLS, FOLLOWS = "the KL term pulls the policy to the reference", "the correction follows the sampler"
 UNTOUCHED = "the loss leaves its inputs as they are"
 CONSTANT = "no gradient flows through the sampler's weight"
+EQUALLY = "equal token advantages give the same loss as one advantage per response"
 
 
 def wrong_sign(logp: A, old: A, a: A, mask: A) -> Any:
@@ -206,7 +208,7 @@ CREDIT = [
     Mutant(token_advantages_collapse, OWN, LIKE_TOKEN, seen="OpenRLHF, NeMo-RL, slime, ROLL, TRL, EasyDeL"),
     Mutant(first_token_advantage, OWN, LIKE_TOKEN),
     Mutant(advantage_of_the_next_token, OWN, LIKE_GRPO),
-    Mutant(token_advantage_divided, "equal token advantages give the same loss as one advantage per response", LIKE_GRPO),
+    Mutant(token_advantage_divided, EQUALLY, LIKE_GRPO, claims=frozenset({Claim.TOKEN_ADVANTAGES})),
     Mutant(other_tokens_in_the_ratio, "a token's gradient depends on its own ratio alone", LIKE_GRPO),
     Mutant(float16_sums, FLOAT32),
     Mutant(bfloat16_ratio, FLOAT32),

@@ -119,7 +119,8 @@ def long_formula(subject: Subject, setting: Setting, seed: int) -> bool:
     found = subject(batch) if subject.own_gradient else subject.value(batch)
     # The error of a sum of n numbers, one after another, is below n units of rounding of it: 33001, and a few for an exp.
     share = ONE_AFTER_ANOTHER * found.eps
-    demand(found.value, expected.value, share * expected.scale, "the loss", batch)
+    if Claim.PRINTED not in setting.claims:
+        demand(found.value, expected.value, share * expected.scale, "the loss", batch)
     if subject.own_gradient:
         demand(found.weight, expected.weight, share * np.abs(expected.weight), "the gradient", batch)
     return True

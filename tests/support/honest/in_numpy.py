@@ -1,0 +1,204 @@
+"""Correct losses in the styles of strangers, in NumPy: (function, the objective that it is)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gspo_core import GRPO, GSPO, Objective
+from gspo_core.objectives import CISPO, DAPO, DEEPSEEK_V3_2, DR_GRPO, FSPO, GMPO, LUSPO, SAPO, DualClip
+
+A = Any
+LOW, HIGH = 0.2, 0.3
+LIKE = GSPO.with_clip(LOW, HIGH)
+
+
+def loops(logp: A, old_logp: A, advantage: A, mask: A) -> float:
+    total, n = 0.0, 0
+    for i in range(len(mask)):
+        tokens = [t for t in range(len(mask[i])) if mask[i][t]]
+        if not tokens:
+            continue
+        n += 1
+        x = sum(float(logp[i][t]) - float(old_logp[i][t]) for t in tokens) / len(tokens)
+        s = math.exp(min(x, 60.0))
+        total += min(s * float(advantage[i]), min(max(s, 1 - LOW), 1 + HIGH) * float(advantage[i]))
+    return -total / max(n, 1)
+
+
+def where_then_mean(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    d = np.where(mask, logp - old_logp, 0.0)
+    length = mask.sum(-1)
+    s = np.exp(d.sum(-1) / np.maximum(length, 1))
+    gain = np.minimum(s * advantage, np.clip(s, 1 - LOW, 1 + HIGH) * advantage)
+    return -gain[length > 0].mean() if (length > 0).any() else np.float64(0.0)
+
+
+def rows_filtered_first(logprobs: A, old_logprobs: A, advantages: A, response_mask: A) -> A:
+    kept = response_mask.any(axis=1)
+    if not kept.any():
+        return 0.0
+    lp, old, adv, m = (x[kept] for x in (logprobs, old_logprobs, advantages, response_mask))
+    s = np.exp(np.where(m, lp - old, 0.0).sum(1) / m.sum(1))
+    return np.mean(np.maximum(-adv * s, -adv * np.clip(s, 1 - LOW, 1 + HIGH)))
+
+
+def in_log_space(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    n = np.maximum(mask.sum(1), 1)
+    x = np.sum(logp, axis=1, where=mask) / n - np.sum(old_logp, axis=1, where=mask) / n
+    bound = np.where(advantage > 0, np.minimum(x, np.log1p(HIGH)), np.maximum(x, np.log1p(-LOW)))
+    return -np.sum(advantage * np.exp(bound), where=mask.any(1)) / max(1, mask.any(1).sum())
+
+
+def packed_bincount(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    row = np.nonzero(mask)[0]
+    d, n = (logp - old_logp)[mask], len(mask)
+    count = np.bincount(row, minlength=n)
+    x = np.bincount(row, weights=d, minlength=n) / np.maximum(count, 1)
+    s = np.exp(x)
+    gain = np.where(advantage >= 0, np.minimum(s, 1 + HIGH), np.maximum(s, 1 - LOW)) * advantage
+    return -(gain * (count > 0)).sum() / max(1, (count > 0).sum())
+
+
+def packed_reduceat(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    length = mask.sum(1)
+    kept = length > 0
+    if not kept.any():
+        return 0.0
+    starts = np.concatenate([[0], np.cumsum(length[kept])[:-1]])
+    x = np.add.reduceat((logp - old_logp)[mask], starts) / length[kept]
+    s, a = np.exp(x), advantage[kept]
+    return -np.minimum(s * a, np.clip(s, 1 - LOW, 1 + HIGH) * a).sum() / kept.sum()
+
+
+def masked_array(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    d = np.ma.masked_array(logp - old_logp, ~mask)
+    s = np.ma.exp(d.mean(axis=1))
+    gain = np.ma.minimum(s * advantage, np.ma.array(np.clip(s, 1 - LOW, 1 + HIGH)) * advantage)
+    return float(-gain.sum() / gain.count()) if gain.count() else 0.0
+
+
+def einsum(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    clean = np.where(mask, logp - old_logp, 0.0)
+    x = np.einsum("nt,nt->n", clean, mask / np.maximum(mask.sum(1, keepdims=True), 1))
+    s = np.exp(x)
+    use = mask.any(1).astype(float)
+    return -np.einsum("n,n->", np.minimum(s * advantage, s.clip(1 - LOW, 1 + HIGH) * advantage), use) / max(use.sum(), 1)
+
+
+class Trainer:
+    """A method of an object with a configuration."""
+
+    def __init__(self, clip: tuple[float, float]) -> None:
+        self.low, self.high = 1 - clip[0], 1 + clip[1]
+
+    def __call__(self, logp: A, old_logp: A, advantage: A, mask: A) -> A:
+        terms = [self.term(*row) for row in zip(logp, old_logp, advantage, mask, strict=True) if row[-1].any()]
+        return -np.mean(terms) if terms else 0.0
+
+    def term(self, logp: A, old: A, a: A, mask: A) -> A:
+        s = np.exp((logp[mask] - old[mask]).mean())
+        return min(s * a, np.clip(s, self.low, self.high) * a)
+
+
+def verls_epsilon(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    n = mask.sum(1)
+    s = np.exp(np.where(mask, logp - old_logp, 0.0).sum(1) / (n + 1e-8))
+    return -np.minimum(s * advantage, s.clip(1 - LOW, 1 + HIGH) * advantage)[n > 0].sum() / ((n > 0).sum() + 1e-8)
+
+
+def _w(logp: A, old: A, mask: A) -> A:
+    return np.exp(np.where(mask, logp - old, 0.0))
+
+
+def _clipped(w: A, a: A, low: float, high: float) -> A:
+    return np.minimum(w * a, np.clip(w, 1 - low, 1 + high) * a)
+
+
+def grpo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    gain = np.where(mask, _clipped(_w(logp, old_logp, mask), advantage[:, None], 0.2, 0.2), 0.0)
+    per_row = gain.sum(1) / np.maximum(mask.sum(1), 1)
+    return -per_row.sum() / max(1, mask.any(1).sum())
+
+
+def grpo_by_rows(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    rows = [_clipped(np.exp((p - q)[m]), a, 0.2, 0.2).mean() for p, q, a, m in zip(logp, old_logp, advantage, mask) if m.any()]  # noqa: B905
+    return -sum(rows) / max(1, len(rows))
+
+
+def dapo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    if not mask.any():
+        return 0.0
+    at = np.broadcast_to(advantage[:, None], mask.shape)[mask]
+    return -_clipped(np.exp((logp - old_logp)[mask]), at, 0.2, 0.28).mean()
+
+
+def dr_grpo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    gain = np.where(mask, _clipped(_w(logp, old_logp, mask), advantage[:, None], 0.2, 0.2), 0.0)
+    return -gain.sum() / (max(1, mask.any(1).sum()) * 3000)
+
+
+def luspo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    n = mask.sum(1)
+    s = np.exp(np.where(mask, logp - old_logp, 0.0).sum(1) / np.maximum(n, 1))
+    return -(_clipped(s, advantage, 2e-3, 2.5e-3) * n).sum() / max(1, (n > 0).sum())
+
+
+def gmpo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    d, sign = np.where(mask, logp - old_logp, 0.0), np.sign(advantage)[:, None]
+    d = sign * np.minimum(sign * d, 0.4) + (sign == 0) * d
+    g = np.exp(d.sum(1) / np.maximum(mask.sum(1), 1))
+    return -(g * advantage)[mask.any(1)].sum() / max(1, mask.any(1).sum())
+
+
+def sapo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    tau = np.where(advantage > 0, 1.0, 1.05)[:, None]
+    gate = 4.0 / tau / (1.0 + np.exp(-tau * (_w(logp, old_logp, mask) - 1.0)))
+    per_row = np.where(mask, gate * advantage[:, None], 0.0).sum(1) / np.maximum(mask.sum(1), 1)
+    return -per_row.sum() / max(1, mask.any(1).sum())
+
+
+def cispo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    weight = np.minimum(_w(logp, old_logp, mask), 5.0)
+    return -np.where(mask, weight * advantage[:, None], 0.0).sum() / max(1, mask.sum())
+
+
+def off_policy_mask(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    n = np.maximum(mask.sum(1), 1)
+    drift = np.where(mask, old_logp - logp, 0.0).sum(1) / n
+    keep = ~((advantage < 0) & (drift > 0.5))
+    gain = np.where(mask, _clipped(_w(logp, old_logp, mask), advantage[:, None], 0.2, 0.2), 0.0).sum(1) / n
+    return -(gain * keep).sum() / max(1, mask.any(1).sum())
+
+
+def fspo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    total, band = np.where(mask, logp - old_logp, 0.0).sum(1), 0.03 * np.sqrt(mask.sum(1))
+    rho, low, high = np.exp(total), np.exp(-band), np.exp(band)
+    return -np.minimum(rho * advantage, np.clip(rho, low, high) * advantage)[mask.any(1)].sum() / max(1, mask.any(1).sum())
+
+
+def dual(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    s = np.exp(np.where(mask, logp - old_logp, 0.0).sum(1) / np.maximum(mask.sum(1), 1))
+    gain = _clipped(s, advantage, LOW, HIGH)
+    gain = np.where(advantage < 0, np.maximum(gain, 3.0 * advantage), gain)
+    return -gain[mask.any(1)].sum() / max(1, mask.any(1).sum())
+
+
+GSPOS = [loops, where_then_mean, rows_filtered_first, in_log_space, packed_bincount, packed_reduceat, masked_array, einsum]
+LOSSES: list[tuple[Any, Objective]] = [
+    *((loss, LIKE) for loss in (*GSPOS, Trainer((LOW, HIGH)), verls_epsilon)),
+    (grpo, GRPO),
+    (grpo_by_rows, GRPO),
+    (dapo, DAPO),
+    (dr_grpo, DR_GRPO),
+    (luspo, LUSPO),
+    (gmpo, GMPO),
+    (sapo, SAPO),
+    (cispo, CISPO),
+    (off_policy_mask, DEEPSEEK_V3_2),
+    (fspo, FSPO),
+    (dual, replace(GSPO, surrogate=DualClip(LOW, HIGH, 3.0))),
+]
