@@ -115,14 +115,13 @@ class Killer:
         self._random = random.Random(self.seed)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([f"integration.on_{self.script.removeprefix('train_')}.training", __name__])
-        self._finish(self._start("cold"), "cold")  # makes the model, and compiles
         first = FirstRow(self.workplace / "undisturbed")
         process = self._start("undisturbed")
         self._wait_for(process, first)
         began = time.monotonic()
         self._wait_for(process, (self.workplace / "undisturbed" / "checkpoints" / f"{ROLLOUTS:06d}").exists)
         self._seconds = 1.1 * (time.monotonic() - began)
-        """From the first rollout to a little after the last checkpoint: most of a report is left out."""
+        """From the first rollout, by which nearly all is compiled, to a little after the last checkpoint."""
         self._reference = self._finish(process, "undisturbed")
 
     def kill(self, count: int) -> None:
