@@ -184,7 +184,8 @@ def sampler_weight(
 
 
 TIS = Correction(TokenWeight(), Truncate(2.0))
-"""min(w_it, 2). Truncated importance sampling; F. Yao et al., 2025; C as in TRL (MiniRL, arXiv 2512.01374, has 5).
+"""min(w_it, 2). Truncated importance sampling; F. Yao et al., 2025; C as in verl and slime (TRL: 3;
+MiniRL, arXiv 2512.01374: 5).
 
 >>> import numpy as np
 >>> TIS.action(np, np.log(np.array([0.25, 1.0, 8.0]))).weight.tolist()

@@ -166,8 +166,8 @@ class Turn:
     `Turns(layout, turn_ids, num_turns)`; with another one a TypeError says so. How turns are averaged within a sequence
     is the reduction's word: `SequenceMean()` by their tokens, `TurnMean()` equally.
 
-    Source: the ratio of GSPO, arXiv 2507.18071, eq. 7, taken turn by turn, as "turn-level importance sampling" of Turn-PPO
-    (C. Li et al., arXiv 2511.20718) and ratio_type "segment" of ROLL's agentic pipeline.
+    Source: the ratio of GSPO, arXiv 2507.18071, eq. 7, taken turn by turn, as the "turn-level importance sampling" of
+    ST-PPO (C. Li et al., arXiv 2511.20718) and ratio_type "segment" of ROLL's agentic pipeline.
 
     >>> import numpy as np
     >>> from gspo_core import Padded, Turns

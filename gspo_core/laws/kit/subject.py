@@ -168,8 +168,6 @@ class Names:
 
 FOUR = ("logp", "old_logp", "advantage", "mask")
 """The arguments by position."""
-
-
 THREE = Batch.of([[0.0, 0.1, 0.2], [0.2, 0.1, 0.1]], [1.0, -3.0], [[1, 1, 1], [1, 1, 0]], base=-0.7)
 
 
@@ -254,19 +252,19 @@ class Subject:
             Claim.SAMPLER: self.names.sampler_logp is not None,
             Claim.DETACHED: self.objective is None and self.framework.autodiff,
             Claim.COMPILES: self.framework.counterpart(self.call) is not None,
+            Claim.PRINTED: self._is_printed(like),
         }
-        offered[Claim.PRINTED] = self._is_printed(like)
-        found = implied(like) | {claim for claim, holds in offered.items() if holds}
-        return found if self._takes_token_advantages() else found - {Claim.TOKEN_ADVANTAGES}
+        refused = frozenset() if self._takes_token_advantages() else {Claim.TOKEN_ADVANTAGES}
+        return (implied(like) | {claim for claim, holds in offered.items() if holds}) - refused
 
     def _is_printed(self, like: Objective) -> bool:
         """Whether a weight that is held constant has the gradient of the formula and another value, which is a convention."""
         if self.objective is not None or not self.own_gradient or like.surrogate.exact or not is_known(like):
             return False
-        rows = (x.tolist() for x in (THREE.logp, THREE.old_logp, THREE.token_advantage, THREE.mask))
-        found, wanted = self(THREE), scalar_loss(like, *rows)
-        same = np.allclose(found.weight, wanted.weight, rtol=1e-6, atol=1e-12)
-        return bool(same and abs(found.value - wanted.value) > 1e-6 * wanted.scale)
+        arrays = (THREE.logp, THREE.old_logp, THREE.token_advantage, THREE.mask)
+        found, wanted = self(THREE), scalar_loss(like, *(x.tolist() for x in arrays))
+        other = abs(found.value - wanted.value) > 1e-6 * wanted.scale
+        return bool(other and np.allclose(found.weight, wanted.weight, rtol=1e-6, atol=1e-12))
 
     def _takes_token_advantages(self) -> bool:
         """Whether [N, T] advantages, equal in each row, give the loss of [N]; a loss for [N] alone need not take them."""
