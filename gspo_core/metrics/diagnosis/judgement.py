@@ -45,8 +45,8 @@ def diagnose(metrics: Metrics, objective: Objective | None = None, *, thresholds
     numbers = summary(metrics)
     wrong, wrong_sampler = (impossible(numbers, thresholds, prefix) for prefix in ("", "sampler_"))
     of_batch = no_gradient(numbers, thresholds)
-    if not of_batch and not wrong:
-        of_batch = _moving(numbers, objective, thresholds)
+    if not of_batch:
+        of_batch = _moving(numbers, objective, thresholds) if not wrong else dominant(numbers, thresholds)
     if wrong_sampler and wrong and wrong[0].kind == wrong_sampler[0].kind:
         wrong_sampler, of_sampler = [], []  # both pairs share old_logp
     else:

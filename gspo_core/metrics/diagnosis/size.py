@@ -26,8 +26,10 @@ def dominant(numbers: Numbers, limits: Thresholds) -> list[Finding]:
     else:
         sentence += (
             "The reason is its ratio or its length (log s from {log_s_min:.2g} to {log_s_max:.2g}, {length_min:.0f} to "
-            "{length_max:.0f} tokens): look at its log-probs. Where A < 0 no clip range bounds the ratio; DualClip does."
+            "{length_max:.0f} tokens): look at its log-probs."
         )
+        if numbers.get("positive_max", 0.0) <= limits.positive:
+            sentence += " Where A < 0 no clip range bounds the ratio; DualClip does."
     numbers = {"log_s_min": math.nan, "log_s_max": math.nan, **numbers, "moving": moving}
     return [Finding.of(FindingKind.DOMINANT_RESPONSE, numbers, sentence, gradient_is_zero=False)]
 

@@ -30,9 +30,10 @@ class Thresholds:
     """Design effect below which unlike log-probs are shifted: within a response their differences then cancel."""
     far: float = 0.5
     """Root mean square of d = log π − log π_old over tokens that no rollout's updates should reach; nats."""
-    dominant: float = 0.5
-    """Share of the gradient that one response may have ..."""
-    crowd: int = 8
+    dominant: float = 0.9
+    """Share of the gradient that one response may have. The only solved one of a group has half of it, and more where the
+    others are clipped ..."""
+    crowd: int = 4
     """... if this many responses or more have a gradient."""
     still: float = 1e-7
     """Log ratios up to this size are rounding: the policy has not moved; nats."""

@@ -28,7 +28,7 @@ from .builders import (
 )
 
 HALF = np.where(GROUPS < 4, 0.005, 0.0)[:, None] * FULL
-LENGTHS = np.where(np.arange(N) == 5, 1000, 5)
+LENGTHS = np.where(np.arange(N) == 5, 1000, 1)
 BOUNDED = Correction(ProductWeight(), Mask(0.0, 3.0, drop=True))
 
 
@@ -44,6 +44,16 @@ def against(where: int, rows: int = N) -> np.ndarray:
     advantage = centred()[:rows]
     advantage[where] = -1.0
     return advantage
+
+
+def one_solved(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(z-scores of a group with one solved response, others 0; log ratios that clip every second one of its others)."""
+    others, rows = -1 / np.sqrt(size - 1.0), np.arange(N)
+    advantage = np.where(rows < size, others, 0.0)
+    advantage[0] = np.sqrt(size - 1.0)
+    d = ratios(1e-3)
+    d[1:size:2] -= 1e-3
+    return advantage, d
 
 
 NO_GRADIENT = [
@@ -166,13 +176,13 @@ ONE_FOR_ALL = [
     Situation(
         "one response takes over by its ratio",
         lambda: pair(spread() + one_row(10.0), spread(), against(0)),
-        (FindingKind.POSITIVE_LOG_PROBS,),
+        (FindingKind.POSITIVE_LOG_PROBS, FindingKind.DOMINANT_RESPONSE),
         says="above 0",
         never_says="clip range",
     ),
     Situation(
         "one response takes over by its ratio, with log-probs that can be",
-        lambda: pair(spread() - 5.0 + one_row(4.9), spread() - 5.0, against(0)),
+        lambda: pair(spread() - 7.0 + one_row(6.5), spread() - 7.0, against(0)),
         (FindingKind.DOMINANT_RESPONSE,),
         False,
         says="DualClip",
@@ -201,6 +211,20 @@ ONE_FOR_ALL = [
         False,
         DAPO,
         says="its length",
+    ),
+    Situation(
+        "one of four takes over",
+        lambda: pair(spread()[:4] - 7.0 + one_row(6.0, 4, 3), spread()[:4] - 7.0, against(3, 4)),
+        (FindingKind.DOMINANT_RESPONSE,),
+        False,
+    ),
+    *(
+        Situation(
+            f"one response of a group of {size} is solved, no other group has an advantage, and half of the others are clipped",
+            lambda size=size: pair(spread() + one_solved(size)[1], spread(), one_solved(size)[0]),
+            (),
+        )
+        for size in (8, 16, 32)
     ),
     Situation(
         "only two responses have an advantage",
