@@ -20,6 +20,7 @@ from gspo_core.laws.kit.signature import ALIASES, ROLE, recognised
 from gspo_core.laws.kit.subject import FOUR, Names
 from gspo_core.laws.mutants import gspo
 from gspo_core.laws.mutants.mutant import LIKE
+from gspo_core.objectives.presets import PRESETS
 
 FORMULA = [named("the value is the paper's"), named("the gradient is the paper's")]
 PRECISE = [*FORMULA, named("a good response is made likelier, a bad one less likely"), named("a clipped unit has no gradient")]
@@ -159,3 +160,19 @@ def test_the_refusal_names_the_nearest_framework_first_and_what_is_missing() -> 
         laws.subject_of(fails_late)
     with pytest.raises(TypeError, match=r"bind mode with functools.partial"):
         laws.subject_of(needs_a_mode)
+
+
+def sequence_sapo(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tensor) -> Tensor:
+    """SAPO as TRL writes it, for one advantage per response: [N, T] would be broadcast over pairs of responses."""
+    tau = torch.where(advantages > 0, 1.0, 1.05).double()[:, None]
+    ratio = torch.where(mask, logp - old_logp, 0.0).clamp(max=50.0).exp()
+    loss = -torch.sigmoid(tau * (ratio - 1)) * 4 / tau * advantages[:, None]
+    return (torch.where(mask, loss, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)).sum() / mask.any(-1).sum().clamp(min=1)
+
+
+def test_a_loss_for_one_advantage_per_response_is_not_judged_on_token_advantages() -> None:
+    like = PRESETS["SAPO"]
+    padding = named("numbers in the padding of token advantages do not change the loss")
+    report = laws.check(sequence_sapo, like, laws=[*FORMULA, padding], examples=15)
+    assert report.ok, str(report)
+    assert padding not in {v.law for v in report.kept}

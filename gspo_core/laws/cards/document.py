@@ -30,7 +30,7 @@ most special of the broken laws is shown, with a mistake that is known to break 
 - *If broken* names the mistake in a loss that breaks the law.
 - *Severity* is given where a loss that breaks the law is right, and fails on extreme numbers only: the report calls it fragile,
   and `gspo-laws` ends with status 0 unless `--strict` is given. A cause can be harmless, too: an epsilon of up to a millionth
-  in a denominator, or another value with the right gradient, where the objective holds a weight constant.
+  in a denominator.
 - *Applies to* lists the [claims](#claims) that a loss must make. A claim is a property of a loss, such as
   [`MEAN_RATIO`](#claim-mean_ratio); the objective given as `like=` implies its claims, and `claims=` and `without=` add and
   remove some.

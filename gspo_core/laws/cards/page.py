@@ -22,7 +22,7 @@ table { border-collapse: collapse; width: 100%; } td { border-top: 1px solid #dd
 .good { color: #17692c; } .bad { color: #a4161a; font-weight: 600; } .grey { color: #777; } .warn { color: #8a5a00; }
 pre { background: #f6f6f6; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 13px; }
 """
-CLASSES = {"holds": "good", "BROKEN": "bad", "fragile": "warn", "epsilon": "warn", "untested": "warn", "-": "grey"}
+CLASSES = {"holds": "good", "BROKEN": "bad", "fragile": "warn", "harmless": "warn", "untested": "warn", "-": "grey"}
 ORDER = [*BROKEN.values(), "untested", "holds", "-"]
 """Laws of a page: the broken ones first."""
 

@@ -13,7 +13,7 @@ from gspo_core.laws.kit.cause import Cause, smallest_first
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import rounding, scale_of, tiny
 from gspo_core.laws.kit.law import Law, Severity
-from gspo_core.laws.kit.runner import RAISES, LawVerdict, Status, run
+from gspo_core.laws.kit.runner import EXAMPLES, RAISES, LawVerdict, Status, run
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, LossResult, Subject
 
@@ -26,8 +26,6 @@ from .ratios import ratios
 from .reductions import reductions
 from .suspect import Suspect, model_of
 
-EXAMPLES = 30
-"""Random cases per law and explanation."""
 MILLIONTH = 1e-6
 """Largest relative difference that counts as an epsilon."""
 SMALL = 5e-3
@@ -106,8 +104,10 @@ def _by_formula(subject: Subject, setting: Setting, broken: list[LawVerdict], se
         return []
     suspect = _suspect(subject, setting, seen)
     if suspect is not None:
-        model = model_of(suspect, subject, setting)
-        return _cause(suspect, [v for v in broken if not _holds(v.law, model, setting, seed)])
+        model, right = (model_of(x, subject, setting) for x in (suspect, Suspect("", "")))
+        follow = [v for v in broken if not _holds(v.law, model, setting, seed)]
+        # The formula itself may overflow: a law about extremes follows only if the right formula keeps it.
+        return _cause(suspect, [v for v in follow if v.law.severity is Severity.WRONG or _holds(v.law, right, setting, seed)])
     for suspect, mended in _mends(subject, setting, seen):
         found = _cause(suspect, [v for v in broken if _holds(v.law, mended, setting, seed)])
         if found:
@@ -192,14 +192,13 @@ def _mends(subject: Subject, setting: Setting, seen: list[_Seen]) -> list[tuple[
     found: list[tuple[Suspect, Subject]] = []
     off = max(_relative(setting, s) for s in seen)
     if off <= MILLIONTH:
-        words = f"off by an epsilon: values differ by up to {off:.1g} of their size; an epsilon in a denominator?"
-        fix = "harmless at this size; clamp(min=1) in place of + epsilon makes it exact"
+        words = f"off by an epsilon: values differ by up to {off:.1g} of their size, as from an epsilon in a denominator"
+        fix = "harmless at this size; clamp(min=1) in place of + epsilon, or a float64 constant, makes it exact"
         found.append((Suspect(words, fix, severity=Severity.HARMLESS), coarse(subject)))
     if _printed_value(setting, seen):
-        words = "the gradient is right, and the value is another quantity, as for a weight that is held constant"
-        fix = "do not read the value as the objective's; the training is the same"
-        severity = Severity.WRONG if setting.like.surrogate.exact else Severity.HARMLESS
-        found.append((Suspect(words, fix, severity=severity), with_value_of(subject, setting)))
+        words = "the gradient is right, and the value is another quantity"
+        fix = "training is the same, and a logged loss means something else: return the value of the formula"
+        found.append((Suspect(words, fix), with_value_of(subject, setting)))
     if any(abs(value) > 1e-9 for value in _without_advantages(subject, seen)):
         words = "with advantages of 0 the loss is not 0: there is a term that does not depend on them (a KL, or an entropy)"
         fix = "check the policy loss without that term, or pass Names(ref_logp=...)"

@@ -88,7 +88,7 @@ def demand(actual: Any, expected: Any, allowed: Any, what: str, batch: Any, note
 class Severity(Enum):
     """How bad it is to break a law. `a >= b` compares them: WRONG is worse than FRAGILE."""
 
-    HARMLESS = "training is the same: off by less than a millionth, or the value is another one whose gradient is right"
+    HARMLESS = "training is the same: off by less than a millionth, as by an epsilon in a denominator"
     FRAGILE = "the loss is right, and fails on extreme numbers, or on NaN and infinity in padding"
     WRONG = "the loss is another one"
 

@@ -90,7 +90,7 @@ class Report:
         skipped = sum(v.status is Status.NOT_CLAIMED for v in self.verdicts)
         counts = [f"{len(self.kept)} laws hold", f"{len(self.wrong)} are broken"]
         counts += [f"{len(self.fragile)} fail at extremes only"] if self.fragile else []
-        counts += [f"{len(self.harmless)} are off by an epsilon"] if self.harmless else []
+        counts += [f"{len(self.harmless)} are broken without harm"] if self.harmless else []
         counts += [f"{len(self.untested)} could not be tested"] if self.untested else []
         return ", ".join([*counts, f"{skipped} do not apply"])
 
@@ -166,7 +166,7 @@ MARKS = {
     Status.REFUSED: "untested",
     Status.NOT_CLAIMED: "-",
 }
-BROKEN = {Severity.WRONG: "BROKEN", Severity.FRAGILE: "fragile", Severity.HARMLESS: "epsilon"}
+BROKEN = {Severity.WRONG: "BROKEN", Severity.FRAGILE: "fragile", Severity.HARMLESS: "harmless"}
 """A broken law in one word, by the severity of its cause."""
 WORDS = {Severity.WRONG: "Cause", Severity.FRAGILE: "Fragile", Severity.HARMLESS: "Harmless"}
 

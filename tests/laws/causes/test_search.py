@@ -179,6 +179,20 @@ def test_a_formula_that_overflows_breaks_the_law_about_long_responses() -> None:
     assert {v.law for v in report.causes[0].follow} >= {long}
 
 
+def test_an_overflow_of_the_formula_itself_is_not_a_consequence() -> None:
+    """TRL's loss: rows without a token are counted, and exp has no guard; the two have nothing to do with each other."""
+
+    def trl(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+        s = (torch.where(mask, logp - old, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)).exp()
+        return -torch.where(mask.any(-1), torch.minimum(s * a, s.clamp(1 - LOW, 1 + HIGH) * a), 0.0).mean()
+
+    extreme = named("finite log-probs give a finite loss and gradient")
+    report = laws.check(trl, LIKE, laws=[*FORMULA, extreme], examples=12, framework=laws.TORCH)
+    severities = {v.law: cause.severity for cause in report.causes for v in cause.follow}
+    assert report.causes[0].sentence == "rows without a token are counted"
+    assert severities[extreme] is laws.Severity.FRAGILE
+
+
 @pytest.mark.slow
 def test_every_broken_law_belongs_to_one_cause() -> None:
     report = laws.check(ratio.row_pooled, GRPO.with_clip(LOW, HIGH), examples=5)
