@@ -4,6 +4,7 @@ from gspo_core.types import Gain, Gate, Gated, PerToken, Ratio, Reduction, Surro
 
 from .clipped_surrogates import Clip, DualClip, GateOnly, Unclipped
 from .gates import Band, OffPolicyMask, TokenClip
+from .held_weights import BandWeight, TaperedWeight
 from .loss import Objective, policy_loss
 from .presets import *  # noqa: F403 - a preset is public as soon as presets.py defines it
 from .presets import PRESETS
@@ -15,6 +16,7 @@ from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedW
 __all__ = [
     "PRESETS",
     "Band",
+    "BandWeight",
     "Clip",
     "DualClip",
     "FixedLength",
@@ -38,6 +40,7 @@ __all__ = [
     "SequenceToken",
     "SoftGate",
     "Surrogate",
+    "TaperedWeight",
     "Token",
     "TokenClip",
     "TokenMean",

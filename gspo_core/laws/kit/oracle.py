@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gspo_core.layouts.padded import Padded
-from gspo_core.objectives import clipped_surrogates, gates, ratios, reductions, soft_surrogates
+from gspo_core.objectives import clipped_surrogates, gates, held_weights, ratios, reductions, soft_surrogates
 from gspo_core.objectives.loss import Objective
 
 Rows = Sequence[Sequence[float]]
@@ -92,6 +92,16 @@ def _gamma(s: Any, x: float, a: float) -> Term:
     return Term(weight, weight)
 
 
+def _band_weight(s: Any, x: float, a: float) -> Term:
+    weight = a * _exp(x) if s.floor <= _exp(x) <= s.cap else 0.0
+    return Term(weight, weight)
+
+
+def _tapered(s: Any, x: float, a: float) -> Term:
+    weight = a if a > 0 else a * min(_exp(x), s.cap)
+    return Term(weight, weight)
+
+
 def _unknown_surrogate(s: Any, x: float, a: float) -> Term:
     """A surrogate without a scalar formula, evaluated for one unit."""
     found = s(np, np.array([x]), np.array([a]))
@@ -107,6 +117,8 @@ TERMS: dict[type, Callable[[Any, float, float], Term]] = {
     soft_surrogates.TruncatedWeight: _truncated,
     soft_surrogates.ReciprocalWeight: _reciprocal,
     soft_surrogates.GammaWeight: _gamma,
+    held_weights.BandWeight: _band_weight,
+    held_weights.TaperedWeight: _tapered,
 }
 
 

@@ -1,0 +1,80 @@
+"""What trainers offer beside the presets, against formulas written token by token: value, weight and what is clipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gspo_core import Objective, Padded, PerToken, Token, TokenMean, laws, policy_loss
+from gspo_core.kl import K2, kl_penalty
+from gspo_core.objectives import DAPO, BandWeight, TaperedWeight, TruncatedWeight
+
+TRUNCATED = Objective(Token(), TruncatedWeight(1.0), TokenMean())
+TOPR = Objective(Token(), TaperedWeight(1.0), TokenMean())
+BAND = Objective(Token(), BandWeight(0.5, 5.0), TokenMean())
+WEIGHTS: dict[Objective, Callable[[float, float], float]] = {
+    TRUNCATED: lambda w, a: min(w, 1.0) * a,
+    TOPR: lambda w, a: a if a > 0 else min(w, 1.0) * a,
+    BAND: lambda w, a: w * a if 0.5 <= w <= 5.0 else 0.0,
+}
+BY_NAME = pytest.mark.parametrize("objective", WEIGHTS, ids=["truncated", "TOPR", "band"])
+
+tokens = st.lists(st.tuples(st.floats(-3.0, 3.0), st.booleans()), min_size=3, max_size=3)
+responses = st.lists(st.tuples(tokens, st.sampled_from([1.0, -1.0, 0.0, 2.5, -0.3])), min_size=1, max_size=3)
+Drawn = list[tuple[list[tuple[float, bool]], float]]
+
+
+def arrays(drawn: Drawn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """d and mask, [N, T], and advantages, [N]."""
+    d = np.array([[x for x, _ in row] for row, _ in drawn])
+    return d, np.array([[m for _, m in row] for row, _ in drawn]), np.array([a for _, a in drawn])
+
+
+@BY_NAME
+@given(responses)
+def test_value_and_weight_are_the_formula_of_each_token(objective: Objective, drawn: Drawn) -> None:
+    d, mask, advantage = arrays(drawn)
+    loss = policy_loss(objective, d, np.zeros_like(d), advantage, Padded(mask))
+    n = max(1, sum(m for row, _ in drawn for _, m in row))
+    term = WEIGHTS[objective]
+    weight = [[term(math.exp(x), a) / n if m else 0.0 for x, m in row] for row, a in drawn]
+    np.testing.assert_allclose(loss.logp_grad, -np.array(weight), rtol=1e-12, atol=1e-300)
+    assert math.isclose(float(loss.value), -math.fsum(map(math.fsum, weight)), rel_tol=1e-12, abs_tol=1e-14)
+    pairs = zip(weight, drawn, strict=True)
+    silent = [[m and a != 0 and w == 0 for w, (_, m) in zip(row, ys, strict=True)] for row, (ys, a) in pairs]
+    assert loss.clipped.tolist() == silent
+
+
+@pytest.mark.slow
+@BY_NAME
+def test_they_keep_the_laws(objective: Objective) -> None:
+    report = laws.check(objective, like=objective, examples=5)
+    assert not report.broken, str(report)
+    assert not report.untested
+    assert report.unchecked == ()
+
+
+@given(responses, st.sampled_from([0.1, 1.0]))
+def test_the_quadratic_pull_is_k2_to_the_old_policy(drawn: Drawn, tau: float) -> None:
+    """∂/∂log π of −A log π + τ d²/2 is −(A − τ d)."""
+    d, mask, advantage = arrays(drawn)
+    layout, old = Padded(mask), np.zeros_like(d)
+    policy = policy_loss(DAPO, d, None, advantage, layout, on_policy=True)
+    pull = kl_penalty(K2(), d, old, layout, reduction=TokenMean())
+    share = np.where(mask, 1.0, 0.0) / max(1, mask.sum())
+    wanted = -(advantage[:, None] - tau * d) * share
+    np.testing.assert_allclose(policy.logp_grad + tau * pull.logp_grad, wanted, rtol=1e-12, atol=1e-15)
+
+
+@given(responses)
+def test_distillation_is_the_gap_to_the_teacher_as_an_advantage(drawn: Drawn) -> None:
+    gap, mask, _ = arrays(drawn)
+    logp = np.full(gap.shape, -2.0)
+    teacher = logp + gap
+    loss = policy_loss(DAPO, logp, None, PerToken(teacher - logp), Padded(mask), on_policy=True)
+    np.testing.assert_allclose(loss.logp_grad, -np.where(mask, teacher - logp, 0.0) / max(1, mask.sum()), rtol=1e-12, atol=0)
