@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._lib.array import namespace, shape_of, to_numpy
-from ._lib.checks import check_flag
+from ._lib.array import is_integer, is_real, namespace, shape_of, to_numpy
+from ._lib.checks import check_flag, on_host
 from ._lib.validation import check_layout
 from .advantages.groups import group_advantages
 from .advantages.normalisers import Normaliser, ZScore
@@ -40,7 +40,7 @@ class Plan:
 
     Advantages from elsewhere, such as `decoupled_advantages(...)`, become a plan as `Plan(advantage)`.
 
-    Raises TypeError if the advantage is no array or the flag none, ValueError if it has not one axis.
+    Raises TypeError if the advantage is no array of real numbers or the flag none, ValueError if it has not one axis.
 
     >>> import numpy as np
     >>> Plan(np.array([0.5, 0.0, -0.5])).keep.tolist()
@@ -54,7 +54,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_flag("loss_has_other_terms", self.loss_has_other_terms)
-        namespace(advantage=self.advantage)
+        xp = namespace(advantage=self.advantage)
+        if not (is_real(xp, self.advantage) or is_integer(xp, self.advantage)):
+            raise TypeError(f"advantage: expected real numbers, got dtype {self.advantage.dtype}")
         if len(shape_of(self.advantage)) != 1:
             raise ValueError(f"advantage: expected shape [N], one per response, got {list(shape_of(self.advantage))}")
 
@@ -76,14 +78,16 @@ class Plan:
         one of them the denominator. If no row is left the gradient is zero: take the optimizer step with zeros where it would
         have been taken (momentum moves on), without running the model.
 
-        Raises: TypeError for a wrong kind, ValueError if there are not as many rows as the layout has sequences, or numbers
-        outside the batch.
+        Raises: TypeError for a wrong kind, ValueError if rows have not one axis, are not as many as the layout's sequences, or
+        are outside the batch.
         """
         if not isinstance(objective, Objective):
             raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
         check_layout(layout)
         keep = self.keep
-        chosen = np.arange(len(keep)) if rows is None else to_numpy(rows)
+        chosen = np.arange(len(keep)) if rows is None else on_host("rows", rows)
+        if chosen.ndim != 1:
+            raise ValueError(f"rows: expected shape [M], got {list(chosen.shape)}")
         if chosen.size and chosen.dtype.kind not in "iu":
             raise TypeError(f"rows: expected integers, got dtype {chosen.dtype}")
         if chosen.shape != (layout.num_sequences,):

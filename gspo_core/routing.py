@@ -42,7 +42,7 @@ def router_shift(old_router_logp: Array, router_logp: Array, layout: Layout, *, 
     [[-0.5, -0.693]]
     """
     check_layout(layout)
-    xp = namespace(old_router_logp=old_router_logp, router_logp=router_logp, mask=layout.valid)
+    xp = namespace(old_router_logp=old_router_logp, router_logp=router_logp, layout=layout.valid)
     old = _scores(xp, "old_router_logp", old_router_logp, layout)
     new = _scores(xp, "router_logp", router_logp, layout)
     if shape_of(new) != shape_of(old):

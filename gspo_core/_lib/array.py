@@ -7,6 +7,8 @@ traced: no boolean indexing, no truth value of an array, no in-place write, no d
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -39,7 +41,7 @@ def namespace(**arrays: Array) -> Namespace:
     if all(type(x) is np.ndarray for x in arrays.values()):
         return _NUMPY  # a layout is asked often, and looking it up takes as long as a small operation
     for name, x in arrays.items():
-        if not is_array_api_obj(x):
+        if not is_array(x):
             raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
         if isinstance(x, np.ma.MaskedArray):
             raise TypeError(
@@ -48,8 +50,26 @@ def namespace(**arrays: Array) -> Namespace:
     try:
         return array_namespace(*arrays.values())
     except TypeError as error:
-        kinds = ", ".join(f"{name} is {type(x).__module__}.{type(x).__name__}" for name, x in arrays.items())
-        raise TypeError(f"expected arrays of one library, but {kinds}") from error
+        usual, odd = _odd_one_out(arrays)
+        raise TypeError(
+            f"{odd}: expected an array of one library with {usual} ({_kind(arrays[usual])}), got {_kind(arrays[odd])}"
+        ) from error
+
+
+def _odd_one_out(arrays: Mapping[str, Array]) -> tuple[str, str]:
+    """(the first name of the library that most arrays are of, the first name of another one)."""
+    libraries = {name: array_namespace(x).__name__ for name, x in arrays.items()}
+    most, _ = Counter(libraries.values()).most_common(1)[0]
+    return next(name for name, own in libraries.items() if own == most), next(n for n, own in libraries.items() if own != most)
+
+
+def _kind(x: Array) -> str:
+    return f"{type(x).__module__}.{type(x).__name__}"
+
+
+def is_array(x: Any) -> bool:
+    """Whether x is an array of some library; the class of one is none, nor is a text of NumPy's."""
+    return bool(is_array_api_obj(x)) and not isinstance(x, (type, np.flexible))
 
 
 def is_of(xp: Namespace, x: Array) -> bool:
@@ -88,7 +108,7 @@ def count_true(xp: Namespace, mask: Array, axis: int | None = None) -> Array:
 
 def to_numpy(x: Any) -> Any:
     """A list or an array of any library, on any device, as a NumPy array on the host; gradients are left behind."""
-    if not is_array_api_obj(x):
+    if not is_array(x):
         return np.asarray(x)
     xp: Any = array_namespace(x)
     if is_torch_namespace(xp):
@@ -98,7 +118,7 @@ def to_numpy(x: Any) -> Any:
 
 def read_if_possible(x: Any) -> Any:
     """`to_numpy` of an array whose numbers can be read; None for one that is traced or has none, and for what is no array."""
-    if not is_array_api_obj(x):
+    if not is_array(x):
         return None
     try:
         return to_numpy(x)
@@ -108,7 +128,7 @@ def read_if_possible(x: Any) -> Any:
 
 def plain_number(x: Array) -> int | float | None:
     """The Python number of a [] array of real numbers, which may wait for a device; None for all else, and if unreadable."""
-    if not is_array_api_obj(x):
+    if not is_array(x):
         return None
     xp, x = array_namespace(x), detached(x)
     if shape_of(x) != () or not (is_real(xp, x) or is_integer(xp, x)):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .array import is_integer, is_real, namespace, number_at_hand, plain_number, shape_of
+from .array import is_integer, is_real, namespace, number_at_hand, plain_number, shape_of, to_numpy
 
 
 def as_number(name: str, value: Any) -> int | float:
@@ -135,6 +135,40 @@ def as_whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
         upper = "" if most == math.inf else f" and at most {most}"
         raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, got {value!r}")
     return int(plain)
+
+
+def as_reals(name: str, values: Any) -> np.ndarray:
+    """Real numbers on the host, in float64: those of a list, or of an array of any library.
+
+    Args:
+        name: of the argument, for the error.
+        values: a list or an array; one that is empty may be of any kind.
+
+    Returns: a NumPy array of any shape.
+
+    Raises: TypeError.
+
+    >>> as_reals("lengths", [4, 5]).tolist()
+    [4.0, 5.0]
+    """
+    array = on_host(name, values)
+    if array.size and array.dtype.kind not in "iuf":
+        raise TypeError(f"{name}: expected real numbers, got {_shown(values, array)}")
+    return array.astype(np.float64)
+
+
+def on_host(name: str, values: Any) -> np.ndarray:
+    """A list or an array of any library as a NumPy array; TypeError for one that is ragged or has a mask of its own."""
+    if isinstance(values, np.ma.MaskedArray):
+        namespace(**{name: values})
+    try:
+        return np.asarray(to_numpy(values))
+    except ValueError as error:
+        raise TypeError(f"{name}: expected a list of numbers, got one that is ragged") from error
+
+
+def _shown(values: Any, array: np.ndarray) -> str:
+    return f"dtype {array.dtype}" if hasattr(values, "dtype") or isinstance(values, (list, tuple)) else type(values).__name__
 
 
 def check_choice(name: str, value: Any, needs: tuple[str, ...], expected: str) -> None:

@@ -32,10 +32,9 @@ def _kind(x: Any) -> str:
     return f"the class {x.__name__}" if isinstance(x, type) else type(x).__name__
 
 
-def check_old_policy(old_logp: Array | None, on_policy: bool, allow_low_precision: bool) -> None:
-    """TypeError unless the flags are some, ValueError unless old log-probs are given or said to be the current ones."""
+def check_old_policy(old_logp: Array | None, on_policy: bool) -> None:
+    """TypeError unless the flag is one, ValueError unless old log-probs are given or said to be the current ones."""
     check_flag("on_policy", on_policy)
-    check_flag("allow_low_precision", allow_low_precision)
     if (old_logp is None) != on_policy:
         raise ValueError(
             "old_logp: pass the old policy's log-probs, or old_logp=None together with on_policy=True "
@@ -53,6 +52,7 @@ def log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named:
 
 def unselected_log_probs(xp: Namespace, layout: Layout, allow_low_precision: bool, **named: Array) -> list[Array]:
     """`log_probs` with masked slots as they came."""
+    check_flag("allow_low_precision", allow_low_precision)
     checked = [_log_prob(xp, name, x, layout, allow_low_precision) for name, x in named.items()]
     if any(x.dtype == xp.float64 for x in checked):
         checked = [xp.astype(x, xp.float64) for x in checked]

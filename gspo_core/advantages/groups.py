@@ -136,7 +136,7 @@ def _checked(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array
 
 
 def _numbers(weights: Any) -> list[float]:
-    if isinstance(weights, str) or not hasattr(weights, "__iter__"):
+    if isinstance(weights, str) or not hasattr(weights, "__iter__") or getattr(weights, "shape", None) == ():
         raise TypeError(f"weights: expected a sequence of numbers, got {weights!r}")
     return [float(as_number("weights", w)) for w in weights]
 

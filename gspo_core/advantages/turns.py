@@ -58,7 +58,7 @@ def turn_advantages(turn_values: Array, turn_ids: Array, layout: Layout) -> Arra
     [[0.5, 0.5, 0.0, -1.0]]
     """
     check_layout(layout)
-    xp = namespace(turn_values=turn_values, turn_ids=turn_ids, mask=layout.valid)
+    xp = namespace(turn_values=turn_values, turn_ids=turn_ids, layout=layout.valid)
     values = _per_turn(xp, "turn_values", turn_values)
     if shape_of(values)[0] != layout.num_sequences:
         raise ValueError(

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from gspo_core._lib.array import to_numpy
-from gspo_core._lib.checks import as_number
+from gspo_core._lib.checks import as_number, as_reals, on_host
 from gspo_core.objectives.clipped_surrogates import Clip
 
 from .drift import Tails
@@ -213,8 +212,9 @@ def clip_table(
     99 0.36 0.0047
     9999 0.04 0.0012
     """
-    if len(edges) < 2 or any(a >= b for a, b in itertools.pairwise(edges)):
-        raise ValueError(f"edges: expected at least two ascending numbers, got {list(edges)}")
+    bounds, edges = as_reals("edges", edges), on_host("edges", edges).tolist()
+    if bounds.ndim != 1 or len(bounds) < 2 or not (bounds[1:] > bounds[:-1]).all():
+        raise ValueError(f"edges: expected at least two ascending numbers, got {edges}")
     sizes, weights = _responses(law, lengths, advantage)
     common = clip_range_for(target, law, sizes, weights, high_over_low=high_over_low)
     rows = []
@@ -251,18 +251,10 @@ def _responses(law: DriftLaw, lengths: Any, advantage: Any) -> tuple[np.ndarray,
         if not law.lengths.size:
             raise ValueError("law: the pilot has no responses")
         return law.lengths, law.advantage
-    sizes = _real("lengths", lengths)
-    signs = np.full(sizes.shape, math.nan) if advantage is None else _real("advantage", advantage)
+    sizes = as_reals("lengths", lengths)
+    signs = np.full(sizes.shape, math.nan) if advantage is None else as_reals("advantage", advantage)
     if sizes.ndim != 1 or not sizes.size or not (sizes > 0).all():
         raise ValueError(f"lengths: expected [n] positive numbers of tokens, got shape {list(sizes.shape)}")
     if signs.shape != sizes.shape:
         raise ValueError(f"advantage: expected the shape of lengths, {list(sizes.shape)}, got {list(signs.shape)}")
     return sizes, signs
-
-
-def _real(name: str, values: Any) -> np.ndarray:
-    """An array or a list of real numbers in float64."""
-    array = np.asarray(to_numpy(values))
-    if array.dtype.kind not in "iuf" and array.size:
-        raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
-    return array.astype(np.float64)

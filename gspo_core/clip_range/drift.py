@@ -128,7 +128,7 @@ def estimate_drift(logp: Array, old_logp: Array, layout: Layout, *, allow_low_pr
     4.5
     """
     check_layout(layout)
-    xp = namespace(logp=logp, old_logp=old_logp, mask=layout.valid)
+    xp = namespace(logp=logp, old_logp=old_logp, layout=layout.valid)
     new, old = log_probs(xp, layout, allow_low_precision, logp=logp, old_logp=old_logp)
     return drift_of(new - old, layout)
 

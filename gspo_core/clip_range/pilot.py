@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core._lib.array import is_integer, is_real, namespace, shape_of, to_numpy
+from gspo_core._lib.array import is_integer, is_real, namespace, shape_of
+from gspo_core._lib.checks import as_reals
 from gspo_core._lib.units import mean_over_tokens
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.types import Array, Layout
@@ -27,7 +28,8 @@ class Pilot:
     `log_s`, `lengths` and `advantage` may be lists; of `advantage` only the sign matters, and 0 counts as a response that
     is never clipped. Empty responses are left out.
 
-    Raises ValueError if the three differ in shape or hold anything that is not finite.
+    Raises TypeError for what holds no real numbers, ValueError if the three differ in shape, for anything that is not finite
+    and for a negative length.
 
     >>> pilot = Pilot([0.01, -0.02, 0.0], [4, 4, 6], [1.0, -1.0, 0.0]) + Pilot([0.03], [5], [0.5])
     >>> len(pilot.log_s)
@@ -43,12 +45,14 @@ class Pilot:
 
     def __post_init__(self) -> None:
         for name in ("log_s", "lengths", "advantage"):
-            object.__setattr__(self, name, np.asarray(to_numpy(getattr(self, name)), dtype=np.float64))
-            values = getattr(self, name)
+            values = as_reals(name, getattr(self, name))
+            object.__setattr__(self, name, values)
             if values.shape != (self.log_s.size,):
                 raise ValueError(f"{name}: expected shape {[self.log_s.size]}, got {list(values.shape)}")
             if not np.isfinite(values).all():
                 raise ValueError(f"{name}: expected finite numbers")
+        if (self.lengths < 0).any():
+            raise ValueError(f"lengths: expected numbers of at least 0, got {self.lengths.min():g}")
         there = self.lengths > 0
         for name in ("log_s", "lengths", "advantage"):
             object.__setattr__(self, name, getattr(self, name)[there])
@@ -57,7 +61,7 @@ class Pilot:
     def measure(logp: Array, old_logp: Array, advantage: Array, layout: Layout) -> Pilot:
         """From the log-probs of a batch (token arrays, as `policy_loss` takes them) and its advantages [N]."""
         check_layout(layout)
-        xp = namespace(logp=logp, old_logp=old_logp, advantage=advantage, mask=layout.valid)
+        xp = namespace(logp=logp, old_logp=old_logp, advantage=advantage, layout=layout.valid)
         if not (is_real(xp, advantage) or is_integer(xp, advantage)):
             raise TypeError(f"advantage: expected real numbers, got dtype {advantage.dtype}")
         if shape_of(advantage) != (layout.num_sequences,):
@@ -71,6 +75,8 @@ class Pilot:
 
     def __add__(self, other: Pilot) -> Pilot:
         """Both pilots' responses."""
+        if not isinstance(other, Pilot):
+            raise TypeError(f"other: expected a Pilot, got {type(other).__name__}")
         names = ("log_s", "lengths", "advantage")
         return Pilot(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 

@@ -101,7 +101,7 @@ def kl_penalty(
     """
     _check_choices(estimator, reduction, old_logp)
     check_layout(layout)
-    xp = namespace(logp=logp, ref_logp=ref_logp, old_logp=logp if old_logp is None else old_logp, mask=layout.valid)
+    xp = namespace(logp=logp, ref_logp=ref_logp, old_logp=logp if old_logp is None else old_logp, layout=layout.valid)
     old_logp = logp if old_logp is None else old_logp
     named = {"logp": logp, "ref_logp": ref_logp, "old_logp": old_logp}
     logp, ref_logp, old_logp = log_probs(xp, layout, allow_low_precision, **named)

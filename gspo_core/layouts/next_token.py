@@ -49,11 +49,12 @@ class NextTokens:
 
         Returns: [T] x[t + 1] at slot t, 0 in masked slots.
 
-        Raises: ValueError if x has another shape.
+        Raises: TypeError if x is no array of the layout's library, ValueError if it has another shape.
         """
+        xp = namespace(segment_ids=self.layout.segment_ids, x=x)
         if shape_of(x) != self.layout.shape:
             raise ValueError(f"x: expected shape {list(self.layout.shape)}, got {list(shape_of(x))}")
-        return _shifted(namespace(x=x, segment_ids=self.layout.segment_ids), self.predicts, x)
+        return _shifted(xp, self.predicts, x)
 
 
 def next_tokens(

@@ -65,7 +65,7 @@ class Restricted(Narrowed):
 
     def __post_init__(self) -> None:
         check_layout(self.layout)
-        xp = namespace(kept=self.kept, mask=self.layout.valid)
+        xp = namespace(kept=self.kept, layout=self.layout.valid)
         if not xp.isdtype(self.kept.dtype, "bool"):
             raise TypeError(f"kept: expected a boolean array, got dtype {self.kept.dtype}; write kept > 0")
         if shape_of(self.kept) != self.shape:

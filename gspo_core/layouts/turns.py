@@ -49,7 +49,7 @@ class Turns(Narrowed):
 
     def __post_init__(self) -> None:
         check_layout(self.layout)
-        xp = namespace(turn_ids=self.turn_ids, mask=self.layout.valid)
+        xp = namespace(turn_ids=self.turn_ids, layout=self.layout.valid)
         if not is_integer(xp, self.turn_ids):
             raise TypeError(f"turn_ids: expected integers, got dtype {self.turn_ids.dtype}")
         if shape_of(self.turn_ids) != self.shape:

@@ -66,7 +66,7 @@ def batch_metrics(
         loss = loss.policy
     values = advantage.values if isinstance(advantage, PerToken) else advantage
     old = logp if old_logp is None else old_logp
-    xp = namespace(logp=logp, old_logp=old, advantage=values, weight=loss.logp_grad, mask=layout.valid)
+    xp = namespace(logp=logp, old_logp=old, advantage=values, loss=loss.logp_grad, layout=layout.valid)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     selected = log_probs(xp, layout, allow_low_precision, **named)
     layout = prepared(layout, selected[0])

@@ -43,7 +43,7 @@ def sampler_metrics(
     [2.0, 3.0, 1.5, 0.5, 0.0]
     """
     check_layout(layout)
-    xp = namespace(old_logp=old_logp, sampler_logp=sampler_logp, mask=layout.valid)
+    xp = namespace(old_logp=old_logp, sampler_logp=sampler_logp, layout=layout.valid)
     found = sampler_weight(correction, old_logp, sampler_logp, layout, allow_low_precision=allow_low_precision)
     old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
     layout = prepared(layout, old)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gspo_core._lib.array import count_true, namespace, shape_of, to_numpy
+from gspo_core._lib.array import count_true, is_of, namespace, shape_of, to_numpy
 from gspo_core.types import Array, Namespace
 
 from .sketch import BINS
@@ -157,15 +157,27 @@ def merge(*metrics: Metrics) -> Metrics:
     0.5
     """
     if not metrics:
-        raise TypeError("merge: expected at least one Metrics, got none; write merge(*parts) with parts that are not empty")
+        raise TypeError("metrics: expected at least one Metrics, got none; write merge(*parts) with parts that are not empty")
     for part in metrics:
         if not isinstance(part, Metrics):
-            raise TypeError(f"merge: expected Metrics, got {type(part).__name__}; write merge(*parts) for a list of them")
+            raise TypeError(f"metrics: expected Metrics, got {type(part).__name__}; write merge(*parts) for a list of them")
+        _check_alike(metrics[0], part)
     return reduce(_two, metrics)
 
 
+def _check_alike(first: Metrics, part: Metrics) -> None:
+    for like, vector in zip(first, part, strict=True):
+        namespace(metrics=vector)
+        if not is_of(namespace(metrics=like), vector):
+            raise TypeError(f"metrics: expected arrays of one library, got {type(like).__name__} and {type(vector).__name__}")
+        if shape_of(like) != shape_of(vector):
+            raise ValueError(
+                f"metrics: expected vectors of one length, got {list(shape_of(like))} and {list(shape_of(vector))}"
+            )
+
+
 def _two(a: Metrics, b: Metrics) -> Metrics:
-    xp = namespace(a=a.sums, b=b.sums)
+    xp = namespace(metrics=a.sums)
     minima = xp.where(a.minima < b.minima, a.minima, b.minima)
     maxima = xp.where(a.maxima > b.maxima, a.maxima, b.maxima)
     counts = a.counts + b.counts

@@ -46,7 +46,7 @@ def left_out_metrics(objective: Objective, advantage: Array, layout: Layout) -> 
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
     check_layout(layout)
-    xp = namespace(advantage=advantage, mask=layout.valid)
+    xp = namespace(advantage=advantage, layout=layout.valid)
     if not is_real(xp, advantage):
         raise TypeError(f"advantage: expected real floating-point numbers, got dtype {advantage.dtype}")
     if shape_of(advantage) != (layout.num_sequences,):

@@ -32,7 +32,7 @@ def entropy_metrics(entropy: Array, layout: Layout) -> Metrics:
     {'entropy_per_token': 0.5}
     """
     check_layout(layout)
-    xp = namespace(entropy=entropy, mask=layout.valid)
+    xp = namespace(entropy=entropy, layout=layout.valid)
     if not is_real(xp, entropy):
         raise TypeError(f"entropy: expected real floating-point numbers, got dtype {entropy.dtype}")
     if shape_of(entropy) != layout.shape:
@@ -71,7 +71,7 @@ def reference_metrics(
     """
     estimators: list[Any] = [K1(), K3()] if cap is None else [Capped(K1(), cap), Capped(K3(), cap)]
     check_layout(layout)
-    xp = namespace(logp=logp, ref_logp=ref_logp, mask=layout.valid)
+    xp = namespace(logp=logp, ref_logp=ref_logp, layout=layout.valid)
     now, ref = log_probs(xp, layout, allow_low_precision, logp=logp, ref_logp=ref_logp)
     layout, x = prepared(layout, now), ref - now
     counts = {"reference.tokens": xp.sum(layout.lengths())}

@@ -168,7 +168,7 @@ def sampler_weight(
     if not isinstance(correction, Correction):
         raise TypeError(f"correction: expected a Correction such as TIS, got {type(correction).__name__}")
     check_layout(layout)
-    xp = namespace(old_logp=old_logp, sampler_logp=sampler_logp, mask=layout.valid)
+    xp = namespace(old_logp=old_logp, sampler_logp=sampler_logp, layout=layout.valid)
     old, sampler = log_probs(xp, layout, allow_low_precision, old_logp=old_logp, sampler_logp=sampler_logp)
     with without_nan_warning(xp):
         log_raw = correction.level.log_weight(old - sampler, layout)

@@ -120,7 +120,7 @@ def mismatch_report(
     (True, -0.1, 351)
     """
     check_layout(layout)
-    xp = namespace(logp=logp, old_logp=old_logp, sampler_logp=sampler_logp, advantage=advantage, mask=layout.valid)
+    xp = namespace(logp=logp, old_logp=old_logp, sampler_logp=sampler_logp, advantage=advantage, layout=layout.valid)
     _check(xp, advantage, layout, clip)
     now, old, sampler = log_probs(xp, layout, allow_low_precision, logp=logp, old_logp=old_logp, sampler_logp=sampler_logp)
     there = layout.lengths() > 0

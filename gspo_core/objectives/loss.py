@@ -65,7 +65,7 @@ class Objective:
         names = {field.name for field in fields(surrogate)} if is_dataclass(surrogate) else set()
         if not {"low", "high"} <= names:
             raise TypeError(
-                f"with_clip: {surrogate} has no clip range. Replace the surrogate itself: "
+                f"surrogate: expected one with a clip range, got {surrogate}. Replace it: "
                 f"dataclasses.replace(objective, surrogate=Clip({low}, {high}))"
             )
         return replace(self, surrogate=replace(surrogate, low=low, high=high))
@@ -161,9 +161,9 @@ def policy_loss(
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
     check_layout(layout)
-    check_old_policy(old_logp, on_policy, allow_low_precision)
+    check_old_policy(old_logp, on_policy)
     adv = advantage.values if isinstance(advantage, PerToken) else advantage
-    xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, mask=layout.valid)
+    xp = namespace(logp=logp, old_logp=logp if old_logp is None else old_logp, advantage=adv, layout=layout.valid)
     named = {"logp": logp} if old_logp is None else {"logp": logp, "old_logp": old_logp}
     checked = unselected_log_probs(xp, layout, allow_low_precision, **named)
     layout = prepared(layout, checked[0])

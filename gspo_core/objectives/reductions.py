@@ -70,7 +70,9 @@ class TurnMean:
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """Token array: 1/(K_i · |y_ik| · denominator)."""
         if not per_token:
-            raise ValueError("TurnMean: expected a ratio whose units are turns or tokens, got one whose units are sequences")
+            raise ValueError(
+                "per_token: TurnMean() expected a ratio whose units are turns or tokens, got one whose units are sequences"
+            )
         each = turns_of(layout, self).each
         return each.spread(flat(self.turn_weights(layout, denominator), layout) / each.safe_lengths(denominator))
 
@@ -106,7 +108,9 @@ class TokenMean:
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """Token array: 1/denominator."""
         if not per_token:
-            raise ValueError("TokenMean: expected a ratio whose units are tokens, got one whose units are sequences")
+            raise ValueError(
+                "per_token: TokenMean() expected a ratio whose units are tokens, got one whose units are sequences"
+            )
         return layout.xp.where(layout.valid, 1.0 / denominator, 0.0)
 
 

@@ -30,7 +30,7 @@ def test_a_bare_mask_is_no_layout() -> None:
 def test_a_numpy_array_among_tensors_is_refused_by_name(name: str) -> None:
     batch = inputs()
     good = {"logp": batch.logp, "old_logp": batch.old, "advantage": batch.advantage}
-    with pytest.raises(TypeError, match=rf"^expected arrays of one library, but .*{name} is numpy"):
+    with pytest.raises(TypeError, match=rf"^{name}: expected an array of one library with logp .*, got numpy.ndarray"):
         gspo_torch.policy_loss(GSPO, **{**good, name: good[name].numpy()}, layout=Padded(batch.mask))
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,21 @@ PLACES = [
 ]
 
 
+@cache
+def names_of_arguments() -> frozenset[str]:
+    """Every parameter of a function, and every field of a class."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for folder in FOLDERS for path in folder.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    fields = {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    return frozenset(fields | {node.arg for node in nodes if isinstance(node, ast.arg)})
+
+
+def begins_with_an_argument(message: str, names: frozenset[str]) -> bool:
+    """Whether a message begins like `low: ` or `low, high: `."""
+    head = re.match(r"\w+(?:, \w+)*(?=: )", message)
+    return head is not None and set(head[0].split(", ")) <= names
+
+
 def in_order(fragments: tuple[str, ...], message: str) -> bool:
     """Whether the message begins with the first fragment, and has the others after it, one behind the other."""
     if not message.startswith(fragments[0]):
@@ -55,6 +73,18 @@ def test_an_error_says_what_was_wrong(row: Row) -> None:
     error = raised(row)
     assert type(error) is row.kind
     assert in_order(row.says, str(error)), str(error)
+
+
+def test_a_wrong_argument_is_named_first() -> None:
+    names = names_of_arguments()
+    refusals = [str(raised(row)) for row in ROWS if row.kind in (TypeError, ValueError)]
+    assert [said for said in refusals if not begins_with_an_argument(said, names)] == []
+
+
+def test_what_is_no_argument_would_be_listed() -> None:
+    assert begins_with_an_argument("low, high: expected", names_of_arguments())
+    assert not begins_with_an_argument("with_clip: no clip range", names_of_arguments())
+    assert not begins_with_an_argument("expected arrays of one library", names_of_arguments())
 
 
 def test_no_error_is_without_a_row() -> None:

@@ -127,7 +127,7 @@ class _Recorder(Hooks):
         count = self.mask.shape[0] if self.parts else shape[0]
         if self.parts and (start != self.next or shape[0] != count):
             raise ValueError(
-                f"record_routes: expected {count} sequences that go on at position {self.next}, got {shape[0]} at position "
+                f"model: expected {count} sequences that go on at position {self.next}, got {shape[0]} at position "
                 f"{start}; record each batch in a block of its own"
             )
         self.start = start

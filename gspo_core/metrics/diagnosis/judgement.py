@@ -42,6 +42,8 @@ def diagnose(metrics: Metrics, objective: Objective | None = None, *, thresholds
     """
     if objective is not None and not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
+    if not isinstance(thresholds, Thresholds):
+        raise TypeError(f"thresholds: expected Thresholds, got {type(thresholds).__name__}")
     numbers = summary(metrics)
     wrong, wrong_sampler = (impossible(numbers, thresholds, prefix) for prefix in ("", "sampler_"))
     of_batch = no_gradient(numbers, thresholds)

@@ -141,7 +141,7 @@ WRONG: list[tuple[type[Exception], str, Any, Any, Any]] = [
     ),
     (TypeError, r"^turn_ids: expected integers, got dtype float64", VALUES, np.zeros((2, 3)), LAYOUT),
     (ValueError, r"^turn_ids: expected the layout's shape \[2, 3\], got \[2, 4\]", VALUES, np.zeros((2, 4), int), LAYOUT),
-    (TypeError, r"^expected arrays of one library, .*turn_ids is torch", VALUES, TORCH.array(IDS), LAYOUT),
+    (TypeError, r"^turn_ids: expected an array of one library with .*, got torch", VALUES, TORCH.array(IDS), LAYOUT),
 ]
 
 

@@ -42,7 +42,7 @@ WRONG: list[tuple[type[Exception], str, tuple[Any, ...], dict[str, Any]]] = [
     (TypeError, r"^ref_logp: expected real floating-point log-probs, got dtype bool", (K3(), A, A > 0, LAYOUT), MEAN),
     (ValueError, r"^denominator: expected a positive finite number, got 0", GOOD, {**MEAN, "denominator": 0}),
     (ValueError, r"^denominator: expected a number or a \[\] array", GOOD, {**MEAN, "denominator": np.ones(2)}),
-    (TypeError, r"^expected arrays of one library, .*ref_logp is torch", (K3(), A, TORCH.array(A), LAYOUT), MEAN),
+    (TypeError, r"^ref_logp: expected an array of one library with .*, got torch", (K3(), A, TORCH.array(A), LAYOUT), MEAN),
 ]
 
 

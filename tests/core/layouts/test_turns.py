@@ -189,7 +189,7 @@ def test_whoever_needs_turns_says_so(objective: Objective, who: str, layout: Any
 
 
 def test_turns_are_checked_at_the_door() -> None:
-    with pytest.raises(TypeError, match=r"^expected arrays of one library, but turn_ids is torch"):
+    with pytest.raises(TypeError, match=r"^layout: expected an array of one library with turn_ids \(torch.Tensor\), got numpy"):
         Turns(Padded(MASK), TORCH.array(IDS), 2)
     with pytest.raises(ValueError, match=r"^advantage: Turn\(\) .*, got PerToken \[2, 3\]"):
         policy_loss(Objective(Turn(), Clip(0.2, 0.2), TurnMean()), ZEROS, ZEROS, PerToken(ZEROS), Turns(Padded(MASK), IDS, 4))

@@ -99,9 +99,9 @@ def test_merging_many_runs_under_jit() -> None:
 
 
 def test_merging_nothing_is_refused_and_so_is_a_list() -> None:
-    with pytest.raises(TypeError, match=r"^merge: expected at least one Metrics, got none; write merge\(\*parts\)"):
+    with pytest.raises(TypeError, match=r"^metrics: expected at least one Metrics, got none; write merge\(\*parts\)"):
         merge()
-    with pytest.raises(TypeError, match=r"^merge: expected Metrics, got list; write merge\(\*parts\)"):
+    with pytest.raises(TypeError, match=r"^metrics: expected Metrics, got list; write merge\(\*parts\)"):
         merge([group_metrics(np.ones(2), np.zeros(2, dtype=int))])  # type: ignore[arg-type]  # wrong on purpose
 
 

@@ -124,7 +124,9 @@ def test_the_presets_have_three_kinds_of_clipped_surrogates() -> None:
 @pytest.mark.parametrize("objective", [value for name, value in PRESETS.items() if name not in CLIPPED], ids=str)
 def test_with_clip_needs_a_surrogate_that_has_a_range(objective: Objective) -> None:
     """GMPO's bounds per token, in nats, are its gate's."""
-    with pytest.raises(TypeError, match=rf"^with_clip: {re.escape(str(objective.surrogate))} has no clip range. Replace the"):
+    with pytest.raises(
+        TypeError, match=rf"^surrogate: expected one with a clip range, got {re.escape(str(objective.surrogate))}. Replace it"
+    ):
         objective.with_clip(0.2, 0.2)
 
 
@@ -152,7 +154,7 @@ def test_a_sequence_ratio_has_no_mean_over_tokens() -> None:
 
 def test_a_mean_over_tokens_refuses_sequence_units_by_itself(library: Library) -> None:
     layout = Padded(library.array(np.ones((1, 1), dtype=bool)))
-    with pytest.raises(ValueError, match=r"^TokenMean: expected a ratio whose units are tokens"):
+    with pytest.raises(ValueError, match=r"^per_token: TokenMean\(\) expected a ratio whose units are tokens"):
         TokenMean().weights(layout, False, library.array(np.asarray(1.0)))
 
 

@@ -140,12 +140,12 @@ CHOICES: list[Row] = [
     ),
     Row(
         V,
-        ("TokenMean: expected a ratio whose units are tokens", "got one whose units are sequences"),
+        ("per_token: TokenMean() expected a ratio whose units are tokens", "got one whose units are sequences"),
         lambda: g.TokenMean().weights(LAYOUT, False, np.asarray(1.0)),
     ),
     Row(
         V,
-        ("TurnMean: expected a ratio whose units are turns or tokens", "got one whose units are sequences"),
+        ("per_token: TurnMean() expected a ratio whose units are turns or tokens", "got one whose units are sequences"),
         lambda: g.objectives.TurnMean().weights(TURNS, False, np.asarray(1.0)),
     ),
     Row(

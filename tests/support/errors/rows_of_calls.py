@@ -45,7 +45,11 @@ POLICY_LOSS: list[Row] = [
         ("logp: expected float32 or float64", "got float16", "clip range of 3e-4", "allow_low_precision=True"),
         loss(logp=ZEROS.astype(np.float16)),
     ),
-    Row(T, ("expected arrays of one library", "old_logp is torch"), loss(old_logp=torch.zeros(2, 3))),
+    Row(
+        T,
+        ("old_logp: expected an array of one library with logp (numpy.ndarray)", "got torch.Tensor"),
+        loss(old_logp=torch.zeros(2, 3)),
+    ),
     Row(V, ("old_logp: pass the old policy's log-probs", "on_policy=True", "got old_logp=None"), loss(old_logp=None)),
     Row(V, ("old_logp: ", "got old_logp=an array, on_policy=True"), loss(on_policy=True)),
     Row(T, ("advantage: expected an array", "got NoneType"), loss(advantage=None)),

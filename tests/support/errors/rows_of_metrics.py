@@ -108,7 +108,7 @@ READINGS: list[Row] = [
     Row(V, ("loss: expected one of this objective", "[2, 3], got one of [2]"), metrics(objective=g.GRPO)),
     Row(T, ("old_logp: expected an array", "got float"), metrics(old=1.0)),
     Row(T, ("advantage: expected an array", "got NoneType"), lambda: g.batch_metrics(GSPO, LOSS, ZEROS, ZEROS, None, LAYOUT)),
-    Row(T, ("lengths: expected real numbers", "got <U1"), lambda: clip_fraction_for(CLIP, LAW, "x")),
+    Row(T, ("lengths: expected real numbers", "got str"), lambda: clip_fraction_for(CLIP, LAW, "x")),
     Row(T, ("advantage: expected real numbers", "complex"), lambda: clip_fraction_for(CLIP, LAW, [10], [1j])),
     Row(T, ("advantage: expected real numbers", "complex"), lambda: g.Pilot.measure(ZEROS, ZEROS, ONES + 1j, LAYOUT)),
     Row(T, ("logp: expected an array, got None", "return_logp=True"), metrics(loss=LinearLoss(*LOSS), logp=None)),

@@ -117,7 +117,7 @@ ROUTES: list[Row] = [
     Row(V, ("routes: expected those of the 4 × 9 tokens", "got 9 × 4"), replay(routes(rows=9, width=4))),
     Row(
         V,
-        ("record_routes: expected 4 sequences that go on at position 9", "got 4 at position 0", "a block of its own"),
+        ("model: expected 4 sequences that go on at position 9", "got 4 at position 0", "a block of its own"),
         two_batches,
     ),
     Row(RuntimeError, ("replay_routes: the model is being recorded or replayed already", "cannot be nested"), nested),

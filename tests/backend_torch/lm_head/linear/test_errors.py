@@ -61,7 +61,7 @@ WRONG: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (ValueError, r"old_logp: expected the layout's shape \[2, 3\], got \[2\]", {"old_logp": torch.zeros(2)}),
     (TypeError, "old_logp: expected float32 or float64, got torch.bfloat16", {"old_logp": ZEROS.bfloat16()}),
     (TypeError, "old_logp: expected an array, got list", {"old_logp": [0.0]}),
-    (TypeError, "expected arrays of one library, but .*old_logp is numpy", {"old_logp": ZEROS.numpy()}),
+    (TypeError, "old_logp: expected an array of one library with logp .*, got numpy.ndarray", {"old_logp": ZEROS.numpy()}),
     (TypeError, "advantage: expected an array, got list", {"advantage": [1.0, 1.0]}),
     (TypeError, "advantage: expected real numbers, got dtype torch.bool", {"advantage": torch.ones(2) > 0}),
     (ValueError, r"advantage: expected \[2\] \(one per sequence\)", {"advantage": torch.ones(3)}),
