@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from gspo_core import kl_penalty as core_kl_penalty
-from gspo_core.backend import as_positive, kl_weight_as_function
+from gspo_core.backend import as_positive, check_layout, kl_weight_as_function
 from gspo_core.kl import KLEstimator, KLPenalty
 from gspo_core.layouts import Layout
 from gspo_core.types import Array, Reduction
+
+from .door import check_arrays, check_flags
 
 
 def kl_penalty(
@@ -40,6 +42,9 @@ def kl_penalty(
     >>> jax.grad(value)(logp).tolist()
     [[0.25, 0.25]]
     """
+    check_layout(layout)
+    check_arrays(logp=logp, ref_logp=ref_logp, old_logp=old_logp)
+    check_flags(allow_low_precision=allow_low_precision)
     # Under jit a number is traced, and could not be checked inside.
     denominator = None if denominator is None else as_positive("denominator", denominator)
     constants = _Constants(*(lax.stop_gradient(x) for x in (ref_logp, old_logp, layout, denominator)))

@@ -16,9 +16,11 @@ from jax import lax
 
 from gspo_core import Loss, Objective, PerToken
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.backend import as_positive, weight_as_function
+from gspo_core.backend import as_positive, check_layout, weight_as_function
 from gspo_core.layouts import Layout
 from gspo_core.types import Array
+
+from .door import check_arrays, check_flags
 
 
 def policy_loss(
@@ -51,6 +53,9 @@ def policy_loss(
     >>> jax.grad(value)(old).tolist()
     [[-0.25, -0.25], [0.5, 0.0]]
     """
+    check_layout(layout)
+    check_arrays(logp=logp, old_logp=old_logp, advantage=advantage)
+    check_flags(on_policy=on_policy, allow_low_precision=allow_low_precision)
     # Under jit a number is traced, and could not be checked inside.
     denominator = None if denominator is None else as_positive("denominator", denominator)
     constants = _Constants(*(lax.stop_gradient(x) for x in (old_logp, advantage, layout, denominator)))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 def _fields(layout: Any) -> list[str]:
     """Names of the fields that are tensors, or hold some: layouts are dataclasses, and may stand inside each other."""
-    if not dataclasses.is_dataclass(layout):
+    if not dataclasses.is_dataclass(layout) or isinstance(layout, type):
         return []
     names = [field.name for field in dataclasses.fields(layout)]
     return [name for name in names if isinstance(x := getattr(layout, name), Tensor) or _fields(x)]

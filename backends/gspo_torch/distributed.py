@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -24,7 +25,7 @@ class VocabularyShard:
     Ranks may hold unequal numbers of rows, or none. Hidden states and tokens are the same on every rank of the group, and
     so are the results, but for the gradient of the rank's own rows.
 
-    Raises ValueError for bounds that are no row numbers.
+    Raises ValueError for bounds that are no row numbers, TypeError for a group that is none.
 
     >>> VocabularyShard(start=0, total=151936, group=None).total
     151936
@@ -40,6 +41,7 @@ class VocabularyShard:
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", as_whole("total", self.total, 0))
         object.__setattr__(self, "start", as_whole("start", self.start, 0, self.total))
+        _check_group(self.group)
 
     def maximum(self, x: Tensor) -> Tensor:
         """x, replaced by its maximum over the group."""
@@ -52,6 +54,11 @@ class VocabularyShard:
         return x
 
 
+def _check_group(group: Any) -> None:
+    if group is not None and not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"group: expected a ProcessGroup or None, got {type(group).__name__}")
+
+
 def sum_over(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tensor]:
     """x ↦ its sum over the ranks of a group, as `gspo_core.sharded` wants it: sharded(Padded(mask), sum_over(group)).
 
@@ -59,11 +66,12 @@ def sum_over(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tenso
 
     Returns: a function of one tensor.
 
-    Raises: the function raises torch's ValueError if there is no process group yet.
+    Raises: TypeError for a group that is none; the function raises torch's ValueError if there is no process group yet.
 
     >>> callable(sum_over())
     True
     """
+    _check_group(group)
 
     def all_sum(x: Tensor) -> Tensor:
         total = x.detach().clone(memory_format=torch.contiguous_format)

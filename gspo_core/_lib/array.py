@@ -72,6 +72,22 @@ def is_array(x: Any) -> bool:
     return bool(is_array_api_obj(x)) and not isinstance(x, (type, np.flexible))
 
 
+def check_array(name: str, x: Any) -> None:
+    """Refuses what is no array of any library, and NumPy's arrays with a mask of their own.
+
+    Args:
+        name: of the argument, for the error.
+        x: the array.
+
+    Returns: nothing.
+
+    Raises: TypeError.
+
+    >>> check_array("logp", np.zeros(2))
+    """
+    namespace(**{name: x})
+
+
 def is_of(xp: Namespace, x: Array) -> bool:
     """Whether an array is one of this library's."""
     return bool(array_namespace(x) == xp)

@@ -106,7 +106,18 @@ def hold_numbers(options: Any, *names: str) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """TypeError unless it is True or False."""
+    """Refuses everything but True and False: a number or an array is no flag.
+
+    Args:
+        name: of the argument, for the error.
+        value: the flag.
+
+    Returns: nothing.
+
+    Raises: TypeError.
+
+    >>> check_flag("static", False)
+    """
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 

@@ -16,7 +16,8 @@ so that errors read alike.
 docs/new-backend.md builds a backend of 50 lines on this module.
 """
 
-from gspo_core._lib.checks import as_coefficient, as_number, as_positive, as_whole
+from gspo_core._lib.array import check_array
+from gspo_core._lib.checks import as_coefficient, as_number, as_positive, as_whole, check_flag
 from gspo_core._lib.validation import check_layout
 
 from .active import active_tokens
@@ -29,6 +30,8 @@ __all__ = [
     "as_number",
     "as_positive",
     "as_whole",
+    "check_array",
+    "check_flag",
     "check_layout",
     "kl_weight_as_function",
     "weight_as_function",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gspo_core.backend import as_number, check_layout
+from gspo_core.backend import as_number, as_whole, check_layout
 from gspo_core.layouts import Layout
 
 Array = Any
@@ -27,6 +27,8 @@ class VocabularyAxis:
     Ranks exchange 12 bytes per token (maximum, sum of exponentials, picked logit), 16 with entropies, and the gradient of the
     hidden states. The docstring of `policy_loss` explains gradients under check_vma=False.
 
+    Raises TypeError for a name that is no text, ValueError for a total that is no number of rows.
+
     >>> VocabularyAxis("vocabulary", total=151936).total
     151936
     """
@@ -35,6 +37,11 @@ class VocabularyAxis:
     """The mesh axis."""
     total: int
     """V."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: expected the name of a mesh axis, got {self.name!r}")
+        object.__setattr__(self, "total", as_whole("total", self.total, 0))
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,8 @@ class Options:
     """The mesh axis over which the rows are spread; None: every rank has all rows."""
 
     def __post_init__(self) -> None:
+        if self.axis is not None and not isinstance(self.axis, VocabularyAxis):
+            raise TypeError(f"vocabulary: expected a VocabularyAxis or None, got {type(self.axis).__name__}")
         object.__setattr__(self, "temperature", as_number("temperature", self.temperature))
         if self.soft_cap is not None:
             object.__setattr__(self, "soft_cap", as_number("soft_cap", self.soft_cap))

@@ -17,6 +17,7 @@ from gspo_core.backend import active_tokens, as_coefficient, as_positive, as_who
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
+from gspo_jax.door import check_arrays, check_flags
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
 from .schemes import Job, aligned_loss, cut_for
@@ -91,6 +92,8 @@ def linear_policy_loss(
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
     check_head(hidden, head, tokens)
     check_slots(layout, tokens)
+    check_arrays(old_logp=old_logp, advantage=advantage)
+    check_flags(on_policy=on_policy, return_logp=return_logp, return_entropy=return_entropy)
     if kl is not None and not isinstance(kl, KLTerm):
         raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
     denominator = None if denominator is None else as_positive("denominator", denominator)
@@ -99,11 +102,11 @@ def linear_policy_loss(
     budget_bytes = as_whole("budget_bytes", budget_bytes, 0)
     kind, terms = wide(hidden, lm_head), Terms(objective, on_policy, bonus is not None)
     x = Constants(*(lax.stop_gradient(constant) for constant in (old_logp, advantage, layout, denominator, kl, bonus)))
-    entropies = return_entropy or terms.has_bonus
-    job = Job(terms, options, entropies, cut_for(budget_bytes, head, options, terms, x, kind, entropies))
     # Checks every argument of the loss before any work is done.
     token_array = jax.ShapeDtypeStruct(layout.shape, kind)
     jax.eval_shape(lambda logp, entropy: terms.weigh(logp, entropy, x).value, token_array, token_array)
+    entropies = return_entropy or terms.has_bonus
+    job = Job(terms, options, entropies, cut_for(budget_bytes, head, options, terms, x, kind, entropies))
     every_token = return_logp or entropies or kl is not None
     live = (layout.valid if every_token else active_tokens(objective, advantage, layout)).reshape(-1)
     value, logp, entropy = _scored_loss(job, hidden, head, tokens, live, x)

@@ -6,6 +6,7 @@ from jax import lax
 
 from gspo_core.layouts import Layout
 from gspo_core.types import TokenScores
+from gspo_jax.door import check_flags
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying
 from .two_pass import flat_scores
@@ -83,6 +84,7 @@ def token_scores(
     >>> scores.logp.shape, bool(jnp.allclose(scores.entropy, jnp.log(4.0)))
     ((1,), True)
     """
+    check_flags(entropy_gradient=entropy_gradient)
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
     logp, entropy = _score(hidden, head, options, tokens, layout, entropy=True, moving=entropy_gradient)
     return TokenScores(logp, entropy if entropy_gradient else lax.stop_gradient(entropy))

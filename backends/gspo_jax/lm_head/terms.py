@@ -54,9 +54,9 @@ class Terms:
 
     def weigh(self, logp: Array, entropy: Array | None, x: Constants) -> Weighed:
         """The loss at these log-probs (and entropies, if there is a bonus), token arrays."""
-        arguments, reduction = (x.old_logp, x.advantage, x.layout), self.objective.reduction
+        arguments = (x.old_logp, x.advantage, x.layout)
         loss = policy_loss(self.objective, logp, *arguments, denominator=x.denominator, on_policy=self.on_policy)
-        value, logp_grad, estimate = loss.value, loss.logp_grad, None
+        value, logp_grad, estimate, reduction = loss.value, loss.logp_grad, None, self.objective.reduction
         if x.kl is not None:
             beta, old = x.kl.coefficient, logp if x.old_logp is None else x.old_logp
             estimate, of_logp, _ = kl_penalty(

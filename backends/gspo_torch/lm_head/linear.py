@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import as_coefficient, as_whole
+from gspo_core.backend import as_coefficient, as_whole, check_flag
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
@@ -89,6 +89,8 @@ def linear_policy_loss(
     >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
     (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
     """
+    check_flag("return_logp", return_logp)
+    check_flag("return_entropy", return_entropy)
     if kl is not None and not isinstance(kl, KLTerm):
         raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)

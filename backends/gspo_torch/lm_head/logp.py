@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gspo_core.backend import check_flag
 from gspo_core.layouts import Layout
 from gspo_core.types import TokenScores
 from gspo_torch.distributed import VocabularyShard
@@ -114,6 +115,8 @@ def _score(
     static: bool,
 ) -> tuple[Tensor, Tensor]:
     """(log-probs, entropies), each of the shape of `tokens`; the entropies are empty if they are not wanted."""
+    check_flag("static", static)
+    check_flag("entropy_gradient", entropy_gradient)
     hidden, head, tokens, layout = admit(hidden, head, tokens, layout)
     check_head(hidden, head, tokens)
     rows, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)

@@ -8,6 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gspo_core.backend import as_whole
+
+
+def check_tensor(name: str, x: object) -> None:
+    """TypeError unless x is a torch tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a torch tensor, got {type(x).__name__}")
+
 
 @dataclass(eq=False)
 class Routes:
@@ -16,7 +24,7 @@ class Routes:
     One byte per slot up to 256 experts and two beyond: layers · K · (1 or 2) + 1 bytes per token, 385 for Qwen3-30B-A3B
     (48 layers, 8 of 128 experts).
 
-    Raises TypeError for another dtype, ValueError for other shapes.
+    Raises TypeError for what is no tensor or has another dtype, ValueError for other shapes and numbers of experts.
 
     >>> experts = torch.tensor([[[[1, 0], [2, 3]]]], dtype=torch.uint8)  # one layer, one sequence of two tokens, K = 2
     >>> routes = Routes(experts, torch.tensor([[True, False]]), num_experts=4)
@@ -32,6 +40,9 @@ class Routes:
     """E, the experts of a layer."""
 
     def __post_init__(self) -> None:
+        for name in ("experts", "routed"):
+            check_tensor(name, getattr(self, name))
+        self.num_experts = as_whole("num_experts", self.num_experts, 0)
         if self.experts.dtype not in (torch.uint8, torch.int16):
             raise TypeError(f"experts: expected uint8 or int16, got {self.experts.dtype}")
         if self.routed.dtype != torch.bool:
@@ -59,8 +70,9 @@ class Routes:
         >>> Routes.cat([routes, routes]).routed.tolist(), Routes.cat([routes, routes], dim=1).routed.tolist()
         ([[True, False], [True, False]], [[True, False, True, False]])
         """
-        if dim not in (0, 1):
-            raise ValueError(f"dim: expected 0 (sequences) or 1 (tokens), got {dim}")
+        dim = as_whole("dim", dim, 0, 1)
+        if not isinstance(parts, Sequence) or isinstance(parts, str):
+            raise TypeError(f"parts: expected a list of Routes, got {type(parts).__name__}")
         if not parts:
             raise ValueError("parts: expected at least one, got none")
         first = parts[0]
@@ -79,9 +91,24 @@ class Routes:
         """[layers, N, S, K] but for one of N (0) and S (1)."""
         return [size for axis, size in enumerate(self.experts.shape) if axis != without + 1]
 
-    def rows(self, index: Tensor) -> Routes:
-        """The routes of some sequences, as a mini-batch takes them: [n] integers, or [N] booleans."""
+    def rows(self, index: Tensor | slice) -> Routes:
+        """The routes of some sequences, as a mini-batch takes them: [n] integers, [N] booleans, or a slice.
+
+        Raises TypeError for what is none of them, ValueError for another shape and for numbers of no sequence (on the CPU).
+        """
+        if not isinstance(index, slice):
+            self._check_rows(index)
         return Routes(self.experts[:, index], self.routed[index], self.num_experts)
+
+    def _check_rows(self, index: Tensor) -> None:
+        count = len(self.routed)
+        check_tensor("index", index)
+        if index.is_floating_point() or index.is_complex():
+            raise TypeError(f"index: expected integers or booleans, got {index.dtype}")
+        if index.ndim != 1 or (index.dtype == torch.bool and len(index) != count):
+            raise ValueError(f"index: expected shape [n] of integers or [{count}] of booleans, got {list(index.shape)}")
+        if index.dtype != torch.bool and index.device.type == "cpu" and ((index < -count) | (index >= count)).any():
+            raise ValueError(f"index: expected numbers of {count} sequences, got {int(index.min())} to {int(index.max())}")
 
     def columns(self, start: int, stop: int) -> Routes:
         """The routes of the tokens from `start` to before `stop`, where a mini-batch has less padding than the batch.
@@ -89,7 +116,8 @@ class Routes:
         Raises ValueError unless 0 ≤ start ≤ stop ≤ S.
         """
         width = self.routed.shape[1]
-        if not 0 <= start <= stop <= width:
+        start, stop = as_whole("start", start, 0), as_whole("stop", stop, 0)
+        if not start <= stop <= width:
             raise ValueError(f"start, stop: expected 0 ≤ start ≤ stop ≤ {width}, got {start} and {stop}")
         return Routes(self.experts[:, :, start:stop], self.routed[:, start:stop], self.num_experts)
 
@@ -100,6 +128,7 @@ class Routes:
         for sequences that have ended. Raises TypeError or ValueError for a mask of another dtype or shape.
         """
         layers, count, width, top_k = self.experts.shape
+        check_tensor("mask", mask)
         if mask.dtype != torch.bool:
             raise TypeError(f"mask: expected a boolean tensor, got {mask.dtype}")
         if mask.ndim != 2 or mask.shape[0] != count or mask.shape[1] < width:
@@ -112,8 +141,10 @@ class Routes:
     def flips(self, other: Routes) -> Tensor:
         """[layers] share of slots whose expert is not among those of `other`, over tokens routed in both; 0 if there are none.
 
-        Raises ValueError for routes of another shape.
+        Raises TypeError for what is no `Routes`, ValueError for routes of another shape.
         """
+        if not isinstance(other, Routes):
+            raise TypeError(f"other: expected Routes, got {type(other).__name__}")
         if self.experts.shape != other.experts.shape:
             raise ValueError(f"other: expected routes of {list(self.experts.shape)}, got {list(other.experts.shape)}")
         both = self.routed & other.routed

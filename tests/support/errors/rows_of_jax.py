@@ -11,7 +11,7 @@ import numpy as np
 from support.errors.places import Row
 from support.errors.rows import T, V
 
-from gspo_core import GSPO, Padded
+from gspo_core import GSPO, Padded, PerToken
 from gspo_core.kl import K3, KLTerm
 
 GOOD: dict[str, Any] = {
@@ -32,7 +32,25 @@ def lossy(**wrong: Any) -> Callable[[], Any]:
     return lambda: gspo_jax.linear_policy_loss(GSPO, **{**GOOD, **batch, **wrong})
 
 
+def loss(**wrong: Any) -> Callable[[], Any]:
+    """A loss on log-probs with some arguments replaced."""
+    good = {"logp": jnp.zeros((2, 3)), "old_logp": jnp.zeros((2, 3)), "advantage": jnp.ones(2)}
+    return lambda: gspo_jax.policy_loss(GSPO, **{**good, "layout": Padded(jnp.ones((2, 3), dtype=bool)), **wrong})
+
+
 JAX: list[Row] = [
+    Row(T, ("logp: expected an array", "got str"), loss(logp="x")),
+    Row(T, ("old_logp: expected an array without a mask", "got a MaskedArray"), loss(old_logp=np.ma.zeros((2, 3)))),
+    Row(T, ("advantage: expected an array", "got type"), loss(advantage=int)),
+    Row(T, ("advantage: expected an array", "got list"), loss(advantage=PerToken([[1.0]]))),
+    Row(T, ("layout: expected a layout", "got the class Padded"), loss(layout=Padded)),
+    Row(T, ("on_policy: expected True or False", "got Array"), loss(on_policy=jnp.ones(3))),
+    Row(T, ("allow_low_precision: expected True or False", "got None"), loss(allow_low_precision=None)),
+    Row(T, ("return_logp: expected True or False", "got 1"), lossy(return_logp=1)),
+    Row(T, ("entropy_gradient: expected True or False", "got 'no'"), lambda: gspo_jax.token_scores(**GOOD, entropy_gradient="no")),
+    Row(T, ("vocabulary: expected a VocabularyAxis or None", "got str"), scored(vocabulary="v")),
+    Row(T, ("name: expected the name of a mesh axis", "got None"), lambda: gspo_jax.VocabularyAxis(None, 5)),
+    Row(V, ("total: expected a whole number of at least 0", "got -1"), lambda: gspo_jax.VocabularyAxis("v", -1)),
     Row(T, ("hidden: expected a jax array", "got numpy.ndarray"), scored(hidden=np.zeros((2, 3, 4)))),
     Row(T, ("lm_head: expected a floating-point array", "got int32"), scored(lm_head=jnp.zeros((5, 4), dtype=jnp.int32))),
     Row(

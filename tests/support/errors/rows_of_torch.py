@@ -14,7 +14,7 @@ from support.errors.rows import LAYOUT, ONES, ZEROS, T, V
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
-from gspo_core import GSPO, Padded, SequenceMean
+from gspo_core import GSPO, Clip, Padded, SequenceMean
 from gspo_core.kl import K3
 
 MASK = torch.ones(2, 3) > 0
@@ -104,6 +104,11 @@ TORCH: list[Row] = [
     Row(T, ("soft_cap: expected a number",), linear(soft_cap="30")),
     Row(V, ("soft_cap: expected a positive finite number or None", "got -1.0"), linear(soft_cap=-1.0)),
     Row(T, ("vocabulary: expected a VocabularyShard or None", "got int"), linear(vocabulary=5)),
+    Row(T, ("layout: expected a layout", "got the class Clip"), linear(layout=Clip)),
+    Row(T, ("group: expected a ProcessGroup or None", "got str"), lambda: SHARD(0, 5, "gloo")),
+    Row(T, ("group: expected a ProcessGroup or None", "got int"), lambda: gspo_torch.sum_over(1)),
+    Row(T, ("return_entropy: expected True or False", "got 1"), linear(return_entropy=1)),
+    Row(T, ("static: expected True or False", "got None"), lambda: twice(static=None)),
     Row(V, ("tokens: expected the layout's shape [1, 3]", "got [2, 3]"), linear(layout=Padded(MASK[:1]))),
     Row(T, ("layout: expected a layout of torch tensors", "got one of numpy.ndarray"), linear(layout=Padded(MASK.numpy()))),
     Row(V, ("layout: expected the device of hidden, cpu", "got meta"), linear(layout=Padded(MASK.to("meta")))),
