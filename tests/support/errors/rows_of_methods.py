@@ -46,7 +46,7 @@ METHODS: list[Row] = [
     Row(V, ("rows: expected shape [M]", "got []"), lambda: Plan(np.ones(1)).step(GSPO, Padded(np.ones((1, 1)) > 0), 0)),
     Row(T, ("x: expected an array", "got list"), lambda: ROW.shifted([1, 2, 3])),
     Row(T, ("still: expected a number", "got None"), lambda: Thresholds(still=None)),
-    Row(V, ("window: expected a number of at least 0", "got nan"), lambda: Thresholds(window=math.nan)),
+    Row(V, ("window: expected a whole number of at least 1", "got nan"), lambda: Thresholds(window=math.nan)),
     Row(T, ("thresholds: expected Thresholds", "got dict"), lambda: diagnose(BOOK, thresholds={})),
     Row(T, ("weights: expected a sequence of numbers", "got array(1.)"), lambda: weighted(np.asarray(1.0))),
     Row(T, ("edges: expected real numbers", "got NoneType"), lambda: clip_table(0.2, Drift.of(1e-3), None, [5])),
