@@ -26,8 +26,9 @@ class Thresholds:
     unlike: float = 0.6
     """Unlikeness of the log-probs of two policies (see `summary`) from which on they are not of the same tokens. Noise of any
     size that one has and the other has not stays below ½."""
-    telescoped: float = 0.5
-    """Design effect below which unlike log-probs are shifted: within a response their differences then cancel."""
+    telescoped: float = 0.25
+    """Design effect below which unlike log-probs are shifted: within a response their differences then cancel. It is about 1
+    for rows that are mixed, and one over the length, or less, for tokens that are shifted."""
     far: float = 0.5
     """Root mean square of d = log π − log π_old over tokens that no rollout's updates should reach; nats."""
     dominant: float = 0.9
