@@ -12,9 +12,13 @@ from gspo_core.types import Array
 
 from .ledger import Entries
 
+_UNLIMITED = 1e8
+"""A number of this size stands for an infinity: logits are masked with −1e9 or the lowest number of their dtype. nats."""
+
 
 class Compared(NamedTuple):
-    """log p − log q at tokens. Responses with a NaN or an infinity are not whole, and have no part in any mean."""
+    """log p − log q at tokens. Responses with a NaN, an infinity or a number that stands for one are not whole, and have no
+    part in any mean."""
 
     d: Array
     """Token array: log p − log q, 0 where it is no finite number."""
@@ -33,7 +37,7 @@ def compared(name: str, log_p: Array, log_q: Array, layout: Prepared) -> Compare
     xp = layout.xp
     with without_nan_warning(xp):
         d = log_p - log_q
-    finite = xp.abs(d) < math.inf
+    finite = (xp.abs(log_p) < _UNLIMITED) & (xp.abs(log_q) < _UNLIMITED)
     broken = count_tokens(layout, ~finite, xp.int32)
     whole = layout.non_empty() & (broken == 0)
     d, other = xp.where(finite, d, 0.0), xp.where(finite, log_q, 0.0)

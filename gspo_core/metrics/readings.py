@@ -37,9 +37,10 @@ def summary(metrics: Metrics) -> dict[str, float]:
         it is 0 at every token; not_finite_advantages: number of sequences with one that is NaN or infinite, of which
         advantage_abs_max knows nothing; groups, constant_groups: number, and share of those with nothing but zeros;
         group_size: mean number of responses.
-    Log-probs, of both policies: not_finite, positive: number of tokens with one that is NaN or infinite, and of the others with
-        one above 0; positive_max: the largest one, 0 if none is above. continued: number of tokens with an advantage whose log
-        ratio (or that of their unit) is beyond 50, from where e^x is continued linearly.
+    Log-probs, of both policies: not_finite, positive: number of tokens with one that is NaN, infinite or beyond ±1e8 (which
+        stands for an infinity), and of the others with one above 0; positive_max: the largest one, 0 if none is above.
+        continued: number of tokens with an advantage whose log ratio (or that of their unit) is beyond 50, from where e^x is
+        continued linearly.
     Clipping, as shares of all sequences: clip_active (some advantage, no gradient at all), and of these clip_low (log s < 0)
         and clip_high (log s > 0). As shares of all tokens: clip_active_tokens, clip_low_tokens, clip_high_tokens, by the
         token's own log ratio, or that of its sequence. TRL logs the first for a sequence ratio, verl the second.

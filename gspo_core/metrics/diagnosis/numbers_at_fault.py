@@ -25,8 +25,9 @@ def not_finite(numbers: Numbers) -> list[Finding]:
     sentence = f"NaN or infinite: {'; '.join(found + broken)}."
     if numbers.get("not_finite", 0.0) or numbers.get("sampler_not_finite", 0.0):
         sentence += (
-            " A log-prob of −∞ is a token that one policy cannot choose (top-k, padding of the vocabulary), NaN comes from an "
-            "overflow. Their responses are left out of the numbers of log s: find them, and leave them out of the loss."
+            " A log-prob of −∞, or beyond −1e8, is a token that one policy cannot choose (top-k, padding of the vocabulary), "
+            "NaN comes from an overflow. Their responses are left out of the numbers of log s: find them, and leave them out "
+            "of the loss."
         )
     if numbers.get("not_finite_advantages", 0.0):
         sentence += " Look at the rewards of these responses, and at what normalises them."

@@ -64,9 +64,9 @@ def within(rows: Sequence[Sequence[float]]) -> float:
 
 
 def log_probs(new: Rows, old: Rows, mask: Mask, prefix: str) -> Numbers:
-    """What is no number, and what is above 0."""
+    """What is no number or stands for an infinity, and what is above 0."""
     pairs = [(new[i][t], old[i][t]) for i, row in enumerate(mask) for t in positions(row)]
-    largest = [max(pair) for pair in pairs if all(math.isfinite(x) for x in pair)]
+    largest = [max(pair) for pair in pairs if all(abs(x) < 1e8 for x in pair)]
     return {
         f"{prefix}not_finite": float(len(pairs) - len(largest)),
         f"{prefix}positive": float(sum(x > 0 for x in largest)),

@@ -65,7 +65,7 @@ NOT_FINITE = [
             lambda value=value: sampler(poisoned(ratios(1e-3) + math.log(0.9), value)),
             (BROKEN, BIAS),
         )
-        for value in (math.nan, math.inf, -math.inf)
+        for value in (math.nan, math.inf, -math.inf, -1e9, float(np.finfo(np.float32).min))
     ),
     Situation(
         "one −∞ does not hide it under a correction of whole responses either",
