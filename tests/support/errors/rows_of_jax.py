@@ -8,6 +8,7 @@ from typing import Any
 import gspo_jax
 import jax.numpy as jnp
 import numpy as np
+import torch
 from support.errors.places import Row
 from support.errors.rows import T, V
 
@@ -42,6 +43,8 @@ JAX: list[Row] = [
     Row(T, ("logp: expected an array", "got str"), loss(logp="x")),
     Row(T, ("old_logp: expected an array without a mask", "got a MaskedArray"), loss(old_logp=np.ma.zeros((2, 3)))),
     Row(T, ("advantage: expected an array", "got type"), loss(advantage=int)),
+    Row(T, ("advantage: expected an array of JAX or NumPy", "got torch.Tensor"), loss(advantage=torch.ones(2))),
+    Row(T, ("logp: expected an array of numbers", "got dtype object"), loss(logp=np.full((2, 3), None))),
     Row(T, ("advantage: expected an array", "got list"), loss(advantage=PerToken([[1.0]]))),
     Row(T, ("layout: expected a layout", "got the class Padded"), loss(layout=Padded)),
     Row(T, ("on_policy: expected True or False", "got Array"), loss(on_policy=jnp.ones(3))),
