@@ -10,7 +10,7 @@ SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
   --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50
 
-.PHONY: help train train-small train-jax test test-quick check laws lint format docs clean
+.PHONY: help train train-small train-jax test test-quick fuzz check laws lint format docs clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -32,6 +32,9 @@ test: .venv/.installed ## every test, in parallel over the cores
 
 test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: about 2 minutes on 2 cores
 	$(TEST_ENV) HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+fuzz: .venv/.installed ## 100,000 random cases: valid calls against scalar loops, bad arguments, flags; about 3 minutes on 2 cores
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist load -m fuzz tests/fuzz $(ARGS)
 
 check: lint test-quick ## what to run before a push
 

@@ -36,8 +36,15 @@ settings.register_profile("explore", deadline=None, max_examples=400, print_blob
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the files with slow tests first, so that no core waits at the end for one that another began last."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the files with slow tests first, so that no core waits at the end for one that another began last.
+
+    The fuzzer's 100,000 cases run only where `-m` asks for them.
+    """
+    if "fuzz" not in config.getoption("-m"):
+        fuzz = [item for item in items if item.get_closest_marker("fuzz")]
+        config.hook.pytest_deselected(items=fuzz)
+        items[:] = [item for item in items if not item.get_closest_marker("fuzz")]
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)  # stable: a file's tests keep their order
 

@@ -14,6 +14,10 @@ import numpy as np
 
 from .array import is_integer, is_real, namespace, number_at_hand, plain_number, shape_of, to_numpy
 
+LARGEST_FLOAT = int(np.finfo(np.float64).max)
+LARGEST_COUNT = 2**63 - 1
+"""Of an int64, in which every library counts."""
+
 
 def as_number(name: str, value: Any) -> int | float:
     """The Python number that a value is; text, None, flags, complex numbers and arrays with an axis are none.
@@ -24,19 +28,28 @@ def as_number(name: str, value: Any) -> int | float:
 
     Returns: an int or a float.
 
-    Raises: TypeError.
+    Raises: TypeError for what is no number, ValueError for an integer beyond the range of a float.
 
     >>> import numpy as np
     >>> as_number("temperature", 0.7), as_number("temperature", np.asarray(2))
     (0.7, 2)
     """
-    if type(value) is float or type(value) is int:
+    if type(value) is float:
         return value
     plain = plain_number(value) if hasattr(value, "dtype") else value
     if isinstance(plain, bool) or not isinstance(plain, Real):
         why = ", which has no real number that can be read here" if getattr(value, "shape", None) == () else ""
         raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__}){why}")
-    return int(plain) if isinstance(plain, Integral) else float(plain)
+    if not isinstance(plain, Integral):
+        return float(plain)
+    if not -LARGEST_FLOAT <= int(plain) <= LARGEST_FLOAT:
+        raise ValueError(f"{name}: expected a number within the range of a float, got an integer of {_digits(plain)} digits")
+    return int(plain)
+
+
+def _digits(number: Any) -> int:
+    """Number of decimal digits of an integer, to within one; Python prints no integer of more than 4300."""
+    return int(int(number).bit_length() * math.log10(2)) + 1
 
 
 def as_coefficient(name: str, value: Any) -> Any:
@@ -80,7 +93,7 @@ def as_positive(name: str, value: Any) -> Any:
     >>> as_positive("denominator", 64)
     64
     """
-    if getattr(value, "shape", ()) != ():
+    if not isinstance(value, type) and getattr(value, "shape", ()) != ():
         raise ValueError(f"{name}: expected a number or a [] array, got shape {list(value.shape)}")
     if _is_of_a_framework(value):
         return value
@@ -122,7 +135,7 @@ def check_flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {value!r}")
 
 
-def as_whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
+def as_whole(name: str, value: Any, least: int, most: int = LARGEST_COUNT) -> int:
     """The Python integer that a value is, from `least` to `most`.
 
     Args:
@@ -143,8 +156,14 @@ def as_whole(name: str, value: Any, least: int, most: float = math.inf) -> int:
         return value
     plain = plain_number(value) if hasattr(value, "dtype") else value
     if isinstance(plain, bool) or not isinstance(plain, Integral) or not least <= int(plain) <= most:
-        upper = "" if most == math.inf else f" and at most {most}"
-        raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, got {value!r}")
+        bounded = most < LARGEST_COUNT or (isinstance(plain, Integral) and int(plain) > most)
+        upper = f" and at most {most}" if bounded else ""
+        came = (
+            f"an integer of {_digits(plain)} digits"
+            if isinstance(plain, Integral) and abs(int(plain)) > LARGEST_COUNT
+            else repr(value)
+        )
+        raise ValueError(f"{name}: expected a whole number of at least {least}{upper}, got {came}")
     return int(plain)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ from support.errors import rows_of_methods as methods
 from support.errors import rows_of_metrics as readings
 from support.errors import rows_of_routes as routes
 from support.errors import rows_of_torch as torch_rows
+from support.errors.names import begins_with_an_argument, names_of_arguments
 from support.errors.places import FOLDERS, Place, Row, origin, raised, raises_of
 
 TABLES = [
@@ -32,21 +30,6 @@ PLACES = [
     # A missing framework stops the import of its whole package: test_missing_extras.py has those.
     if "laws" not in path.parts and not place.text.startswith("raise ImportError(")
 ]
-
-
-@cache
-def names_of_arguments() -> frozenset[str]:
-    """Every parameter of a function, and every field of a class."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for folder in FOLDERS for path in folder.rglob("*.py")]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
-    fields = {node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
-    return frozenset(fields | {node.arg for node in nodes if isinstance(node, ast.arg)})
-
-
-def begins_with_an_argument(message: str, names: frozenset[str]) -> bool:
-    """Whether a message begins like `low: ` or `low, high: `."""
-    head = re.match(r"\w+(?:, \w+)*(?=: )", message)
-    return head is not None and set(head[0].split(", ")) <= names
 
 
 def in_order(fragments: tuple[str, ...], message: str) -> bool:

@@ -41,6 +41,8 @@ class NoTurnWeights:
 NUMBERS: list[Row] = [
     Row(T, ("low: expected a number, got '0.2' (str)",), lambda: Clip("0.2", 0.2)),
     Row(T, ("high: expected a number, got None",), lambda: Clip(0.2, None)),
+    Row(V, ("high: expected a number within the range of a float", "401 digits"), lambda: Clip(0.2, 10**400)),
+    Row(V, ("num_sequences: expected a whole number of at least 0 and at most 9", "401"), lambda: Packed(IDS[0], 10**400)),
     Row(T, ("high: expected a number", "has no real number that can be read here"), lambda: Clip(0.2, np.asarray(2j))),
     Row(T, ("low: expected a number, got array",), lambda: Clip(ONES, 0.2)),
     Row(T, ("low: expected a number, got True",), lambda: g.objectives.GateOnly(True, 0.2)),

@@ -128,7 +128,7 @@ def sapo_term(x: float, a: float) -> tuple[float, float, bool]:
     sigma = 1 / (1 + e) if w >= 1 else e / (1 + e)
     # cosh overflows beyond 710; sech² is below 1e-300 there.
     half = abs(tau * (w - 1) / 2)
-    sech_squared = 0.0 if half > 372.5 else 1 / math.cosh(half) ** 2
+    sech_squared = 0.0 if half > 372.5 else (1 / math.cosh(half)) ** 2
     return a * 4 / tau * sigma, a * w * sech_squared, a != 0 and sech_squared * w == 0
 
 

@@ -1,0 +1,192 @@
+"""One bad argument in a valid call: a TypeError or ValueError that begins with an argument's name, or the right answer.
+
+Never an error from inside (an index, a broadcast, an attribute), never a warning, and never a value that is not that of the
+valid call: a bad argument that is accepted must be an option's other legal value, and those are in `LEGAL`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import gspo_torch
+import numpy as np
+import torch
+from support.errors.names import begins_with_an_argument, names_of_arguments
+
+from gspo_core import (
+    GSPO,
+    TIS,
+    Clip,
+    Objective,
+    Packed,
+    Padded,
+    Pilot,
+    Sequence,
+    SequenceMean,
+    TokenKL,
+    Turns,
+    batch_metrics,
+    diagnose,
+    group_advantages,
+    group_metrics,
+    kl_penalty,
+    plan,
+    policy_loss,
+    sampler_weight,
+    summary,
+)  # fmt: skip
+from gspo_core.clip_range import clip_range_for
+from gspo_core.kl import K3, Capped
+from gspo_core.layouts import Restricted
+from gspo_core.mismatch import Reject, TokensInside
+
+N, T = 3, 4
+Call = tuple[Callable[..., Any], dict[str, Any]]
+
+
+def calls(rng: np.random.Generator) -> dict[str, Call]:
+    """A valid call of each function, all arguments by name."""
+    mask = rng.random((N, T)) < 0.8
+    old = rng.normal(size=(N, T)) - 2.0
+    logp, advantage, ids = old + 0.01 * rng.normal(size=(N, T)), rng.normal(size=N), np.array([0, 0, 1])
+    layout, rewards = Padded(mask), rng.random(N)
+    loss = policy_loss(GSPO, logp, old, advantage, layout)
+    metrics = batch_metrics(GSPO, loss, logp, old, advantage, layout)
+    state = {"objective": GSPO, "logp": logp, "old_logp": old, "advantage": advantage, "layout": layout}
+    pilot = {"logp": logp, "old_logp": old, "advantage": advantage, "layout": layout}
+    torch_state = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+    torch_state["layout"] = Padded(torch.tensor(mask))
+    return {
+        "policy_loss": (policy_loss, {**state, "denominator": 3.0, "on_policy": False, "allow_low_precision": False}),
+        "gspo_torch.policy_loss": (gspo_torch.policy_loss, {**torch_state, "denominator": 3.0, "on_policy": False}),
+        "batch_metrics": (batch_metrics, {**state, "loss": loss}),
+        "group_advantages": (group_advantages, {"rewards": rewards, "group_ids": ids}),
+        "group_metrics": (group_metrics, {"advantage": advantage, "group_ids": ids}),
+        "plan": (plan, {"rewards": rewards, "group_ids": ids}),
+        "summary": (summary, {"metrics": metrics}),
+        "diagnose": (diagnose, {"metrics": metrics, "objective": GSPO}),
+        "kl_penalty": (
+            kl_penalty,
+            {"estimator": TokenKL(), "logp": logp, "ref_logp": old, "layout": layout, "reduction": SequenceMean()},
+        ),
+        "sampler_weight": (sampler_weight, {"correction": TIS, "old_logp": old, "sampler_logp": logp, "layout": layout}),
+        "Pilot.measure": (Pilot.measure, pilot),
+        "clip_range_for": (clip_range_for, {"target": 0.15, "law": Pilot.measure(**pilot), "high_over_low": 4 / 3}),
+        "Padded": (Padded, {"mask": mask}),
+        "Packed": (Packed, {"segment_ids": np.array([0, 0, 1, 2]), "num_sequences": 3}),
+        "Packed.from_cu_seqlens": (
+            Packed.from_cu_seqlens, {"cu_seqlens": np.array([0, 2, 3]), "num_tokens": 4, "mask": np.ones(4, dtype=bool)},
+        ),
+        "Turns": (Turns, {"layout": layout, "turn_ids": np.zeros((N, T), dtype=int), "num_turns": 2}),
+        "Restricted": (Restricted, {"layout": layout, "kept": mask}),
+        "Clip": (Clip, {"low": 0.1, "high": 0.2}),
+        "with_clip": (GSPO.with_clip, {"low": 0.1, "high": 0.2}),
+        "Objective": (Objective, {"ratio": Sequence(), "surrogate": Clip(0.1, 0.2), "reduction": SequenceMean()}),
+        "Capped": (Capped, {"estimator": K3(), "cap": 5.0}),
+        "Reject": (Reject, {"low": 0.5, "high": 2.0, "drop": True}),
+        "TokensInside": (TokensInside, {"low": 0.5, "high": 2.0}),
+    }  # fmt: skip
+
+
+SCALARS: list[Any] = [
+    None, True, -1, 0, 7, -0.5, 0.5, 1e30, math.nan, math.inf, -math.inf, 10**400, "", "gspo", "\ud800", b"x", [], [1.0], (),
+    {}, {1}, object(), Padded, Clip, len, 1j, np.float64(-1), np.array(math.nan), np.array(["x"]), np.array([None]),
+]  # fmt: skip
+"""What anybody may hand in for anything."""
+
+LEGAL: dict[str, list[str]] = {
+    "Capped cap": ["0.5", "1e+30", "7"],
+    "Clip high": ["0", "0.5", "1e+30", "7"],
+    "Clip low": ["0", "0.5"],
+    "Objective surrogate": ["<built-in function len>"],
+    "Packed num_sequences": ["0", "7"],
+    "Packed segment_ids": ["another library", "longer", "shorter", "turned"],
+    "Packed.from_cu_seqlens cu_seqlens": ["shorter"],
+    "Packed.from_cu_seqlens mask": ["None"],
+    "Padded mask": ["another library", "longer", "shorter", "turned"],
+    "Pilot.measure advantage": ["another kind", "floats"],
+    "Reject drop": ["True"],
+    "Reject high": ["1e+30", "7", "inf"],
+    "Reject low": ["0", "0.5"],
+    "TokensInside high": ["1e+30", "7", "inf"],
+    "TokensInside low": ["0", "0.5"],
+    "Turns num_turns": ["7"],
+    "batch_metrics advantage": ["another kind", "floats"],
+    "clip_range_for high_over_low": ["0.5", "1e+30", "7"],
+    "clip_range_for target": ["0.5"],
+    "diagnose objective": ["None"],
+    "group_advantages group_ids": ["a list"],
+    "group_advantages rewards": ["a list", "another kind", "floats"],
+    "group_metrics advantage": ["floats"],
+    "gspo_torch.policy_loss advantage": ["another kind", "floats"],
+    "gspo_torch.policy_loss denominator": ["0.5", "1e+30", "7", "None"],
+    "plan group_ids": ["a list"],
+    "plan rewards": ["a list", "another kind", "floats"],
+    "policy_loss advantage": ["another kind", "floats"],
+    "policy_loss allow_low_precision": ["True"],
+    "policy_loss denominator": ["0.5", "1e+30", "7", "None"],
+    "with_clip high": ["0", "0.5", "1e+30", "7"],
+    "with_clip low": ["0", "0.5"],
+}
+"""What an argument may be as well: other legal values, and arrays of another size where nothing else fixes the size."""
+
+BENDS: dict[str, Callable[[np.ndarray, Callable[..., Any]], Any]] = {
+    "shorter": lambda x, made: made(x[..., :-1]),
+    "an axis before": lambda x, made: made(x[None]),
+    "an axis behind": lambda x, made: made(x[..., None]),
+    "a number": lambda x, made: made(x.sum()),
+    "longer": lambda x, made: made(np.concatenate([x, x])),
+    "complex": lambda x, made: made(x.astype(complex)),
+    "turned": lambda x, made: made(x.T if x.ndim > 1 else x[:0]),
+    "a list": lambda x, _: x.tolist(),
+    "objects": lambda x, _: x.astype(object),
+    "text": lambda x, _: x.astype(str),
+    "another library": lambda x, made: torch.tensor(x) if made is np.array else x,
+    "floats": lambda x, made: made(x.astype(np.float16 if x.dtype.kind == "f" else np.float64)),
+    "another kind": lambda x, made: made(x.astype(np.int8 if x.dtype.kind in "fb" else bool)),
+}
+"""Something like a good array, and not it."""
+
+
+def bent(rng: np.random.Generator, good: Any) -> tuple[str, Any]:
+    """A bad argument in place of a good one, and what it is called."""
+    if not isinstance(good, (np.ndarray, torch.Tensor)) or rng.random() < 0.3:
+        value = SCALARS[rng.integers(0, len(SCALARS))]
+        return "10**400" if value is SCALARS[11] else repr(value), value
+    label = list(BENDS)[rng.integers(0, len(BENDS))]
+    return label, BENDS[label](np.asarray(good), torch.tensor if isinstance(good, torch.Tensor) else np.array)
+
+
+def check_one(rng: np.random.Generator, given: dict[str, Call]) -> tuple[str, str, str, bool]:
+    """(function, argument, what it was, whether it was accepted); AssertionError for a raw error."""
+    name = list(given)[rng.integers(0, len(given))]
+    function, good = given[name]
+    argument = list(good)[rng.integers(0, len(good))]
+    label, value = bent(rng, good[argument])
+    try:
+        function(**{**good, argument: value})
+    except (TypeError, ValueError) as error:
+        if not begins_with_an_argument(str(error), names_of_arguments()):
+            raise AssertionError(f"{name}({argument}={label}): {error}") from error
+        return name, argument, label, False
+    except Exception as error:
+        raise AssertionError(f"{name}({argument}={label})") from error
+    return name, argument, label, True
+
+
+def check(seed: int, count: int) -> Counter[str]:
+    """`count` calls, by function; AssertionError names the seed of the case that fails."""
+    done: Counter[str] = Counter()
+    given = calls(np.random.default_rng(seed))
+    for case in range(count):
+        where = f"support.fuzz.bad_arguments.check_one(default_rng([{seed}, {case}]), calls(default_rng({seed})))"
+        try:
+            name, argument, label, accepted = check_one(np.random.default_rng([seed, case]), given)
+        except AssertionError as error:
+            raise AssertionError(where) from error
+        assert not accepted or label in LEGAL.get(f"{name} {argument}", ()), f"{where}: accepted {name}({argument}={label})"
+        done["accepted" if accepted else "refused"] += 1
+    return done
