@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .array import is_integer, is_real, namespace, number_at_hand, plain_number, shape_of, to_numpy
+from .array import is_array, is_integer, is_real, namespace, number_at_hand, plain_number, shape_of, to_numpy
 
 LARGEST_FLOAT = int(np.finfo(np.float64).max)
 LARGEST_COUNT = 2**63 - 1
@@ -93,8 +93,8 @@ def as_positive(name: str, value: Any) -> Any:
     >>> as_positive("denominator", 64)
     64
     """
-    if not isinstance(value, type) and getattr(value, "shape", ()) != ():
-        raise ValueError(f"{name}: expected a number or a [] array, got shape {list(value.shape)}")
+    if is_array(value) and shape_of(value):
+        raise ValueError(f"{name}: expected a number or a [] array, got shape {list(shape_of(value))}")
     if _is_of_a_framework(value):
         return value
     number = as_number(name, value)
@@ -109,7 +109,7 @@ def check_positive(name: str, number: float) -> None:
 
 
 def _is_of_a_framework(value: Any) -> bool:
-    return hasattr(value, "dtype") and not isinstance(value, (np.ndarray, np.generic))
+    return is_array(value) and not isinstance(value, (np.ndarray, np.generic))
 
 
 def hold_numbers(options: Any, *names: str) -> None:
