@@ -36,7 +36,7 @@ def as_number(name: str, value: Any) -> int | float:
     """
     if type(value) is float:
         return value
-    plain = plain_number(value) if hasattr(value, "dtype") else value
+    plain = value if isinstance(value, Real) or not hasattr(value, "dtype") else plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, Real):
         why = ", which has no real number that can be read here" if getattr(value, "shape", None) == () else ""
         raise TypeError(f"{name}: expected a number, got {value!r} ({type(value).__name__}){why}")
@@ -154,7 +154,7 @@ def as_whole(name: str, value: Any, least: int, most: int = LARGEST_COUNT) -> in
     """
     if type(value) is int and least <= value <= most:
         return value
-    plain = plain_number(value) if hasattr(value, "dtype") else value
+    plain = value if isinstance(value, Real) or not hasattr(value, "dtype") else plain_number(value)
     if isinstance(plain, bool) or not isinstance(plain, Integral) or not least <= int(plain) <= most:
         bounded = most < LARGEST_COUNT or (isinstance(plain, Integral) and int(plain) > most)
         upper = f" and at most {most}" if bounded else ""

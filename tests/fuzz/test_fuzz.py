@@ -36,6 +36,11 @@ def test_a_slice_finds_nothing_and_is_not_vacuous(kind: str, count: int) -> None
     assert len(done) > 1
 
 
+def test_the_calls_that_are_spoilt_are_valid() -> None:
+    for function, arguments in bad_arguments.calls(np.random.default_rng(0)).values():
+        function(**arguments)
+
+
 def test_a_wrong_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = valid_calls.core_loss
 

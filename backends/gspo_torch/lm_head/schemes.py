@@ -69,8 +69,9 @@ def prepare(
     layout = terms.layout
     wide = head.wide(hidden)
     base = torch.zeros(layout.shape, dtype=wide, device=hidden.device)
-    if isinstance(terms.old_logp, Tensor) and tuple(terms.old_logp.shape) == tuple(layout.shape):
-        base = layout.select(terms.old_logp).to(wide)
+    old = terms.old_logp
+    if isinstance(old, Tensor) and old.is_floating_point() and tuple(old.shape) == tuple(layout.shape):
+        base = layout.select(old).to(wide)
     # Checks every argument of the loss, on this rank's part alone.
     terms.weigh(base, base, layout.local)
     every = return_logp or return_entropy

@@ -11,85 +11,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import gspo_torch
+import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 from support.errors.names import begins_with_an_argument, names_of_arguments
+from support.fuzz.calls import Call, calls
 
-from gspo_core import (
-    GSPO,
-    TIS,
-    Clip,
-    Objective,
-    Packed,
-    Padded,
-    Pilot,
-    Sequence,
-    SequenceMean,
-    TokenKL,
-    Turns,
-    batch_metrics,
-    diagnose,
-    group_advantages,
-    group_metrics,
-    kl_penalty,
-    plan,
-    policy_loss,
-    sampler_weight,
-    summary,
-)  # fmt: skip
-from gspo_core.clip_range import clip_range_for
-from gspo_core.kl import K3, Capped
-from gspo_core.layouts import Restricted
-from gspo_core.mismatch import Reject, TokensInside
-
-N, T = 3, 4
-Call = tuple[Callable[..., Any], dict[str, Any]]
-
-
-def calls(rng: np.random.Generator) -> dict[str, Call]:
-    """A valid call of each function, all arguments by name."""
-    mask = rng.random((N, T)) < 0.8
-    old = rng.normal(size=(N, T)) - 2.0
-    logp, advantage, ids = old + 0.01 * rng.normal(size=(N, T)), rng.normal(size=N), np.array([0, 0, 1])
-    layout, rewards = Padded(mask), rng.random(N)
-    loss = policy_loss(GSPO, logp, old, advantage, layout)
-    metrics = batch_metrics(GSPO, loss, logp, old, advantage, layout)
-    state = {"objective": GSPO, "logp": logp, "old_logp": old, "advantage": advantage, "layout": layout}
-    pilot = {"logp": logp, "old_logp": old, "advantage": advantage, "layout": layout}
-    torch_state = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
-    torch_state["layout"] = Padded(torch.tensor(mask))
-    return {
-        "policy_loss": (policy_loss, {**state, "denominator": 3.0, "on_policy": False, "allow_low_precision": False}),
-        "gspo_torch.policy_loss": (gspo_torch.policy_loss, {**torch_state, "denominator": 3.0, "on_policy": False}),
-        "batch_metrics": (batch_metrics, {**state, "loss": loss}),
-        "group_advantages": (group_advantages, {"rewards": rewards, "group_ids": ids}),
-        "group_metrics": (group_metrics, {"advantage": advantage, "group_ids": ids}),
-        "plan": (plan, {"rewards": rewards, "group_ids": ids}),
-        "summary": (summary, {"metrics": metrics}),
-        "diagnose": (diagnose, {"metrics": metrics, "objective": GSPO}),
-        "kl_penalty": (
-            kl_penalty,
-            {"estimator": TokenKL(), "logp": logp, "ref_logp": old, "layout": layout, "reduction": SequenceMean()},
-        ),
-        "sampler_weight": (sampler_weight, {"correction": TIS, "old_logp": old, "sampler_logp": logp, "layout": layout}),
-        "Pilot.measure": (Pilot.measure, pilot),
-        "clip_range_for": (clip_range_for, {"target": 0.15, "law": Pilot.measure(**pilot), "high_over_low": 4 / 3}),
-        "Padded": (Padded, {"mask": mask}),
-        "Packed": (Packed, {"segment_ids": np.array([0, 0, 1, 2]), "num_sequences": 3}),
-        "Packed.from_cu_seqlens": (
-            Packed.from_cu_seqlens, {"cu_seqlens": np.array([0, 2, 3]), "num_tokens": 4, "mask": np.ones(4, dtype=bool)},
-        ),
-        "Turns": (Turns, {"layout": layout, "turn_ids": np.zeros((N, T), dtype=int), "num_turns": 2}),
-        "Restricted": (Restricted, {"layout": layout, "kept": mask}),
-        "Clip": (Clip, {"low": 0.1, "high": 0.2}),
-        "with_clip": (GSPO.with_clip, {"low": 0.1, "high": 0.2}),
-        "Objective": (Objective, {"ratio": Sequence(), "surrogate": Clip(0.1, 0.2), "reduction": SequenceMean()}),
-        "Capped": (Capped, {"estimator": K3(), "cap": 5.0}),
-        "Reject": (Reject, {"low": 0.5, "high": 2.0, "drop": True}),
-        "TokensInside": (TokensInside, {"low": 0.5, "high": 2.0}),
-    }  # fmt: skip
-
+from gspo_core import Clip, Padded
 
 SCALARS: list[Any] = [
     None, True, -1, 0, 7, -0.5, 0.5, 1e30, math.nan, math.inf, -math.inf, 10**400, "", "gspo", "\ud800", b"x", [], [1.0], (),
@@ -121,13 +50,43 @@ LEGAL: dict[str, list[str]] = {
     "group_advantages group_ids": ["a list"],
     "group_advantages rewards": ["a list", "another kind", "floats"],
     "group_metrics advantage": ["floats"],
+    "gspo_jax.kl_penalty denominator": ["0.5", "1e+30", "7", "None"],
+    "gspo_jax.policy_loss advantage": ["another kind", "floats"],
+    "gspo_jax.policy_loss denominator": ["0.5", "1e+30", "7", "None"],
     "gspo_torch.policy_loss advantage": ["another kind", "floats"],
     "gspo_torch.policy_loss denominator": ["0.5", "1e+30", "7", "None"],
+    "linear_policy_loss advantage": ["another kind", "floats"],
+    "linear_policy_loss bias": ["None", "floats"],
+    "linear_policy_loss budget_bytes": ["0", "7"],
+    "linear_policy_loss denominator": ["0.5", "1e+30", "7", "None"],
+    "linear_policy_loss entropy_bonus": ["-0.5", "-1", "0", "0.5", "1e+30", "7", "None", "np.float64(-1.0)"],
+    "linear_policy_loss hidden": ["floats"],
+    "linear_policy_loss kl": ["None"],
+    "linear_policy_loss lm_head": ["floats"],
+    "linear_policy_loss return_entropy": ["True"],
+    "linear_policy_loss return_logp": ["True"],
+    "linear_policy_loss soft_cap": ["0.5", "1e+30", "7", "None"],
+    "linear_policy_loss temperature": ["0.5", "1e+30", "7"],
     "plan group_ids": ["a list"],
     "plan rewards": ["a list", "another kind", "floats"],
     "policy_loss advantage": ["another kind", "floats"],
     "policy_loss allow_low_precision": ["True"],
     "policy_loss denominator": ["0.5", "1e+30", "7", "None"],
+    "token_logp bias": ["None", "floats"],
+    "token_logp hidden": ["floats"],
+    "token_logp layout": ["None"],
+    "token_logp lm_head": ["floats"],
+    "token_logp soft_cap": ["0.5", "1e+30", "7", "None"],
+    "token_logp static": ["True"],
+    "token_logp temperature": ["0.5", "1e+30", "7"],
+    "token_scores bias": ["None", "floats"],
+    "token_scores entropy_gradient": ["True"],
+    "token_scores hidden": ["floats"],
+    "token_scores layout": ["None"],
+    "token_scores lm_head": ["floats"],
+    "token_scores soft_cap": ["0.5", "1e+30", "7", "None"],
+    "token_scores static": ["True"],
+    "token_scores temperature": ["0.5", "1e+30", "7"],
     "with_clip high": ["0", "0.5", "1e+30", "7"],
     "with_clip low": ["0", "0.5"],
 }
@@ -153,11 +112,16 @@ BENDS: dict[str, Callable[[np.ndarray, Callable[..., Any]], Any]] = {
 
 def bent(rng: np.random.Generator, good: Any) -> tuple[str, Any]:
     """A bad argument in place of a good one, and what it is called."""
-    if not isinstance(good, (np.ndarray, torch.Tensor)) or rng.random() < 0.3:
+    if not isinstance(good, (np.ndarray, torch.Tensor, jax.Array)) or rng.random() < 0.3:
         value = SCALARS[rng.integers(0, len(SCALARS))]
         return "10**400" if value is SCALARS[11] else repr(value), value
     label = list(BENDS)[rng.integers(0, len(BENDS))]
-    return label, BENDS[label](np.asarray(good), torch.tensor if isinstance(good, torch.Tensor) else np.array)
+    made: Callable[..., Any] = np.array
+    if isinstance(good, torch.Tensor):
+        made = torch.tensor
+    elif isinstance(good, jax.Array):
+        made = jnp.asarray
+    return label, BENDS[label](np.asarray(good), made)
 
 
 def check_one(rng: np.random.Generator, given: dict[str, Call]) -> tuple[str, str, str, bool]:
