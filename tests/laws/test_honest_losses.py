@@ -26,7 +26,7 @@ ALL = [
 ]
 
 
-CHAPTERS = {"paper", "sizes", "masks", "other_inputs"}
+CHAPTERS = {"paper", "masks", "other_inputs"}
 """What a JAX loss is asked: the other laws take many shapes, each of which is compiled."""
 
 
