@@ -16,6 +16,8 @@ import gspo_core.__main__
 from gspo_core.laws.cli import main
 from gspo_core.laws.mutants import gspo
 
+pytestmark = pytest.mark.slow
+
 WRONG = "gspo_core.laws.mutants.clip:mirrored_for_negative"
 RIGHT = "gspo_core.laws.mutants:gspo"
 BAND = ["--clip", "0.2", "0.3", "--examples", "5"]
@@ -114,7 +116,6 @@ def test_options_that_mean_nothing_are_refused(options: list[str], words: str, c
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_python_m_runs_the_command() -> None:
     command = [sys.executable, "-m", "gspo_core.laws", RIGHT, *BAND]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env={"PYTHONPATH": str(ROOT)})
@@ -122,7 +123,6 @@ def test_python_m_runs_the_command() -> None:
     assert f"{RIGHT}, like GSPO with Clip(low=0.2, high=0.3) (numpy, seed 0)" in result.stdout
 
 
-@pytest.mark.slow
 def test_a_closed_pipe_is_quiet() -> None:
     """As in `gspo-laws ... | head -1`: the reader goes away before the report is printed."""
     command = [sys.executable, "-m", "gspo_core.laws", RIGHT, *BAND]

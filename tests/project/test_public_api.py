@@ -143,7 +143,12 @@ def test_a_missing_docstring_would_be_found() -> None:
     assert {"naked", "Bare"} <= set(undocumented(module))
 
 
-@pytest.mark.parametrize("name", MODULES)
+SLOW = pytest.mark.slow
+"""JAX compiles its examples."""
+EXAMPLES = [pytest.param(name, marks=SLOW if name.startswith("gspo_jax") else ()) for name in MODULES]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 

@@ -21,6 +21,8 @@ from gspo_core.laws.mutants.mutant import gain, log_s, mean
 from gspo_core.laws.mutants.ratio import exp_of_the_sum, grpo_for_gspo, width_for_length
 from gspo_core.laws.mutants.reduction import denominator_counts_empty_rows, ratio_times_token_mask, token_sum
 
+pytestmark = pytest.mark.slow
+
 # (loss, topic, kind, words): the finding that must differ from the paper, and the only one.
 FOREIGN = [
     (ratio_times_token_mask, "weighting", "tokens", "long responses weigh more"),
@@ -36,7 +38,6 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("loss", "topic", "kind", "words"), FOREIGN, ids=[loss.__name__ for loss, *_ in FOREIGN])
 def test_the_difference_is_named_and_it_is_the_only_one(loss: object, topic: str, kind: str, words: str) -> None:
     found = laws.profile(loss, examples=3)
@@ -46,7 +47,6 @@ def test_the_difference_is_named_and_it_is_the_only_one(loss: object, topic: str
     assert words in str(found)
 
 
-@pytest.mark.slow
 def test_the_paper_does_not_differ_from_itself() -> None:
     for loss in (gspo, GSPO, replace(GSPO, surrogate=Clip(0.05, 0.1)), GSPO_TOKEN):
         found = laws.profile(loss, examples=3)
@@ -96,7 +96,6 @@ def test_differences_that_once_read_as_the_paper(loss: Any, topic: str, kind: st
     assert [(f.topic, f.kind) for f in differs] == [(topic, kind)]
 
 
-@pytest.mark.slow
 def test_a_float32_loss_reads_as_the_paper() -> None:
     for loss in (foreign(0.2, 0.3, single=True), torch_gspo):
         found = laws.profile(loss, examples=3)
@@ -116,7 +115,6 @@ def test_token_advantages_that_collapse_are_not_gspo_token() -> None:
     assert laws.profile(token_advantages_collapse, examples=1).report.like.startswith("GSPO with")
 
 
-@pytest.mark.slow
 def test_a_mirrored_clip_is_shown_with_its_numbers() -> None:
     broken = {v.law.name: v for v in laws.profile(mirrored_for_negative, examples=20).report.broken}
     printed = str(broken["an unclipped unit has a gradient, however far its ratio is from 1"].violation)

@@ -17,6 +17,8 @@ from gspo_core.laws.chapters.catalogue import named
 from gspo_core.laws.mutants import clip, credit, ratio, reduction
 from gspo_core.laws.mutants.mutant import HIGH, LIKE, LIKE_TOKEN, LOW, gspo, right
 
+pytestmark = pytest.mark.slow
+
 FORMULA = [
     named("the value is the paper's"),
     named("the gradient is the paper's"),
@@ -106,7 +108,6 @@ def numpy_loss(low: float, high: float, rows: bool, factor: float) -> Any:
     return loss
 
 
-@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.nested_given])
 @given(st.floats(1e-3, 0.5), st.floats(1e-3, 0.5), st.booleans(), st.sampled_from([1.0, -1.0, 0.5, 3.7, -0.2]))
 def test_one_or_two_differences_are_named_at_any_clip_range(low: float, high: float, rows: bool, factor: float) -> None:
@@ -118,7 +119,6 @@ def test_one_or_two_differences_are_named_at_any_clip_range(low: float, high: fl
     assert ("; and " in said) == (rows and factor != 1.0)
 
 
-@pytest.mark.slow
 @settings(max_examples=6, suppress_health_check=[HealthCheck.nested_given])
 @given(st.floats(0.01, 0.5), st.floats(0.01, 0.5))
 def test_another_clip_range_is_measured(low: float, high: float) -> None:
@@ -193,7 +193,6 @@ def test_an_overflow_of_the_formula_itself_is_not_a_consequence() -> None:
     assert severities[extreme] is laws.Severity.FRAGILE
 
 
-@pytest.mark.slow
 def test_every_broken_law_belongs_to_one_cause() -> None:
     report = laws.check(ratio.row_pooled, GRPO.with_clip(LOW, HIGH), examples=5)
     follow = [v.law.name for cause in report.causes for v in cause.follow]
