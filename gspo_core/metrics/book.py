@@ -19,6 +19,7 @@ class Book(NamedTuple):
 
     @staticmethod
     def of(metrics: Metrics) -> Book:
+        """The entries of metrics by name, on the host. TypeError for anything else."""
         if not isinstance(metrics, Metrics):
             raise TypeError(f"metrics: expected Metrics, got {type(metrics).__name__}")
         columns = (COUNTS, SUMS, MINIMA, MAXIMA)

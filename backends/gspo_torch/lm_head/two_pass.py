@@ -135,6 +135,7 @@ class _Maker:
         self._buffer = torch.empty(size, dtype=self.operand if self.fused else self.wide, device=rows.device)
 
     def tile(self, part: slice, tokens: Tensor, block: slice, weights: Weights) -> Tensor:
+        """∂loss/∂logits of some rows at a block of the vocabulary, in the dtype of the products."""
         engine = kernels if self.fused else blocks
         made: Tensor = engine.dlogits(self.head, self.rows[part], tokens[part], block, weights.rows(part), self._buffer)
         return made.to(self.operand)

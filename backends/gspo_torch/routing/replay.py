@@ -124,6 +124,7 @@ class _Recorder(Hooks):
         self.mask = torch.ones(0, 0, dtype=torch.bool)
 
     def begin(self, shape: tuple[int, int], mask: Any, start: int) -> None:
+        """A forward begins; ValueError unless it goes on where the recorded one ended."""
         count = self.mask.shape[0] if self.parts else shape[0]
         if self.parts and (start != self.next or shape[0] != count):
             raise ValueError(
@@ -136,10 +137,12 @@ class _Recorder(Hooks):
         self.now = {}
 
     def routed(self, layer: int, router: nn.Module, output: Any) -> None:
+        """Keep the experts that a router chose."""
         if self.now is not None:  # outside of the backbone, a checkpointed layer is run again
             self.now[layer] = output[2].detach().to(self.dtype)
 
     def end(self, output: Any) -> None:
+        """A forward has ended: its routes are a part of the recording, unless it raised."""
         if output is not None and self.now is not None:
             device = next(iter(self.now.values())).device if self.now else self.mask.device
             shape = (len(self.now), *self.mask.shape, self.mixture.top_k)
@@ -167,6 +170,7 @@ class _Replayer(Hooks):
         """Forwards whose layers are still to be run again by backward."""
 
     def begin(self, shape: tuple[int, int], mask: Any, start: int) -> None:
+        """A forward begins; ValueError unless it is of the recorded tokens."""
         if self.mixture.routers and (start or shape != tuple(self.routes.routed.shape)):
             raise ValueError(
                 f"routes: expected those of the {shape[0]} × {shape[1]} tokens that the model runs from position {start} on, "
@@ -175,6 +179,7 @@ class _Replayer(Hooks):
         self.running, self.free = True, []
 
     def routed(self, layer: int, router: nn.Module, output: Any) -> Any:
+        """The router's logits with the recorded experts, and the gate values that it gives them now."""
         self.owed -= layer == 0 and not self.running
         logits, _, free = output
         if self.running:  # and not when a checkpointed layer is run again
@@ -184,6 +189,7 @@ class _Replayer(Hooks):
         return logits, gate_values(router, logits, experts), experts
 
     def end(self, output: Any) -> None:
+        """A forward has ended; with gradient checkpointing, backward will run its layers once more."""
         self.running = False
         if self.mixture.routers and output is not None:
             self.owed += output[0].requires_grad and recomputes(self.mixture.backbone)
