@@ -5,6 +5,7 @@ With x = log π_ref − log π (per token, or summed over a sequence) and the po
                  value              ∂value/∂log π    on average over samples of π, the gradient is that of
     K1           −x                 1                nothing (0)
     K2           x²/2               −x               KL(π‖π_ref) of the next token
+    SequenceK2   the same for whole responses        KL(π‖π_ref) of the response
     K3           eˣ − 1 − x         1 − eˣ           KL(π_ref‖π) of the next token
     TokenKL      w (eˣ − 1 − x)     −w x             KL(π‖π_ref) of the next token, also for samples of π_old
     SequenceKL   the same for whole responses        KL(π‖π_ref) of the response, also for samples of π_old
@@ -16,7 +17,7 @@ it. GSPO has none; to have one, minimise loss.value + β · kl.value, whose weig
 """
 
 from .capped import Capped
-from .estimators import K1, K2, K3, Divergence, KLEstimator, SequenceKL, TokenKL
+from .estimators import K1, K2, K3, Divergence, KLEstimator, SequenceK2, SequenceKL, TokenKL
 from .penalty import KLPenalty, KLTerm, kl_penalty
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "KLEstimator",
     "KLPenalty",
     "KLTerm",
+    "SequenceK2",
     "SequenceKL",
     "TokenKL",
     "kl_penalty",

@@ -16,9 +16,9 @@ class Capped:
 
     value = k(x′, d′) and slope = ∂k/∂log π where |x| ≤ cap, else 0, with x′ = min(max(x, −cap), cap) and d′ = d + x − x′ (the
     same shift of log π; only TokenKL and SequenceKL look at d). The slope is the derivative of the value everywhere but at the
-    two corners, and both are finite for x = ±∞. x is the sum over the response for SequenceKL. `KLPenalty.capped` says where
-    |x| > cap. Raises TypeError for an estimator that is none or has a cap already and for a cap of another kind, ValueError
-    unless it is positive and finite.
+    two corners, and both are finite for x = ±∞. x is the sum over the response for SequenceKL and for
+    SequenceK2. `KLPenalty.capped` says where |x| > cap. Raises TypeError for an estimator that is none or has a cap already
+    and for a cap of another kind, ValueError unless it is positive and finite.
 
     Source: verl (core_algos.py) clamps the log ratio of its k3 at 20.
 
@@ -30,7 +30,7 @@ class Capped:
     """
 
     estimator: KLEstimator
-    """K1(), K2(), K3(), TokenKL() or SequenceKL()."""
+    """K1(), K2(), SequenceK2(), K3(), TokenKL() or SequenceKL()."""
     cap: float
     """Largest |log π_ref − log π|; nats."""
 

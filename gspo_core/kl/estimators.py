@@ -83,6 +83,30 @@ class K2:
 
 
 @dataclass(frozen=True)
+class SequenceK2:
+    """X²/2 per sequence, X = Σ_t x_t: the square of the whole response's log ratio, whose slope −X stands on every token.
+
+    Against the old policy (its log-probs as `ref_logp`), τ times it is the quadratic pull of Kimi k1.5: with an advantage A
+    and no ratio, every token has the weight A + τ X = A − τ Σ_t d_t. As K2's, its gradient on policy is KL(π‖π_ref)'s, here
+    that of the whole response. Source: Kimi k1.5, arXiv 2501.12599, which writes τ/2 times the square; read in ROLL's notes.
+
+    >>> import numpy as np
+    >>> from gspo_core import Padded, SequenceMean, kl_penalty
+    >>> logp, old = np.array([[-1.0, -2.0]]), np.array([[-1.25, -2.25]])
+    >>> kl = kl_penalty(SequenceK2(), logp, old, Padded(old < 0), reduction=SequenceMean())
+    >>> float(kl.value), kl.logp_grad.tolist()  # X = −0.5
+    (0.125, [[0.5, 0.5]])
+    """
+
+    per_token: ClassVar[bool] = False
+    off_policy: ClassVar[bool] = False
+
+    def __call__(self, xp: Namespace, x: Array, d: Array) -> Divergence:
+        """(X²/2, −X)."""
+        return K2()(xp, x, d)
+
+
+@dataclass(frozen=True)
 class K3:
     """eˣ − 1 − x: unbiased in value on policy, never negative; its gradient is that of the other KL(π_ref‖π).
 

@@ -13,7 +13,7 @@ from support.libraries import Library
 from support.oracles import kl as exact
 
 from gspo_core import Padded, SequenceMean, TokenKL, TokenMean, kl_penalty
-from gspo_core.kl import K1, K2, K3, KLEstimator, SequenceKL
+from gspo_core.kl import K1, K2, K3, KLEstimator, SequenceK2, SequenceKL
 
 RNG = np.random.default_rng(3)
 POLICY, REFERENCE, OLD = (RNG.normal(size=(3, 3)) for _ in range(3))
@@ -85,6 +85,12 @@ def test_on_policy_k2_has_the_gradient_of_the_divergence_and_k3_that_of_the_othe
     truth = exact.next_token_divergence(POLICY, REFERENCE, POLICY)
     assert_within([values[0], values[2]], [truth, truth], BUDGET)
     assert_within(truth, exact.divergence(POLICY, REFERENCE), BUDGET)
+
+
+def test_on_policy_the_quadratic_pull_of_whole_responses_has_the_gradient_of_their_divergence(library: Library) -> None:
+    truth = exact.gradient(lambda z: exact.divergence(z, REFERENCE), POLICY)
+    assert_within(expected(library, SequenceK2(), POLICY)[1], truth, BUDGET)
+    assert np.abs(expected(library, SequenceK2(), OLD)[1] - truth).max() > 1e-2
 
 
 def test_the_three_gradients_differ_so_that_the_proofs_mean_something() -> None:

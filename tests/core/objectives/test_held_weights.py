@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gspo_core import Objective, Padded, PerToken, Token, TokenMean, laws, policy_loss
-from gspo_core.kl import K2, kl_penalty
-from gspo_core.objectives import DAPO, BandWeight, TaperedWeight, TruncatedWeight
+from gspo_core import Objective, Padded, PerToken, SequenceMean, Token, TokenMean, laws, policy_loss
+from gspo_core.kl import K2, SequenceK2, kl_penalty
+from gspo_core.objectives import DAPO, LUSPO, BandWeight, TaperedWeight, TruncatedWeight, Unclipped
 
 TRUNCATED = Objective(Token(), TruncatedWeight(1.0), TokenMean())
 TOPR = Objective(Token(), TaperedWeight(1.0), TokenMean())
@@ -69,6 +69,35 @@ def test_the_quadratic_pull_is_k2_to_the_old_policy(drawn: Drawn, tau: float) ->
     share = np.where(mask, 1.0, 0.0) / max(1, mask.sum())
     wanted = -(advantage[:, None] - tau * d) * share
     np.testing.assert_allclose(policy.logp_grad + tau * pull.logp_grad, wanted, rtol=1e-12, atol=1e-15)
+
+
+@given(responses, st.sampled_from([1e-3, 0.5]))
+def test_prime_rls_squared_log_ratio_is_twice_k2(drawn: Drawn, tau: float) -> None:
+    """−w A + τ d², as its loss is written: the weight of the term is 2 τ d."""
+    d, mask, advantage = arrays(drawn)
+    layout, old, n = Padded(mask), np.zeros_like(d), max(1, mask.sum())
+    policy = policy_loss(Objective(Token(), Unclipped(), TokenMean()), d, old, advantage, layout)
+    pull = kl_penalty(K2(), d, old, layout, reduction=TokenMean())
+    tokens = [(x, a) for row, a in drawn for x, m in row if m]
+    value = math.fsum(-math.exp(x) * a + tau * x * x for x, a in tokens) / n
+    weight = [[(-math.exp(x) * a + 2 * tau * x) / n if m else 0.0 for x, m in row] for row, a in drawn]
+    assert math.isclose(float(policy.value + 2 * tau * pull.value), value, rel_tol=1e-12, abs_tol=1e-13)
+    np.testing.assert_allclose(policy.logp_grad + 2 * tau * pull.logp_grad, weight, rtol=1e-11, atol=1e-14)
+
+
+@given(responses, st.sampled_from([0.1, 1.0]))
+def test_the_quadratic_pull_of_a_response_is_sequence_k2_to_the_old_policy(drawn: Drawn, tau: float) -> None:
+    """Kimi k1.5: every token of a response has the weight A − τ Σd, in a mean over responses."""
+    d, mask, advantage = arrays(drawn)
+    layout, old = Padded(mask), np.zeros_like(d)
+    policy = policy_loss(LUSPO, d, None, advantage, layout, on_policy=True)
+    pull = kl_penalty(SequenceK2(), d, old, layout, reduction=SequenceMean())
+    whole = [math.fsum(x for x, m in row if m) for row, _ in drawn]
+    n = max(1, sum(any(m for _, m in row) for row, _ in drawn))
+    rows = zip(drawn, whole, strict=True)
+    weight = [[-(a - tau * total) / n if m else 0.0 for _, m in row] for (row, a), total in rows]
+    np.testing.assert_allclose(policy.logp_grad + tau * pull.logp_grad, weight, rtol=1e-12, atol=1e-14)
+    assert math.isclose(float(pull.value), math.fsum(x * x / 2 / n for x in whole), rel_tol=1e-12, abs_tol=1e-14)
 
 
 @given(responses)

@@ -27,6 +27,7 @@ def estimate(name: str, x: float, d: float) -> tuple[float, float]:
     return {
         "K1": (-x, 1.0),
         "K2": (x * x / 2.0, -x),
+        "SequenceK2": (x * x / 2.0, -x),
         "K3": (k3(x), -math.expm1(x)),
         "TokenKL": (math.exp(d) * k3(x), -math.exp(d) * x),
         "SequenceKL": (math.exp(d) * k3(x), -math.exp(d) * x),
@@ -43,20 +44,20 @@ class Penalty(NamedTuple):
 
 
 def penalty(name: str, logp: Rows, ref: Rows, old: Rows, mask: Sequence[Sequence[bool]], over_tokens: bool) -> Penalty:
-    """Mean over sequences of means over tokens (of whole sequences for SequenceKL), or mean over all tokens."""
+    """Mean over sequences of means over tokens (of whole sequences for SequenceKL and SequenceK2), or mean over all tokens."""
     lengths = [sum(row) for row in mask]
     count = max(1, sum(lengths) if over_tokens else sum(length > 0 for length in lengths))
     terms, weight = [], []
     for i, row in enumerate(mask):
         tokens = [t for t, ok in enumerate(row) if ok]
         grads = [0.0] * len(row)
-        if name == "SequenceKL" and tokens:
+        if name.startswith("Sequence") and tokens:
             x, d = (math.fsum(a[i][t] - b[i][t] for t in tokens) for a, b in ((ref, logp), (logp, old)))
             value, slope = estimate(name, x, d)
             terms.append(value / count)
             for t in tokens:
                 grads[t] = slope / count
-        if name != "SequenceKL":
+        if not name.startswith("Sequence"):
             share = count if over_tokens else count * len(tokens)
             for t in tokens:
                 value, slope = estimate(name, ref[i][t] - logp[i][t], logp[i][t] - old[i][t])
