@@ -6,6 +6,7 @@ With x = log π_ref − log π (per token, or summed over a sequence) and the po
     K1           −x                 1                nothing (0)
     K2           x²/2               −x               KL(π‖π_ref) of the next token
     SequenceK2   the same for whole responses        KL(π‖π_ref) of the response
+    KAbs         |x|                −sign(x)         Σ_v |π − π_ref| of the next token
     K3           eˣ − 1 − x         1 − eˣ           KL(π_ref‖π) of the next token
     TokenKL      w (eˣ − 1 − x)     −w x             KL(π‖π_ref) of the next token, also for samples of π_old
     SequenceKL   the same for whole responses        KL(π‖π_ref) of the response, also for samples of π_old
@@ -17,7 +18,7 @@ it. GSPO has none; to have one, minimise loss.value + β · kl.value, whose weig
 """
 
 from .capped import Capped
-from .estimators import K1, K2, K3, Divergence, KLEstimator, SequenceK2, SequenceKL, TokenKL
+from .estimators import K1, K2, K3, Divergence, KAbs, KLEstimator, SequenceK2, SequenceKL, TokenKL
 from .penalty import KLPenalty, KLTerm, kl_penalty
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "K3",
     "Capped",
     "Divergence",
+    "KAbs",
     "KLEstimator",
     "KLPenalty",
     "KLTerm",

@@ -30,7 +30,7 @@ class Capped:
     """
 
     estimator: KLEstimator
-    """K1(), K2(), SequenceK2(), K3(), TokenKL() or SequenceKL()."""
+    """K1(), K2(), SequenceK2(), KAbs(), K3(), TokenKL() or SequenceKL()."""
     cap: float
     """Largest |log π_ref − log π|; nats."""
 

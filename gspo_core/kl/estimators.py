@@ -83,6 +83,26 @@ class K2:
 
 
 @dataclass(frozen=True)
+class KAbs:
+    """|x|: biased in value, with a slope of one size however far the policy is, −sign(x); 0 at x = 0.
+
+    On policy its gradient is that of Σ_v |π − π_ref| over the next token, twice the total variation.
+    Source: verl's KL penalty "abs"; the penalty of KL-Cov, arXiv 2505.22617, there with the old policy as the reference.
+
+    >>> import numpy as np
+    >>> KAbs()(np, np.array([0.5, -0.5]), np.zeros(2)).slope.tolist()
+    [-1.0, 1.0]
+    """
+
+    per_token: ClassVar[bool] = True
+    off_policy: ClassVar[bool] = False
+
+    def __call__(self, xp: Namespace, x: Array, d: Array) -> Divergence:
+        """(|x|, −sign(x))."""
+        return Divergence(xp.abs(x), 0.0 - xp.sign(x))
+
+
+@dataclass(frozen=True)
 class SequenceK2:
     """X²/2 per sequence, X = Σ_t x_t: the square of the whole response's log ratio, whose slope −X stands on every token.
 

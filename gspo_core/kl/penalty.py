@@ -49,7 +49,7 @@ class KLTerm:
     """
 
     estimator: KLEstimator
-    """K1(), K2(), SequenceK2(), K3(), TokenKL() or SequenceKL(), or one of them with a cap, Capped(K3(), 10.0)."""
+    """K1(), K2(), SequenceK2(), KAbs(), K3(), TokenKL() or SequenceKL(), or one of them with a cap, Capped(K3(), 10.0)."""
     ref_logp: Array
     """Token array: log-probs under the reference policy; nats."""
     coefficient: float | Array
@@ -74,7 +74,7 @@ def kl_penalty(
     """Σ units weight · k(log π_ref − log π), and its gradient with respect to `logp` in closed form.
 
     Args:
-        estimator: TokenKL() or SequenceKL() for the gradient of KL(π‖π_ref); K1(), K2(), SequenceK2(), K3();
+        estimator: TokenKL() or SequenceKL() for the gradient of KL(π‖π_ref); K1(), K2(), SequenceK2(), KAbs(), K3();
             Capped(any of them, cap).
         logp: token array, log-probs of the sampled tokens under the current policy; nats.
         ref_logp: token array, the same under the reference policy.

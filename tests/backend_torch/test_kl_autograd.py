@@ -29,7 +29,7 @@ def by_hand(estimator: Any, logp: Tensor, ref: Tensor, old: Tensor, mask: Tensor
     x, d = x.clamp(-cap, cap), d + x - x.clamp(-cap, cap)
     k3 = torch.exp(x) - 1.0 - x
     formula = {"K1": -x, "K2": x * x / 2, "K3": k3, "TokenKL": torch.exp(d) * k3, "SequenceKL": torch.exp(d) * k3}
-    formula["SequenceK2"] = formula["K2"]
+    formula |= {"SequenceK2": x * x / 2, "KAbs": x.abs()}
     terms, lengths = formula[type(estimator).__name__], mask.sum(1).double()
     share = torch.where(lengths > 0, 1.0 / (lengths > 0).sum().clamp(min=1).double(), 0.0)
     if estimator.per_token:

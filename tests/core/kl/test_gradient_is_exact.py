@@ -13,7 +13,7 @@ from support.libraries import Library
 from support.oracles import kl as exact
 
 from gspo_core import Padded, SequenceMean, TokenKL, TokenMean, kl_penalty
-from gspo_core.kl import K1, K2, K3, KLEstimator, SequenceK2, SequenceKL
+from gspo_core.kl import K1, K2, K3, KAbs, KLEstimator, SequenceK2, SequenceKL
 
 RNG = np.random.default_rng(3)
 POLICY, REFERENCE, OLD = (RNG.normal(size=(3, 3)) for _ in range(3))
@@ -91,6 +91,13 @@ def test_on_policy_the_quadratic_pull_of_whole_responses_has_the_gradient_of_the
     truth = exact.gradient(lambda z: exact.divergence(z, REFERENCE), POLICY)
     assert_within(expected(library, SequenceK2(), POLICY)[1], truth, BUDGET)
     assert np.abs(expected(library, SequenceK2(), OLD)[1] - truth).max() > 1e-2
+
+
+def test_on_policy_the_size_of_the_log_ratio_has_the_gradient_of_the_distance_of_probabilities(library: Library) -> None:
+    """Σ_v π sign(log π/π_ref) ∇log π = ∇ Σ_v |π − π_ref|."""
+    truth = exact.gradient(lambda z: exact.next_token_distance(z, REFERENCE, POLICY), POLICY, 2.0**-15)
+    assert_within(expected(library, KAbs(), POLICY)[1], truth, BUDGET)
+    assert np.abs(truth).max() > 1e-2
 
 
 def test_the_three_gradients_differ_so_that_the_proofs_mean_something() -> None:

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gspo_core import Packed, Padded, SequenceMean, kl_penalty
-from gspo_core.kl import K1, K2, K3, KLEstimator, KLPenalty, SequenceK2, SequenceKL, TokenKL
+from gspo_core.kl import K1, K2, K3, KAbs, KLEstimator, KLPenalty, SequenceK2, SequenceKL, TokenKL
 
 MASK = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
 LAYOUTS = {
     "padded": Padded(MASK),
     "packed": Packed(torch.where(MASK, torch.arange(3)[:, None], -1).reshape(-1), 3),
 }
-EVERY = [K1(), K2(), K3(), TokenKL(), SequenceKL(), SequenceK2()]
+EVERY = [K1(), K2(), K3(), TokenKL(), SequenceKL(), SequenceK2(), KAbs()]
 ESTIMATORS = pytest.mark.parametrize("estimator", EVERY, ids=lambda x: type(x).__name__)
 INF = math.inf
 
@@ -37,7 +37,9 @@ def batch(seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize(("estimator", "value"), [(K1(), -INF), (K2(), INF), (SequenceK2(), INF), (K3(), INF)], ids=repr)
+@pytest.mark.parametrize(
+    ("estimator", "value"), [(K1(), -INF), (K2(), INF), (SequenceK2(), INF), (KAbs(), INF), (K3(), INF)], ids=repr
+)
 def test_the_plain_estimates_of_a_token_the_policy_excludes_are_infinite(
     estimator: KLEstimator, value: float, dtype: torch.dtype
 ) -> None:

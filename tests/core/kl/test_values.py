@@ -16,7 +16,7 @@ from support.libraries import Library
 from support.oracles import kl as judge
 
 from gspo_core import Packed, Padded, SequenceMean, TokenKL, kl_penalty
-from gspo_core.kl import K1, K2, K3, SequenceK2, SequenceKL
+from gspo_core.kl import K1, K2, K3, KAbs, SequenceK2, SequenceKL
 
 
 def verdict(estimator: Any, p: Policies, over_tokens: bool) -> judge.Penalty:
@@ -67,6 +67,7 @@ def test_hand_computed_numbers(library: Library) -> None:
         TokenKL(): (3 * (1 - x), -3 * x),
         SequenceKL(): (3 * (1 - x), -3 * x),
         SequenceK2(): (x * x / 2, -x),
+        KAbs(): (x, -1.0),
     }
     for estimator, (value, slope) in expected.items():
         out = term(library, estimator, p)

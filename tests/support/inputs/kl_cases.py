@@ -11,9 +11,9 @@ from support.cases import Batch
 from support.libraries import Library
 
 from gspo_core import Padded, SequenceMean, TokenKL, TokenMean, kl_penalty
-from gspo_core.kl import K1, K2, K3, Capped, KLPenalty, SequenceK2, SequenceKL
+from gspo_core.kl import K1, K2, K3, Capped, KAbs, KLPenalty, SequenceK2, SequenceKL
 
-ESTIMATORS = [K1(), K2(), K3(), TokenKL(), SequenceKL(), SequenceK2()]
+ESTIMATORS = [K1(), K2(), K3(), TokenKL(), SequenceKL(), SequenceK2(), KAbs()]
 by_estimator = pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 with_and_without_a_cap = pytest.mark.parametrize("estimator", [*ESTIMATORS, *(Capped(k, 1.0) for k in ESTIMATORS)], ids=repr)
 

@@ -28,6 +28,7 @@ def estimate(name: str, x: float, d: float) -> tuple[float, float]:
         "K1": (-x, 1.0),
         "K2": (x * x / 2.0, -x),
         "SequenceK2": (x * x / 2.0, -x),
+        "KAbs": (abs(x), float((x < 0) - (x > 0))),
         "K3": (k3(x), -math.expm1(x)),
         "TokenKL": (math.exp(d) * k3(x), -math.exp(d) * x),
         "SequenceKL": (math.exp(d) * k3(x), -math.exp(d) * x),
@@ -109,6 +110,13 @@ def divergence(logits: Logits, ref: Logits) -> float:
     return math.fsum(p * gap for p, gap in pairs)
 
 
+def next_token_distance(logits: Logits, ref: Logits, prefixes: Logits) -> float:
+    """Σ_t E Σ_v |π − π_ref| of the next token, over prefixes drawn from a policy of their own."""
+    rows = np.abs(probabilities(logits) - probabilities(ref)).sum(axis=1)
+    first = probabilities(prefixes)[0]
+    return float(rows[0] + first[0] * rows[1] + first[1] * rows[2])
+
+
 def next_token_divergence(logits: Logits, ref: Logits, prefixes: Logits, reverse: bool = True) -> float:
     """Σ_t E KL(π‖π_ref) of the next token (or the other way round), over prefixes drawn from a policy of their own."""
     p, q, first = probabilities(logits), probabilities(ref), probabilities(prefixes)[0]
@@ -117,9 +125,10 @@ def next_token_divergence(logits: Logits, ref: Logits, prefixes: Logits, reverse
     return float(rows[0] + first[0] * rows[1] + first[1] * rows[2])
 
 
-def gradient(f, logits: Logits) -> np.ndarray:
-    """∂f/∂logits by eighth-order central differences: exact to 1e-12 for functions as smooth as these."""
-    out, h = np.zeros((3, 3)), 2.0**-5
+def gradient(f, logits: Logits, h: float = 2.0**-5) -> np.ndarray:
+    """∂f/∂logits by eighth-order central differences: exact to 1e-12 for functions as smooth as these; for one with corners, h
+    is to be small enough to meet none."""
+    out = np.zeros((3, 3))
     stencil = {1: 4 / 5, 2: -1 / 5, 3: 4 / 105, 4: -1 / 280}
     for index in np.ndindex(3, 3):
         unit = np.zeros((3, 3))
