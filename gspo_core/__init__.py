@@ -40,6 +40,7 @@ All of them, and everything else, are one level down, in one package or module f
     gspo_core.metrics      statistics that merge over batches and ranks, and what they say about a run
     gspo_core.clip_range   clip range from a clip fraction, and clip fraction from a clip range
     gspo_core.planning     responses that need not be run
+    gspo_core.selection    tokens that learn: trust regions in probabilities, choices by entropy
     gspo_core.routing      the shift of a mixture's router (RSPO)
     gspo_core.types        the protocols behind all of these
     gspo_core.backend      what a package for another framework needs; docs/new-backend.md

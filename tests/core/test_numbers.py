@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import gspo_core as g
-from gspo_core import GSPO, Clip, Packed, Padded, Turns, advantages, clip_range, kl, metrics, mismatch, objectives
+from gspo_core import GSPO, Clip, Packed, Padded, Turns, advantages, clip_range, kl, metrics, mismatch, objectives, selection
 from gspo_core.routing import router_shift
 
 MASK, ZEROS, IDS, ROUTER = np.ones((2, 3), dtype=bool), np.zeros((2, 3)), np.zeros((2, 3), dtype=int), np.ones((2, 3, 1, 2))
@@ -60,6 +60,12 @@ REALS = {
     "Truncate.high": Argument(mismatch.Truncate, 2.0, (0.5, NAN)),
     "Mask.low": Argument(lambda x: mismatch.Mask(x, 2.0, drop=False), 0.5, (1.5, NAN)),
     "Reject.high": Argument(lambda x: mismatch.Reject(0.5, x, drop=True), 2.0, (0.5, NAN)),
+    "TotalVariation.low": Argument(selection.TotalVariation, 0.25, (0.0, 1.5, NAN)),
+    "BinaryKL.high": Argument(lambda x: selection.BinaryKL(0.1, x), 0.25, (0.0, INF, NAN)),
+    "top_share.share": Argument(lambda x: selection.top_share(ZEROS, Padded(MASK), x).tolist(), 0.5, (0.0, 1.5, NAN)),
+    "within_second_moment.threshold": Argument(
+        lambda x: selection.within_second_moment(ZEROS, ZEROS, Padded(MASK), x).tolist(), 0.5, (0.0, INF, NAN)
+    ),
     "ZScore.eps": Argument(lambda x: advantages.ZScore(0, x), 0.5, (-0.5, INF)),
     "decoupled_advantages.weights": Argument(
         lambda x: advantages.decoupled_advantages([[1.0, 0.0]], [0, 0], [x]).tolist(), 2.0, (NAN, INF)

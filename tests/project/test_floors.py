@@ -21,7 +21,7 @@ FLOORS = [
     {"_lib"},
     {"layouts", "advantages", "kl", "routing"},
     {"objectives"},
-    {"clip_range", "planning", "backend"},
+    {"clip_range", "planning", "selection", "backend"},
     {"mismatch"},
     {"metrics"},
     {"__init__"},

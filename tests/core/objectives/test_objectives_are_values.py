@@ -44,6 +44,7 @@ from gspo_core.objectives import (
     TruncatedWeight,
     Unclipped,
 )
+from gspo_core.selection import BinaryKL, TotalVariation
 
 VALUES: list[Callable[[], Any]] = [
     lambda: Objective(Sequence(), Clip(3e-4, 4e-4), SequenceMean()),
@@ -68,6 +69,8 @@ VALUES: list[Callable[[], Any]] = [
     lambda: TokenClip(0.4, 0.3),
     lambda: Band(0.1, 0.5),
     lambda: OffPolicyMask(0.5),
+    lambda: TotalVariation(0.1, 0.2),
+    lambda: BinaryKL(0.1, 0.2),
     lambda: ZScore(1, 1e-4),
     Centred,
     LeaveOneOut,

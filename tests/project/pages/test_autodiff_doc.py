@@ -35,6 +35,7 @@ from gspo_core import (
     objectives,
     planning,
     routing,
+    selection,
 )
 from gspo_core.objectives import CISPO, Objective
 
@@ -44,7 +45,7 @@ ROWS = {
     name: row[1] for row in re.findall(r"^\| (.+?) \| (.+?) \| ", TABLE, flags=re.M) for name in re.findall(r"`(\w+)`", row[0])
 }
 CONSTANT = [name for name, said in ROWS.items() if said == "constants"]
-HOMES = [gspo_core, advantages, backend, clip_range, kl, layouts, metrics, mismatch, objectives, planning, routing]
+HOMES = [gspo_core, advantages, backend, clip_range, kl, layouts, metrics, mismatch, objectives, planning, routing, selection]
 
 MASK = np.array([[True, True, False], [True, True, True], [True, False, True]])
 IDS = np.array([5, 5, 5])
@@ -88,6 +89,8 @@ def calls(array: Make) -> dict[str, Callable[[dict[str, Any]], Any]]:
         "decoupled_advantages": lambda x: advantages.decoupled_advantages([x["rewards"], x["advantage"]], ids),
         "reward_to_go": lambda x: advantages.reward_to_go(x["turns"]),
         "turn_advantages": lambda x: advantages.turn_advantages(x["turns"], layout.turn_ids, layout),
+        "kept_advantages": lambda x: selection.kept_advantages(x["advantage"], layout.valid, layout).values,
+        "token_covariance": lambda x: selection.token_covariance(x["logp"], x["advantage"], layout),
         "plan": lambda x: planning.plan(x["rewards"], ids).advantage,
         "sampler_weight": lambda x: gspo_core.sampler_weight(TIS, x["old_logp"], x["sampler_logp"], layout)[:4],
         "mismatch_report": lambda x: mismatch.mismatch_report(

@@ -11,7 +11,7 @@ from support.errors.places import Row
 from support.errors.rows import IDS, LAYOUT, MASK, ONES, ROUTER, TURNS, ZEROS, T, V
 
 import gspo_core as g
-from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Packed, Padded, PerToken, SequenceMean
+from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Packed, Padded, PerToken, SequenceMean, selection
 from gspo_core.clip_range import Drift
 from gspo_core.objectives import TurnMean
 from gspo_core.routing import router_shift
@@ -169,6 +169,25 @@ ADVANTAGES: list[Row] = [
         V,
         ("turn_ids: expected the layout's shape [2, 3]", "got [3]"),
         lambda: g.advantages.turn_advantages(np.ones((2, 4)), IDS[0], LAYOUT),
+    ),
+    Row(T, ("kept: expected a boolean array", "write kept > 0"), lambda: selection.kept_advantages(ONES, ZEROS, LAYOUT)),
+    Row(
+        V,
+        ("kept: expected the layout's shape [2, 3]", "got [3]"),
+        lambda: selection.kept_advantages(ONES, MASK[0], LAYOUT),
+    ),
+    Row(T, ("values: expected real floating-point numbers", "int64"), lambda: selection.top_share(IDS, LAYOUT, 0.5)),
+    Row(V, ("values: expected the layout's shape [2, 3]", "got [3]"), lambda: selection.top_share(ZEROS[0], LAYOUT, 0.5)),
+    Row(V, ("share: expected a share in (0, 1]", "got 0"), lambda: selection.top_share(ZEROS, LAYOUT, 0)),
+    Row(
+        V,
+        ("threshold: expected a positive finite number", "got -1.0"),
+        lambda: selection.within_second_moment(ZEROS, ZEROS, LAYOUT, -1.0),
+    ),
+    Row(
+        T,
+        ("region: expected a region such as TotalVariation(0.2, 0.2)", "got 0.2"),
+        lambda: selection.inside_region(0.2, ZEROS, ZEROS, ONES, LAYOUT),
     ),
 ]
 
