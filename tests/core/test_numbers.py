@@ -62,6 +62,11 @@ REALS = {
     "Reject.high": Argument(lambda x: mismatch.Reject(0.5, x, drop=True), 2.0, (0.5, NAN)),
     "TotalVariation.low": Argument(selection.TotalVariation, 0.25, (0.0, 1.5, NAN)),
     "BinaryKL.high": Argument(lambda x: selection.BinaryKL(0.1, x), 0.25, (0.0, INF, NAN)),
+    "future_kl_advantages.half_life": Argument(
+        lambda x: selection.future_kl_advantages(ZEROS, ZEROS, ZEROS[:, 0], Padded(MASK), half_life=x).values.tolist(),
+        4.0,
+        (0.0, INF, NAN),
+    ),
     "top_share.share": Argument(lambda x: selection.top_share(ZEROS, Padded(MASK), x).tolist(), 0.5, (0.0, 1.5, NAN)),
     "within_second_moment.threshold": Argument(
         lambda x: selection.within_second_moment(ZEROS, ZEROS, Padded(MASK), x).tolist(), 0.5, (0.0, INF, NAN)

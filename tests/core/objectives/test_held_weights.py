@@ -100,6 +100,27 @@ def test_the_quadratic_pull_of_a_response_is_sequence_k2_to_the_old_policy(drawn
     assert math.isclose(float(pull.value), math.fsum(x * x / 2 / n for x in whole), rel_tol=1e-12, abs_tol=1e-14)
 
 
+@given(st.lists(st.tuples(tokens, st.sampled_from([1.0, -0.5, 2.0]), st.integers(0, 2)), min_size=1, max_size=5))
+def test_prompt_mean_divides_by_the_tokens_of_the_prompt(drawn: list[tuple[list[tuple[float, bool]], float, int]]) -> None:
+    """SkyRL: the mean over prompts that have a token of the mean over their tokens; and verl's token-sum."""
+    d, mask, advantage = arrays([(row, a) for row, a, _ in drawn])
+    prompts, old = np.array([p for _, _, p in drawn]), np.zeros_like(d)
+    size = {p: sum(m for row, _, q in drawn if q == p for _, m in row) for _, _, p in drawn}
+    count = sum(n > 0 for n in size.values())
+    scaled = advantage / np.maximum(1, np.bincount(prompts, mask.sum(axis=1))[prompts])
+    loss = policy_loss(DAPO, d, old, scaled, Padded(mask), denominator=max(1, count))
+    total = policy_loss(DAPO, d, old, advantage, Padded(mask), denominator=1)
+    wanted, sums = np.zeros(d.shape), np.zeros(d.shape)
+    for i, (row, a, p) in enumerate(drawn):
+        for t, (x, m) in enumerate(row):
+            w = math.exp(x)
+            live = m and not ((a > 0 and w > 1.28) or (a < 0 and w < 0.8))
+            sums[i, t] = -w * a if live else 0.0
+            wanted[i, t] = sums[i, t] / (max(1, count) * max(1, size[p]))
+    np.testing.assert_allclose(loss.logp_grad, wanted, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(total.logp_grad, sums, rtol=1e-12, atol=1e-300)
+
+
 @given(responses)
 def test_distillation_is_the_gap_to_the_teacher_as_an_advantage(drawn: Drawn) -> None:
     gap, mask, _ = arrays(drawn)

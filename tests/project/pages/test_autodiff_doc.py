@@ -91,6 +91,9 @@ def calls(array: Make) -> dict[str, Callable[[dict[str, Any]], Any]]:
         "turn_advantages": lambda x: advantages.turn_advantages(x["turns"], layout.turn_ids, layout),
         "kept_advantages": lambda x: selection.kept_advantages(x["advantage"], layout.valid, layout).values,
         "token_covariance": lambda x: selection.token_covariance(x["logp"], x["advantage"], layout),
+        "future_kl_advantages": lambda x: (
+            selection.future_kl_advantages(x["logp"], x["old_logp"], x["advantage"], layout).values
+        ),
         "plan": lambda x: planning.plan(x["rewards"], ids).advantage,
         "sampler_weight": lambda x: gspo_core.sampler_weight(TIS, x["old_logp"], x["sampler_logp"], layout)[:4],
         "mismatch_report": lambda x: mismatch.mismatch_report(

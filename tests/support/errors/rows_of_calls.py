@@ -104,6 +104,12 @@ POLICY_LOSS: list[Row] = [
     ),
 ]
 
+
+def future(layout: Any = LAYOUT, **options: Any) -> Callable[[], Any]:
+    """FIPO's advantages."""
+    return lambda: selection.future_kl_advantages(ZEROS, ZEROS, ONES, layout, **options)
+
+
 ADVANTAGES: list[Row] = [
     Row(T, ("rewards: expected an array", "got str"), lambda: g.group_advantages("text", [0])),
     Row(T, ("rewards: expected a list of float64", "got str"), lambda: g.group_advantages(["a"], [0])),
@@ -184,6 +190,10 @@ ADVANTAGES: list[Row] = [
         ("threshold: expected a positive finite number", "got -1.0"),
         lambda: selection.within_second_moment(ZEROS, ZEROS, LAYOUT, -1.0),
     ),
+    Row(V, ("half_life: expected a positive finite number of tokens", "got 0"), future(half_life=0)),
+    Row(V, ("low, high: expected factors with 0 < low ≤ 1 ≤ high", "got 1.0 and 0.5"), future(high=0.5)),
+    Row(V, ("safety: expected a positive ratio", "got nan"), future(safety=float("nan"))),
+    Row(T, ("layout: expected one that holds whole responses", "over ranks"), future(g.sharded(LAYOUT, lambda x: x))),
     Row(
         T,
         ("region: expected a region such as TotalVariation(0.2, 0.2)", "got 0.2"),
