@@ -63,6 +63,16 @@ def with_value_of(subject: Subject, setting: Setting) -> Mended:
     return _mended(subject, lambda ask, batch: ask(batch)._replace(value=setting.expected(batch).value))
 
 
+def guarded(subject: Subject) -> Mended:
+    """The loss with value and gradient 0 where no slot holds a token."""
+
+    def mend(ask: Ask, batch: Batch) -> LossResult:
+        found = ask(batch)
+        return found if batch.mask.any() else found._replace(value=0.0, weight=np.zeros_like(found.weight))
+
+    return _mended(subject, mend)
+
+
 def without_constant_term(subject: Subject) -> Mended:
     """The loss minus what it is with advantages of 0."""
 

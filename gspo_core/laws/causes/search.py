@@ -20,7 +20,7 @@ from gspo_core.laws.kit.subject import LossError, LossResult, Subject
 from .clips import clips
 from .credit import advantages, constants
 from .epsilons import epsilons
-from .mends import coarse, with_value_of, without_constant_term
+from .mends import coarse, guarded, with_value_of, without_constant_term
 from .probes import probes
 from .ratios import ratios
 from .reductions import reductions
@@ -65,15 +65,45 @@ class _Seen:
 def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], seed: int = 0) -> tuple[Cause, ...]:
     """The causes of the broken laws, the worst first; every broken law belongs to one of them."""
     broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: _generality(v.law))
-    wrong = [v for v in broken if v.law.severity is Severity.WRONG]
     found: list[Cause] = []
+    if broken and _fails_without_tokens(subject):
+        subject = guarded(subject)
+        again = [(v, run(v.law, subject, setting, seed, EXAMPLES)) for v in broken]
+        follow = [v for v, left in again if left.status is not Status.BROKEN]
+        found = _cause(NOTHING, sorted(follow, key=_required_of_itself))
+        broken = [left for _, left in again if left.status is Status.BROKEN]
+    wrong = [v for v in broken if v.law.severity is Severity.WRONG]
     if wrong and Claim.KNOWN_FORMULA in setting.claims:
-        found = _by_formula(subject, setting, broken, seed)
+        found += _by_formula(subject, setting, broken, seed)
     explained = {v.law for cause in found for v in cause.follow}
     left = [v for v in wrong if v.law not in explained]
     found += [_unknown(left)] if left else []
     fragile = [v for v in broken if v.law.severity is Severity.FRAGILE and v.law not in explained]
-    return (*found, *(Cause(_error(v) or v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile))
+    found += [Cause(_error(v) or v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile]
+    return tuple(sorted(found, key=lambda cause: list(Severity).index(cause.severity), reverse=True))
+
+
+NOTHING = Suspect(
+    "on a batch without a token the loss or its gradient is not finite, as 0/0 is",
+    "divide by max(count, 1), or leave such batches out",
+    severity=Severity.FRAGILE,
+)
+"""Not another loss: no formula says what a mean over nothing is."""
+
+
+def _fails_without_tokens(subject: Subject) -> bool:
+    """Whether value or gradient of a batch without a token are NaN or infinite."""
+    try:
+        found = subject(Batch.of([[0.0]], [1.0], [[0]]))
+    except LossError:
+        return False
+    return not (np.isfinite(found.value) and np.isfinite(found.weight).all())
+
+
+def _required_of_itself(v: LawVerdict) -> bool:
+    """Whether the required number is a NaN that the loss itself returned on another batch."""
+    expected = None if v.violation is None else v.violation.expected
+    return expected is not None and not isinstance(expected, str) and bool(np.isnan(expected).any())
 
 
 def _error(v: LawVerdict) -> str:

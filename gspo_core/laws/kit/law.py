@@ -80,7 +80,8 @@ def demand(actual: Any, expected: Any, allowed: Any, what: str, batch: Any, note
     """Raises Violation unless |actual − expected| ≤ allowed everywhere, and all is finite. Two NaN are not judged."""
     a, e = np.asarray(actual, dtype=np.float64), np.asarray(expected, dtype=np.float64)
     with np.errstate(all="ignore"):
-        good = a.shape == e.shape and bool(np.all((np.isfinite(a) & (np.abs(a - e) <= allowed)) | (np.isnan(a) & np.isnan(e))))
+        near = np.isfinite(a) & ((a == e) | (np.abs(a - e) <= allowed))  # a NaN elsewhere makes `allowed` NaN, too
+        good = a.shape == e.shape and bool(np.all(near | (np.isnan(a) & np.isnan(e))))
     if not good:
         raise Violation(what, batch, actual, expected, note, float(np.max(allowed)))
 

@@ -122,7 +122,7 @@ class Report:
         """A verdict in one word."""
         if v.status is not Status.BROKEN:
             return MARKS[v.status]
-        return next(BROKEN[cause.severity] for cause in self.causes if v in cause.follow)
+        return BROKEN[self._severity(v)]
 
     def as_dict(self) -> dict[str, Any]:
         """Everything in plain types."""
@@ -157,7 +157,7 @@ class Report:
         return found
 
     def _severity(self, v: LawVerdict) -> Severity:
-        return next((cause.severity for cause in self.causes if v in cause.follow), v.law.severity)
+        return next((c.severity for c in self.causes if any(v.law is f.law for f in c.follow)), v.law.severity)
 
 
 MARKS = {

@@ -199,3 +199,56 @@ def test_every_broken_law_belongs_to_one_cause() -> None:
     assert sorted(follow) == sorted(v.law.name for v in report.broken)
     assert all(report.mark(v) != "holds" for v in report.broken)
     assert report.table().count("loss returns") == len(report.broken)
+
+
+def divided_by_the_count(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A loss that is 0/0 where no slot holds a token, as verl's and OpenRLHF's are."""
+
+    def loss(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+        return inner(logp, old, a, mask) * (mask.sum() / mask.sum())
+
+    return loss
+
+
+NOTHING = named("a batch without tokens has loss 0")
+
+
+def test_a_loss_that_is_nan_without_a_token_is_fragile_and_not_another_loss() -> None:
+    report = laws.check(divided_by_the_count(torch_loss(0.0, 0.0)), LIKE, laws=[*FORMULA, NOTHING], framework=laws.TORCH)
+    assert report.ok, str(report)
+    assert "a batch without a token" in report.causes[0].sentence
+    assert {v.law for v in report.causes[0].follow} >= {NOTHING}
+    assert report.mark(next(v for v in report.broken if v.law is NOTHING)) == "fragile"
+
+
+def test_nan_without_a_token_hides_no_other_cause_and_is_no_counterexample_of_it() -> None:
+    """The worst cause comes first, and is shown on a batch that has tokens."""
+
+    def token_mean(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+        s = (torch.where(mask, logp - old, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)).clamp(max=50.0).exp()
+        gain = torch.minimum(s * a, s.clamp(1 - LOW, 1 + HIGH) * a)
+        return -(gain[:, None] * mask).sum() / mask.sum()
+
+    report = laws.check(token_mean, LIKE, laws=[*FORMULA, NOTHING], examples=30, framework=laws.TORCH)
+    assert "every token has the same weight" in report.causes[0].sentence
+    assert all(v.violation is not None and v.violation.batch.mask.any() for v in report.causes[0].follow)
+    assert [cause.severity for cause in report.causes] == [laws.Severity.WRONG, laws.Severity.FRAGILE]
+    harmless = laws.check(divided_by_the_count(torch_loss(1e-8, 0.0)), LIKE, laws=[*FORMULA, NOTHING], framework=laws.TORCH)
+    assert [cause.severity for cause in harmless.causes] == [laws.Severity.FRAGILE, laws.Severity.HARMLESS]
+
+
+def test_a_finite_loss_of_nothing_is_another_loss() -> None:
+    def one(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+        return torch_loss(0.0, 0.0)(logp, old, a, mask) + (~mask.any()).double()
+
+    assert not laws.check(one, LIKE, laws=[NOTHING], framework=laws.TORCH).ok
+
+
+@pytest.mark.parametrize(("guard", "ok"), [(5.0, False), (20.0, True)])
+def test_a_guard_on_single_tokens_is_fragile_if_it_is_far_out(guard: float, ok: bool) -> None:
+    def guarded(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+        near = torch.where(mask, logp - old, 0.0).clamp(-guard, guard)
+        return torch_loss(0.0, 0.0)(near, torch.zeros_like(near), a, mask)
+
+    asked = [named(name) for name in ("only the sum of a response's log ratios matters", ratio.OUTLIER)]
+    assert laws.check(guarded, LIKE, laws=[*FORMULA, *asked], examples=30, framework=laws.TORCH).ok is ok

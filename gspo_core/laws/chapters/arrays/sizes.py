@@ -7,7 +7,7 @@ import math
 import numpy as np
 from hypothesis import strategies as st
 
-from gspo_core.laws.kit.batch import Batch
+from gspo_core.laws.kit.batch import Batch, Floats
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import same_value, same_weight
 from gspo_core.laws.kit.law import Law, demand, law
@@ -25,6 +25,12 @@ NEAR = 2e-5
 SEEDS = range(100)
 SCATTER = 0.05
 """Standard deviation of the tokens' log ratios in long responses."""
+
+
+def _log_probs(rng: np.random.Generator, d: Floats) -> tuple[Floats, Floats]:
+    """Random log π and log π_old with the log ratios d, both of them below 0."""
+    old = -rng.exponential(size=d.shape) - np.maximum(d, 0.0)
+    return np.minimum(old + d, 0.0), old
 
 
 class _Ragged(Batch):
@@ -45,8 +51,8 @@ def _ragged(setting: Setting, shape: tuple[int, int], seed: int) -> Batch:
         level = rng.choice([0.5, -0.6, 1.7, -1.9, 0.2, -0.1, 0.0], size=(shape[0], 1)) * min(setting.low, setting.high)
         spread = rng.choice([0.0, *np.minimum(setting.scales, 1.0)], size=(shape[0], 1)) * rng.normal(size=shape)
         advantage = rng.choice([1.0, -1.0, 2.0, -0.5, 0.0, 250.0, -170.0, 1e-3], size=shape[0])
-        old = -rng.exponential(size=shape)
-        batch = _Ragged(np.where(mask, old + level + spread, 0.0), np.where(mask, old, 0.0), advantage, mask)
+        logp, old = (np.where(mask, x, 0.0) for x in _log_probs(rng, level + spread))
+        batch = _Ragged(logp, old, advantage, mask)
         if setting.is_clear(batch, NEAR):
             return batch
     raise AssertionError(f"all batches of {len(SEEDS)} seeds are within {NEAR:g} of a bound of {setting.like}")
@@ -99,8 +105,8 @@ def _lengths(setting: Setting, seed: int) -> Batch:
     d = np.where(mask, SCATTER * rng.normal(size=mask.shape), 0.0)
     level = -0.3 * np.sign(advantage)[:, None] / (lengths if isinstance(setting.like.ratio, (Product, ProductToken)) else 1)
     d = np.where(mask, d - d.sum(axis=1, keepdims=True) / lengths + level, 0.0)
-    old = np.where(mask, -rng.exponential(size=mask.shape), 0.0)
-    return _Lengths(old + d, old, advantage, mask)
+    logp, old = (np.where(mask, x, 0.0) for x in _log_probs(rng, d))
+    return _Lengths(logp, old, advantage, mask)
 
 
 @law(
@@ -146,8 +152,7 @@ def _long(seed: int, sign: float, summed: bool) -> Batch:
     d = np.where(mask, SCATTER * rng.normal(size=mask.shape), 0.0)
     d = d - d.sum(axis=1, keepdims=True) / lengths
     d = d + (np.array([[0.0], [1.0], [-1.0], [2.0]]) / lengths if summed else np.array([[0.0], [1e-4], [-1e-4], [1e-3]]))
-    old = -rng.exponential(size=mask.shape)
-    logp, old = (x.astype(np.float32).astype(np.float64) for x in (old + d, old))
+    logp, old = (x.astype(np.float32).astype(np.float64) for x in _log_probs(rng, d))
     return _Long(logp, old, sign * np.array([1.0, -1.0, 0.5, -0.5]), mask)
 
 
