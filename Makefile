@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # One thread is the fair share of a test; training uses every core.
-TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# An empty PYTHONDONTWRITEBYTECODE lets Python keep what it compiled; without that, every process compiles 400 files again.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 # A file's tests stay on one core, for their shared fixtures; the files keep tests/conftest.py's order, slow ones first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 ARGS ?=

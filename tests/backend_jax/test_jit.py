@@ -26,6 +26,7 @@ def bucketed(length: int) -> Any:
     return jnp.asarray(logp), jnp.asarray(np.where(mask, -1.0, np.nan).astype(np.float32)), Padded(jnp.asarray(mask))
 
 
+@pytest.mark.slow
 def test_twenty_lengths_compile_once_per_bucket() -> None:
     advantage = jnp.array([1.0, -1.0])
     wide = GSPO.with_clip(0.5, 0.5)
@@ -41,6 +42,7 @@ def test_twenty_lengths_compile_once_per_bucket() -> None:
     assert len(seen) == len(BUCKETS)
 
 
+@pytest.mark.slow
 def test_an_equal_objective_is_the_same_static_argument() -> None:
     x, seen = inputs(dtype=np.float32), []
 
@@ -55,6 +57,7 @@ def test_an_equal_objective_is_the_same_static_argument() -> None:
     assert values[0] == values[1] != values[2]
 
 
+@pytest.mark.slow
 def test_every_layout_goes_in_and_comes_out() -> None:
     padded = Padded(jnp.array([[True, True], [True, False]]))
     packed = Packed(jnp.array([0, 0, -1, 1]), 2)

@@ -39,6 +39,7 @@ def test_the_tangent_is_the_weight_times_the_direction(member: Member, layout: s
     assert_within(tangents(layout)[member.name], terms.sum(), 1e-12 * np.abs(terms).sum())
 
 
+@pytest.mark.slow
 def test_a_nan_in_a_masked_slot_of_the_direction_is_not_read() -> None:
     x = inputs(dtype=np.float32)
     direction = jnp.where(x.layout.valid, weight_direction(x), jnp.nan)
@@ -57,6 +58,7 @@ def test_a_tangent_of_the_constants_is_not_followed() -> None:
     assert tangent == 0
 
 
+@pytest.mark.slow
 def test_linearize_is_jvp() -> None:
     x = inputs(dtype=np.float32)
     f = value_of(SEQUENCE, x)

@@ -8,6 +8,7 @@ import gspo_jax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from support.budgets import assert_within
 from support.inputs.kl_cases import with_and_without_a_cap
 
@@ -41,6 +42,7 @@ def test_the_derivative_of_the_value_is_the_weight_at_any_size(estimator: Any) -
         assert_within(found, exact, 3e-6 * np.abs(exact) + 1e-12)
 
 
+@pytest.mark.slow
 @with_and_without_a_cap
 def test_the_hessian_is_that_of_differences(estimator: Any) -> None:
     with jax.enable_x64(True):

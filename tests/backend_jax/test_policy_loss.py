@@ -164,6 +164,7 @@ def test_mapped_losses_are_single_losses(objective: Objective) -> None:
         assert_within(mapped[1][k], single.logp_grad, float32_budget(N * T, 1.4) * np.abs(single.logp_grad))
 
 
+@pytest.mark.slow
 def test_a_packed_loss_is_mapped_over_log_probs() -> None:
     _, old, advantage, _ = arrays(BATCH)
     layout = Packed(jnp.asarray(SEGMENTS), N)

@@ -21,6 +21,7 @@ CALLS: list[tuple[Callable[..., Any], dict[str, Any]]] = [(gspo_jax.policy_loss,
 CASES = [(call, good, name) for call, good in CALLS for name in good]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("call", "good", "name"), CASES, ids=[f"{call.__name__}-{name}" for call, _, name in CASES])
 def test_a_wrong_argument_is_refused_by_a_name(call: Callable[..., Any], good: dict[str, Any], name: str) -> None:
     assert refusal(partial(call, **good)) is None

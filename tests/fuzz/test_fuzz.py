@@ -29,6 +29,7 @@ def test_a_thousand_cases(kind: str, seed: int, record_property: Callable[[str, 
     record_property("fuzz", {f"{kind}: {what}": number for what, number in done.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("valid calls", 100), ("bad arguments", 2000), ("flags", 200)])
 def test_a_slice_finds_nothing_and_is_not_vacuous(kind: str, count: int) -> None:
     done = KINDS[kind][0](0, count)
@@ -36,6 +37,7 @@ def test_a_slice_finds_nothing_and_is_not_vacuous(kind: str, count: int) -> None
     assert len(done) > 1
 
 
+@pytest.mark.slow
 def test_the_calls_that_are_spoilt_are_valid() -> None:
     for function, arguments in bad_arguments.calls(np.random.default_rng(0)).values():
         function(**arguments)

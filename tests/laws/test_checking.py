@@ -22,10 +22,12 @@ def test_our_group_advantages_keep_their_laws(like: object) -> None:
     assert not report.broken, str(report)
 
 
+@pytest.mark.slow
 def test_in_torch_too() -> None:
     assert laws.check_advantages(group_advantages, convert=torch.tensor, examples=20).ok
 
 
+@pytest.mark.slow
 def test_a_normaliser_is_not_another() -> None:
     broken = laws.check_advantages(group_advantages, Centred()).broken
     assert [v.law.name for v in broken] == ["the advantages are those of the stated normaliser"]
@@ -77,6 +79,7 @@ def test_a_torch_loss_is_recognised_and_differentiated_by_autograd() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_loss_with_keywords_and_another_order() -> None:
     def trainer_loss(advantages: object, log_prob: object, response_mask: object, old_log_prob: object) -> tuple:
         return gspo(log_prob, old_log_prob, advantages, response_mask > 0), {"metric": 1.0}

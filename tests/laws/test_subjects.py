@@ -170,6 +170,7 @@ def sequence_sapo(logp: Tensor, old_logp: Tensor, advantages: Tensor, mask: Tens
     return (torch.where(mask, loss, 0.0).sum(-1) / mask.sum(-1).clamp(min=1)).sum() / mask.any(-1).sum().clamp(min=1)
 
 
+@pytest.mark.slow
 def test_a_loss_for_one_advantage_per_response_is_not_judged_on_token_advantages() -> None:
     like = PRESETS["SAPO"]
     padding = named("numbers in the padding of token advantages do not change the loss")

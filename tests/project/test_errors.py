@@ -58,6 +58,7 @@ def test_an_error_says_what_was_wrong(row: Row) -> None:
     assert in_order(row.says, str(error)), str(error)
 
 
+@pytest.mark.slow
 def test_a_wrong_argument_is_named_first() -> None:
     names = names_of_arguments()
     refusals = [str(raised(row)) for row in ROWS if row.kind in (TypeError, ValueError)]

@@ -50,6 +50,7 @@ def allowed_in(path: Path) -> str | None:
     return next((module for folder, module in OWN_TESTS.items() if folder in path.parents), None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", OURS)
 def test_a_package_imports_no_private_name_of_another(package: str) -> None:
     paths = [path for mine, path in FILES if mine == package]

@@ -32,6 +32,7 @@ def visited(first: Any, end: Any) -> Any:
     return runs.by_runs(first, end, LAP, lambda j: j + LAP - j % LAP, body, start)[1]
 
 
+@pytest.mark.slow
 @given(st.integers(0, MANY), st.integers(0, MANY))
 def test_every_tile_is_visited_once_in_order_and_no_run_crosses_a_stop(first: int, end: int) -> None:
     found = [int(x) for x in visited(jnp.int32(first), jnp.int32(end))]

@@ -128,6 +128,7 @@ def test_masked_slots_go_through_no_tile() -> None:
         program.clear_cache()
 
 
+@pytest.mark.slow
 def test_under_vmap_every_example_has_its_own_mask() -> None:
     hidden, tokens, _ = arrays()
     expected = truth()[0]

@@ -57,6 +57,7 @@ def test_gradients_are_those_of_the_scaled_loss_whatever_the_factor(
     assert_scaled(problem, factor, gradients, from_logits(problem))
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(problem=problems(terms=False), factor=factors(), dtype=st.sampled_from(DTYPES))
 def test_so_are_those_by_way_of_log_probs(problem: Problem, factor: float, dtype: torch.dtype) -> None:

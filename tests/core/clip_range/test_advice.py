@@ -97,6 +97,7 @@ def test_the_advice_from_one_half_holds_on_the_other(target: float) -> None:
     assert clip_fraction_for(clip, pilot).total == pytest.approx(target, abs=0.002)
 
 
+@pytest.mark.slow
 def test_a_normal_law_would_not_have_held() -> None:
     """The guard: neither one normal law for all nor one for each sign is within 2 points everywhere."""
     rng, lengths = np.random.default_rng(1), np.array([3, 5, 9, 30])
@@ -111,6 +112,7 @@ def test_a_normal_law_would_not_have_held() -> None:
         assert max(errors) > 0.03
 
 
+@pytest.mark.slow
 def test_the_advice_carries_over_to_other_lengths() -> None:
     """A pilot of 16 tokens predicts responses of 8 and 64, where the tokens are independent."""
     rng = np.random.default_rng(2)

@@ -55,6 +55,7 @@ def assert_same(found: Any, expected: Any) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_both_run_under_jax_jit() -> None:
     """With strict promotion of types and ranks; nothing asks a tracer for its value."""
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):

@@ -112,6 +112,7 @@ def test_the_variance_is_twice_the_divergence_for_small_steps(seed: int) -> None
     assert errors[1] < 0.2 * errors[0] + 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [32, 512, 8192])
 @pytest.mark.parametrize("kappa", [2e-4, 2e-3])
 def test_predicted_tails_are_those_of_sampled_responses(length: int, kappa: float) -> None:

@@ -51,6 +51,7 @@ def test_an_anchor_in_a_packed_layout() -> None:
     assert loss.clipped.tolist() == [True, False, False]
 
 
+@pytest.mark.slow
 @on_every_library
 def test_one_axis_is_never_guessed(library: Library, token_case: Case) -> None:
     """T equals N here: an unmarked advantage is per sequence, a marked one per token."""

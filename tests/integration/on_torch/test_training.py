@@ -36,6 +36,7 @@ def gradients(trainer: Trainer, responses: Responses, advantages: torch.Tensor, 
     return [parameter.grad.clone() for parameter in trainer.model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["gspo", "gspo-token", "grpo"])
 def test_micro_batches_and_left_out_responses_change_nothing(task: Task, tmp_path: Path, objective: str) -> None:
     results = []
@@ -177,6 +178,7 @@ def test_responses_left_out_count_in_the_clip_fraction(task: Task, tmp_path: Pat
     assert row["loss"] == pytest.approx(-1.01 / 4, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["gspo", "gspo-token", "grpo"])
 def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: Path, objective: str) -> None:
     """Two steps, the second with a momentum and nothing to run: parameters as if every response had been run."""

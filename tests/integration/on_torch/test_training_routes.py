@@ -42,6 +42,7 @@ def routes_of(trainer: Trainer, batch: Responses) -> Routes:
     return routes
 
 
+@pytest.mark.slow
 def test_routes_from_sampling_are_those_of_a_teacher_forced_pass(task: Task, tmp_path: Path) -> None:
     """In the padded layout of the batch and of any micro-batch; the token that was drawn last has none."""
     trainer = moe(task, tmp_path, routing_replay="r3")
@@ -247,6 +248,7 @@ def test_without_a_correction_nothing_is_weighted_and_the_gap_is_measured_all_th
     assert row["sampler_truncated"] == row["sampler_rejected"] == 0
 
 
+@pytest.mark.slow
 def test_the_copy_that_samples_takes_the_weights_of_every_step(task: Task, tmp_path: Path) -> None:
     trainer = moe(task, tmp_path, sampler_dtype="bfloat16", lr=0.1, lr_warm_up=0)
     assert trainer.engine is not None

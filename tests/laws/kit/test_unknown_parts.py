@@ -109,6 +109,7 @@ def test_kinks_of_its_own_raise_no_false_alarm_and_nearly_everything_is_judged(o
     assert [word in sentence for sentence in report.unchecked] == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("objective", "law"),
     [
@@ -122,6 +123,7 @@ def test_mistakes_in_what_the_kit_has_never_seen_are_found(objective: Objective,
     assert law in names(laws.check(objective, laws=[named(law)]).broken)
 
 
+@pytest.mark.slow
 def test_a_ratio_that_has_no_loops_is_compared_with_differences_and_with_itself() -> None:
     report = laws.check(Objective(Half(), Unclipped(), SequenceMean()), examples=10)
     assert names(report.kept) >= EVERYWHERE | {DERIVATIVE}
@@ -130,6 +132,7 @@ def test_a_ratio_that_has_no_loops_is_compared_with_differences_and_with_itself(
     assert not report.broken, str(report)
 
 
+@pytest.mark.slow
 def test_what_the_kit_knows_is_not_taken_on_trust() -> None:
     report = laws.check(GSPO, examples=3)
     assert report.unchecked == ()

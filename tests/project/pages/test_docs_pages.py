@@ -30,6 +30,7 @@ def section(page: str, heading: str) -> str:
     return re.split(r"^#{2,3} ", page.split(f"### {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
 
 
+@pytest.mark.slow
 def test_troubleshooting_has_every_finding_with_a_sentence_that_diagnose_writes() -> None:
     page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
     assert re.findall(r"^### ([A-Z_]+)$", page, flags=re.MULTILINE) == [kind.name for kind in FindingKind]

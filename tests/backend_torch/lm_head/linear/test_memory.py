@@ -104,6 +104,7 @@ def test_the_largest_tensor_is_one_tile_whatever_the_number_of_tokens(scheme: st
     assert [seen(path, n)[0].largest for n in (8, 64)] == [tile] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "terms", [{"entropy_bonus": 0.1}, {"soft_cap": 5.0}, {"temperature": 0.5, "return_logp": True}], ids=str
 )
@@ -111,6 +112,7 @@ def test_other_terms_hold_no_logits_either(terms: dict[str, Any]) -> None:
     assert [seen(linear(0, **terms), n)[0].largest for n in (8, 64)] == [TILE * 4] * 2
 
 
+@pytest.mark.slow
 def test_one_sequence_longer_than_the_budget_goes_through_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """A buffer of 4 rows, sequences of 8."""
     monkeypatch.setattr("gspo_torch.lm_head.two_pass.TILE", (2, VOCABULARY))

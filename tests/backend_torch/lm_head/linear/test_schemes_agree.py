@@ -27,6 +27,8 @@ from gspo_core.objectives.loss import Objective
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+QUICK = {"GSPO", "GSPO_TOKEN", "VESPO"}
+"""A ratio per sequence, one per token, and a weight without an edge; each preset takes half a second."""
 TILES = st.tuples(st.integers(1, 9), st.integers(1, 25))
 
 
@@ -60,6 +62,7 @@ def both(problem: Problem, rows: int) -> list[Answer]:
     ]
 
 
+@pytest.mark.slow
 @by_dtype
 @given(problem=problems(), tile=TILES, rows=st.integers(1, 12))
 def test_both_schemes_are_the_truth_within_the_error_budget(
@@ -73,7 +76,10 @@ def test_both_schemes_are_the_truth_within_the_error_budget(
             assert_in_budget(problem, answer, truth)
 
 
-@pytest.mark.parametrize("objective", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(x, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, x in PRESETS.items()],
+)
 @at_most(8)
 @given(data=st.data(), tile=TILES, rows=st.integers(1, 12))
 def test_every_preset(objective: Objective, data: st.DataObject, tile: tuple[int, int], rows: int) -> None:

@@ -59,6 +59,7 @@ def test_each_arm_is_taken_at_its_better_rate() -> None:
     assert "- token above GSPO, 8 turns less 2: +60.0 (+60.0 to +60.0) points" in text  # seed 0: 40 − (70 − 90)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_mean_about_as_often_as_a_percentile_bootstrap_of_eight_does() -> None:
     """95 % asked for; with eight values the percentile bootstrap is known to be narrower: it covers 89 to 92 %."""
     source = np.random.default_rng(0)

@@ -121,6 +121,7 @@ def test_greedy_dialogues_are_the_argmax_of_what_is_trained(policy: Any) -> None
     assert torch.equal(logits.argmax(-1)[dialogues.mask[:, 1:]], ids[dialogues.mask])
 
 
+@pytest.mark.slow
 def test_sampled_tokens_are_drawn_from_the_policy(policy: Any) -> None:
     """The first token of 4000 dialogues, against its probabilities: within five standard deviations of a share."""
     episode = draw_episodes(1, 1, random.Random(5), held_out=False)
