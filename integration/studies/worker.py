@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 
@@ -29,11 +30,23 @@ class Run:
     """The argument of the study's function: plain JSON values."""
 
 
+def _context(function: Function) -> Any:
+    """How processes start: forked from a server that has imported the function's module once and has started nothing else.
+
+    Forking the study itself would not do, since CUDA and OpenMP do not survive a fork; Windows has no fork.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, function.__module__])  # has an effect only before the server starts
+    return context
+
+
 class Worker:
     """The study's end of such a process. The process ends with the connection, so it cannot outlive the study."""
 
     def __init__(self, function: Function) -> None:
-        context = multiprocessing.get_context("spawn")  # CUDA and OpenMP do not survive a fork
+        context = _context(function)
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
         self.process.start()
