@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -14,12 +13,13 @@ from pathlib import Path
 
 import pytest
 from support.runs import scripts as script_runs
-from support.runs.scripts import TINY, command, environment, refusal, rows
+from support.runs.scripts import TINY, refusal, rows
 
 from integration.records.checksums import write_checksums
 
 pytestmark = pytest.mark.slow
 
+started = partial(script_runs.started, script="train_jax.py")
 run = partial(script_runs.run, script="train_jax.py")
 WITH_KL = [*TINY, "--kl", "token", "--kl-coefficient", "0.05"]
 """A run that a resumed one has to load its reference policy for, anew."""
@@ -60,15 +60,14 @@ def test_a_run_moves_the_ratio_clips_and_leaves_what_a_person_looks_for(finished
 def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> None:
     folder = workplace / "killed"
     options = [*WITH_KL, "--rollouts", "6", "--checkpoint-every", "2", "--run-dir", str(folder)]
-    line = command(workplace / "cache", *options, script="train_jax.py")
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    process = started(workplace / "cache", *options)
     deadline, metrics = time.monotonic() + 200, folder / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 3):
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_running(), "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send(signal.SIGKILL)
+    assert process.done().returncode == -signal.SIGKILL
     assert 3 <= len(metrics.read_text().splitlines()) < 6, "killed too late to prove anything"
     with metrics.open("a") as file:
         file.write('{"step": 99, "torn')  # what a kill in mid-write leaves
@@ -83,18 +82,17 @@ def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> No
 def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> None:
     folder = workplace / "interrupted"
     options = [*WITH_KL, "--rollouts", "6", "--checkpoint-every", "100", "--run-dir", str(folder)]
-    line = command(workplace / "cache", *options, script="train_jax.py")
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
+    process = started(workplace / "cache", *options)
     deadline = time.monotonic() + 200
     metrics = folder / "metrics.jsonl"  # empty until the first rollout is over: the run then listens to signals
     while not (metrics.exists() and metrics.read_text()):
-        assert process.poll() is None
+        assert process.is_running()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert f"--resume {folder}" in output
+    process.send(signal.SIGINT)
+    interrupted = process.done()
+    assert interrupted.returncode == 130
+    assert f"--resume {folder}" in interrupted.stdout
     assert len(rows(folder)) < 6, "interrupted too late to prove anything"
     done = run(workplace / "cache", "--resume", str(folder))
     assert done.returncode == 0, done.stderr

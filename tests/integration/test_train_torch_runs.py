@@ -9,12 +9,11 @@ import json
 import math
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from support.runs.scripts import PRETRAINED, TINY, command, environment, refusal, rows, run
+from support.runs.scripts import PRETRAINED, TINY, refusal, rows, run, started
 
 from integration.records.checksums import write_checksums
 
@@ -85,16 +84,16 @@ def test_a_learning_rate_of_zero_leaves_every_ratio_exactly_one(workplace: Path)
 
 def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> None:
     folder = workplace / "killed"
-    options = command(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "3", "--run-dir", str(folder))
-    process = subprocess.Popen(options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    options = [*TINY, "--rollouts", "8", "--checkpoint-every", "3", "--run-dir", str(folder)]
+    process = started(workplace / "cache", *options)
     deadline = time.monotonic() + 200
     metrics = folder / "metrics.jsonl"
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert process.is_running(), "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send(signal.SIGKILL)
+    assert process.done().returncode == -signal.SIGKILL
     assert len(metrics.read_text().splitlines()) < 8, "killed too late to prove anything"
     with metrics.open("a") as file:
         file.write('{"step": 99, "torn')  # what a kill in mid-write leaves
@@ -108,16 +107,15 @@ def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> No
 
 def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> None:
     folder = workplace / "interrupted"
-    options = command(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "100", "--run-dir", str(folder))
-    process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment(), text=True)
+    process = started(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "100", "--run-dir", str(folder))
     metrics = folder / "metrics.jsonl"  # empty until the first rollout is over: the run then listens to signals
     while not (metrics.exists() and metrics.read_text()):
-        assert process.poll() is None
+        assert process.is_running()
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert f"--resume {folder}" in output
+    process.send(signal.SIGINT)
+    interrupted = process.done()
+    assert interrupted.returncode == 130
+    assert f"--resume {folder}" in interrupted.stdout
     done = run(workplace / "cache", "--resume", str(folder))
     assert done.returncode == 0, done.stderr
     assert rows(folder) == rows(finished)

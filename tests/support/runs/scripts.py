@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -16,6 +15,7 @@ from unittest.mock import patch
 
 import pytest
 from support.repository import PATHS, ROOT
+from support.runs.forked import Done, Started
 
 from integration.options.command_line import command_line
 
@@ -49,10 +49,14 @@ def compiled_once(folder: Path) -> Iterator[None]:
         yield
 
 
-def run(cache: Path, *options: str, script: str = "train_torch.py") -> subprocess.CompletedProcess[str]:
-    """Run it to the end."""
-    line = command(cache, *options, script=script)
-    return subprocess.run(line, capture_output=True, text=True, env=environment(), timeout=240, check=False)
+def started(cache: Path, *options: str, script: str = "train_torch.py") -> Started:
+    """Start it in a process of its own."""
+    return Started(script, ["--cache-dir", str(cache), *options], environment())
+
+
+def run(cache: Path, *options: str, script: str = "train_torch.py") -> Done:
+    """Run it to the end in a process of its own."""
+    return started(cache, *options, script=script).done()
 
 
 def refusal(cache: Path, *options: str, script: str = "train_torch.py") -> str:

@@ -1,0 +1,83 @@
+"""A training script in a process of its own, forked from a server that has imported the frameworks once.
+
+It is `python integration/train_torch.py …` without the seconds of imports; test_command_line.py starts the scripts that way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from integration.options.command_line import command_line
+
+LONGEST = 240.0
+"""Seconds that a process may take before something is wrong."""
+IMPORTED_ONCE = ["integration.on_torch.training", "integration.on_jax.training"]
+JAX_READS_AT_IMPORT = {
+    "JAX_COMPILATION_CACHE_DIR": str,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": float,
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": int,
+}
+
+
+class Done(NamedTuple):
+    """A process that has ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Started:
+    """A process under way: its name as a file (`train_torch.py`), its arguments, and the environment that it sees."""
+
+    def __init__(self, script: str, arguments: list[str], environment: dict[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="forked-")
+        self._printed = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED_ONCE)
+        printed = [str(path) for path in self._printed]
+        self.process = context.Process(target=_main, args=(script, arguments, environment, printed))
+        self.process.start()
+
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self.process.exitcode is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def done(self) -> Done:
+        """Wait for its end. A process that a signal ended has minus its number as exit status."""
+        self.process.join(LONGEST)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
+            raise TimeoutError(f"not done after {LONGEST:.0f} s")
+        printed = [path.read_text(encoding="utf-8") if path.exists() else "" for path in self._printed]
+        self._folder.cleanup()
+        return Done(self.process.exitcode, *printed)
+
+
+def _main(script: str, arguments: list[str], environment: dict[str, str], printed: list[str]) -> None:
+    """The forked process."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for stream, path in zip((1, 2), printed, strict=True):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a server that was started in the background ignores Ctrl-C
+    if script == "train_jax.py":
+        jax = import_module("jax")
+        for name in JAX_READS_AT_IMPORT.keys() & environment.keys():
+            jax.config.update(name.lower(), JAX_READS_AT_IMPORT[name](environment[name]))
+    module = import_module(f"integration.{script.removesuffix('.py')}")
+    sys.argv = [script, *arguments]
+    sys.exit(command_line(module.train, module.__doc__))
