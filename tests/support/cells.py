@@ -1,7 +1,7 @@
 """Which combinations of library, member of the family, layout and precision are computed.
 
-A library that is quick meets every combination. In one that compiles, or takes a tenth of a second per call, a cell costs
-about a second, and a product of 16 members × 6 layouts × 2 precisions would be a third of the suite's time. Members are
+NumPy and PyTorch meet every combination. In a library that compiles, or takes a tenth of a second per call, a product of 16
+members × 6 layouts × 2 precisions would be a third of the suite's time, so that cells are chosen by pairs. Members are
 compositions of choices that do not look at the library, and layouts do not look at the precision, so that pairs suffice there:
 in such a library every member occurs and every layout meets every precision, and among these libraries together every member
 meets both precisions; test_family_matches_the_papers.py asserts it. Members meet every layout in the quick libraries.
@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from support.family import MEMBERS, Member
 from support.inputs.arrangements import ARRANGEMENTS, Arrangement
-from support.libraries import COMPILED_JAX, COMPILED_TORCH, DASK, EVERYWHERE, JAX, NUMPY, Library
+from support.libraries import COMPILED_JAX, COMPILED_TORCH, DASK, EVERYWHERE, JAX, NUMPY, STRICT, TORCH, Library
 
 DTYPES = (np.float32, np.float64)
-IN_PAIRS = [COMPILED_TORCH, JAX, COMPILED_JAX, DASK]
+IN_PAIRS = [COMPILED_TORCH, JAX, COMPILED_JAX, DASK, STRICT]
 """Libraries whose cells are chosen by pairs; JAX compiles every operation at a new shape when it runs eagerly, too."""
 OF_EVERYTHING_ELSE = [library for library in EVERYWHERE if library is not COMPILED_TORCH]
 """Advantages, weights and penalties of torch are computed outside of what is compiled; tracing them takes a minute."""
@@ -61,8 +61,8 @@ CELLS = [cell for library in EVERYWHERE for cell in cells_of(library)]
 
 
 def marks_of(cell: Cell) -> tuple[pytest.MarkDecorator, ...]:
-    """Quick are NumPy's cells, and one per member of the other libraries that compile nothing."""
-    quick = cell.library is NUMPY or (cell.library not in IN_PAIRS and cell in _one_per_member(cell.library, 0))
+    """Quick are NumPy's cells, and one per member of PyTorch and array-api-strict."""
+    quick = cell.library in (NUMPY, STRICT) or (cell.library is TORCH and cell in _one_per_member(TORCH, 0))
     return () if quick else (pytest.mark.slow,)
 
 

@@ -60,7 +60,7 @@ def test_metrics_of_a_linear_loss_are_those_of_the_policy_loss_in_torch(problem:
 
 
 @pytest.mark.slow
-@at_most(10)
+@at_most(3)  # JAX compiles every operation at every shape anew
 @given(problem=problems(OBJECTIVES, terms=False))
 def test_metrics_of_a_linear_loss_are_those_of_the_policy_loss_in_jax(problem: Problem) -> None:
     with precision(problem):
