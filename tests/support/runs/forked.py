@@ -55,8 +55,12 @@ class Started:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    def wait(self, seconds: float) -> None:
+        """Wait for its end, at most so long."""
+        self.process.join(seconds)
+
     def done(self) -> Done:
-        """Wait for its end. A process that a signal ended has minus its number as exit status."""
+        """Wait for its end; once. A process that a signal ended has minus its number as exit status."""
         self.process.join(LONGEST)
         if self.process.exitcode is None:
             self.process.kill()

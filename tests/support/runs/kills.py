@@ -12,40 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import random
+import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from support.runs.scripts import TINY, rows
-
-from integration.options.command_line import command_line
+from support.runs.forked import LONGEST, Started
+from support.runs.scripts import TINY, compiled_once, environment, rows
 
 ROLLOUTS = 12
 OPTIONS = [*TINY, "--rollouts", str(ROLLOUTS), "--checkpoint-every", "2", "--eval-every", "5", "--keep-checkpoints", "3"]
-LONGEST = 240.0
-"""Seconds that a process may take before something is wrong."""
-
-
-def train(script: str, options: list[str], compiled: str) -> None:
-    """A forked process: the script with these options, printing nowhere."""
-    if script == "train_jax":
-        jax = import_module("jax")
-        jax.config.update("jax_compilation_cache_dir", compiled)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    module = import_module(f"integration.{script}")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    sys.argv = [script, *options]
-    sys.exit(command_line(module.train, module.__doc__))
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -113,8 +94,6 @@ class Killer:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload([f"integration.on_{self.script.removeprefix('train_')}.training", __name__])
         first = FirstRow(self.workplace / "undisturbed")
         process = self._start("undisturbed")
         self._wait_for(process, first)
@@ -135,14 +114,13 @@ class Killer:
             if self._finish(self._start(name), name) != self._reference:
                 self.different.append(self.workplace / name)
 
-    def _start(self, name: str) -> Any:
+    def _start(self, name: str) -> Started:
         folder = self.workplace / name
         begun = (folder / "config.json").exists()
         options = ["--resume", str(folder)] if begun else [*OPTIONS, "--run-dir", str(folder)]
         options = ["--cache-dir", str(self.workplace / "c"), *options]
-        process = self._context.Process(target=train, args=(self.script, options, str(self.workplace / "compiled")))
-        process.start()
-        return process
+        with compiled_once(self.workplace / "compiled"):
+            return Started(f"{self.script}.py", options, environment())
 
     def _killed(self, name: str) -> bool:
         """Go on with the run and kill it at a random moment; False if it was finished before."""
@@ -154,25 +132,26 @@ class Killer:
         self._wait_for(process, first)
         if in_write:
             self._wait_for(process, lambda: half_written(folder) - left)
-        process.join(wait)
-        if process.exitcode is not None:
-            assert process.exitcode == 0, f"{folder}: exit status {process.exitcode}"
+        process.wait(wait)
+        if not process.is_running():
+            done = process.done()
+            assert done.returncode == 0, f"{folder}: {done}"
             return False
-        process.kill()
-        process.join()
+        process.send(signal.SIGKILL)
+        process.done()
         self.kills += 1
         self.in_writes += bool(half_written(folder) - left)
         return True
 
-    def _wait_for(self, process: Any, there: Any) -> None:
+    def _wait_for(self, process: Started, there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + LONGEST
-        while process.exitcode is None and not there():
+        while process.is_running() and not there():
             assert time.monotonic() < deadline
             time.sleep(0.0005)
 
-    def _finish(self, process: Any, name: str) -> dict[str, Any]:
-        process.join(LONGEST)
-        assert process.exitcode == 0, f"{name}: exit status {process.exitcode}"
+    def _finish(self, process: Started, name: str) -> dict[str, Any]:
+        done = process.done()
+        assert done.returncode == 0, f"{name}: {done}"
         return state(self.workplace / name)
 
 
