@@ -4,7 +4,7 @@
     python -m integration.parity.on_torch --write     make the golden file anew: warm up, sample, update in both precisions
 
 A trainer in another framework takes `golden.load().rollouts` from the weights in golden/start, fills a `Run`, and asks
-`golden.deviations`. Every update here is `training.update`, the one that trains.
+`comparison.compare`. Every update here is `training.update`, the one that trains.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from integration.on_torch.training import mini_batch, update
 from integration.options.config import Config
 from integration.options.sizes import WarmUp
 from integration.parity import reference as golden
+from integration.parity.comparison import compare
 from integration.parity.reference import START, Golden, Recorder, Rollout, Run, Update
 from integration.shared.measure import Rollup
 from integration.shared.tasks import CORRECT
@@ -157,30 +158,18 @@ def main() -> int:
         stored = golden.load()
         trainer = start(stored.options, folder / "run")
         run = follow(trainer, stored.rollouts)
-    return report(run, stored, trainer.config)
+    return report(run, stored)
 
 
-def report(run: Run, stored: Golden, config: Config) -> int:
-    """Print a line per update. Returns the exit status: 1 if a number is beyond what it may be."""
-    clip: Any = config.build_objective().surrogate
-    bad = 0
-    by_update: dict[int, list[golden.Deviation]] = {}
-    for deviation in golden.deviations(run, stored):
-        by_update.setdefault(deviation.update, []).append(deviation)
-        bad += not deviation.error <= deviation.allowed
-    made = list(golden.decisions(run, stored, clip.low, clip.high))
-    bad += sum(d.clipped != d.expected and d.distance > golden.MARGIN for d in made)
-    for index, found in by_update.items():
-        end = index == len(run.updates)
-        shown = [max(found, key=lambda d: d.error / d.allowed)._replace(what="worst tensor")] if end else found
-        own = [d for d in made if d.update == index]
-        clipped = "" if end else f"clipped {sum(d.clipped for d in own)} of {len(own)}, "
-        print(
-            f"{'end' if end else index + 1:>3}  {clipped}"
-            + ", ".join(f"{d.what} {d.error:.1e} ≤ {d.allowed:.1e}" for d in shown)
-        )
-    print(f"{bad} numbers beyond what they may be" if bad else "every number within what it may be")
-    return 1 if bad else 0
+def report(run: Run, stored: Golden) -> int:
+    """Print a line per update, then the comparison. Returns the exit status: 1 if a number is beyond its budget."""
+    found = compare(run, stored)
+    for index, done in enumerate(run.updates):
+        own = [d for d in found.deviations if d.update == index]
+        shown = ", ".join(f"{d.what} {d.error:.1e} ≤ {d.allowed:.1e}" for d in own)
+        print(f"{index + 1:>3}  clipped {sum(done.clipped)} of {len(done.clipped)}, {shown}")
+    print(found)
+    return 0 if found.ok else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The golden file of the parity run: what was sampled, what each update did to it, and how far another trainer may stray.
+"""The golden file of the parity run: what was sampled, and what each update did to it. comparison.py judges a trainer by it.
 
 golden/config.json         options of the run that are not the defaults
 golden/start/              the weights and the tokenizer that it starts from, as transformers saves them
@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from gspo_core import Objective, Padded, plan
+from gspo_core import Clip, Objective, Padded, plan
 from gspo_core.metrics import Metrics
 from gspo_core.objectives import LinearLoss
 from gspo_core.planning import Plan
@@ -32,16 +31,10 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 FOLDER = Path(__file__).parent / "golden"
 START = FOLDER / "start"
-FACTOR = 4.0
-"""A float32 trainer may be this many times as far from the truth as PyTorch's was at its worst so far."""
-EPS = float(np.finfo(np.float32).eps)
-FLOOR = {"loss": 8 * EPS, "gradient norm": 8 * EPS, "log s": 8 * EPS, "parameters": EPS}
-"""And this much further: log-probs of several nats are rounded, parameters of order one."""
+CLIP = Clip(0.03, 0.04)
+"""The clip range of the run."""
 LONGER = 1e-5
-"""And as far as steps that are longer by this share take PyTorch in float64. In float32, as optax has it, Adam's 1 − 0.999^t
-is off by 1.3e-5 of itself at t = 1, where 0.999 is rounded; the root halves that. PyTorch takes it in float64."""
-MARGIN = 3e-5
-"""In nats. Closer to a bound than this, float32 may decide either way."""
+"""Share by which every step of the third stored run is longer: comparison.py has the reason."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +134,6 @@ class Golden(NamedTuple):
     """In float64, every step LONGER by that share."""
 
 
-class Deviation(NamedTuple):
-    """A number of one update, or of the end."""
-
-    update: int
-    what: str
-    error: float
-    """Largest distance from the float64 run."""
-    allowed: float
-
-
 def mark(parameter: np.ndarray) -> float:
     """Σ cos(k) p_k √(2/n): one number that every entry moves; an error of e everywhere at random moves it by about e."""
     flat = np.asarray(parameter, dtype=np.float64).reshape(-1)
@@ -190,55 +173,3 @@ def load() -> Golden:
     options = json.loads((FOLDER / "config.json").read_text())
     narrow, wide = (Run(updates(name), dict(load_file(FOLDER / f"{name}.safetensors"))) for name in ("float32", "float64"))
     return Golden(options, rollouts, narrow, wide, updates("longer"))
-
-
-def deviations(run: Run, golden: Golden) -> Iterator[Deviation]:
-    """Every number of a float32 run beside the float64 run, and what it may be off by.
-
-    FACTOR · PyTorch's own + what LONGER steps cost + FLOOR. An error that happens to be 0 grants nothing to others, hence the
-    largest so far; errors of one update are carried into all later ones. Gradient norms are relative.
-    """
-    truth, naive = golden.float64, golden.float32
-    worst = dict.fromkeys(FLOOR, 0.0)
-    stretched = dict.fromkeys(FLOOR, 0.0)
-    for index, (mine, torchs, longer, exact) in enumerate(
-        zip(run.updates, naive.updates, golden.longer, truth.updates, strict=True)
-    ):
-        for what, error in _errors(mine, exact).items():
-            worst[what] = max(worst[what], _errors(torchs, exact)[what])
-            stretched[what] = max(stretched[what], _errors(longer, exact)[what])
-            yield Deviation(index, what, error, FACTOR * worst[what] + stretched[what] + FLOOR[what])
-    for name, exact_values in truth.parameters.items():
-        errors = [_rms(values[name] - exact_values) for values in (run.parameters, naive.parameters)]
-        yield Deviation(len(run.updates), name, errors[0], FACTOR * errors[1] + FLOOR["parameters"])
-
-
-def _errors(a: Update, b: Update) -> dict[str, float]:
-    return {
-        "loss": abs(a.loss - b.loss),
-        "gradient norm": abs(a.grad_norm - b.grad_norm) / max(b.grad_norm, 1e-30),
-        "log s": max((abs(x - y) for x, y in zip(a.log_s, b.log_s, strict=True)), default=0.0),
-        "parameters": max(abs(a.marks[name] - b.marks[name]) for name in b.marks),
-    }
-
-
-def _rms(x: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
-
-
-class Decision(NamedTuple):
-    """One response in one update."""
-
-    update: int
-    clipped: bool
-    expected: bool
-    """In float64."""
-    distance: float
-    """|log s − the nearer bound| in float64, nats."""
-
-
-def decisions(run: Run, golden: Golden, low: float, high: float) -> Iterator[Decision]:
-    """Every clip decision beside the float64 run's, under Clip(low, high)."""
-    for index, (mine, exact) in enumerate(zip(run.updates, golden.float64.updates, strict=True)):
-        for clipped, expected, log_s in zip(mine.clipped, exact.clipped, exact.log_s, strict=True):
-            yield Decision(index, clipped, expected, min(abs(log_s - math.log1p(-low)), abs(log_s - math.log1p(high))))
