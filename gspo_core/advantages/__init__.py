@@ -1,13 +1,16 @@
 """Advantages: from the rewards of a group, or of each turn, to the advantage of a response, turn or token."""
 
 from .groups import decoupled_advantages, group_advantages
+from .lengths_and_ranks import BestOfGroup, LengthWeighted
 from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
 from .turns import reward_to_go, turn_advantages
 
 __all__ = [
     "BatchStd",
+    "BestOfGroup",
     "Centred",
     "LeaveOneOut",
+    "LengthWeighted",
     "MaxRL",
     "Normaliser",
     "ZScore",

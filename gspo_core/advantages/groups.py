@@ -24,7 +24,8 @@ def group_advantages(rewards: Any, group_ids: Any, normaliser: Normaliser = _POP
     Args:
         rewards: [N] real numbers; an array, or a list (then the result is a float64 NumPy array).
         group_ids: [N] integers, equal for the responses to one prompt. Any integers, in any order; groups may be ragged.
-        normaliser: ZScore() by default, or BatchStd(), Centred(), LeaveOneOut() or MaxRL().
+        normaliser: ZScore() by default, or BatchStd(), Centred(), LeaveOneOut(), MaxRL(), BestOfGroup() or
+            LengthWeighted(lengths).
         valid: [N] booleans, False where a reward is not to be used, whatever it is: the others of its group are judged
             as if it were absent, and its own advantage is 0. `valid=xp.isfinite(rewards)` isolates a verifier that
             failed. None means all: then a reward that is no number shows as NaN in its group.
@@ -169,4 +170,4 @@ def _group_view(xp: Namespace, rewards: Array, group_ids: Array, valid: Array) -
     size = over_group(xp.astype(valid, rewards.dtype))
     moved = over_group(shifted) / xp.where(size > 0, size, 1.0)
     deviation = xp.where(valid, shifted - moved, 0.0)
-    return GroupView(rewards, valid, first + moved, deviation, over_group(deviation * deviation), size)
+    return GroupView(rewards, valid, first + moved, deviation, over_group(deviation * deviation), size, label)

@@ -26,6 +26,8 @@ class GroupView(NamedTuple):
     """Σ_j deviation_j² over the group."""
     size: Array
     """G, the number of valid members."""
+    label: Array
+    """Integer in [0, N), equal for the members of one group: the segment to sum over."""
 
 
 class Normaliser(Protocol):

@@ -25,7 +25,7 @@ from gspo_core import (
     TokenMean,
     policy_loss,
 )
-from gspo_core.advantages import Centred, LeaveOneOut, ZScore
+from gspo_core.advantages import BestOfGroup, Centred, LeaveOneOut, ZScore
 from gspo_core.objectives import (
     PRESETS,
     Band,
@@ -74,6 +74,7 @@ VALUES: list[Callable[[], Any]] = [
     lambda: ZScore(1, 1e-4),
     Centred,
     LeaveOneOut,
+    BestOfGroup,
 ]
 
 

@@ -176,6 +176,12 @@ ADVANTAGES: list[Row] = [
         ("turn_ids: expected the layout's shape [2, 3]", "got [3]"),
         lambda: g.advantages.turn_advantages(np.ones((2, 4)), IDS[0], LAYOUT),
     ),
+    Row(T, ("lengths: expected integers or real numbers", "bool"), lambda: g.advantages.LengthWeighted(MASK[0])),
+    Row(
+        V,
+        ("lengths: expected shape [2] as rewards", "got [3]"),
+        lambda: g.group_advantages(ONES, IDS[:, 0], g.advantages.LengthWeighted(IDS[0])),
+    ),
     Row(T, ("kept: expected a boolean array", "write kept > 0"), lambda: selection.kept_advantages(ONES, ZEROS, LAYOUT)),
     Row(
         V,

@@ -40,6 +40,26 @@ def maxrl(rewards: Sequence[float], ids: Sequence[int]) -> list[float]:
     return [float((Fraction(r) - mean) / mean) if mean > 0 else 0.0 for r, mean in zip(rewards, means, strict=True)]
 
 
+def length_weighted(rewards: Sequence[float], ids: Sequence[int], lengths: Sequence[int]) -> list[float]:
+    """r_i − Σ L r / Σ L over the group; OPO, arXiv 2505.23585. The mean of a group without a token is the plain one's."""
+    out = []
+    for r, label in zip(rewards, ids, strict=True):
+        mine = [(Fraction(x), n) for x, own, n in zip(rewards, ids, lengths, strict=True) if own == label]
+        total = sum(n for _, n in mine)
+        baseline = sum((x * n for x, n in mine), Fraction(0)) / total if total else _mean([x for x, _ in mine])
+        out.append(float(Fraction(r) - baseline))
+    return out
+
+
+def best_of_group(rewards: Sequence[float], ids: Sequence[int]) -> list[float]:
+    """max of the group − max of the others; 0 without others. Pass@k with k = G, arXiv 2503.19595."""
+    out = []
+    for i, label in enumerate(ids):
+        others = [r for j, (r, own) in enumerate(zip(rewards, ids, strict=True)) if own == label and j != i]
+        out.append(float(Fraction(max([rewards[i], *others])) - Fraction(max(others))) if others else 0.0)
+    return out
+
+
 def without_invalid(judge: Judge, rewards: Sequence[float], ids: Sequence[int], valid: Sequence[bool]) -> list[float]:
     """The judge's verdict on the valid responses alone, and 0 for the others."""
     kept = [i for i, ok in enumerate(valid) if ok]
