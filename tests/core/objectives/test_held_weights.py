@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gspo_core import Objective, Padded, PerToken, SequenceMean, Token, TokenMean, laws, policy_loss
+from gspo_core import GRPO, Objective, Padded, PerToken, SequenceMean, Token, TokenMean, laws, policy_loss
 from gspo_core.kl import K2, SequenceK2, kl_penalty
-from gspo_core.objectives import DAPO, LUSPO, BandWeight, TaperedWeight, TruncatedWeight, Unclipped
+from gspo_core.objectives import DAPO, LUSPO, BandWeight, FixedLength, TaperedWeight, TruncatedWeight, Unclipped
 
 TRUNCATED = Objective(Token(), TruncatedWeight(1.0), TokenMean())
 TOPR = Objective(Token(), TaperedWeight(1.0), TokenMean())
@@ -119,6 +119,24 @@ def test_prompt_mean_divides_by_the_tokens_of_the_prompt(drawn: list[tuple[list[
             wanted[i, t] = sums[i, t] / (max(1, count) * max(1, size[p]))
     np.testing.assert_allclose(loss.logp_grad, wanted, rtol=1e-12, atol=1e-300)
     np.testing.assert_allclose(total.logp_grad, sums, rtol=1e-12, atol=1e-300)
+
+
+SUMS = Objective(Token(), Unclipped(), FixedLength(1))
+
+
+@pytest.mark.parametrize(("objective", "denominator"), [(DAPO, None), (GRPO, None), (SUMS, None), (DAPO, 1.0)])
+@given(responses)
+def test_a_weight_of_ones_own_is_an_advantage_on_policy(objective: Objective, denominator: float | None, drawn: Drawn) -> None:
+    """docs/closed-form.md's table: the weight on a token is the number that was handed in, times its share."""
+    numbers, mask, _ = arrays(drawn)
+    sizes = [sum(m for _, m in row) for row, _ in drawn]
+    n = sum(size > 0 for size in sizes)
+    chosen, layout = PerToken(numbers), Padded(mask)
+    loss = policy_loss(objective, numbers - 9.0, None, chosen, layout, denominator=denominator, on_policy=True)
+    divisor = {DAPO: [sum(sizes)] * len(sizes), GRPO: [n * size for size in sizes], SUMS: [n] * len(sizes)}[objective]
+    each = divisor if denominator is None else [1] * len(sizes)
+    wanted = [[-x / k if m else 0.0 for x, m in row] for (row, _), k in zip(drawn, each, strict=True)]
+    np.testing.assert_allclose(loss.logp_grad, wanted, rtol=1e-13, atol=0)
 
 
 @given(responses)

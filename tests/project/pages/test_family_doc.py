@@ -47,6 +47,14 @@ def test_every_preset_has_a_row_and_every_row_a_preset() -> None:
     assert len(ROW.findall(PAGE)) == len(PRESETS)
 
 
+def test_every_preset_is_under_a_trainers_name_or_said_to_be_under_none() -> None:
+    """And what the table of trainers has in backticks and capitals is a preset."""
+    start = PAGE.index("## From a trainer's name to ours")
+    section = PAGE[start : PAGE.index("Out of scope so far", start)]
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]{3,})`", section))
+    assert named == set(PRESETS)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_is_complete(name: str) -> None:
     numbers, cells = ROWS[name]
