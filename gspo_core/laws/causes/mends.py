@@ -12,6 +12,7 @@ from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import Call, LossResult, Subject
 
+EPS = float(np.finfo(np.float64).eps)
 COARSE = 3e-9
 """Unit of rounding at which a relative difference of a millionth is within the error budgets of the laws."""
 
@@ -67,8 +68,7 @@ def guarded(subject: Subject) -> Mended:
     """The loss with value and gradient 0 where no slot holds a token."""
 
     def mend(ask: Ask, batch: Batch) -> LossResult:
-        found = ask(batch)
-        return found if batch.mask.any() else found._replace(value=0.0, weight=np.zeros_like(found.weight))
+        return ask(batch) if batch.mask.any() else LossResult(0.0, np.zeros(batch.mask.shape), EPS, 0.0)
 
     return _mended(subject, mend)
 

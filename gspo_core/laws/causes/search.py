@@ -66,11 +66,12 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     """The causes of the broken laws, the worst first; every broken law belongs to one of them."""
     broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: _generality(v.law))
     found: list[Cause] = []
-    if broken and _fails_without_tokens(subject):
+    fails = _without_tokens(subject) if broken else ""
+    if fails:
         subject = guarded(subject)
         again = [(v, run(v.law, subject, setting, seed, EXAMPLES)) for v in broken]
         follow = [v for v, left in again if left.status is not Status.BROKEN]
-        found = _cause(NOTHING, sorted(follow, key=_required_of_itself))
+        found = _cause(replace(NOTHING, sentence=fails), sorted(follow, key=_required_of_itself))
         broken = [left for _, left in again if left.status is Status.BROKEN]
     wrong = [v for v in broken if v.law.severity is Severity.WRONG]
     if wrong and Claim.KNOWN_FORMULA in setting.claims:
@@ -83,21 +84,18 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     return tuple(sorted(found, key=lambda cause: list(Severity).index(cause.severity), reverse=True))
 
 
-NOTHING = Suspect(
-    "on a batch without a token the loss or its gradient is not finite, as 0/0 is",
-    "divide by max(count, 1), or leave such batches out",
-    severity=Severity.FRAGILE,
-)
+NOTHING = Suspect("", "divide by max(count, 1), or leave such batches out", severity=Severity.FRAGILE)
 """Not another loss: no formula says what a mean over nothing is."""
 
 
-def _fails_without_tokens(subject: Subject) -> bool:
-    """Whether value or gradient of a batch without a token are NaN or infinite."""
+def _without_tokens(subject: Subject) -> str:
+    """In words, if a batch without a token has an error for a loss, or a value or gradient of NaN or infinity."""
     try:
         found = subject(Batch.of([[0.0]], [1.0], [[0]]))
-    except LossError:
-        return False
-    return not (np.isfinite(found.value) and np.isfinite(found.weight).all())
+    except LossError as error:
+        return f"on a batch without a token the loss raises {' '.join(str(error).split())}"
+    finite = np.isfinite(found.value) and np.isfinite(found.weight).all()
+    return "" if finite else "on a batch without a token the loss or its gradient is not finite, as 0/0 is"
 
 
 def _required_of_itself(v: LawVerdict) -> bool:

@@ -237,6 +237,22 @@ def test_nan_without_a_token_hides_no_other_cause_and_is_no_counterexample_of_it
     assert [cause.severity for cause in harmless.causes] == [laws.Severity.FRAGILE, laws.Severity.HARMLESS]
 
 
+def test_a_loss_that_raises_without_a_token_is_fragile_too() -> None:
+    """0/0 in Python: a mean over a list of responses, none of which has a token."""
+
+    def listed(logp: np.ndarray, old: np.ndarray, a: np.ndarray, mask: np.ndarray) -> float:
+        gains = []
+        for lp, old_lp, adv, row in zip(logp, old, a, mask, strict=True):
+            if row.any():
+                s = np.exp(min(np.mean(lp[row] - old_lp[row]), 50.0))
+                gains.append(min(s * adv, np.clip(s, 1 - LOW, 1 + HIGH) * adv))
+        return -sum(gains) / len(gains)
+
+    report = laws.check(listed, LIKE, laws=[*FORMULA, NOTHING], examples=12, framework=laws.NUMPY)
+    assert report.ok, str(report)
+    assert report.causes[0].sentence == "on a batch without a token the loss raises ZeroDivisionError: division by zero"
+
+
 def test_a_finite_loss_of_nothing_is_another_loss() -> None:
     def one(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
         return torch_loss(0.0, 0.0)(logp, old, a, mask) + (~mask.any()).double()
