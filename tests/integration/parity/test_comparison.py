@@ -53,6 +53,18 @@ def test_one_number_of_one_update_is_named(index: int, what: str, size: float, u
     assert compare(off(index, what, 0.5 * allowed), GOLDEN).ok
 
 
+@pytest.mark.parametrize(("what", "field"), [("loss", "loss"), ("gradient norm", "grad_norm")])
+def test_budgets_grow_as_the_docstring_says_and_stay_small(what: str, field: str) -> None:
+    """4 times PyTorch's worst so far, plus the worst of longer steps so far, plus 8 units of float32's rounding."""
+    narrow = longer = 0.0
+    for index, exact in enumerate(EXACT):
+        size = exact[field] if what == "gradient norm" else 1.0
+        narrow = max(narrow, abs(getattr(GOLDEN.float32.updates[index], field) - exact[field]) / size)
+        longer = max(longer, abs(getattr(GOLDEN.longer[index], field) - exact[field]) / size)
+        assert ALLOWED[index, what] == pytest.approx(4 * narrow + longer + 8 * 2**-23, rel=1e-12)
+    assert max(ALLOWED.values()) < 2e-4
+
+
 @given(steps, st.data())
 def test_a_clip_decision_is_named_unless_it_is_at_the_bound(index: int, data: st.DataObject) -> None:
     updates = [*EXACT[:index], copy.deepcopy(EXACT[index]), *EXACT[index + 1 :]]
