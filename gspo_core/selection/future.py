@@ -28,9 +28,9 @@ def future_kl_advantages(
 ) -> PerToken:
     """A_it f_it with f_it = clip(e^F_it, low, high), F_it = Σ_{k ≥ t} 2^(−(k − t)/half_life) d_ik, d = log π − log π_old.
 
-    The sum runs over the response's own tokens from t on; k − t counts these, so that padding, holes and the layout change
-    nothing. Where A < 0 and π/π_old > safety, f is bounded by 0.8 and 1 instead. f is held constant. FIPO is DAPO with these
-    advantages: `policy_loss(DAPO, logp, old_logp, future_kl_advantages(...), layout)`.
+    The sum runs over the response's own tokens from t on, in the order of their slots; k − t counts these, so that padding,
+    holes and the layout change nothing. Where A < 0 and π/π_old > safety, f is bounded by 0.8 and 1 instead. f is held
+    constant. FIPO is DAPO with these advantages: `policy_loss(DAPO, logp, old_logp, future_kl_advantages(...), layout)`.
 
     Args:
         logp, old_logp: token arrays of log-probs; nats.

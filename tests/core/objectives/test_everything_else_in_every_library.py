@@ -1,6 +1,7 @@
-"""Advantages, sampler weights, KL terms and turns are NumPy's on every library, eager and compiled, in either precision.
+"""Advantages, sampler weights, KL terms, turns and selections are NumPy's on every library, eager and compiled.
 
-That NumPy's are right is said by the files of each; here the question is whether another library gives the same.
+In either precision. That NumPy's are right is said by the files of each; here the question is whether another library gives
+the same.
 """
 
 from __future__ import annotations
@@ -19,27 +20,39 @@ from support.libraries import NUMPY, Library
 from gspo_core import TIS, SequenceMean, TokenKL, TokenMean, group_advantages, kl_penalty, sampler_weight
 from gspo_core.advantages import (
     BatchStd,
+    BestOfGroup,
     Centred,
     LeaveOneOut,
+    LengthWeighted,
     MaxRL,
     ZScore,
     decoupled_advantages,
     reward_to_go,
     turn_advantages,
 )
-from gspo_core.kl import K1, K2, K3, SequenceKL
+from gspo_core.kl import K1, K2, K3, KAbs, SequenceK2, SequenceKL
 from gspo_core.layouts import Layout
 from gspo_core.mismatch import GEO_RS, ICEPOP, MIS
+from gspo_core.selection import (
+    BinaryKL,
+    TotalVariation,
+    inside_region,
+    kept_advantages,
+    token_covariance,
+    top_share,
+    within_second_moment,
+)
 
-NORMALISERS = [ZScore(), ZScore(ddof=1, eps=1e-4), BatchStd(), Centred(), LeaveOneOut(), MaxRL()]
-SINGLE_KL = [K1(), K2(), K3()]
+NORMALISERS = [ZScore(), ZScore(ddof=1, eps=1e-4), BatchStd(), Centred(), LeaveOneOut(), MaxRL(), BestOfGroup()]
+SINGLE_KL = [K1(), K2(), K3(), KAbs()]
 
 
 def advantages(_: Layout, rewards: Any, more: Any, ids: Any, valid: Any) -> tuple[Any, ...]:
     """Every normaliser, with and without invalid rewards, and two rewards at once."""
     each = [group_advantages(rewards, ids, normaliser) for normaliser in NORMALISERS]
     isolated = [group_advantages(rewards, ids, normaliser, valid=valid) for normaliser in NORMALISERS]
-    return (*each, *isolated, decoupled_advantages([rewards, more], ids, [1.0, 0.5]))
+    by_length = group_advantages(rewards, ids, LengthWeighted(more), valid=valid)
+    return (*each, *isolated, by_length, decoupled_advantages([rewards, more], ids, [1.0, 0.5]))
 
 
 def weights(layout: Layout, old: Any, sampler: Any) -> tuple[Any, ...]:
@@ -52,6 +65,7 @@ def divergences(layout: Layout, logp: Any, ref: Any, old: Any) -> tuple[Any, ...
     """Every estimator; means over tokens where its units are tokens."""
     found = [kl_penalty(k, logp, ref, layout, reduction=TokenMean()) for k in SINGLE_KL]
     found += [
+        kl_penalty(SequenceK2(), logp, ref, layout, reduction=SequenceMean()),
         kl_penalty(TokenKL(), logp, ref, layout, reduction=TokenMean(), old_logp=old),
         kl_penalty(SequenceKL(), logp, ref, layout, reduction=SequenceMean(), old_logp=old),
     ]
@@ -61,6 +75,20 @@ def divergences(layout: Layout, logp: Any, ref: Any, old: Any) -> tuple[Any, ...
 def turns(layout: Layout, values: Any, ids: Any) -> tuple[Any, ...]:
     """What turns led to, at the tokens of each turn."""
     return (turn_advantages(reward_to_go(values), ids, layout),)
+
+
+def selections(layout: Layout, logp: Any, old: Any, advantage: Any) -> tuple[Any, ...]:
+    """Regions and choices of tokens. FIPO's weights know the order of tokens: selection/test_future.py."""
+    covariance = token_covariance(logp, advantage, layout)
+    top = top_share(covariance, layout, 0.25)
+    return (
+        inside_region(TotalVariation(0.01, 0.01), logp, old, advantage, layout),
+        inside_region(BinaryKL(1e-3, 1e-3), logp, old, advantage, layout, either_side=True),
+        within_second_moment(logp, old, layout, 5e-3),
+        covariance,
+        top,
+        kept_advantages(advantage, top, layout).values,
+    )
 
 
 class Task(NamedTuple):
@@ -82,10 +110,11 @@ def tasks() -> dict[str, Task]:
     ids = np.array([7, 7, 7, -5, -5, 2, 7, -5])
     token_weight, sequence_weight = (True, True, True), (False, False, False)
     inputs = {
-        "advantages": (advantages, [rewards, more, ids, rng.random(N) < 0.7], (False,) * (2 * len(NORMALISERS) + 1)),
+        "advantages": (advantages, [rewards, more, ids, rng.random(N) < 0.7], (False,) * (2 * len(NORMALISERS) + 2)),
         "weights": (weights, [old, sampler], (*token_weight * 2, *sequence_weight * 2, False)),
-        "divergences": (divergences, [logp, ref, old], (False, True) * 5),
+        "divergences": (divergences, [logp, ref, old], (False, True) * 7),
         "turns": (turns, [rng.normal(size=(N, 3)), rng.integers(0, 3, (N, T))], (True,)),
+        "selections": (selections, [logp, old, rng.normal(size=N)], (True,) * 6),
     }
     return {name: Task(f, [_single(x) for x in arrays], tokens) for name, (f, arrays, tokens) in inputs.items()}
 
