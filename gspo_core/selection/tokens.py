@@ -61,7 +61,8 @@ def kept_advantages(advantage: Array | PerToken, kept: Array, layout: Layout) ->
         raise TypeError(f"kept: expected a boolean array, got dtype {kept.dtype}; write kept > 0")
     if shape_of(kept) != layout.shape:
         raise ValueError(f"kept: expected the layout's shape {list(layout.shape)}, got {list(shape_of(kept))}")
-    units = unit_advantage(Token(), advantage, layout, at_least_float32(xp, detached(values)))
+    like = at_least_float32(xp, values) if is_real(xp, values) else xp.astype(layout.valid, xp.float32)
+    units = unit_advantage(Token(), advantage, layout, like)
     return PerToken(xp.where(kept, units, 0.0))
 
 

@@ -182,6 +182,11 @@ ADVANTAGES: list[Row] = [
         ("lengths: expected shape [2] as rewards", "got [3]"),
         lambda: g.group_advantages(ONES, IDS[:, 0], g.advantages.LengthWeighted(IDS[0])),
     ),
+    Row(
+        T,
+        ("advantage: expected real numbers", "complex128"),
+        lambda: selection.kept_advantages(ONES + 0j, MASK, LAYOUT),
+    ),
     Row(T, ("kept: expected a boolean array", "write kept > 0"), lambda: selection.kept_advantages(ONES, ZEROS, LAYOUT)),
     Row(
         V,

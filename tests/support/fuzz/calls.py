@@ -37,9 +37,38 @@ from gspo_core.clip_range import clip_range_for
 from gspo_core.kl import K3, Capped
 from gspo_core.layouts import Restricted
 from gspo_core.mismatch import Reject, TokensInside
+from gspo_core.selection import (
+    TotalVariation,
+    future_kl_advantages,
+    inside_region,
+    kept_advantages,
+    token_covariance,
+    top_share,
+    within_second_moment,
+)
 
 N, T = 3, 4
 Call = tuple[Callable[..., Any], dict[str, Any]]
+
+
+def of_selection(rng: np.random.Generator) -> dict[str, Call]:
+    """Of gspo_core.selection."""
+    mask, old, advantage = rng.random((N, T)) < 0.8, rng.normal(size=(N, T)) - 4.0, rng.normal(size=N)
+    pair = {"logp": old + 0.1 * rng.normal(size=(N, T)), "old_logp": old, "layout": Padded(mask)}
+    state = {**pair, "advantage": advantage}
+    covariance = {"logp": old, "advantage": advantage, "layout": Padded(mask)}
+    return {
+        "inside_region": (inside_region, {"region": TotalVariation(0.1, 0.2), "either_side": False, **state}),
+        "kept_advantages": (kept_advantages, {"advantage": advantage, "kept": mask, "layout": Padded(mask)}),
+        "top_share": (top_share, {"values": old, "layout": Padded(mask), "share": 0.25}),
+        "within_second_moment": (within_second_moment, {**pair, "threshold": 0.1}),
+        "token_covariance": (token_covariance, covariance),
+        "future_kl_advantages": (
+            future_kl_advantages,
+            {**state, "half_life": 3.0, "low": 0.9, "high": 1.2, "safety": 4.0},
+        ),
+        "TotalVariation": (TotalVariation, {"low": 0.1, "high": 0.2}),
+    }
 
 
 def of_core(rng: np.random.Generator) -> dict[str, Call]:
@@ -123,4 +152,4 @@ def of_jax(rng: np.random.Generator) -> dict[str, Call]:
 
 def calls(rng: np.random.Generator) -> dict[str, Call]:
     """All of them."""
-    return {**of_core(rng), **of_heads(rng), **of_jax(rng)}
+    return {**of_core(rng), **of_heads(rng), **of_jax(rng), **of_selection(rng)}
