@@ -73,6 +73,21 @@ def guarded(subject: Subject) -> Mended:
     return _mended(subject, mend)
 
 
+def on_filled_rows(subject: Subject) -> Mended:
+    """The loss of the rows that have a token."""
+
+    def mend(ask: Ask, batch: Batch) -> LossResult:
+        rows, weight = batch.mask.any(axis=1), np.zeros(batch.mask.shape)
+        if not rows.any():
+            return LossResult(0.0, weight, EPS, 0.0)
+        found = ask(batch.rows(rows))
+        if found.weight.shape == batch.rows(rows).mask.shape:  # a value alone has no gradient
+            weight[rows] = found.weight
+        return found._replace(weight=weight)
+
+    return _mended(subject, mend)
+
+
 def without_constant_term(subject: Subject) -> Mended:
     """The loss minus what it is with advantages of 0."""
 

@@ -20,7 +20,7 @@ from gspo_core.laws.kit.subject import LossError, LossResult, Subject
 from .clips import clips
 from .credit import advantages, constants
 from .epsilons import epsilons
-from .mends import coarse, guarded, with_value_of, without_constant_term
+from .mends import coarse, guarded, on_filled_rows, with_value_of, without_constant_term
 from .probes import probes
 from .ratios import ratios
 from .reductions import reductions
@@ -66,12 +66,12 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     """The causes of the broken laws, the worst first; every broken law belongs to one of them."""
     broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: _generality(v.law))
     found: list[Cause] = []
-    fails = _without_tokens(subject) if broken else ""
-    if fails:
-        subject = guarded(subject)
+    nothing = _on_nothing(subject) if broken else None
+    if nothing is not None:
+        suspect, subject = nothing
         again = [(v, run(v.law, subject, setting, seed, EXAMPLES)) for v in broken]
         follow = [v for v, left in again if left.status is not Status.BROKEN]
-        found = _cause(replace(NOTHING, sentence=fails), sorted(follow, key=_required_of_itself))
+        found = _cause(suspect, sorted(follow, key=_required_of_itself))
         broken = [left for _, left in again if left.status is Status.BROKEN]
     wrong = [v for v in broken if v.law.severity is Severity.WRONG]
     if wrong and Claim.KNOWN_FORMULA in setting.claims:
@@ -84,18 +84,30 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     return tuple(sorted(found, key=lambda cause: list(Severity).index(cause.severity), reverse=True))
 
 
-NOTHING = Suspect("", "divide by max(count, 1), or leave such batches out", severity=Severity.FRAGILE)
-"""Not another loss: no formula says what a mean over nothing is."""
+def _on_nothing(subject: Subject) -> tuple[Suspect, Subject] | None:
+    """What a loss does where a mean is over nothing, if that is an error, NaN or infinity, and the loss without it.
+
+    A batch without a token is no other loss, as no formula says what it is; a row without one spoils the other rows.
+    """
+    words = _failure(subject, Batch.of([[0.0], [0.0]], [1.0, 1.0], [[1], [0]]))
+    if words:
+        fix = "divide by max(length, 1), and leave rows without a token out of the mean"
+        return Suspect(f"beside a row without a token {words}", fix), on_filled_rows(subject)
+    words = _failure(subject, Batch.of([[0.0]], [1.0], [[0]]))
+    if words:
+        fix = "divide by max(count, 1), or leave such batches out"
+        return Suspect(f"on a batch without a token {words}", fix, severity=Severity.FRAGILE), guarded(subject)
+    return None
 
 
-def _without_tokens(subject: Subject) -> str:
-    """In words, if a batch without a token has an error for a loss, or a value or gradient of NaN or infinity."""
+def _failure(subject: Subject, batch: Batch) -> str:
+    """In words; empty if the batch has a finite loss and gradient."""
     try:
-        found = subject(Batch.of([[0.0]], [1.0], [[0]]))
+        found = subject(batch)
     except LossError as error:
-        return f"on a batch without a token the loss raises {' '.join(str(error).split())}"
+        return f"the loss raises {' '.join(str(error).split())}"
     finite = np.isfinite(found.value) and np.isfinite(found.weight).all()
-    return "" if finite else "on a batch without a token the loss or its gradient is not finite, as 0/0 is"
+    return "" if finite else "the loss or its gradient is not finite, as 0/0 is"
 
 
 def _required_of_itself(v: LawVerdict) -> bool:

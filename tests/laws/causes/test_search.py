@@ -253,6 +253,22 @@ def test_a_loss_that_raises_without_a_token_is_fragile_too() -> None:
     assert report.causes[0].sentence == "on a batch without a token the loss raises ZeroDivisionError: division by zero"
 
 
+@pytest.mark.parametrize("mean", [False, True], ids=["responses", "tokens"])
+def test_nan_beside_a_row_without_a_token_is_one_cause_and_hides_no_other(mean: bool) -> None:
+    """A length that is not clamped: 0/0 in one row is NaN in the sum over rows."""
+
+    def unclamped(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
+        s = (torch.where(mask, logp - old, 0.0).sum(-1) / mask.sum(-1)).clamp(max=50.0).exp()
+        gain = torch.minimum(s * a, s.clamp(1 - LOW, 1 + HIGH) * a)
+        return -(gain[:, None] * mask).sum() / mask.sum() if mean else -gain.mean()
+
+    report = laws.check(unclamped, LIKE, laws=[*FORMULA, NOTHING], examples=30, framework=laws.TORCH)
+    words = ["beside a row without a token the loss or its gradient is not finite", "every token has the same weight"]
+    assert [any(cause.sentence.startswith(w) for cause in report.causes) for w in words] == [True, mean]
+    assert len(report.causes) == 1 + mean, str(report)
+    assert not report.ok
+
+
 def test_a_finite_loss_of_nothing_is_another_loss() -> None:
     def one(logp: Tensor, old: Tensor, a: Tensor, mask: Tensor) -> Tensor:
         return torch_loss(0.0, 0.0)(logp, old, a, mask) + (~mask.any()).double()
