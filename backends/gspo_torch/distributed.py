@@ -62,11 +62,14 @@ def _check_group(group: Any) -> None:
 def sum_over(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tensor]:
     """x ↦ its sum over the ranks of a group, as `gspo_core.sharded` wants it: sharded(Padded(mask), sum_over(group)).
 
-    None is the default group. The input is left as it is, and no gradient flows through (none is needed).
+    None is the default group. The input is left as it is, and no gradient flows through (none is needed). Before integers on a
+    CPU are added up, which a layout does once, with its lengths, the ranks compare how many they are, 16 bytes: unequal numbers
+    would wait for each other until the time-out. On a GPU this would wait for the device, and is left out.
 
     Returns: a function of one tensor.
 
-    Raises: TypeError for a group that is none; the function raises torch's ValueError if there is no process group yet.
+    Raises: TypeError for a group that is none; the function raises ValueError on every rank if their layouts do not have the
+    same number of sequences, and torch's ValueError if there is no process group yet.
 
     >>> callable(sum_over())
     True
@@ -74,8 +77,22 @@ def sum_over(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tenso
     _check_group(group)
 
     def all_sum(x: Tensor) -> Tensor:
+        if not x.is_floating_point() and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_lengths(x.numel(), group)
         total = x.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total, dist.ReduceOp.SUM, group=group)
         return total
 
     return all_sum
+
+
+def _check_lengths(count: int, group: dist.ProcessGroup | None) -> None:
+    """ValueError, on every rank, unless all ranks of the group have the same count."""
+    ends = torch.tensor([count, -count])
+    dist.all_reduce(ends, dist.ReduceOp.MAX, group=group)
+    most, least = int(ends[0]), -int(ends[1])
+    if most != least:
+        raise ValueError(
+            f"layout: expected the same number of sequences, or of their turns, on every rank, got {least} to {most} "
+            f"({count} here)"
+        )

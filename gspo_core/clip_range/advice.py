@@ -241,8 +241,9 @@ def _fraction(low: float, high: float, law: DriftLaw, lengths: np.ndarray, signs
 
 def _responses(law: DriftLaw, lengths: Any, advantage: Any) -> tuple[np.ndarray, np.ndarray]:
     """[n] lengths and advantages of the responses to predict for."""
-    if not callable(getattr(law, "tails", None)):
-        raise TypeError(f"law: expected a Drift, a BySign or a Pilot, got {type(law).__name__}")
+    if isinstance(law, type) or not callable(getattr(law, "tails", None)):
+        came = f"the class {law.__name__}" if isinstance(law, type) else type(law).__name__
+        raise TypeError(f"law: expected a Drift, a BySign or a Pilot, got {came}")
     if lengths is None and advantage is not None:
         raise ValueError("advantage: given without lengths; give both, or neither")
     if lengths is None:

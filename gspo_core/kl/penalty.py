@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gspo_core._lib.array import namespace
+from gspo_core._lib.array import check_array, namespace
 from gspo_core._lib.checks import as_coefficient, check_choice
 from gspo_core._lib.validation import check_layout, divisor, log_probs
 from gspo_core.types import Array, Layout, Reduction
@@ -40,7 +40,7 @@ class KLTerm:
     """β · KL to a reference policy: the argument `kl` of a backend's `linear_policy_loss`, which adds `kl_penalty` to its loss.
 
     A coefficient may change from step to step, be 0 (the term is then measured and adds nothing) or negative. Raises TypeError
-    for an estimator or a coefficient of another kind, ValueError for a coefficient that is not finite.
+    for an estimator, log-probs or a coefficient of another kind, ValueError for a coefficient that is not finite.
 
     >>> import numpy as np
     >>> from gspo_core.kl import K3
@@ -57,6 +57,7 @@ class KLTerm:
 
     def __post_init__(self) -> None:
         check_estimator(self.estimator)
+        check_array("ref_logp", self.ref_logp)
         object.__setattr__(self, "coefficient", as_coefficient("coefficient", self.coefficient))
 
 

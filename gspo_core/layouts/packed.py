@@ -47,7 +47,8 @@ class Packed(Layout):
             mask: [T] boolean, True where the policy produced the token; None means everywhere.
 
         Raises: TypeError for a wrong dtype, ValueError for a wrong shape and for offsets that do not ascend from 0 or more to
-        at most num_tokens, each naming the argument. Offsets that are traced or on another device are not read.
+        at most num_tokens, each naming the argument. Offsets that are traced or on another device are not read: wrong ones give
+        a layout without a token, whose loss is 0 and whose sequences `batch_metrics` counts as empty.
 
         >>> import numpy as np
         >>> Packed.from_cu_seqlens(np.array([0, 2, 2, 3]), 4).segment_ids.tolist()
@@ -60,12 +61,16 @@ class Packed(Layout):
             raise ValueError(f"cu_seqlens: expected shape [N + 1], got {list(shape_of(cu_seqlens))}")
         num_tokens = as_whole("num_tokens", num_tokens, 0)
         cu_seqlens = signed(xp, cu_seqlens)
-        _check_offsets(values_at_hand(xp, cu_seqlens), num_tokens)
+        known = values_at_hand(xp, cu_seqlens)
+        _check_offsets(known, num_tokens)
         num_sequences = shape_of(cu_seqlens)[0] - 1
         slots = arange_like(xp, num_tokens, cu_seqlens)
         # How many segments begin at or before a slot: one more than the number of its own segment, empty ones skipped.
         ids = xp.astype(xp.searchsorted(cu_seqlens, slots, side="right"), cu_seqlens.dtype) - 1
         valid = (ids >= 0) & (ids < num_sequences)
+        if known is None:
+            ascend = xp.all(cu_seqlens[1:] >= cu_seqlens[:-1])
+            valid = valid & ascend & (cu_seqlens[0] >= 0) & (cu_seqlens[-1] <= num_tokens)
         if mask is not None:
             namespace(mask=mask, cu_seqlens=cu_seqlens)
             if not xp.isdtype(mask.dtype, "bool"):

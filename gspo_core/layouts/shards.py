@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gspo_core._lib.array import is_array, shape_of
 from gspo_core._lib.validation import check_layout
 from gspo_core.types import Array, EachTurn, Layout
 
@@ -64,7 +65,9 @@ def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharde
     exchanges its N sums of gains instead, and a gate that looks at whole sequences N sums more; with K turns (`Turns`) it is
     N · K lengths and sums in addition. The loss value is whole on every rank, logp_grad is the rank's own part.
 
-    Raises: TypeError if `layout` is none, or `sum_over_shards` cannot be called.
+    Raises: TypeError if `layout` is none, or `sum_over_shards` is a class, no function, or one that returns no array;
+    ValueError if it returns one of another shape. Ranks with unequal numbers of sequences cannot be seen from here:
+    `gspo_torch.sum_over` refuses them.
 
     >>> import numpy as np
     >>> from gspo_core import Padded
@@ -73,8 +76,22 @@ def sharded(layout: Layout, sum_over_shards: Callable[[Array], Array]) -> Sharde
     [4]
     """
     check_layout(layout)
+    if isinstance(sum_over_shards, type):
+        raise TypeError(f"sum_over_shards: expected a function, got the class {sum_over_shards.__name__}")
     if not callable(sum_over_shards):
         raise TypeError(f"sum_over_shards: expected a function, got {type(sum_over_shards).__name__}")
+    lengths = _summed(sum_over_shards, layout.lengths())
     turns = layout.turns
     whole = None if turns is None else EachTurn(sharded(turns.each, sum_over_shards), turns.count)
-    return Sharded(layout, sum_over_shards, sum_over_shards(layout.lengths()), whole)
+    return Sharded(layout, sum_over_shards, lengths, whole)
+
+
+def _summed(sum_over_shards: Callable[[Array], Array], lengths: Array) -> Array:
+    """[N] the lengths over all ranks; TypeError or ValueError for a function that makes something else of them."""
+    whole = sum_over_shards(lengths)
+    if not is_array(whole):
+        raise TypeError(f"sum_over_shards: expected a function that returns an array, got {type(whole).__name__} from it")
+    if shape_of(whole) != shape_of(lengths):
+        shapes = f"{list(shape_of(lengths))}, the shape of its argument, got {list(shape_of(whole))}"
+        raise ValueError(f"sum_over_shards: expected a function that returns {shapes}")
+    return whole

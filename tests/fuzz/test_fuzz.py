@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from support.fuzz import bad_arguments, flags, valid_calls
+from support.wrong_arguments import named_first, refusal
 
 KINDS: dict[str, tuple[Callable[[int, int], Counter[str]], int]] = {
     "valid calls": (valid_calls.check, 50),
@@ -41,6 +43,17 @@ def test_a_slice_finds_nothing_and_is_not_vacuous(kind: str, count: int) -> None
 def test_the_calls_that_are_spoilt_are_valid() -> None:
     for function, arguments in bad_arguments.calls(np.random.default_rng(0)).values():
         function(**arguments)
+
+
+def test_the_class_of_an_argument_in_its_place_is_refused_by_its_name() -> None:
+    """`Padded` for `Padded(mask)`, of every argument of every call; None is no object of a kind."""
+    taken = {}
+    for name, (function, good) in bad_arguments.calls(np.random.default_rng(0)).items():
+        for argument, value in good.items():
+            error = refusal(partial(function, **{**good, argument: type(value)}))
+            if not named_first(error, {argument}):
+                taken[f"{name} {argument}"] = repr(error)
+    assert taken == {}
 
 
 def test_a_wrong_sign_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

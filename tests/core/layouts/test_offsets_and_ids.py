@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.libraries import EAGER, JAX, Library, on_every_library
 
-from gspo_core import Packed, Padded, Turns
+from gspo_core import GSPO, Packed, Padded, Turns, batch_metrics, policy_loss, summary
 from gspo_core.layouts import next_tokens
 
 DTYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
@@ -84,10 +84,30 @@ def test_turn_ids_of_every_dtype_number_the_turns_of_all_sequences(library: Libr
     assert library.numpy(layout.turns.each.lengths()).tolist() == [2, 0, 1, 0, 1] * 60
 
 
-def test_traced_offsets_are_honoured_from_the_first_on() -> None:
-    """They cannot be read, and need not begin at 0."""
+@jax.jit
+def traced_ids(cu: Any) -> Any:
+    """Of eight slots and three segments, from offsets that cannot be read."""
+    return Packed.from_cu_seqlens(cu, 8).segment_ids
 
-    def ids(cu: Any) -> Any:
-        return Packed.from_cu_seqlens(cu, 8).segment_ids
 
-    assert jax.jit(ids)(np.array([5, 8], dtype=np.int32)).tolist() == [-1] * 5 + [0] * 3
+@settings(max_examples=60)
+@given(cu=st.lists(st.integers(-2, 10), min_size=4, max_size=4), ascending=st.booleans())
+def test_traced_offsets_are_honoured_or_hold_no_token(cu: list[int], ascending: bool) -> None:
+    """They need not begin at 0; wrong ones are never read as other segments."""
+    cu = sorted(cu) if ascending else cu
+    right = cu[0] >= 0 and cu[-1] <= 8 and cu == sorted(cu)
+    expected = [owner(cu, slot) if right else -1 for slot in range(8)]
+    assert traced_ids(np.array(cu, dtype=np.int32)).tolist() == expected
+
+
+def test_a_loss_of_wrong_traced_offsets_is_zero_and_counted_as_empty() -> None:
+    @jax.jit
+    def measured(cu: Any, x: Any) -> Any:
+        layout = Packed.from_cu_seqlens(cu, 4)
+        batch = (x + 0.1, x, jax.numpy.ones(2), layout)
+        loss = policy_loss(GSPO, *batch)
+        return loss.value, loss.logp_grad, batch_metrics(GSPO, loss, *batch)
+
+    value, weight, metrics = measured(np.array([0, 3, 2]), np.zeros(4, dtype=np.float32))
+    assert (float(value), weight.tolist()) == (0.0, [0.0] * 4)
+    assert summary(metrics) == {"empty_sequences": 2}

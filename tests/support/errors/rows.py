@@ -201,6 +201,17 @@ LAYOUTS: list[Row] = [
     Row(T, ("layout: expected a layout such as Padded(mask)", "got ndarray"), lambda: g.sharded(MASK, lambda x: x)),
     Row(T, ("layout: expected a layout such as Padded(mask)", "got the class Padded"), lambda: g.sharded(Padded, lambda x: x)),
     Row(T, ("sum_over_shards: expected a function", "got int"), lambda: g.sharded(LAYOUT, 3)),
+    Row(T, ("sum_over_shards: expected a function", "got the class list"), lambda: g.sharded(LAYOUT, list)),
+    Row(
+        T,
+        ("sum_over_shards: expected a function that returns an array", "got NoneType"),
+        lambda: g.sharded(LAYOUT, lambda _: None),
+    ),
+    Row(
+        V,
+        ("sum_over_shards: expected a function that returns [2]", "got []"),
+        lambda: g.sharded(LAYOUT, np.sum),
+    ),
     Row(T, ("kept: expected a boolean array", "float64", "write kept > 0"), lambda: Restricted(LAYOUT, ZEROS)),
     Row(V, ("kept: expected the layout's shape [2, 3]", "got [3]"), lambda: Restricted(LAYOUT, MASK[0])),
     Row(T, ("turn_ids: expected integers", "got dtype float64"), lambda: Turns(LAYOUT, ZEROS, 2)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import gspo_torch
 import numpy as np
@@ -14,7 +15,7 @@ from support.errors.rows import LAYOUT, ONES, ZEROS, T, V
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
-from gspo_core import GSPO, Clip, Padded, SequenceMean
+from gspo_core import GSPO, Clip, Padded, SequenceMean, sharded
 from gspo_core.kl import K3
 
 MASK = torch.ones(2, 3) > 0
@@ -58,6 +59,12 @@ def one_rank(call: Callable[[Any], Any]) -> Any:
         return call(distribute_tensor(GOOD["old_logp"], init_device_mesh("cpu", (1,)), [Replicate()]))
     finally:
         dist.destroy_process_group()
+
+
+def beside_a_larger_rank() -> None:
+    """A layout of two sequences, while another rank has three."""
+    with patch.object(dist, "all_reduce", lambda ends, *_, **__: ends.copy_(torch.tensor([3, -2]))):
+        sharded(Padded(MASK), gspo_torch.sum_over())
 
 
 SHARD = gspo_torch.VocabularyShard
@@ -142,6 +149,7 @@ TORCH: list[Row] = [
     ),
     Row(V, ("start: expected a whole number of at least 0 and at most 3", "got 1.5"), lambda: SHARD(1.5, 3, None)),
     Row(V, ("start: expected a whole number of at least 0 and at most 3", "got 4"), lambda: SHARD(4, 3, None)),
+    Row(V, ("layout: expected the same number of sequences", "on every rank, got 2 to 3 (2 here)"), beside_a_larger_rank),
     Row(RuntimeError, ("LM head: its gradient cannot be differentiated again", "log_softmax of full logits"), twice),
     Row(RuntimeError, ("linear_policy_loss: the aligned scheme", "pass budget_bytes=0"), backward_twice),
 ]

@@ -30,6 +30,7 @@ LEGAL: dict[str, list[str]] = {
     "Capped cap": ["0.5", "1e+30", "7"],
     "Clip high": ["0", "0.5", "1e+30", "7"],
     "Clip low": ["0", "0.5"],
+    "KLTerm coefficient": ["-0.5", "-1", "0", "0.5", "1e+30", "7", "np.float64(-1.0)"],
     "Objective surrogate": ["<built-in function len>"],
     "Packed num_sequences": ["0", "7"],
     "Packed segment_ids": ["another library", "longer", "shorter", "turned"],
@@ -77,6 +78,7 @@ LEGAL: dict[str, list[str]] = {
     "linear_policy_loss return_logp": ["True"],
     "linear_policy_loss soft_cap": ["0.5", "1e+30", "7", "None"],
     "linear_policy_loss temperature": ["0.5", "1e+30", "7"],
+    "mismatch_report advantage": ["another kind", "floats"],
     "plan group_ids": ["a list"],
     "plan rewards": ["a list", "another kind", "floats"],
     "policy_loss advantage": ["another kind", "floats"],
@@ -126,6 +128,8 @@ BENDS: dict[str, Callable[[np.ndarray, Callable[..., Any]], Any]] = {
 
 def bent(rng: np.random.Generator, good: Any) -> tuple[str, Any]:
     """A bad argument in place of a good one, and what it is called."""
+    if rng.random() < 0.05:
+        return "its class", type(good)
     if not isinstance(good, (np.ndarray, torch.Tensor, jax.Array)) or rng.random() < 0.3:
         value = SCALARS[rng.integers(0, len(SCALARS))]
         return "10**400" if value is SCALARS[11] else repr(value), value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gspo_jax
@@ -31,12 +32,14 @@ from gspo_core import (
     plan,
     policy_loss,
     sampler_weight,
+    sharded,
     summary,
 )  # fmt: skip
 from gspo_core.clip_range import clip_range_for
-from gspo_core.kl import K3, Capped
+from gspo_core.kl import K3, Capped, KLTerm
 from gspo_core.layouts import Restricted
-from gspo_core.mismatch import Reject, TokensInside
+from gspo_core.metrics import Thresholds
+from gspo_core.mismatch import Correction, Reject, TokensInside, TokenWeight, Truncate, mismatch_report
 from gspo_core.selection import (
     TotalVariation,
     future_kl_advantages,
@@ -92,7 +95,7 @@ def of_core(rng: np.random.Generator) -> dict[str, Call]:
         "group_metrics": (group_metrics, {"advantage": advantage, "group_ids": ids}),
         "plan": (plan, {"rewards": rewards, "group_ids": ids}),
         "summary": (summary, {"metrics": metrics}),
-        "diagnose": (diagnose, {"metrics": metrics, "objective": GSPO}),
+        "diagnose": (diagnose, {"metrics": metrics, "objective": GSPO, "thresholds": Thresholds()}),
         "kl_penalty": (kl_penalty, {**penalty, "reduction": SequenceMean()}),
         "sampler_weight": (sampler_weight, {"correction": TIS, "old_logp": old, "sampler_logp": logp, "layout": layout}),
         "Pilot.measure": (Pilot.measure, pilot),
@@ -103,6 +106,13 @@ def of_core(rng: np.random.Generator) -> dict[str, Call]:
             Packed.from_cu_seqlens, {"cu_seqlens": np.array([0, 2, 3]), "num_tokens": 4, "mask": np.ones(4, dtype=bool)},
         ),
         "Turns": (Turns, {"layout": layout, "turn_ids": np.zeros((N, T), dtype=int), "num_turns": 2}),
+        "sharded": (sharded, {"layout": layout, "sum_over_shards": np.copy}),
+        "mismatch_report": (
+            mismatch_report,
+            {**pilot, "sampler_logp": old, "clip": Clip(0.1, 0.2)},
+        ),
+        "Correction": (Correction, {"level": TokenWeight(), "action": Truncate(2.0)}),
+        "KLTerm": (partial(KLTerm, ref_logp=old), {"estimator": K3(), "coefficient": 0.1}),
         "Restricted": (Restricted, {"layout": layout, "kept": mask}),
         "Clip": (Clip, {"low": 0.1, "high": 0.2}),
         "with_clip": (GSPO.with_clip, {"low": 0.1, "high": 0.2}),

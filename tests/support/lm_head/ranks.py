@@ -16,7 +16,7 @@ import torch.distributed as dist
 from gspo_torch import KLTerm, VocabularyShard, sum_over
 from support.lm_head.cases import Problem, make, with_kl
 
-from gspo_core import GRPO, GSPO_TOKEN, Padded, sharded
+from gspo_core import GRPO, GSPO_TOKEN, Padded, Turns, sharded
 from gspo_core.kl import K3
 
 WORLD, LENGTHS, WIDTH, VOCABULARY = 4, (4, 7, 0, 3, 6), 6, 13
@@ -138,6 +138,20 @@ def one_rank(rank: int, split: Split, groups: list[Any]) -> dict[str, Any]:
     }
 
 
+def unequal(rank: int) -> list[str]:
+    """What is said of layouts, and of turns, of which the last rank has one more than the others."""
+    more = int(rank == WORLD - 1)
+    padded = Padded(torch.ones(2, 3) > 0)
+    cases = [Padded(torch.ones(2 + more, 3) > 0), Turns(padded, torch.zeros(2, 3, dtype=torch.int64), 1 + more)]
+    said = []
+    for layout in cases:
+        try:
+            sharded(layout, sum_over())
+        except ValueError as error:
+            said.append(str(error))
+    return said
+
+
 def main(rank: int, folder: str) -> None:
     """Every split, one after another; answers go to a file."""
     torch.set_num_threads(1)
@@ -145,6 +159,7 @@ def main(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", patience, WORLD, rank)
     # groups[0][column]: ranks that share a column, hence the head; groups[1][row]: ranks that share rows of the head.
     groups = [[dist.new_group([c, c + 2]) for c in (0, 1)], [dist.new_group([r, r + 1]) for r in (0, 2)]]
-    answers = {name: one_rank(rank, split, groups) for name, split in SPLITS.items()}
+    answers: dict[str, Any] = {name: one_rank(rank, split, groups) for name, split in SPLITS.items()}
+    answers["unequal"] = unequal(rank)
     torch.save(answers, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

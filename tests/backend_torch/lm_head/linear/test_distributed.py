@@ -132,3 +132,12 @@ def test_a_lost_exchange_would_be_seen(ranks: list[dict[str, Any]], what: str) -
         actual = joined(ranks, "uneven", what, "columns" if what == "hidden" else "rows")
     with pytest.raises(AssertionError):
         within(actual * (1 + 1e-11), expected)
+
+
+def test_unequal_numbers_of_sequences_are_refused_on_every_rank(ranks: list[dict[str, Any]]) -> None:
+    """And at once: without the comparison they wait for each other's bytes until the time-out."""
+    for rank, answers in enumerate(ranks):
+        expected = "layout: expected the same number of sequences, or of their turns, on every rank, got 2 to"
+        last = rank == head_ranks.WORLD - 1
+        here = (3, 4) if last else (2, 2)
+        assert answers["unequal"] == [f"{expected} {most} ({own} here)" for most, own in zip((3, 4), here, strict=True)]
