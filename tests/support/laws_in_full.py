@@ -27,7 +27,7 @@ def mutants() -> list[str]:
     wrong, large = [], Counter[str]()
     for seed in SEEDS:
         for mutant in laws.MUTANTS:
-            violation = check_mutant(mutant, seed).violation
+            violation = check_mutant(mutant, seed).verdicts[0].violation
             if violation is None:
                 wrong.append(f"alive: {mutant.name}, seed {seed}")
             elif not _is_small(violation):

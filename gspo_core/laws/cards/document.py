@@ -21,8 +21,10 @@ known results and then on random ragged batches. A law that no case could have b
 
 A report does not list the broken laws: it begins with their *cause*. The loss is compared with wrong formulas (another sign, a
 factor, rows without a token counted, the padded width for the length, swapped bounds, ...) and with pairs of them. If it
-computes one of them, that is the cause, and the laws that the formula breaks, too, follow from it. If it computes none, the
-most special of the broken laws is shown, with a mistake that is known to break it. `--all` and `Report.table()` list every law.
+computes one of them, that is the cause, and the laws that the formula breaks, too, follow from it. What is wrong with a KL
+term, a sampler correction or a given denominator is measured on one and two responses. If no difference is known that fits, the
+most special broken law about the place where the loss differs (single tokens, responses, batches) is shown, with a mistake that
+is known to break it. `--all` and `Report.table()` list every law.
 
 ## How to read an entry
 

@@ -57,6 +57,8 @@ def _sides(low: float, high: float) -> list[Suspect]:
     found, fix = [], f"min(s·A, clip(s, {1 - low:.6g}, {1 + high:.6g})·A): above the range for A > 0, below it for A < 0"
     for sides in itertools.product([False, True], repeat=4):
         good_below, good_above, bad_below, bad_above = sides
+        if sides == PAPER:
+            continue
         where = (
             1.0 - low if good_below else 0.0,
             1.0 + high if good_above else math.inf,
@@ -75,6 +77,7 @@ def _sides(low: float, high: float) -> list[Suspect]:
     return found
 
 
+PAPER = (False, True, True, False)
 NAMED: dict[tuple[bool, ...], str] = {
     (False, False, False, False): "nothing is clipped",
     (True, True, True, True): "clipped on both sides for both signs of A: the minimum is missing",
@@ -124,7 +127,7 @@ def _measured(subject: Subject, like: tuple[float, float]) -> list[Suspect]:
     fix = (
         f"use {like[0]:.6g} and {like[1]:.6g}; if another range is intended, say so: like=GSPO.with_clip({low:.6g}, {high:.6g})"
     )
-    if (low, high) != like:
+    if not (math.isclose(low, like[0], rel_tol=1e-6, abs_tol=1e-9) and math.isclose(high, like[1], rel_tol=1e-6, abs_tol=1e-9)):
         found.append(Suspect(_range((low, high), like), fix, _surrogate(Clip(low, high))))
     if ceiling is not None and ceiling > 1.0 + high:
         words = f"the loss of bad responses is capped at the ratio {ceiling:.6g} (dual clip, or a guard)"

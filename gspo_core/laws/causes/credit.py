@@ -44,6 +44,14 @@ def _collapsed(batch: Batch) -> Floats:
     return np.where(batch.mask, mean[:, None], batch.advantage)
 
 
+def _first(batch: Batch) -> Floats:
+    return np.repeat(batch.advantage[:, :1], batch.advantage.shape[1], axis=1) if batch.per_token else batch.advantage
+
+
+def _next(batch: Batch) -> Floats:
+    return np.roll(batch.advantage, 1, axis=1) if batch.per_token else batch.advantage
+
+
 INSIDE = "pass the advantages as they are: they are normalised before the loss"
 ADVANTAGES: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
     ("the mean of the advantages is subtracted inside the loss", INSIDE, _centred),
@@ -60,6 +68,8 @@ ADVANTAGES: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
         "multiply each token's ratio by its own advantage, as in GSPO eq. 13",
         _collapsed,
     ),
+    ("every token of a response gets the advantage of its first one", "use each token's own advantage", _first),
+    ("token advantages are off by one slot", "use the slices of advantages and log-probs that belong together", _next),
 )
 
 

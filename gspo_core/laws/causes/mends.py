@@ -96,3 +96,24 @@ def without_constant_term(subject: Subject) -> Mended:
         return found._replace(value=found.value - silent.value, weight=found.weight - silent.weight)
 
     return _mended(subject, mend)
+
+
+def constant_term(subject: Subject) -> str:
+    """What the term is that is left with advantages of 0: measured on one token, by what moves it."""
+
+    def ask(logp: float, old: float) -> LossResult:
+        return subject(Batch(np.array([[logp]]), np.array([[old]]), np.zeros(1), np.ones((1, 1), dtype=bool)))
+
+    plain, staler, lower = ask(-1.0, -1.0), ask(-1.0, -1.5), ask(-1.5, -1.5)
+    floor = 1e-9 + 1e3 * plain.noise
+    pull = float(plain.weight[0, 0])
+    if abs(staler.value - plain.value) > 1e-9:
+        sign = "keeps the policy at" if staler.weight[0, 0] > 0 else "pushes the policy away from"
+        return f"a term that compares log π with log π_old, and {sign} the old policy"
+    if abs(lower.value - plain.value) <= 1e-9:
+        return "a constant"
+    if abs(pull) <= floor:
+        return "a term of log π that is detached"
+    return (
+        f"a term of log π alone, which makes all sampled tokens {'rarer, as an entropy bonus does' if pull > 0 else 'likelier'}"
+    )

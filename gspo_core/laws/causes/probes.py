@@ -30,6 +30,14 @@ def probes(setting: Setting) -> list[Batch]:
         Batch.of([[2.5, 2.0], [-2.5, -2.0]], [-1.0, 0.5]),
         Batch.of([[inner, 0.0], [inner, 0.0]], [1.0, 1.0]),
     ]
+    edges = [x for x in setting.edges if x not in (-setting.log_bounds[0], setting.log_bounds[1])]
+    found += [
+        Batch.of([[side * x * by for by in row]], [a])
+        for x in edges
+        for row in ([0.9], [1.1], [0.7, 0.7], [1.3, -0.5])
+        for side in (1.0, -1.0)
+        for a in (1.0, -1.0)
+    ]
     if Claim.TOKEN_ADVANTAGES in setting.claims:
         advantage = np.array([[1.0, -0.5, 2.0], [1.0, 0.5, 0.25]])
         found.append(replace(Batch.of([[inner, 0.0, inner], [0.0, -inner, inner]], [1.0, 1.0]), advantage=advantage))

@@ -10,13 +10,17 @@ import numpy as np
 
 from gspo_core.laws.kit.batch import Batch, Bools, Floats
 from gspo_core.objectives.loss import Objective
-from gspo_core.objectives.ratios import Sequence, SequenceToken, Token
+from gspo_core.objectives.ratios import Product, ProductToken, Sequence, SequenceToken, Token
 
 from .suspect import Suspect
 
 
 def _size(batch: Batch) -> Floats:
     return np.maximum(batch.lengths, 1).astype(np.float64)
+
+
+def _part(batch: Batch) -> Floats:
+    return 1.0 / _size(batch)
 
 
 def _span(batch: Batch) -> Floats:
@@ -103,12 +107,43 @@ def _pooled(objective: Objective) -> Objective:
     return replace(objective, ratio=SequenceToken() if objective.reduction.sums_tokens else Sequence())
 
 
+def _gradients(objective: Objective) -> list[Suspect]:
+    """The right value, with a factor missing in the gradient."""
+
+    def inverse_ratio(batch: Batch) -> Floats:
+        if isinstance(objective.ratio, Token):
+            return np.asarray(np.exp(-batch.d))
+        return np.asarray(
+            np.exp(-batch.d.sum(axis=1) / (1 if isinstance(objective.ratio, (Product, ProductToken)) else _size(batch)))
+        )
+
+    right = "the value is right and the gradient lacks the factor"
+    return [
+        Suspect(
+            f"{right} r: it is that of A log π",
+            "multiply the gradient by the ratio, or leave it to autodiff",
+            chain=inverse_ratio,
+        ),
+        Suspect(f"{right} 1/|y|", "divide the gradient by the length, or leave it to autodiff", chain=_size),
+    ]
+
+
 def ratios(objective: Objective) -> list[Suspect]:
     """All suspects; those that do not change the objective explain nothing."""
     found = [Suspect(words, fix, batch=stretched(by), chain=by) for words, fix, by in STRETCHED]
+    if not isinstance(objective.ratio, Token):
+        found.append(
+            Suspect("every token has its own ratio, as in GRPO", "take one ratio per response, exp of the mean", _token)
+        )
+        words = "every token has a ratio of its own, exp of its log ratio divided by the length"
+        fix = "sum the log ratios of a response before they are divided by its length"
+        found.append(Suspect(words, fix, _token, stretched(_part), chain=_part))
+    if isinstance(objective.ratio, Token):
+        found.append(Suspect("all tokens of a response share one ratio, as in GSPO", "take one ratio per token", _pooled))
+    if isinstance(objective.ratio, (Product, ProductToken)):
+        words = "a response's ratio is exp of the mean of its log ratios, as in GSPO, not of their sum"
+        found.append(Suspect(words, "take exp of the sum of the log ratios", _pooled))
     found += [
-        Suspect("every token has its own ratio, as in GRPO", "take one ratio per response, exp of the mean", _token),
-        Suspect("all tokens of a response share one ratio, as in GSPO", "take one ratio per token", _pooled),
         Suspect("the old policy is ignored: every ratio is 1", "use the old log-probs that are passed", batch=_zero),
         Suspect(
             "the old policy is ignored, and the gradient is 0",
@@ -117,6 +152,7 @@ def ratios(objective: Objective) -> list[Suspect]:
             slope=0.0,
         ),
     ]
+    found += _gradients(objective)
     for (words, slot), single in itertools.product((("last", -1), ("first", 0)), (False, True)):
         fix = "do not cut the arrays: all slots count"
         found.append(Suspect(f"the {words} slot of every row is dropped", fix, batch=_without(slot, single)))

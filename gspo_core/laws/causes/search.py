@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,12 +18,18 @@ from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, LossResult, Subject
 
 from .clips import clips
+from .corrections import correction
 from .credit import advantages, constants
 from .epsilons import epsilons
-from .mends import coarse, guarded, on_filled_rows, with_value_of, without_constant_term
+from .given import denominator
+from .mends import coarse, constant_term, guarded, on_filled_rows, with_value_of, without_constant_term
+from .parts import parts
+from .penalties import penalty
+from .places import place
 from .probes import probes
 from .ratios import ratios
 from .reductions import reductions
+from .statistics import statistics
 from .suspect import Suspect, model_of
 
 MILLIONTH = 1e-6
@@ -74,11 +80,15 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
         found = _cause(suspect, sorted(follow, key=_required_of_itself))
         broken = [left for _, left in again if left.status is Status.BROKEN]
     wrong = [v for v in broken if v.law.severity is Severity.WRONG]
-    if wrong and Claim.KNOWN_FORMULA in setting.claims:
-        found += _by_formula(subject, setting, broken, seed)
+    seen = _answers(subject, setting) if wrong and Claim.KNOWN_FORMULA in setting.claims else None
+    found += _by_formula(subject, setting, seen, broken, seed) if seen else []
+    for chapter, measure in MEASURED.items():
+        left = [v for v in _left(wrong, found) if v.law.chapter == chapter]
+        suspect_of_term = measure(subject, setting) if left and not _error(left[0]) else None
+        found += _cause(suspect_of_term, left) if suspect_of_term else []
+    left = _left(wrong, found)
+    found += [_unknown(setting, seen or [], left)] if left else []
     explained = {v.law for cause in found for v in cause.follow}
-    left = [v for v in wrong if v.law not in explained]
-    found += [_unknown(left)] if left else []
     fragile = [v for v in broken if v.law.severity is Severity.FRAGILE and v.law not in explained]
     found += [Cause(_error(v) or v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile]
     return tuple(sorted(found, key=lambda cause: list(Severity).index(cause.severity), reverse=True))
@@ -116,6 +126,20 @@ def _required_of_itself(v: LawVerdict) -> bool:
     return expected is not None and not isinstance(expected, str) and bool(np.isnan(expected).any())
 
 
+MEASURED: dict[str, Callable[[Subject, Setting], Suspect | None]] = {
+    "kl": penalty,
+    "sampler": lambda subject, setting: correction(subject),
+    "micro_batches": denominator,
+}
+"""Chapters about one more input, and what measures what a loss does with it."""
+
+
+def _left(wrong: list[LawVerdict], found: list[Cause]) -> list[LawVerdict]:
+    """The broken laws that no cause explains yet."""
+    explained = {v.law for cause in found for v in cause.follow}
+    return [v for v in wrong if v.law not in explained]
+
+
 def _error(v: LawVerdict) -> str:
     """The error that a loss raises, if that is how it breaks a law."""
     raised = v.violation is not None and v.violation.what == RAISES
@@ -127,19 +151,19 @@ def _generality(law: Law) -> int:
     return SPECIAL_FIRST.index(law.chapter) if law.chapter in SPECIAL_FIRST else 0
 
 
-def _unknown(left: list[LawVerdict]) -> Cause:
-    """The most special of the laws that no known difference explains."""
-    first = left[0].law
-    error = _error(left[0])
-    sentence = error or f"not so: {first.name}"
-    fix = "" if error else f"A known mistake that breaks this law: {first.otherwise}"
-    return Cause(sentence, fix, Severity.WRONG, (left[0], *smallest_first(left[1:])), known=False)
+def _unknown(setting: Setting, seen: list[_Seen], left: list[LawVerdict]) -> Cause:
+    """What no known difference explains: the most special law about the place where the loss differs, else that place."""
+    if error := _error(left[0]):
+        return Cause(error, "", Severity.WRONG, tuple(left), known=False)
+    found = place((s.batch, _agree(setting, s, s.right)) for s in seen)
+    chosen = next((v for v in left if found and v.law.chapter in found.chapters), left[0])
+    said = found and chosen.law.chapter == "paper"
+    sentence = found.words if found and said else f"not so: {chosen.law.name}"
+    fix = "" if said else f"A known mistake that breaks this law: {chosen.law.otherwise}"
+    return Cause(sentence, fix, Severity.WRONG, (chosen, *smallest_first([v for v in left if v is not chosen])), known=False)
 
 
-def _by_formula(subject: Subject, setting: Setting, broken: list[LawVerdict], seed: int) -> list[Cause]:
-    seen = _answers(subject, setting)
-    if seen is None:
-        return []
+def _by_formula(subject: Subject, setting: Setting, seen: list[_Seen], broken: list[LawVerdict], seed: int) -> list[Cause]:
     if all(_agree(setting, s, s.right) for s in seen):
         return []
     suspect = _suspect(subject, setting, seen)
@@ -177,15 +201,22 @@ def _answers(subject: Subject, setting: Setting) -> list[_Seen] | None:
 
 
 def _agree(setting: Setting, seen: _Seen, model: LossResult) -> bool:
-    """Whether the loss is the model on a probe: in value, and in gradient where the loss has one of its own."""
+    """Whether the loss is the model on a probe: in value and in gradient."""
+    noise = model.noise + seen.found.noise * (1.0 + seen.batch.largest)
     return _same(seen.found.value, model.value, setting, seen) and (
-        seen.found.noise > 0 or _same(seen.found.weight, np.where(seen.batch.mask, model.weight, 0.0), setting, seen)
+        not _has_gradient(setting, seen)
+        or _same(seen.found.weight, np.where(seen.batch.mask, model.weight, 0.0), setting, seen, noise)
     )
 
 
-def _same(actual: float | Floats, expected: float | Floats, setting: Setting, seen: _Seen) -> bool:
+def _has_gradient(setting: Setting, seen: _Seen) -> bool:
+    """Whether the gradient can be compared: one by differences is the value's, which that of the formula need not be."""
+    return seen.found.noise == 0 or (np.isfinite(seen.found.noise) and setting.like.surrogate.exact)
+
+
+def _same(actual: float | Floats, expected: float | Floats, setting: Setting, seen: _Seen, noise: float = 0.0) -> bool:
     size = scale_of(setting, seen.batch) + float(np.max(np.abs(expected), initial=0.0))
-    allowed = rounding(seen.found, seen.batch) * size + tiny(seen.found)
+    allowed = (rounding(seen.found, seen.batch) + noise) * size + tiny(seen.found)
     return bool(np.all(np.abs(np.asarray(actual) - np.asarray(expected)) <= allowed))
 
 
@@ -199,7 +230,7 @@ def _suspect(subject: Subject, setting: Setting, seen: list[_Seen]) -> Suspect |
     like = setting.like
     constant, bounds, others, sums = constants(value, slope), clips(subject, setting), ratios(like), reductions(like)
     ratio = [*others, *advantages()]
-    alone = [*constant, *bounds, *ratio, *sums]
+    alone = [*constant, *bounds, *ratio, *sums, *parts(subject, setting), *statistics()]
     found = _agreeing(alone, setting, seen)
     if found is not None:
         return found
@@ -207,8 +238,14 @@ def _suspect(subject: Subject, setting: Setting, seen: list[_Seen]) -> Suspect |
         itertools.product(constant, sums),
         itertools.product([*constant, *sums], [*ratio, *bounds]),
         itertools.product(others, bounds),
+        itertools.combinations(others, 2),
     )
-    return _agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
+    both = _agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
+    if both is not None or seen[0].found.noise == 0:
+        return both
+    # Differences of a loss that jumps say nothing about its gradient.
+    values = [replace(s, found=s.found._replace(noise=np.inf)) for s in seen]
+    return None if all(_agree(setting, s, s.right) for s in values) else _agreeing(alone, setting, values)
 
 
 def _agreeing(suspects: Iterable[Suspect], setting: Setting, seen: list[_Seen]) -> Suspect | None:
@@ -222,9 +259,16 @@ def _evaluated(suspect: Suspect, setting: Setting, batch: Batch) -> LossResult:
     """The model on a probe; NaN where its objective cannot be."""
     try:
         with np.errstate(all="ignore"):
-            return suspect.evaluate(setting, batch)
+            found = suspect.evaluate(setting, batch)
+            return found._replace(noise=1.0) if suspect.by_differences and _tied(batch) else found
     except (TypeError, ValueError, OverflowError):  # a pair that makes no objective, such as GRPO's reduction of one ratio
         return LossResult(np.nan, np.full(batch.mask.shape, np.nan), 1.0, 0.0)
+
+
+def _tied(batch: Batch) -> bool:
+    """Whether two tokens of a response have equal log ratios, where a largest token and a median have no gradient."""
+    rows = (d[own] for d, own in zip(batch.d, batch.mask, strict=True))
+    return any(len(np.unique(row)) < len(row) for row in rows)
 
 
 def _mends(subject: Subject, setting: Setting, seen: list[_Seen]) -> list[tuple[Suspect, Subject]]:
@@ -240,7 +284,7 @@ def _mends(subject: Subject, setting: Setting, seen: list[_Seen]) -> list[tuple[
         fix = "training is the same, and a logged loss means something else: return the value of the formula"
         found.append((Suspect(words, fix), with_value_of(subject, setting)))
     if any(abs(value) > 1e-9 for value in _without_advantages(subject, seen)):
-        words = "with advantages of 0 the loss is not 0: there is a term that does not depend on them (a KL, or an entropy)"
+        words = f"with advantages of 0 the loss is not 0: there is {constant_term(subject)}"
         fix = "check the policy loss without that term, or pass Names(ref_logp=...)"
         found.append((Suspect(words, fix), without_constant_term(subject)))
     return found
@@ -250,9 +294,10 @@ def _relative(setting: Setting, seen: _Seen) -> float:
     """Largest difference of value and gradient from the formula, relative to their size and to that of the log ratios."""
     scale = (scale_of(setting, seen.batch) or 1.0) * (1.0 + seen.batch.largest)
     off = abs(seen.found.value - seen.right.value) / scale
-    if seen.found.noise > 0:
+    if not _has_gradient(setting, seen):
         return off
     gap = np.abs(np.where(seen.batch.mask, seen.found.weight, 0.0) - seen.right.weight)
+    gap = np.maximum(gap - seen.found.noise * (1.0 + seen.batch.largest) * scale, 0.0)
     return float(max(off, gap.max() / scale)) if np.isfinite(gap).all() else np.inf
 
 

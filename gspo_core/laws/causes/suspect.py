@@ -16,6 +16,12 @@ from gspo_core.laws.kit.subject import Call, LossResult, Subject
 from gspo_core.objectives.loss import Objective
 
 EPS = float(np.finfo(np.float64).eps)
+STEP = 2.0**-17
+"""Step of differences of a model's value."""
+LARGEST = 64
+"""Slots up to which the gradient is taken by differences; that of a larger batch is not compared."""
+SLACK = 1e-8
+"""Relative error of a gradient by these differences."""
 
 
 def _same_objective(objective: Objective) -> Objective:
@@ -28,6 +34,11 @@ def _same_batch(batch: Batch) -> Batch:
 
 def _ones(batch: Batch) -> Floats:
     return np.ones(len(batch.mask))
+
+
+def _at_tokens(factor: Floats) -> Floats:
+    """[N] as [N, 1]."""
+    return factor if factor.ndim == 2 else factor[:, None]
 
 
 def _nothing(batch: Batch) -> float:
@@ -47,7 +58,7 @@ class Suspect:
     batch: Callable[[Batch], Batch] = _same_batch
     """The batch that it computes it on instead, of the same shape."""
     chain: Callable[[Batch], Floats] = _ones
-    """[N] ∂(token log ratio in that batch)/∂(token log ratio)."""
+    """[N] or [N, T] ∂(token log ratio in that batch)/∂(token log ratio), or another factor of the gradient alone."""
     factor: Callable[[Batch], Floats] = _ones
     """[N] by which each response's value and gradient are multiplied."""
     slope: float = 1.0
@@ -56,9 +67,33 @@ class Suspect:
     """Added to the value."""
     severity: Severity = Severity.WRONG
     """How bad it is."""
+    by_differences: bool = False
+    """Whether the model's gradient is taken by differences of its value: for a `batch` that mixes tokens or responses."""
 
     def evaluate(self, setting: Setting, batch: Batch) -> LossResult:
         """Value and gradient of the model."""
+        found = self._formula(setting, batch)
+        if not self.by_differences:
+            return found
+        if batch.mask.size > LARGEST:
+            return found._replace(noise=1.0)
+        return found._replace(weight=self._differences(setting, batch), noise=SLACK)
+
+    def _differences(self, setting: Setting, batch: Batch) -> Floats:
+        """[N, T] fourth-order central differences of the model's value."""
+        weight = np.zeros(batch.mask.shape)
+
+        def at(index: Any, by: float) -> float:
+            moved = batch.logp.copy()
+            moved[index] += by
+            return self._formula(setting, replace(batch, logp=moved)).value
+
+        for index in zip(*np.nonzero(batch.mask), strict=True):
+            near, far = (at(index, k * STEP) - at(index, -k * STEP) for k in (1, 2))
+            weight[index] = (8 * near - far) / (12 * STEP)
+        return weight
+
+    def _formula(self, setting: Setting, batch: Batch) -> LossResult:
         seen = self.batch(batch)
         n = batch.denominator or setting.count(seen)
         wrong = replace(setting, like=self.objective(setting.like))
@@ -76,10 +111,11 @@ class Suspect:
             f"{self.fix}; and {other.fix}",
             lambda objective: other.objective(self.objective(objective)),
             lambda batch: other.batch(self.batch(batch)),
-            lambda batch: self.chain(batch) * other.chain(self.batch(batch)),
+            lambda batch: _at_tokens(self.chain(batch)) * _at_tokens(other.chain(self.batch(batch))),
             lambda batch: self.factor(batch) * other.factor(batch),
             self.slope * other.slope,
             lambda batch: self.added(batch) + other.added(batch),
+            by_differences=self.by_differences or other.by_differences,
         )
 
 

@@ -6,7 +6,7 @@ They test the kit itself: each law has at least one mutant that breaks it.
 from gspo_core.laws.chapters.catalogue import named
 from gspo_core.laws.checking import check, check_advantages, check_clip_fraction
 from gspo_core.laws.kit.packing import OwnGradient, as_padded
-from gspo_core.laws.kit.runner import LawVerdict
+from gspo_core.laws.kit.report import Report
 
 from .clip import CLIP
 from .clip_fraction import CLIP_FRACTION
@@ -38,19 +38,17 @@ MUTANTS: tuple[Mutant, ...] = (
 )
 
 
-def check_mutant(mutant: Mutant, seed: int = 0) -> LawVerdict:
-    """Runs the law that must detect a mutant on it, with the usual number of examples."""
+def check_mutant(mutant: Mutant, seed: int = 0) -> Report:
+    """Runs the law that must detect a mutant on it, with the usual number of examples; its verdict is the only one."""
     laws = [named(mutant.law)]
     if mutant.kind is MutantKind.ADVANTAGE:
-        report = check_advantages(mutant.loss, mutant.like, seed, laws=laws)
-    elif mutant.kind in (MutantKind.SEQUENCE_FRACTION, MutantKind.TOKEN_FRACTION):
+        return check_advantages(mutant.loss, mutant.like, seed, laws=laws)
+    if mutant.kind in (MutantKind.SEQUENCE_FRACTION, MutantKind.TOKEN_FRACTION):
         tokens = mutant.kind is MutantKind.TOKEN_FRACTION
-        report = check_clip_fraction(mutant.loss, mutant.like, seed, per_token=tokens, laws=laws)
-    else:
-        loss = as_padded(mutant.loss) if mutant.kind is MutantKind.PACKED else mutant.loss
-        loss = loss() if mutant.kind is MutantKind.OBJECTIVE else loss
-        report = check(loss, mutant.like, seed, claims=mutant.claims, names=mutant.names, laws=laws)
-    return report.verdicts[0]
+        return check_clip_fraction(mutant.loss, mutant.like, seed, per_token=tokens, laws=laws)
+    loss = as_padded(mutant.loss) if mutant.kind is MutantKind.PACKED else mutant.loss
+    loss = loss() if mutant.kind is MutantKind.OBJECTIVE else loss
+    return check(loss, mutant.like, seed, claims=mutant.claims, names=mutant.names, laws=laws)
 
 
 __all__ = ["MUTANTS", "Mutant", "MutantKind", "OwnGradient", "check_mutant", "gspo", "right"]

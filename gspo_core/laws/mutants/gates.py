@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import ASPO, CISPO, DEEPSEEK_V3_2, FSPO, GMPO, GRPO, SAPO
 
 from .mutant import A, Mutant, exp, gain, log_s, mean, ratios, size, token_mean
@@ -140,14 +141,24 @@ def grpo_on_the_log_ratio(logp: A, old: A, a: A, mask: A) -> Any:
     return mean(token_mean(np.minimum(r * at, np.clip(r, 0.8, 1.2) * at), mask), mask)
 
 
-OFF_POLICY = (off_policy_by_the_sum, off_policy_by_the_token, off_policy_from_04, off_policy_on_both_sides)
-GATES = [
-    *(Mutant(loss, VALUE, DEEPSEEK_V3_2) for loss in (*OFF_POLICY, off_policy_ignored, off_policy_of_the_good)),
-    Mutant(masked_are_not_counted, VALUE, DEEPSEEK_V3_2),
-    *(Mutant(loss, VALUE, GMPO) for loss in (gmpo_on_both_sides, gmpo_band_as_a_ratio, gmpo_a_little_wider)),
-    *(Mutant(loss, VALUE, FSPO) for loss in (fspo_without_the_root, fspo_of_the_mean)),
-    *(Mutant(loss, VALUE, CISPO) for loss in (cispo_capped_at_three, cispo_for_good_only)),
-    *(Mutant(loss, VALUE, SAPO) for loss in (sapo_one_temperature, sapo_without_the_four)),
-    Mutant(aspo_not_reciprocal, VALUE, ASPO),
-    Mutant(grpo_on_the_log_ratio, VALUE, GRPO),
-]
+SAYS: dict[Callable[..., Any], tuple[Objective, str]] = {
+    off_policy_by_the_sum: (DEEPSEEK_V3_2, "looks at the sum"),
+    off_policy_by_the_token: (DEEPSEEK_V3_2, "looks at single tokens"),
+    off_policy_from_04: (DEEPSEEK_V3_2, "delta of the gate is 0.4, not 0.5"),
+    off_policy_on_both_sides: (DEEPSEEK_V3_2, "looks at both sides"),
+    off_policy_ignored: (DEEPSEEK_V3_2, "the gate is missing"),
+    off_policy_of_the_good: (DEEPSEEK_V3_2, "acts on good responses"),
+    masked_are_not_counted: (DEEPSEEK_V3_2, "leave the denominator"),
+    gmpo_on_both_sides: (GMPO, "clipped on both sides"),
+    gmpo_band_as_a_ratio: (GMPO, "applied to the ratio, 1 ± b"),
+    gmpo_a_little_wider: (GMPO, "low and high of the gate are 0.41, not 0.4"),
+    fspo_without_the_root: (FSPO, "length power of the gate is 0, not 0.5"),
+    fspo_of_the_mean: (FSPO, "exp of the mean of its log ratios, as in GSPO"),
+    cispo_capped_at_three: (CISPO, "cap of the surrogate is 3, not 5"),
+    cispo_for_good_only: (CISPO, "TruncatedWeight acts on good responses only"),
+    sapo_one_temperature: (SAPO, "tau neg of the surrogate is 1, not 1.05"),
+    sapo_without_the_four: (SAPO, "the loss of single tokens is another one"),
+    aspo_not_reciprocal: (ASPO, "the loss of single tokens is another one for good responses"),
+    grpo_on_the_log_ratio: (GRPO, "the loss of single tokens is another one"),
+}
+GATES = [Mutant(loss, VALUE, like, says=words) for loss, (like, words) in SAYS.items()]

@@ -147,14 +147,25 @@ def neighbour_leaks(logp: A, old: A, a: A, segment_ids: A, num_sequences: int) -
 
 INDEPENDENT = "a response does not change the gradients of the others"
 PACKED = [
-    Mutant(one_row_pooled, INDEPENDENT, seen="Tunix#1662", kind=MutantKind.PACKED),
+    Mutant(
+        one_row_pooled,
+        INDEPENDENT,
+        seen="Tunix#1662",
+        kind=MutantKind.PACKED,
+        says="all responses of the batch share one ratio",
+    ),
     Mutant(neighbour_leaks, INDEPENDENT, kind=MutantKind.PACKED),
 ]
 LAYOUTS = [
     Mutant(pooled_where_packed, "packed and padded layouts give the same loss", seen="Tunix#1662", kind=MutantKind.OBJECTIVE),
     Mutant(mean_of_this_rank, "splitting a response over ranks does not change the loss", kind=MutantKind.OBJECTIVE),
     Mutant(length_before_rejection, "a rejected token counts as a masked token", kind=MutantKind.OBJECTIVE),
-    Mutant(first_slot_is_looked_at, "a layout without a token has loss 0", kind=MutantKind.OBJECTIVE),
+    Mutant(
+        first_slot_is_looked_at,
+        "a layout without a token has loss 0",
+        kind=MutantKind.OBJECTIVE,
+        says="the loss raises IndexError",
+    ),
     Mutant(
         bound_with_a_tolerance,
         "a unit has a gradient on a bound, and none one step of rounding beyond it",
@@ -173,5 +184,6 @@ UNKNOWN = [
         "the gradient is the paper's",
         unknown_gate_that_sees_the_batch(),
         kind=MutantKind.OBJECTIVE,
+        says="several ragged responses have not",
     ),
 ]

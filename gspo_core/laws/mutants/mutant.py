@@ -57,6 +57,8 @@ class Mutant:
     claims: frozenset[Claim] = frozenset()
     """Claims of the loss besides those of `like`."""
     kind: MutantKind = MutantKind.LOSS
+    says: str = ""
+    """Words of the first sentence that a check says about it; empty where that names the law."""
 
     @property
     def name(self) -> str:

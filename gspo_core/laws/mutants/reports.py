@@ -117,13 +117,18 @@ REPORTS = [
     Mutant(
         both_sides_are_counted, "exactly the units with an advantage and no gradient are reported as clipped", claims=REPORTING
     ),
-    Mutant(median_ratio, "a response's ratio lies between the harmonic and the arithmetic mean of its token ratios"),
+    Mutant(
+        median_ratio,
+        "a response's ratio lies between the harmonic and the arithmetic mean of its token ratios",
+        says="the median of its token ratios",
+    ),
     Mutant(log_probs_with_a_floor, "ratios multiply along a chain of policies"),
     Mutant(gated_by_the_token, "with one advantage per response GSPO-token equals GSPO", LIKE_TOKEN),
     Mutant(
         later_tokens_weigh_more,
         "inside the clip range the value depends only on the mean of a response's token advantages",
         LIKE_TOKEN,
+        says="the value is another quantity",
     ),
     Mutant(rounded_by_padding, "the contents of padding do not change a single bit of the result", claims=INERT),
     Mutant(

@@ -15,6 +15,7 @@ WEIGHS = "the KL term weighs responses as the loss does"
 PULLS = "the KL term pulls the policy to the reference"
 FOLLOWS = "the correction follows the sampler"
 WHOLE = "a response's correction is a function of its whole ratio, or each token has its own"
+REFERENCE_PADDING = "padding of the reference's log-probs does not change the loss"
 SAMPLER_PADDING = "padding of the sampler's log-probs does not change the loss"
 
 
@@ -91,13 +92,21 @@ def correction_not_masked(logp: A, old: A, a: A, mask: A, sampler_logp: A) -> An
 
 
 TERMS = [
-    Mutant(kl_turned_over, SIDE, names=WITH_KL),
-    *(Mutant(loss, PULLS, names=WITH_KL) for loss in (kl_ignored, kl_of_the_first_estimator)),
-    *(Mutant(loss, WEIGHS, names=WITH_KL) for loss in (kl_over_the_width, kl_summed)),
-    Mutant(dapo_kl_of_responses, WEIGHS, DAPO, names=WITH_KL),
-    Mutant(kl_not_masked, "padding of the reference's log-probs does not change the loss", names=WITH_KL),
-    *(Mutant(loss, WHOLE, names=WITH_SAMPLER) for loss in (correction_by_the_mean_ratio, correction_by_the_largest_ratio)),
-    *(Mutant(loss, FOLLOWS, names=WITH_SAMPLER) for loss in (correction_falls,)),
-    Mutant(correction_by_the_distance, FOLLOWS, names=WITH_SAMPLER),
-    Mutant(correction_not_masked, SAMPLER_PADDING, names=WITH_SAMPLER),
+    Mutant(kl_turned_over, SIDE, names=WITH_KL, says="policy and reference are exchanged"),
+    Mutant(kl_ignored, PULLS, names=WITH_KL, says="the reference is ignored"),
+    Mutant(kl_of_the_first_estimator, PULLS, names=WITH_KL, says="(k1)"),
+    Mutant(
+        kl_over_the_width,
+        WEIGHS,
+        names=WITH_KL,
+        says="in the KL term, a response's sum over tokens is divided by the padded width",
+    ),
+    Mutant(kl_summed, WEIGHS, names=WITH_KL, says="in the KL term, all tokens are summed"),
+    Mutant(dapo_kl_of_responses, WEIGHS, DAPO, names=WITH_KL, says="in the KL term, every response has the same weight"),
+    Mutant(kl_not_masked, REFERENCE_PADDING, names=WITH_KL, says="padding of the reference's log-probs enters"),
+    Mutant(correction_by_the_mean_ratio, WHOLE, names=WITH_SAMPLER, says="the arithmetic mean of its token ratios"),
+    Mutant(correction_by_the_largest_ratio, WHOLE, names=WITH_SAMPLER, says="the largest of its token ratios"),
+    Mutant(correction_falls, FOLLOWS, names=WITH_SAMPLER, says="the weight falls where"),
+    Mutant(correction_by_the_distance, FOLLOWS, names=WITH_SAMPLER, says="grows with the distance"),
+    Mutant(correction_not_masked, SAMPLER_PADDING, names=WITH_SAMPLER, says="padding of the sampler's log-probs enters"),
 ]

@@ -122,4 +122,4 @@ def _log_probs(d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(d, 0.0), -np.maximum(d, 0.0)
 
 
-REDUCTION: list[Law] = [equal_responses, equal_tokens, order, copies, independent]
+REDUCTION: list[Law] = [order, copies, independent, equal_responses, equal_tokens]
