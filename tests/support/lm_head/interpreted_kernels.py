@@ -39,10 +39,11 @@ def head_of(rows: int, width: int, vocabulary: int, dtype: torch.dtype, **option
     return Head(weight, bias, **options), states, torch.randint(0, vocabulary, (rows,), generator=generator)
 
 
-def variants() -> list[dict[str, Any]]:
-    """Every combination of bias, soft cap and temperature."""
-    axes = product((False, True), (None, 3.0), (1.0, 0.6))
-    return [{"bias": bias, "soft_cap": cap, "temperature": temperature} for bias, cap, temperature in axes]
+def variants() -> list[tuple[tuple[int, int, int], dict[str, Any]]]:
+    """Shapes with bias, soft cap and temperature: four of the eight combinations each, every pair of options among them."""
+    axes = product(enumerate(SHAPES), (False, True), (None, 3.0), (1.0, 0.6))
+    chosen = [x for x in axes if (x[0][0] + x[1] + (x[2] is None) + (x[3] == 1.0)) % 2 == 0]
+    return [(shape, {"bias": bias, "soft_cap": cap, "temperature": t}) for (_, shape), bias, cap, t in chosen]
 
 
 def logits64(head: Head, states: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def float32_of(actual: Tensor, expected: Tensor, budget: float) -> None:
 
 def log_probs_and_entropies_are_float32_good() -> None:
     """A logit of order 16 sums H products, a softmax V exponentials: (16 H + V) units; 1/temperature of them."""
-    for dtype, shape, options in product(ROUNDING, SHAPES, variants()):
+    for dtype, (shape, options) in product(ROUNDING, variants()):
         head, states, tokens = head_of(*shape, dtype, **options)
         log_p = torch.log_softmax(logits64(head, states), -1)
         seen = two_pass.finish(head, kernels.scores(head, states, tokens, True))
@@ -92,7 +93,7 @@ def _lse(seen: Scores) -> Tensor:
 
 def gradient_tiles_are_those_of_plain_torch() -> None:
     """In the parameters' dtype: its rounding, and float32's budget. Blocks in the middle of the vocabulary, too."""
-    for dtype, shape, options in product(ROUNDING, SHAPES, variants()):
+    for dtype, (shape, options) in product(ROUNDING, variants()):
         head, states, tokens = head_of(*shape, dtype, **options)
         z = logits64(head, states)
         lse = z.logsumexp(1)
