@@ -147,6 +147,7 @@ def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, adva
         "sequences": count_true(xp, there),
         "tokens": xp.sum(lengths),
         "units": units,
+        "batch_units": units,
         "not_finite_advantages": count_true(xp, ~(size < math.inf)),
     }
     counts |= {"on_policy_batches": counts["batches"]} if loss.on_policy else {}
@@ -154,6 +155,7 @@ def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, adva
         "loss": detached(loss.value) * total,
         "gradient": xp.sum(gradient) * total,
         "trained": detached(loss.value),
+        "updates": xp.astype(units, total.dtype) / total,
         "advantage": xp.sum(mean_over_tokens(advantage, layout)),
         "abs_advantage": xp.sum(size),
         "length_squares": xp.sum(held * held),

@@ -11,6 +11,8 @@ from .ledger import Entries, Metrics, ledger
 def group_metrics(advantage: Array, group_ids: Array) -> Metrics:
     """Number of groups, and of those without a signal: every advantage in them is exactly zero.
 
+    A group of one response without an advantage has no signal, whatever its reward: it is counted apart, not as constant.
+
     Args:
         advantage: [N] real numbers, as `group_advantages` returns them.
         group_ids: [N] integers, equal for the responses to one prompt. A group must be in one call as a whole.
@@ -37,6 +39,10 @@ def group_metrics(advantage: Array, group_ids: Array) -> Metrics:
     label, size = xp.searchsorted(xp.sort(group_ids), group_ids), shape_of(advantage)[0]
     members = segment_sum(xp, xp.ones_like(label, dtype=xp.int32), label, size)
     live = segment_sum(xp, xp.astype(detached(advantage) != 0, xp.int32), label, size)
-    counts = {"groups": count_true(xp, members > 0), "constant_groups": count_true(xp, (members > 0) & (live == 0))}
-    counts["grouped"] = xp.sum(members)
+    counts = {
+        "groups": count_true(xp, members > 0),
+        "constant_groups": count_true(xp, (members > 1) & (live == 0)),
+        "single_groups": count_true(xp, (members == 1) & (live == 0)),
+        "grouped": xp.sum(members),
+    }
     return ledger(xp, Entries(counts), detached(advantage))

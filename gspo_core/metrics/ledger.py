@@ -20,6 +20,7 @@ LENGTH_BINS = 18
 
 COUNTS = {
     "batches": 1,
+    "batch_units": 1,  # as units, but of batches alone: without what was never run
     "on_policy_batches": 1,
     "sequences": 1,
     "tokens": 1,
@@ -41,7 +42,8 @@ COUNTS = {
     "log_s.bins": 3 * BINS,  # sign of the advantage, bin
     "log_s.bin_tokens": BINS,
     "groups": 1,
-    "constant_groups": 1,
+    "constant_groups": 1,  # of two responses or more
+    "single_groups": 1,  # of one, without an advantage
     "grouped": 1,  # responses
     "sampler.sequences": 1,
     "sampler.tokens": 1,
@@ -61,6 +63,7 @@ SUMS = {
     "loss": 1,  # times its denominator
     "gradient": 1,  # Σ |weight|, likewise
     "trained": 1,  # the loss as it was divided
+    "updates": 1,  # Σ own count / denominator
     "advantage": 1,
     "abs_advantage": 1,
     "length_squares": 1,
@@ -131,9 +134,9 @@ class Metrics(NamedTuple):
     sums: Array
     """Float32, or float64 if the log-probs are; added."""
     minima: Array
-    """The smaller one is kept; inf if there was nothing."""
+    """The smaller one is kept, NaN if one is; inf if there was nothing."""
     maxima: Array
-    """The larger one is kept; −inf if there was nothing."""
+    """The larger one is kept, NaN if one is; −inf if there was nothing."""
 
 
 def merge(*metrics: Metrics) -> Metrics:
@@ -178,8 +181,9 @@ def _check_alike(first: Metrics, part: Metrics) -> None:
 
 def _two(a: Metrics, b: Metrics) -> Metrics:
     xp = namespace(metrics=a.sums)
-    minima = xp.where(a.minima < b.minima, a.minima, b.minima)
-    maxima = xp.where(a.maxima > b.maxima, a.maxima, b.maxima)
+    # A NaN compares with nothing: it stays, on whichever side it is.
+    minima = xp.where((a.minima < b.minima) | xp.isnan(a.minima), a.minima, b.minima)
+    maxima = xp.where((a.maxima > b.maxima) | xp.isnan(a.maxima), a.maxima, b.maxima)
     counts = a.counts + b.counts
     # What overflows is negative, and stays so whatever is merged later.
     lost = (a.counts < 0) | (b.counts < 0) | (counts < 0)

@@ -10,7 +10,7 @@ from .sketch import BINS, CENTRES, STEPS, moments, of_size, quantile
 
 _QUANTILES = {"q01": 0.01, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "q99": 0.99}
 _SIZES = ("q50", "q95")
-_GROUPS = {"constant_groups": "constant_groups", "group_size": "grouped"}
+_GROUPS = {"constant_groups": "constant_groups", "single_groups": "single_groups", "group_size": "grouped"}
 _FLAT = 1e-4
 """Variance of log-probs per token up to which they do not vary, but for rounding; nats²."""
 
@@ -27,7 +27,8 @@ def summary(metrics: Metrics) -> dict[str, float]:
 
     Sizes: batches, sequences, tokens (empty sequences count nothing), length_mean, length_std, length_min, length_max;
         on_policy: share of batches without old log-probs; empty_sequences: number of those without a token.
-        Responses of `left_out_metrics` count among the sequences and tokens, but not as batches.
+        Responses of `left_out_metrics` count among the sequences and tokens, but not as batches. updates: Σ own count /
+        denominator: the number of optimizer steps, if micro-batches and ranks were divided by the count of a whole step.
     Loss: loss = Σ value · denominator / Σ the objective's own count: of the merged batches as if they were one.
         gradient = Σ |∂loss/∂logp|, likewise. gradient_share: max_i G_i / Σ_i G_i with G_i = D Σ_t |∂loss/∂logp_it| of a
         response and D its batch's denominator; left out if there is no gradient, or one that is not finite.
@@ -35,8 +36,8 @@ def summary(metrics: Metrics) -> dict[str, float]:
         every batch was divided by its own count.
     Advantages: advantage_mean, advantage_abs_mean, advantage_abs_max, over sequences; zero_advantage: share of sequences where
         it is 0 at every token; not_finite_advantages: number of sequences with one that is NaN or infinite, of which
-        advantage_abs_max knows nothing; groups, constant_groups: number, and share of those with nothing but zeros;
-        group_size: mean number of responses.
+        advantage_abs_max knows nothing; groups: their number; constant_groups, single_groups: shares of those of two responses
+        or more with nothing but zeros, and of those of one response that is 0; group_size: mean number of responses.
     Log-probs, of both policies: not_finite, positive: number of tokens with one that is NaN, infinite or beyond ±1e8 (which
         stands for an infinity), and of the others with one above 0; positive_max: the largest one, 0 if none is above.
         continued: number of tokens with an advantage whose log ratio (or that of their unit) is beyond 50, from where e^x is
@@ -72,7 +73,7 @@ def summary(metrics: Metrics) -> dict[str, float]:
     >>> import numpy as np
     >>> from gspo_core import group_metrics
     >>> summary(group_metrics(np.array([1.0, -1.0]), np.array([3, 3])))
-    {'groups': 1.0, 'constant_groups': 0.0, 'group_size': 2.0}
+    {'groups': 1.0, 'constant_groups': 0.0, 'single_groups': 0.0, 'group_size': 2.0}
     """
     book = Book.of(metrics)
     return _groups(book) | _batch(book) | _log_ratios(book, "log_s") | _sampler(book) | _policies(book)
@@ -93,6 +94,7 @@ def _batch(book: Book) -> dict[str, float]:
     found = empty | ({"on_policy": book.number("on_policy_batches") / batches} if batches else {})
     found |= {
         "batches": batches,
+        "updates": _updates(book),
         "sequences": sequences,
         "tokens": tokens,
         "length_mean": mean,
@@ -121,6 +123,12 @@ def _batch(book: Book) -> dict[str, float]:
     if book.total("s_squares") > 0:
         found["ess"] = min(1.0, book.total("s") ** 2 / (float(book.counts["log_s.bins"].sum()) * book.total("s_squares")))
     return found
+
+
+def _updates(book: Book) -> float:
+    """Σ count/denominator. What was never run has a part in the denominators, and none in the sum."""
+    run = book.number("batch_units")
+    return book.total("updates") * book.number("units") / run if run else 0.0
 
 
 def _log_probs(book: Book, name: str, prefix: str) -> dict[str, float]:

@@ -49,20 +49,10 @@ def _no_advantage(numbers: Numbers) -> Finding:
     rejected = numbers.get("sampler_rejected", 0.0)
     if rejected == 1:
         return _rejected(numbers)
-    if numbers.get("constant_groups") == 1 and numbers["group_size"] == 1:
-        sentence = (
-            "None of {sequences:.0f} responses has an advantage: each of {groups:.0f} groups has {group_size:.0f} response and "
-            "no other to compare it with. group_ids are equal for the responses to one prompt; sample several of them."
-        )
-        return Finding.of(FindingKind.CONSTANT_GROUPS, numbers, sentence, gradient_is_zero=True)
-    if numbers.get("constant_groups") == 1:
-        sentence = (
-            "None of {sequences:.0f} responses has an advantage: all rewards of a group are equal, and nothing is learned. "
-            "Use prompts that are neither always nor never solved. {constant_groups:.0%} of {groups:.0f} groups are constant."
-        )
-        return Finding.of(FindingKind.CONSTANT_GROUPS, numbers, sentence, gradient_is_zero=True)
+    if _without_signal(numbers) == 1:
+        return _groups_without_signal(numbers)
     # A group that is not constant has two responses or more with an advantage: fewer rejected ones cannot be the reason.
-    if "groups" in numbers and 0 < rejected >= 2.0 * (1.0 - numbers["constant_groups"]) / numbers["group_size"]:
+    if "groups" in numbers and 0 < rejected >= 2.0 * (1.0 - _without_signal(numbers)) / numbers["group_size"]:
         return _rejected(numbers)
     sentence = "None of {sequences:.0f} responses has an advantage, and nothing is learned. These metrics cannot say why: "
     if "groups" in numbers:
@@ -73,14 +63,38 @@ def _no_advantage(numbers: Numbers) -> Finding:
     return Finding.of(FindingKind.NO_ADVANTAGE, numbers, sentence, gradient_is_zero=True)
 
 
+def _without_signal(numbers: Numbers) -> float:
+    """Share of the groups that have nothing but zeros; −1 if it was not measured."""
+    return round(numbers["constant_groups"] + numbers["single_groups"], 12) if "groups" in numbers else -1.0
+
+
+def _groups_without_signal(numbers: Numbers) -> Finding:
+    sentence = "None of {sequences:.0f} responses has an advantage"
+    if numbers["single_groups"] == 1:
+        sentence += ": each of {groups:.0f} groups has {group_size:.0f} response and no other to compare it with. "
+    elif numbers["single_groups"] > 0:
+        sentence += (
+            ", and nothing is learned: {constant_groups:.0%} of {groups:.0f} groups are constant, all rewards of such a "
+        )
+        sentence += "group being equal, and {single_groups:.0%} have one response and no other to compare it with. "
+    else:
+        sentence += ": all rewards of a group are equal, and nothing is learned. Use prompts that are neither always nor never "
+        sentence += "solved. {constant_groups:.0%} of {groups:.0f} groups are constant."
+    if numbers["single_groups"] > 0:
+        sentence += "group_ids are equal for the responses to one prompt; sample several of them."
+    return Finding.of(FindingKind.CONSTANT_GROUPS, numbers, sentence, gradient_is_zero=True)
+
+
 def _rejected(numbers: Numbers) -> Finding:
     sentence = (
         "The sampler correction rejected {sampler_rejected:.0%} of what it weighed ({sampler_sequences:.0f} responses), and "
         "with it every advantage: the gradient is 0. Raw weights are {sampler_raw_mean:.3g} on average. Find out why trainer "
         "and sampler disagree before you loosen its bounds; the weight of a whole response leaves them sooner the longer it is."
     )
-    if numbers.get("constant_groups") == 1:
-        sentence += " All {groups:.0f} groups are constant as well, unless group_metrics was given the weighted advantages."
+    if _without_signal(numbers) == 1:
+        sentence += (
+            " No one of {groups:.0f} groups has a signal either, unless group_metrics was given the weighted advantages."
+        )
     elif "groups" in numbers:
         sentence += " Rewards are not the reason: {constant_groups:.0%} of {groups:.0f} groups are constant."
     numbers = {"sampler_raw_mean": math.nan, **numbers}

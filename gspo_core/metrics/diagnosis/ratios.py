@@ -16,11 +16,12 @@ def unmoved(numbers: Numbers, limits: Thresholds) -> list[Finding]:
     if "log_s_min" not in numbers or max(-numbers["log_s_min"], numbers["log_s_max"], numbers["token_std"]) > limits.still:
         return []
     zero = abs(numbers["loss"]) <= limits.zero_loss * numbers["advantage_abs_mean"]
-    if numbers["batches"] >= limits.window:
+    if updates_of(numbers) >= limits.window:
         sentence = (
-            "Every ratio is 1 in all {batches:.0f} batches ({on_policy:.0%} declared on policy): clipping does nothing. That "
-            "is right for the batches of one update. With more updates per rollout, take the old log-probs once, before the "
-            "first, and see that the steps move the weights."
+            "Every ratio is 1 in all {updates:.3g} updates ({batches:.0f} batches, {on_policy:.0%} declared on policy): clipping "
+            "does nothing. That is right for one update per rollout, and for micro-batches or ranks that divide by their own "
+            "count. With more updates per rollout, take the old log-probs once, before the first, and see that the steps move "
+            "the weights."
         )
         sentence += " That the loss is 0 ({loss:.2g}) is right; its gradient is not 0 ({gradient:.2g})." if zero else ""
         return [Finding.of(FindingKind.RATIO_IS_ONE, numbers, sentence, gradient_is_zero=False)]
@@ -29,6 +30,11 @@ def unmoved(numbers: Numbers, limits: Thresholds) -> list[Finding]:
         "in the first update. The gradient is not 0 (Σ|weight| = {gradient:.2g})."
     )
     return [Finding.of(FindingKind.ON_POLICY_CENTRED, numbers, sentence, gradient_is_zero=False)] if zero else []
+
+
+def updates_of(numbers: Numbers) -> float:
+    """Optimizer steps, without the rounding of the shares that their micro-batches have."""
+    return round(numbers["updates"], 3)
 
 
 def band_of(objective: Objective | None) -> tuple[float, float] | None:
@@ -56,8 +62,8 @@ def clip_range(numbers: Numbers, objective: Objective | None, limits: Thresholds
         return [Finding.of(FindingKind.CLIP_RANGE_NARROW, numbers, sentence + advice)]
     if limits.still < largest < limits.wide * min(band):
         sentence = "The largest |log s| is {largest:.2g}, the clip range −{low:.2g} to {high:.2g}: it never acts."
-        if numbers["batches"] < limits.window:
-            advice = " One batch may be the first of a rollout, in which nothing has moved: judge all of its updates together."
+        if updates_of(numbers) < limits.window:
+            advice = " One update may be the first of a rollout, in which nothing has moved: judge all of its updates together."
         return [Finding.of(FindingKind.CLIP_RANGE_WIDE, numbers, sentence + advice)]
     return []
 

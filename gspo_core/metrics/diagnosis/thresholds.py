@@ -41,7 +41,8 @@ class Thresholds:
     zero_loss: float = 1e-6
     """A loss up to this share of the mean |A| counts as 0."""
     window: int = 2
-    """With this many batches or more, ratios that are all 1 are a mistake. In the first update of a rollout they are right."""
+    """With this many updates or more, ratios that are all 1 are a mistake. In the first one of a rollout they are right; its
+    micro-batches are one update if they were divided by the count of all."""
     clipped: float = 0.25
     """Share of the responses with an advantage that may be clipped. Even a range of no width clips no more than about half:
     for each sign of the advantage only one side counts."""

@@ -46,7 +46,7 @@ def test_what_was_run_and_what_was_left_out_are_the_whole_batch(
     known, _ = judged(member, part, advantage[rows])
     expected = {name: value for name, value in whole.items() if not name.startswith(OF_LOG_S)}
     expected |= {name: value for name, value in known.items() if name.startswith(OF_LOG_S)}
-    expected["batches"] = float(part.mask.any())
+    expected["batches"] = expected["updates"] = float(part.mask.any())
     if not part.mask.any():
         for name in ("on_policy", "continued", "advantage_abs_max", "not_finite_advantages"):
             expected.pop(name, None)

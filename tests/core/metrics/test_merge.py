@@ -67,6 +67,21 @@ def test_merged_parts_are_the_whole(library: Library, batch: Batch, parts: list[
     assert_numbers(found, numbers, largest(batch), loss_scale)
 
 
+@pytest.mark.slow
+@given(
+    numbers=st.lists(st.sampled_from([-math.inf, -1.0, 0.0, 2.0, math.inf, math.nan]), min_size=3, max_size=3),
+    order=st.permutations(range(3)),
+)
+def test_extremes_merge_alike_in_any_order_and_keep_a_nan(library: Library, numbers: list[float], order: list[int]) -> None:
+    one = group_metrics(*(library.array(x) for x in (np.array([1.0, -1.0]), np.array([3, 3]))))
+    parts = [one._replace(minima=library.array(np.full(3, x)), maxima=library.array(np.full(3, x))) for x in numbers]
+    a, b, c = (parts[k] for k in order)
+    for merged in (merge(a, b, c), merge(a, merge(b, c))):
+        for vector, extreme in ((merged.minima, min), (merged.maxima, max)):
+            expected = math.nan if any(math.isnan(x) for x in numbers) else extreme(numbers)
+            np.testing.assert_array_equal(library.numpy(vector), np.full(3, expected))
+
+
 @given(a=batches(), b=batches(), c=batches())
 def test_merging_is_associative_and_commutative_and_an_empty_batch_is_neutral(a: Batch, b: Batch, c: Batch) -> None:
     x, y, z = (measured(NUMPY, GSPO, batch, batch.advantage) for batch in (a, b, c))
@@ -227,11 +242,13 @@ def test_groups_are_counted_as_sets_do(library: Library, rewards: list[float], i
     if not rewards:
         assert numbers == {}
         return
-    constant = [len({r for r, g in zip(rewards, groups, strict=True) if g == group}) == 1 for group in set(groups.tolist())]
+    members = [[r for r, g in zip(rewards, groups, strict=True) if g == group] for group in set(groups.tolist())]
+    single, equal = (sum(test(of) for of in members) for test in (lambda of: len(of) == 1, lambda of: len(set(of)) == 1))
     assert numbers == {
-        "groups": float(len(constant)),
-        "constant_groups": sum(constant) / len(constant),
-        "group_size": len(rewards) / len(constant),
+        "groups": float(len(members)),
+        "constant_groups": (equal - single) / len(members),
+        "single_groups": single / len(members),
+        "group_size": len(rewards) / len(members),
     }
 
 

@@ -131,6 +131,7 @@ def batch(verdict: ScalarLoss, per_token: bool, new: Rows, old: Rows, advantage:
     advantages = [[advantage[i][t] for t in positions(row)] for i, row in enumerate(mask) if positions(row)]
     found = {
         "batches": 1.0,
+        "updates": 1.0,
         "on_policy": 0.0,
         "sequences": float(len(lengths)),
         "tokens": float(sum(lengths)),

@@ -70,6 +70,15 @@ NO_GRADIENT = [
         never_says="neither always nor never solved",
     ),
     Situation(
+        "half of the groups have one response, the others are constant",
+        lambda: merge(
+            pair(spread(), spread(), np.zeros(N)), group_metrics(np.zeros(N), np.where(GROUPS < 4, np.arange(N), N + GROUPS))
+        ),
+        (FindingKind.CONSTANT_GROUPS,),
+        True,
+        says="89% have one response",
+    ),
+    Situation(
         "no advantage for a reason that was not measured",
         lambda: pair(FULL - 2.0, FULL - 2.0, np.zeros(N)),
         (FindingKind.NO_ADVANTAGE,),
