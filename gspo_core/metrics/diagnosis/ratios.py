@@ -19,9 +19,9 @@ def unmoved(numbers: Numbers, limits: Thresholds) -> list[Finding]:
     if updates_of(numbers) >= limits.window:
         sentence = (
             "Every ratio is 1 in all {updates:.3g} updates ({batches:.0f} batches, {on_policy:.0%} declared on policy): "
-            "clipping does nothing. That is right for one update per rollout, and for micro-batches or ranks that divide by their "
-            "own count. With more updates per rollout, take the old log-probs once, before the first, and see that the steps "
-            "move the weights."
+            "clipping does nothing. That is right for one update per rollout, and for micro-batches or ranks that divide by "
+            "their own count. With more updates per rollout, take the old log-probs once, before the first, and see that the "
+            "steps move the weights."
         )
         sentence += " That the loss is 0 ({loss:.2g}) is right; its gradient is not 0 ({gradient:.2g})." if zero else ""
         return [Finding.of(FindingKind.RATIO_IS_ONE, numbers, sentence, gradient_is_zero=False)]
