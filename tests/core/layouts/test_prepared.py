@@ -111,7 +111,7 @@ def test_shards_exchange_nothing_more() -> None:
         return x
 
     layout = sharded(Turns(Padded(torch.tensor(MASK)), torch.tensor(TURN_IDS), 2), summed)
-    assert exchanged == [(8,), (4,)]
+    assert exchanged == [(4,), (8,)]  # lengths of the sequences, then of their turns
     once = prepared(layout, torch.zeros(()))
     once.safe_lengths(torch.zeros(()))
     assert once.turns is not None
