@@ -19,6 +19,7 @@ docs/new-backend.md builds a backend of 50 lines on this module.
 from gspo_core._lib.array import check_array
 from gspo_core._lib.checks import as_coefficient, as_number, as_positive, as_whole, check_flag
 from gspo_core._lib.validation import check_layout
+from gspo_core.kl.penalty import check_term
 
 from .active import active_tokens
 from .kl_weight import kl_weight_as_function
@@ -33,6 +34,7 @@ __all__ = [
     "check_array",
     "check_flag",
     "check_layout",
+    "check_term",
     "kl_weight_as_function",
     "weight_as_function",
 ]

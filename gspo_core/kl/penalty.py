@@ -61,6 +61,22 @@ class KLTerm:
         object.__setattr__(self, "coefficient", as_coefficient("coefficient", self.coefficient))
 
 
+def check_term(kl: KLTerm | None) -> None:
+    """Refuses what is no KL term.
+
+    Args:
+        kl: the argument `kl` of a backend's `linear_policy_loss`.
+
+    Returns: nothing.
+
+    Raises: TypeError.
+
+    >>> check_term(None)
+    """
+    if kl is not None and not isinstance(kl, KLTerm):
+        raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
+
+
 def kl_penalty(
     estimator: KLEstimator,
     logp: Array,

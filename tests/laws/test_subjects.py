@@ -144,12 +144,12 @@ def test_half_precision_is_not_excused() -> None:
     assert not half.ok
 
 
-def needs_a_mode(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, mode: str) -> Tensor:  # noqa: ARG001
+def needs_a_mode(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor, mode: str) -> Tensor:  # noqa: ARG001 (the signature is what is tested)
     """Nobody passes `mode`."""
     return torch_gspo(logp, old_logp, advantage, mask)
 
 
-def fails_late(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001
+def fails_late(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001 (the signature is what is tested)
     """Gets far in PyTorch."""
     d = torch.where(mask, logp - old_logp, 0.0)
     raise ValueError(f"no group ids for {len(d)} rows")

@@ -13,7 +13,7 @@ import jax
 from jax import lax
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import active_tokens, as_coefficient, as_positive, as_whole
+from gspo_core.backend import active_tokens, as_coefficient, as_positive, as_whole, check_term
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
@@ -94,8 +94,7 @@ def linear_policy_loss(
     check_slots(layout, tokens)
     check_arrays(old_logp=old_logp, advantage=advantage)
     check_flags(on_policy=on_policy, return_logp=return_logp, return_entropy=return_entropy)
-    if kl is not None and not isinstance(kl, KLTerm):
-        raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
+    check_term(kl)
     denominator = None if denominator is None else as_positive("denominator", denominator)
     bonus = None if entropy_bonus is None else factor_of(as_coefficient("entropy_bonus", entropy_bonus))
     kl = None if kl is None else replace(kl, coefficient=factor_of(kl.coefficient))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
-from gspo_core.backend import as_coefficient, as_whole, check_flag
+from gspo_core.backend import as_coefficient, as_whole, check_flag, check_term
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
@@ -91,8 +91,7 @@ def linear_policy_loss(
     """
     check_flag("return_logp", return_logp)
     check_flag("return_entropy", return_entropy)
-    if kl is not None and not isinstance(kl, KLTerm):
-        raise TypeError(f"kl: expected a KLTerm(estimator, ref_logp, coefficient) or None, got {type(kl).__name__}")
+    check_term(kl)
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
     hidden, head, tokens, layout = admit(hidden, head, tokens, layout)  # type: ignore[assignment]  # admit returns the type it was given
     check_head(hidden, head, tokens)

@@ -24,7 +24,7 @@ GRID = [0.0, *(10.0 ** (k / 6) for k in range(-24, 13))]
 
 
 @dataclass(frozen=True)
-class Stale:
+class OtherMask:
     """The off-policy mask with another statistic, or for other responses."""
 
     statistic: Callable[[Array], float]
@@ -74,15 +74,15 @@ def _off_policy(gate: OffPolicyMask) -> list[tuple[str, Any]]:
     """Off-policy masks by another statistic."""
     words = "the off-policy mask looks at"
     return [
-        (f"{words} the sum of a response's log ratios, not at their mean", Stale(lambda d: -float(d.sum()), gate.delta)),
-        (f"{words} single tokens, not at the mean of a response", Stale(lambda d: -float(d.min()), gate.delta)),
+        (f"{words} the sum of a response's log ratios, not at their mean", OtherMask(lambda d: -float(d.sum()), gate.delta)),
+        (f"{words} single tokens, not at the mean of a response", OtherMask(lambda d: -float(d.min()), gate.delta)),
         (
             f"{words} both sides: a response that became likelier is masked, too",
-            Stale(lambda d: abs(float(d.mean())), gate.delta),
+            OtherMask(lambda d: abs(float(d.mean())), gate.delta),
         ),
-        (f"{words} the wrong side: responses that became likelier", Stale(lambda d: float(d.mean()), gate.delta)),
-        ("the off-policy mask acts on good responses, not on bad ones", Stale(lambda d: -float(d.mean()), gate.delta, 1.0)),
-        ("the off-policy mask acts on bad and good responses", Stale(lambda d: -float(d.mean()), gate.delta, 0.0)),
+        (f"{words} the wrong side: responses that became likelier", OtherMask(lambda d: float(d.mean()), gate.delta)),
+        ("the off-policy mask acts on good responses, not on bad ones", OtherMask(lambda d: -float(d.mean()), gate.delta, 1.0)),
+        ("the off-policy mask acts on bad and good responses", OtherMask(lambda d: -float(d.mean()), gate.delta, 0.0)),
     ]
 
 

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from gspo_core.laws.kit.batch import Batch, Floats
 from gspo_core.laws.kit.cause import Cause, smallest_first
 from gspo_core.laws.kit.claim import Claim
-from gspo_core.laws.kit.compare import rounding, scale_of, tiny
 from gspo_core.laws.kit.law import Law, Severity
 from gspo_core.laws.kit.runner import EXAMPLES, RAISES, LawVerdict, Status, run
 from gspo_core.laws.kit.setting import Setting
-from gspo_core.laws.kit.subject import LossError, LossResult, Subject
+from gspo_core.laws.kit.subject import Subject
 
+from .answers import Seen, agree, agreeing, answers, has_right_gradient, relative
 from .clips import clips
-from .corrections import correction
 from .credit import advantages, constants
+from .empty import on_nothing
 from .epsilons import epsilons
-from .given import denominator
-from .mends import coarse, constant_term, guarded, on_filled_rows, with_value_of, without_constant_term
+from .inputs import MEASURED
+from .mends import coarse, constant_term, with_value_of, without_constant_term
 from .parts import parts
-from .penalties import penalty
 from .places import place
-from .probes import probes
 from .ratios import ratios
 from .reductions import reductions
 from .statistics import statistics
@@ -59,20 +56,11 @@ SPECIAL_FIRST = (
 """Chapters from the most special laws to the most general ones, which nearly every mistake breaks."""
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A probe, the result of the loss, and that of the right formula."""
-
-    batch: Batch
-    found: LossResult
-    right: LossResult
-
-
 def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], seed: int = 0) -> tuple[Cause, ...]:
     """The causes of the broken laws, the worst first; every broken law belongs to one of them."""
     broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: _generality(v.law))
     found: list[Cause] = []
-    nothing = _on_nothing(subject) if broken else None
+    nothing = on_nothing(subject) if broken else None
     if nothing is not None:
         suspect, subject = nothing
         again = [(v, run(v.law, subject, setting, seed, EXAMPLES)) for v in broken]
@@ -80,7 +68,7 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
         found = _cause(suspect, sorted(follow, key=_required_of_itself))
         broken = [left for _, left in again if left.status is Status.BROKEN]
     wrong = [v for v in broken if v.law.severity is Severity.WRONG]
-    seen = _answers(subject, setting) if wrong and Claim.KNOWN_FORMULA in setting.claims else None
+    seen = answers(subject, setting) if wrong and Claim.KNOWN_FORMULA in setting.claims else None
     found += _by_formula(subject, setting, seen, broken, seed) if seen else []
     for chapter, measure in MEASURED.items():
         left = [v for v in _left(wrong, found) if v.law.chapter == chapter]
@@ -94,44 +82,10 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     return tuple(sorted(found, key=lambda cause: list(Severity).index(cause.severity), reverse=True))
 
 
-def _on_nothing(subject: Subject) -> tuple[Suspect, Subject] | None:
-    """What a loss does where a mean is over nothing, if that is an error, NaN or infinity, and the loss without it.
-
-    A batch without a token is no other loss, as no formula says what it is; a row without one spoils the other rows.
-    """
-    words = _failure(subject, Batch.of([[0.0], [0.0]], [1.0, 1.0], [[1], [0]]))
-    if words:
-        fix = "divide by max(length, 1), and leave rows without a token out of the mean"
-        return Suspect(f"beside a row without a token {words}", fix), on_filled_rows(subject)
-    words = _failure(subject, Batch.of([[0.0]], [1.0], [[0]]))
-    if words:
-        fix = "divide by max(count, 1), or leave such batches out"
-        return Suspect(f"on a batch without a token {words}", fix, severity=Severity.FRAGILE), guarded(subject)
-    return None
-
-
-def _failure(subject: Subject, batch: Batch) -> str:
-    """In words; empty if the batch has a finite loss and gradient."""
-    try:
-        found = subject(batch)
-    except LossError as error:
-        return f"the loss raises {' '.join(str(error).split())}"
-    finite = np.isfinite(found.value) and np.isfinite(found.weight).all()
-    return "" if finite else "the loss or its gradient is not finite, as 0/0 is"
-
-
 def _required_of_itself(v: LawVerdict) -> bool:
     """Whether the required number is a NaN that the loss itself returned on another batch."""
     expected = None if v.violation is None else v.violation.expected
     return expected is not None and not isinstance(expected, str) and bool(np.isnan(expected).any())
-
-
-MEASURED: dict[str, Callable[[Subject, Setting], Suspect | None]] = {
-    "kl": penalty,
-    "sampler": lambda subject, setting: correction(subject),
-    "micro_batches": denominator,
-}
-"""Chapters about one more input, and what measures what a loss does with it."""
 
 
 def _left(wrong: list[LawVerdict], found: list[Cause]) -> list[LawVerdict]:
@@ -151,11 +105,11 @@ def _generality(law: Law) -> int:
     return SPECIAL_FIRST.index(law.chapter) if law.chapter in SPECIAL_FIRST else 0
 
 
-def _unknown(setting: Setting, seen: list[_Seen], left: list[LawVerdict]) -> Cause:
+def _unknown(setting: Setting, seen: list[Seen], left: list[LawVerdict]) -> Cause:
     """What no known difference explains: the most special law about the place where the loss differs, else that place."""
     if error := _error(left[0]):
         return Cause(error, "", Severity.WRONG, tuple(left), known=False)
-    found = place((s.batch, _agree(setting, s, s.right)) for s in seen)
+    found = place((s.batch, agree(setting, s, s.right)) for s in seen)
     chosen = next((v for v in left if found and v.law.chapter in found.chapters), left[0])
     said = found and chosen.law.chapter == "paper"
     sentence = found.words if found and said else f"not so: {chosen.law.name}"
@@ -163,8 +117,8 @@ def _unknown(setting: Setting, seen: list[_Seen], left: list[LawVerdict]) -> Cau
     return Cause(sentence, fix, Severity.WRONG, (chosen, *smallest_first([v for v in left if v is not chosen])), known=False)
 
 
-def _by_formula(subject: Subject, setting: Setting, seen: list[_Seen], broken: list[LawVerdict], seed: int) -> list[Cause]:
-    if all(_agree(setting, s, s.right) for s in seen):
+def _by_formula(subject: Subject, setting: Setting, seen: list[Seen], broken: list[LawVerdict], seed: int) -> list[Cause]:
+    if all(agree(setting, s, s.right) for s in seen):
         return []
     suspect = _suspect(subject, setting, seen)
     if suspect is not None:
@@ -187,43 +141,10 @@ def _cause(suspect: Suspect, follow: list[LawVerdict]) -> list[Cause]:
     return [Cause(suspect.sentence, suspect.fix, suspect.severity, smallest_first(follow))] if follow else []
 
 
-def _answers(subject: Subject, setting: Setting) -> list[_Seen] | None:
-    """The loss on all probes; None if it raises an error on one."""
-    right, found = Suspect("", ""), []
-    for batch in probes(setting):
-        if not setting.is_clear(batch, subject.kink):
-            continue
-        try:
-            found.append(_Seen(batch, subject(batch), right.evaluate(setting, batch)))
-        except LossError:
-            return None
-    return found
-
-
-def _agree(setting: Setting, seen: _Seen, model: LossResult) -> bool:
-    """Whether the loss is the model on a probe: in value and in gradient."""
-    noise = model.noise + seen.found.noise * (1.0 + seen.batch.largest)
-    return _same(seen.found.value, model.value, setting, seen) and (
-        not _has_gradient(setting, seen)
-        or _same(seen.found.weight, np.where(seen.batch.mask, model.weight, 0.0), setting, seen, noise)
-    )
-
-
-def _has_gradient(setting: Setting, seen: _Seen) -> bool:
-    """Whether the gradient can be compared: one by differences is the value's, which that of the formula need not be."""
-    return seen.found.noise == 0 or (np.isfinite(seen.found.noise) and setting.like.surrogate.exact)
-
-
-def _same(actual: float | Floats, expected: float | Floats, setting: Setting, seen: _Seen, noise: float = 0.0) -> bool:
-    size = scale_of(setting, seen.batch) + float(np.max(np.abs(expected), initial=0.0))
-    allowed = (rounding(seen.found, seen.batch) + noise) * size + tiny(seen.found)
-    return bool(np.all(np.abs(np.asarray(actual) - np.asarray(expected)) <= allowed))
-
-
-def _suspect(subject: Subject, setting: Setting, seen: list[_Seen]) -> Suspect | None:
+def _suspect(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | None:
     """The one suspect, else the pair of suspects, that agrees with the loss on all probes."""
-    if max(_relative(setting, s) for s in seen) < SMALL:
-        return _agreeing(epsilons(), setting, seen)
+    if max(relative(setting, s) for s in seen) < SMALL:
+        return agreeing(epsilons(), setting, seen)
     first = seen[0]
     value = first.found.value / first.right.value
     slope = float(first.found.weight[0, 0] / first.right.weight[0, 0]) / value if value else np.nan
@@ -231,7 +152,7 @@ def _suspect(subject: Subject, setting: Setting, seen: list[_Seen]) -> Suspect |
     constant, bounds, others, sums = constants(value, slope), clips(subject, setting), ratios(like), reductions(like)
     ratio = [*others, *advantages()]
     alone = [*constant, *bounds, *ratio, *sums, *parts(subject, setting), *statistics()]
-    found = _agreeing(alone, setting, seen)
+    found = agreeing(alone, setting, seen)
     if found is not None:
         return found
     pairs = itertools.chain(
@@ -240,46 +161,23 @@ def _suspect(subject: Subject, setting: Setting, seen: list[_Seen]) -> Suspect |
         itertools.product(others, bounds),
         itertools.combinations(others, 2),
     )
-    both = _agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
+    both = agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
     if both is not None or seen[0].found.noise == 0:
         return both
     # Differences of a loss that jumps say nothing about its gradient.
     values = [replace(s, found=s.found._replace(noise=np.inf)) for s in seen]
-    return None if all(_agree(setting, s, s.right) for s in values) else _agreeing(alone, setting, values)
+    return None if all(agree(setting, s, s.right) for s in values) else agreeing(alone, setting, values)
 
 
-def _agreeing(suspects: Iterable[Suspect], setting: Setting, seen: list[_Seen]) -> Suspect | None:
-    for suspect in suspects:
-        if all(_agree(setting, s, model) for s, model in ((s, _evaluated(suspect, setting, s.batch)) for s in seen)):
-            return suspect
-    return None
-
-
-def _evaluated(suspect: Suspect, setting: Setting, batch: Batch) -> LossResult:
-    """The model on a probe; NaN where its objective cannot be."""
-    try:
-        with np.errstate(all="ignore"):
-            found = suspect.evaluate(setting, batch)
-            return found._replace(noise=1.0) if suspect.by_differences and _tied(batch) else found
-    except (TypeError, ValueError, OverflowError):  # a pair that makes no objective, such as GRPO's reduction of one ratio
-        return LossResult(np.nan, np.full(batch.mask.shape, np.nan), 1.0, 0.0)
-
-
-def _tied(batch: Batch) -> bool:
-    """Whether two tokens of a response have equal log ratios, where a largest token and a median have no gradient."""
-    rows = (d[own] for d, own in zip(batch.d, batch.mask, strict=True))
-    return any(len(np.unique(row)) < len(row) for row in rows)
-
-
-def _mends(subject: Subject, setting: Setting, seen: list[_Seen]) -> list[tuple[Suspect, Subject]]:
+def _mends(subject: Subject, setting: Setting, seen: list[Seen]) -> list[tuple[Suspect, Subject]]:
     """Differences without a model, each with the loss in which it is mended."""
     found: list[tuple[Suspect, Subject]] = []
-    off = max(_relative(setting, s) for s in seen)
+    off = max(relative(setting, s) for s in seen)
     if off <= MILLIONTH:
         words = f"off by an epsilon: values differ by up to {off:.1g} of their size, as from an epsilon in a denominator"
         fix = "harmless at this size; clamp(min=1) in place of + epsilon, or a float64 constant, makes it exact"
         found.append((Suspect(words, fix, severity=Severity.HARMLESS), coarse(subject)))
-    if _printed_value(setting, seen):
+    if has_right_gradient(setting, seen):
         words = "the gradient is right, and the value is another quantity"
         fix = "training is the same, and a logged loss means something else: return the value of the formula"
         found.append((Suspect(words, fix), with_value_of(subject, setting)))
@@ -290,24 +188,6 @@ def _mends(subject: Subject, setting: Setting, seen: list[_Seen]) -> list[tuple[
     return found
 
 
-def _relative(setting: Setting, seen: _Seen) -> float:
-    """Largest difference of value and gradient from the formula, relative to their size and to that of the log ratios."""
-    scale = (scale_of(setting, seen.batch) or 1.0) * (1.0 + seen.batch.largest)
-    off = abs(seen.found.value - seen.right.value) / scale
-    if not _has_gradient(setting, seen):
-        return off
-    gap = np.abs(np.where(seen.batch.mask, seen.found.weight, 0.0) - seen.right.weight)
-    gap = np.maximum(gap - seen.found.noise * (1.0 + seen.batch.largest) * scale, 0.0)
-    return float(max(off, gap.max() / scale)) if np.isfinite(gap).all() else np.inf
-
-
-def _printed_value(setting: Setting, seen: list[_Seen]) -> bool:
-    """Whether all gradients are right; a gradient by finite differences says nothing of the kind."""
-    return all(
-        s.found.noise == 0 and _same(np.where(s.batch.mask, s.found.weight, 0.0), s.right.weight, setting, s) for s in seen
-    )
-
-
-def _without_advantages(subject: Subject, seen: list[_Seen]) -> list[float]:
+def _without_advantages(subject: Subject, seen: list[Seen]) -> list[float]:
     """The loss on the last probes with advantages of 0."""
     return [subject(replace(s.batch, advantage=np.zeros(s.batch.advantage.shape))).value for s in seen[-4:]]

@@ -49,7 +49,7 @@ def recognised(fn: Callable[..., Any], names: Names) -> Names:
     plain = [ROLE.get(p.name.lower()) for p in wanted if p.kind is not p.KEYWORD_ONLY][:4] == list(FOUR)
     if plain and set(found) == set(FOUR):
         return names
-    return replace(names, **found, needs_denominator="denominator" in found)  # type: ignore[arg-type]
+    return replace(names, **found, needs_denominator="denominator" in found)  # type: ignore[arg-type]  # `found` has fields of Names
 
 
 def missing(fn: Callable[..., Any], names: Names) -> list[str]:

@@ -23,6 +23,7 @@ class _Pooled(Sequence):
     """Treats a row as one sequence, also where it holds several."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """The mean over all sequences of a packed row."""
         own = super().log_ratio(d, layout)
         if len(layout.shape) == 2:
             return own
@@ -35,6 +36,7 @@ class _OfThisRank(Sequence):
     """The mean over the tokens of this rank."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """The mean over the local part of each sequence."""
         here: Any = layout
         return super().log_ratio(d, here.local)
 
@@ -44,6 +46,7 @@ class _NotRestricted(Sequence):
     """Uses the length before tokens were rejected."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """The mean over all tokens, rejected ones included."""
         here: Any = layout
         whole = here.layout.layout if isinstance(here.layout, Restricted) else layout
         return super().log_ratio(d, whole)
@@ -54,6 +57,7 @@ class _FirstToken(Sequence):
     """Reads the first slot, which a layout may lack."""
 
     def log_ratio(self, d: Array, layout: Layout) -> Array:
+        """The right mean, after reading a slot that may not exist."""
         first = d[..., :1] if layout.shape[-1] else d[..., 0]
         return super().log_ratio(d, layout) + 0.0 * layout.xp.sum(first)
 

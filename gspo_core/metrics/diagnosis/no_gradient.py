@@ -92,9 +92,7 @@ def _rejected(numbers: Numbers) -> Finding:
         "and sampler disagree before you loosen its bounds; the weight of a whole response leaves them sooner the longer it is."
     )
     if _without_signal(numbers) == 1:
-        sentence += (
-            " No one of {groups:.0f} groups has a signal either, unless group_metrics was given the weighted advantages."
-        )
+        sentence += " None of {groups:.0f} groups has a signal either, unless group_metrics was given the weighted advantages."
     elif "groups" in numbers:
         sentence += " Rewards are not the reason: {constant_groups:.0%} of {groups:.0f} groups are constant."
     numbers = {"sampler_raw_mean": math.nan, **numbers}

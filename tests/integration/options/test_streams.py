@@ -46,7 +46,7 @@ def full_disk() -> int:
 @pytest.mark.parametrize("unbuffered", [False, True])
 def test_a_program_goes_on_without_its_reader(make: Callable[[], int], unbuffered: bool) -> None:
     binary = io.FileIO(make(), "w")
-    stream = io.TextIOWrapper(binary if unbuffered else io.BufferedWriter(binary), write_through=unbuffered)  # type: ignore[type-var]
+    stream = io.TextIOWrapper(binary if unbuffered else io.BufferedWriter(binary), write_through=unbuffered)  # type: ignore[type-var]  # a raw stream
     with patch.multiple(sys, stdout=stream, stderr=stream), steady_streams():
         for _ in range(3):
             print("step", "→" * 10_000)

@@ -106,7 +106,7 @@ def of_core(rng: np.random.Generator) -> dict[str, Call]:
             Packed.from_cu_seqlens, {"cu_seqlens": np.array([0, 2, 3]), "num_tokens": 4, "mask": np.ones(4, dtype=bool)},
         ),
         "Turns": (Turns, {"layout": layout, "turn_ids": np.zeros((N, T), dtype=int), "num_turns": 2}),
-        "sharded": (sharded, {"layout": layout, "sum_over_shards": np.copy}),
+        "sharded": (sharded, {"layout": layout, "sum_over_shards": lambda lengths: lengths}),
         "mismatch_report": (
             mismatch_report,
             {**pilot, "sampler_logp": old, "clip": Clip(0.1, 0.2)},

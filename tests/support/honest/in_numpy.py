@@ -125,7 +125,7 @@ def grpo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
 
 
 def grpo_by_rows(logp: A, old_logp: A, advantage: A, mask: A) -> A:
-    rows = [_clipped(np.exp((p - q)[m]), a, 0.2, 0.2).mean() for p, q, a, m in zip(logp, old_logp, advantage, mask) if m.any()]  # noqa: B905
+    rows = [_clipped(np.exp((p - q)[m]), a, 0.2, 0.2).mean() for p, q, a, m in zip(logp, old_logp, advantage, mask) if m.any()]  # noqa: B905 (as strangers write)
     return -sum(rows) / max(1, len(rows))
 
 

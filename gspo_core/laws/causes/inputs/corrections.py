@@ -8,15 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.subject import LossError, Subject
 
-from .suspect import Suspect
+from .nearness import SLACK, near
 
 GAP = 0.1
 """log π_old − log π_sampler at which the weight is measured: inside all usual caps."""
-SLACK = 1e-6
-"""Relative difference below which two weights are equal."""
 TURNED = "the correction is turned over: π_sampler/π_old in place of π_old/π_sampler"
 FIX = "multiply by π_old/π_sampler, held constant: exp(old_logp − sampler_logp), detached"
 
@@ -36,22 +35,18 @@ def _weight(subject: Subject, gaps: Sequence[float], d: float = 0.0) -> float:
     return abs(subject.value(asked).value) / math.exp(d)
 
 
-def _near(x: float, y: float) -> bool:
-    return abs(x - y) <= SLACK * max(abs(x), abs(y))
-
-
 def _one_token(subject: Subject) -> Suspect | None:
     """The weight as a function of the gap of a single token."""
     still = _weight(subject, [0.0])
     weights = {g: _weight(subject, [g]) for g in (GAP, -GAP, 80 * GAP, -80 * GAP)}
     up, down = weights[GAP], weights[-GAP]
     known = {
-        "the sampler's log-probs are ignored: there is no correction": all(_near(w, still) for w in weights.values()),
-        f"the weight is {still:.6g}, not 1, where the sampler is the old policy": not _near(still, 1.0),
-        "the weight grows with the distance of the sampler, in either direction": _near(up, down) and up > 1 + SLACK,
-        TURNED: _near(up, math.exp(-GAP)) or _near(down, math.exp(GAP)),
+        "the sampler's log-probs are ignored: there is no correction": all(near(w, still) for w in weights.values()),
+        f"the weight is {still:.6g}, not 1, where the sampler is the old policy": not near(still, 1.0),
+        "the weight grows with the distance of the sampler, in either direction": near(up, down) and up > 1 + SLACK,
+        TURNED: near(up, math.exp(-GAP)) or near(down, math.exp(GAP)),
         "the correction is applied twice: the weight is the square of π_old/π_sampler": (
-            _near(up, math.exp(2 * GAP)) or _near(down, math.exp(-2 * GAP))
+            near(up, math.exp(2 * GAP)) or near(down, math.exp(-2 * GAP))
         ),
         "the weight falls where the old policy exceeds the sampler": 0 != up < 1 - SLACK,
         "the weight grows where the sampler exceeds the old policy": down > 1 + SLACK,
@@ -62,7 +57,7 @@ def _one_token(subject: Subject) -> Suspect | None:
 def _current(subject: Subject) -> Suspect | None:
     """A weight that depends on the current policy, or lets a gradient through."""
     moved, still = _weight(subject, [0.0], 0.25), _weight(subject, [0.0])
-    if _near(moved, still * math.exp(0.25)):
+    if near(moved, still * math.exp(0.25)):
         words = "the weight is π/π_sampler, of the current policy, in place of π_old/π_sampler"
         return Suspect(words, FIX)
     batch = Batch.of([[0.25]], [-1.0], base=-3.0)
@@ -75,7 +70,7 @@ def _current(subject: Subject) -> Suspect | None:
 def _tokens(subject: Subject) -> Suspect | None:
     """The weight of a response of two tokens whose gaps cancel."""
     mixed, words = _weight(subject, [GAP, -GAP]), "a response's correction is"
-    if _near(mixed, math.cosh(GAP)):
+    if near(mixed, math.cosh(GAP)):
         # A mean over the tokens of a loss with a weight each gives the same number, with unequal gradients.
         batch = Batch.of([[0.0, 0.0]], [1.0], base=-3.0)
         weight = subject(replace(batch, sampler_logp=batch.old_logp - np.array([[GAP, -GAP]]))).weight[0]
@@ -83,7 +78,7 @@ def _tokens(subject: Subject) -> Suspect | None:
             return None
         return Suspect(f"{words} the arithmetic mean of its token ratios, not their product", FIX)
     for word, log_weight in (("largest", GAP), ("smallest", -GAP)):
-        if _near(mixed, math.exp(log_weight)):
+        if near(mixed, math.exp(log_weight)):
             return Suspect(f"{words} the {word} of its token ratios, not their product", FIX)
     return None
 
@@ -92,13 +87,13 @@ def _batch(subject: Subject) -> Suspect | None:
     """Padding, and responses that change each other's weights."""
     batch = Batch.of([[0.0, 0.0]], [1.0], [[1, 0]], base=-3.0)
     quiet, loud = (subject.value(replace(batch, sampler_logp=batch.old_logp - np.array([[GAP, x]]))).value for x in (0.0, 0.2))
-    if not _near(quiet, loud):
+    if not near(quiet, loud):
         return Suspect("padding of the sampler's log-probs enters the correction", "mask the log ratios before the sum")
     two = Batch.of([[0.0], [0.0]], [1.0, 0.0], base=-3.0)
     alone, beside = (
         subject.value(replace(two, sampler_logp=two.old_logp - np.array([[GAP], [x]]))).value for x in (0.0, 3 * GAP)
     )
-    if not _near(alone, beside):
+    if not near(alone, beside):
         words = "a response's weight depends on the other responses: weights are normalised over the batch"
         return Suspect(words, FIX)
     return None

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, Subject
 
-from .suspect import Suspect
+from .nearness import near
 
 ONE = Batch.of([[0.0]], [-2.0])
 """A single token."""
 TWO = Batch.of([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]], [-2.0, -2.0], [[1, 1, 1], [1, 0, 0]])
 """Two responses of three tokens and one."""
-SLACK = 1e-6
-"""Relative difference below which two factors are one."""
 
 
 def denominator(subject: Subject, setting: Setting) -> Suspect | None:
@@ -26,14 +25,14 @@ def denominator(subject: Subject, setting: Setting) -> Suspect | None:
         count = _factor(subject, setting, TWO, setting.count(TWO))
     except LossError:
         return None
-    if all(_near(factor, z) for factor, z in zip(one, (2.0, 5.0), strict=True)):
+    if all(near(factor, z) for factor, z in zip(one, (2.0, 5.0), strict=True)):
         words = "the given denominator is ignored: every micro-batch is divided by its own count"
         return Suspect(words, "divide the sum by the denominator that is passed")
-    if _near(one[0], one[1]) and all(_near(x, one[0]) for x in (*two, count)):
+    if near(one[0], one[1]) and all(near(x, one[0]) for x in (*two, count)):
         words = f"with a denominator the loss is {one[0]:.6g} times the sum divided by it"
         fix = "divide by the denominator alone: not by the number of ranks or accumulation steps, too"
         return Suspect(words, fix)
-    if all(_near(x, 1.0) for x in one) and _near(two[0], two[1]):
+    if all(near(x, 1.0) for x in one) and near(two[0], two[1]):
         words = f"the denominator is changed by what is in the batch: two responses are divided by {1 / two[0]:.6g} times it"
         return Suspect(words, "divide the sum by the denominator that is passed, as it is")
     return None
@@ -43,7 +42,3 @@ def _factor(subject: Subject, setting: Setting, batch: Batch, given: float) -> f
     """The loss with a denominator, divided by what it should be."""
     asked = replace(batch, denominator=given)
     return subject.value(asked).value / setting.expected(asked).value
-
-
-def _near(x: float, y: float) -> bool:
-    return abs(x - y) <= SLACK * abs(y)

@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from gspo_core.laws.causes.reductions import MEANS
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, Subject
 
-from .reductions import MEANS
-from .suspect import Suspect
+from .nearness import SLACK
 
 AWAY = 0.5
 """|log π − log π_ref| at which the term is measured."""
-SLACK = 1e-6
-"""Relative difference below which two measurements are equal."""
 
 
 @dataclass(frozen=True)
