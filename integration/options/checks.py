@@ -83,10 +83,10 @@ def _check_engine(config: Config) -> None:
         raise UserError(
             "--sampler-correction: without --router-noise or --sampler-dtype sampler and trainer agree: all weights are 1"
         )
-    if correction.level.per_token and config.objective == "gspo":
+    if correction.level.per_token and not config.build_objective().ratio.per_token:
         raise UserError(
-            f"--sampler-correction {config.sampler_correction}: has a weight per token, and --objective gspo has one ratio "
-            "per response; use mis or sequence-tis, or --objective gspo-token"
+            f"--sampler-correction {config.sampler_correction}: has a weight per token, and --objective {config.objective} has "
+            "one ratio per response; use mis or sequence-tis, or --objective gspo-token"
         )
 
 
@@ -110,6 +110,13 @@ def _check_kl(config: Config) -> None:
         raise UserError("--kl-coefficient: is the factor of a penalty; name its estimator, such as --kl token")
     if config.kl != "none" and config.kl_coefficient is None:
         raise UserError(f"--kl-coefficient: expected the factor of --kl {config.kl}, such as 0.001")
+    estimator = config.kl_estimator
+    if estimator is None and config.kl_cap is not None:
+        raise UserError("--kl-cap: bounds a penalty; name its estimator, such as --kl k3")
+    if estimator is not None and not estimator.per_token and config.build_objective().reduction.sums_tokens:
+        raise UserError(
+            f"--kl {config.kl}: has one estimate per response, and --objective {config.objective} weighs tokens; use --kl token"
+        )
 
 
 def _check_resume(config: Config) -> None:

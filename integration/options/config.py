@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, TIS, Objective
-from gspo_core.kl import K1, K2, K3, KLEstimator, SequenceKL, TokenKL
-from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
+from gspo_core import Objective
+from gspo_core.kl import Capped, KLEstimator
+from gspo_core.mismatch import Correction
 from integration.options.checks import PILOT_ROLLOUTS, check
+from integration.options.choices import (
+    CLIP_RANGES,
+    CORRECTIONS,
+    KL_ESTIMATORS,
+    OBJECTIVES,
+    CorrectionName,
+    KLName,
+    ObjectiveName,
+)
 from integration.options.errors import UserError
 from integration.options.sizes import Experts, WarmUp
 from integration.shared.prompts import PromptStyle
-
-PRESETS = {"gspo": GSPO, "gspo-token": GSPO_TOKEN, "grpo": GRPO}
-CLIP_RANGES = {"gspo": (0.03, 0.04), "gspo-token": (0.03, 0.04), "grpo": (0.2, 0.27)}
-"""For answers of about five tokens; the paper's 3e-4/4e-4 belong to answers of ten thousand (docs/clip-range.md)."""
-
-CORRECTIONS = {
-    "none": None,
-    "tis": TIS,
-    "icepop": ICEPOP,
-    "mis": MIS,
-    "sequence-tis": Correction(ProductWeight(), Truncate(2.0)),
-}
-"""Corrections that keep every response in the denominator. GEO_RS also rejects responses without an advantage, which are never
-run; and its band of 0.1 % is for answers of thousands of tokens."""
-
-KL_ESTIMATORS = {"none": None, "k1": K1(), "k2": K2(), "k3": K3(), "token": TokenKL(), "sequence": SequenceKL()}
 
 
 @dataclass(frozen=True)
@@ -62,24 +55,27 @@ class Config:
     """Noise on the inputs of the sampler's routers, in units of their root mean square: imitates an engine that differs."""
     sampler_dtype: Literal["bfloat16"] | None = None
     """The sampler is a copy of the model in this precision: imitates an engine that differs. Evaluations use the model."""
-    sampler_correction: Literal["none", "tis", "icepop", "mis", "sequence-tis"] = "none"
-    """Weight π_old/π_sampler, where they differ: tis, icepop per token (gspo-token, grpo); mis, sequence-tis per response."""
+    sampler_correction: CorrectionName = "none"
+    """Weight π_old/π_sampler, where they differ: tis, icepop per token, for objectives with a ratio per token; mis,
+    sequence-tis per response."""
 
-    objective: Literal["gspo", "gspo-token", "grpo"] = "gspo"
-    """gspo-token equals gspo here (one advantage per response); grpo is the token-level baseline."""
+    objective: ObjectiveName = "gspo"
+    """A preset of docs/family.md. gspo-token equals gspo here (one advantage per response); grpo is the usual baseline."""
     clip_low: float | None = None
-    """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo."""
+    """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo, else the preset's. Some presets have no clip range."""
     clip_high: float | None = None
-    """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo."""
+    """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo, else the preset's."""
     clip_fraction: float | None = None
     """Share of responses to clip: after a pilot with the default range, the range is chosen from the pilot's log s."""
     pilot_rollouts: int = PILOT_ROLLOUTS
     """Rollouts of that pilot."""
-    kl: Literal["none", "k1", "k2", "k3", "token", "sequence"] = "none"
-    """Penalty on the KL divergence from the model that the run starts from. token, sequence: its gradient; k1, k2, k3: the
-    gradient of that estimate (gspo_core/kl says which divergence each one lowers). Every response is then run."""
+    kl: KLName = "none"
+    """Penalty on the KL divergence from the model that the run starts from. token, sequence: its gradient; the others:
+    the gradient of that estimate (gspo_core/kl says which divergence each one lowers). Every response is then run."""
     kl_coefficient: float | None = None
     """β, the penalty's factor, which --kl needs; 0 measures the divergence and changes nothing."""
+    kl_cap: float | None = None
+    """Largest |log π_ref − log π| that the penalty sees, nats; beyond it has no gradient. Default: none."""
     lr: float = 1e-5
     """AdamW's learning rate; 0 trains nothing and shows the noise floor."""
     lr_warm_up: int = 10
@@ -155,8 +151,9 @@ class Config:
 
     @property
     def kl_estimator(self) -> KLEstimator | None:
-        """The estimator of the penalty; None for no penalty."""
-        return KL_ESTIMATORS[self.kl]
+        """The estimator of the penalty, with its cap; None for no penalty."""
+        estimator = KL_ESTIMATORS[self.kl]
+        return estimator if estimator is None or self.kl_cap is None else Capped(estimator, self.kl_cap)
 
     @property
     def mismatch(self) -> bool:
@@ -164,11 +161,17 @@ class Config:
         return self.router_noise > 0 or self.sampler_dtype is not None
 
     def build_objective(self) -> Objective:
-        """The preset with this run's clip range."""
-        low, high = CLIP_RANGES[self.objective]
-        low, high = low if self.clip_low is None else self.clip_low, high if self.clip_high is None else self.clip_high
+        """The preset with this run's clip range; UserError for a range that it refuses or does not have."""
+        preset = OBJECTIVES[self.objective]
+        surrogate: Any = preset.surrogate
+        given = {"low": self.clip_low, "high": self.clip_high}
+        widths = dict(zip(given, CLIP_RANGES.get(self.objective, ()), strict=False))
+        widths |= {name: width for name, width in given.items() if width is not None}
+        for name in widths:
+            if not hasattr(surrogate, name):
+                raise UserError(f"--clip-{name}: --objective {self.objective} has no clip range, but {surrogate}")
         try:
-            return PRESETS[self.objective].with_clip(low, high)
+            return preset if not widths else replace(preset, surrogate=replace(surrogate, **widths))
         except ValueError as error:
             raise UserError(f"--clip-{error}") from error
 

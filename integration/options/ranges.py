@@ -49,6 +49,7 @@ RANGES = {
     "clip_fraction": SHARE,
     "pilot_rollouts": COUNT,
     "kl_coefficient": Range(0, 1000),
+    "kl_cap": Range(0, 1000, open_below=True),
     "lr": Range(0, 1, open_above=True),
     "lr_warm_up": FROM_ZERO,
     "max_grad_norm": Range(0, 10**9, open_below=True),

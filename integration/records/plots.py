@@ -73,15 +73,17 @@ def _reward(axes: Axes, steps: list[int], metrics: list[Row], evaluations: list[
 
 def _log_s(axes: Axes, metrics: list[Row], low: float, high: float) -> None:
     values = [x for row in metrics for x in row["log_s"]]
-    edge = 3 * max(low, high, 1e-6)
+    edge = 3 * max(low, high) or max((abs(x) for x in values), default=0.0) or 1e-6
     if values:
         heights, bins = np.histogram(np.clip(values, -edge, edge), bins=80, range=(-edge, edge))
         axes.stairs(heights, bins, color=BLUE, fill=True)
         plain_log(axes, "y", (1.0,))
         axes.set_ylim(0.5, 20 * float(heights.max()))  # room for the legend
-    axes.axvspan(-low, high, color=RANGE, alpha=0.2, label=f"clip range −{low:.3g} … +{high:.3g}")
+    has_range = low > 0 or high > 0  # some objectives have none
+    if has_range:
+        axes.axvspan(-low, high, color=RANGE, alpha=0.2, label=f"clip range −{low:.3g} … +{high:.3g}")
     title = "log s of responses with A ≠ 0 (end bins: and beyond)"
-    finish(axes, title, "log s, nats per token", "responses", legend="upper right")
+    finish(axes, title, "log s, nats per token", "responses", legend="upper right" if has_range else None)
 
 
 def _by_mini_batch(axes: Axes, metrics: list[Row]) -> None:

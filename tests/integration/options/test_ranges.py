@@ -29,8 +29,8 @@ OPTIONS += [f"{outer}.{f.name}" for outer, kind in NESTED.items() for f in datac
 ZERO = {"shots", "lr_warm_up", "eval_every", "seed"}
 ZERO_OR_ANY_NUMBER = {"lr", "clip_low", "clip_high", "router_noise", "warm_up.target", "kl_coefficient"}
 NOTHING = {"sampler_dtype", "clip_low", "clip_high", "clip_fraction", "micro_batch_size", "threads", "run_dir", "resume"}
-NOTHING |= {"resume_step"}
-PENALTY = {"kl_coefficient": {"kl": "k3"}}
+NOTHING |= {"resume_step", "kl_cap"}
+PENALTY = {"kl_coefficient": {"kl": "k3"}, "kl_cap": {"kl": "k3", "kl_coefficient": 0.1}}
 """What an option needs beside it."""
 
 
@@ -113,7 +113,7 @@ def on_the_command_line(name: str, word: str) -> Iterator[Config]:
         taken.append(config)
         return 0
 
-    others = [part for key, value in PENALTY.get(name, {}).items() for part in (f"--{key}", value)]
+    others = [part for key, value in PENALTY.get(name, {}).items() for part in (f"--{key.replace('_', '-')}", str(value))]
     line = ["train_torch.py", "--model", "small-moe", *others, f"--{name.replace('_', '-')}", *([word] if word != "[]" else [])]
     before, sys.argv = sys.argv, line
     try:

@@ -18,6 +18,7 @@ from integration.options.errors import TrainingFailure, UserError
 from integration.options.sizes import Experts
 from integration.records.clip_advice import ranges_by_length
 from integration.records.findings import Announcer, findings_of_run
+from integration.records.plots import plots
 from integration.records.report import gain_interval, summary, write_report
 from integration.records.run_folder import RunFolder
 
@@ -173,6 +174,18 @@ def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
     assert "<b>1" not in page
     assert (folder.path / "report.png").stat().st_size > 10_000
     folder.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "shown"), [("gspo", True), ("sapo", False), ("gmpo", False)])
+def test_a_picture_has_a_clip_range_if_the_objective_has_one(tmp_path: Path, objective: str, shown: bool) -> None:
+    run = RunFolder(tmp_path / "run", keep_checkpoints=1)
+    run.create(Config(objective=objective).to_json())
+    run.append("metrics.jsonl", metrics(1))
+    _, labels = plots(run).axes[2].get_legend_handles_labels()
+    assert any("clip range" in label for label in labels) == shown
+    assert write_report(run).exists()
+    run.close()
 
 
 @pytest.mark.slow
