@@ -67,8 +67,12 @@ the model is replaced, by log-probs, and each section says what was called. A ve
 claim to compute, on one process and one micro-batch: a different weighting of responses may well be intended, and is often
 documented. *The loss, except at extremes* means that the formula is right, and that very large ratios, NaN in padding, or a
 batch without a token give another number. Versions move, so that the date below matters; `python -m integration.wild` makes
-the record anew where the trainers are installed. The causes below were compared with the sources of these versions by hand.
-If a sentence about your trainer is wrong or out of date, please open an issue with this project, and we will mend it.
+the record anew where the trainers are installed. The first causes and the advice were compared with the sources of these
+versions by hand. If a sentence about your trainer is wrong or out of date, please open an issue with this project, and we will
+mend it.
+
+Below each table stands the smallest counterexample to each first cause, with both numbers. In it d is a token's
+log π − log π_old, · a masked slot, A the advantage of the response and |y| its number of tokens.
 
 Results as JSON: [results/in-the-wild.json](results/in-the-wild.json). BNPO is the preset of a mean over tokens with the clip
 range 0.2, which is what the token-level defaults compute.
@@ -97,9 +101,16 @@ def markdown(found: dict[str, Any]) -> str:
 
 def _row(option: dict[str, Any]) -> str:
     cause = option["causes"][0]["cause"] if option["causes"] else ""
-    settings = f"`{option['settings']}`" if any(mark in option["settings"] for mark in "=()_") else option["settings"]
-    return "| " + " | ".join(x.replace("|", "\\|") for x in (settings, option["like"], option["verdict"], cause)) + " |"
+    return (
+        "| " + " | ".join(x.replace("|", "\\|") for x in (_settings(option), option["like"], option["verdict"], cause)) + " |"
+    )
+
+
+def _settings(option: dict[str, Any]) -> str:
+    """As code, unless they are words."""
+    words = option["settings"]
+    return f"`{words}`" if any(mark in words for mark in "=()_") else words
 
 
 def _counterexample(option: dict[str, Any]) -> str:
-    return f"- {option['settings']}: {option['causes'][0]['counterexample']}"
+    return f"- {_settings(option)}: {option['causes'][0]['counterexample']}"
