@@ -238,6 +238,7 @@ TERMS: list[Row] = [
     ),
     Row(V, ("old_logp: TokenKL() corrects for the policy that sampled", "pass its log-probs"), kl(g.TokenKL())),
     Row(V, ("old_logp: K3() does not use it", "leave it out, or use TokenKL()"), kl(g.kl.K3(), old_logp=ZEROS)),
+    Row(T, ("ref_logp: expected an array", "got NoneType"), lambda: g.kl.KLTerm(g.kl.K3(), None, 0.1)),
     Row(V, ("coefficient: expected a finite number", "got nan"), lambda: g.kl.KLTerm(g.kl.K3(), ZEROS, float("nan"))),
     Row(
         T,
