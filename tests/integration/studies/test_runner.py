@@ -71,11 +71,12 @@ def test_runs_that_raise_die_or_return_no_number_are_reported_and_the_others_go_
 
 
 def test_the_time_limit_ends_what_is_under_way_and_keeps_what_was_finished(tmp_path: Path) -> None:
-    results, runs = tmp_path / "results.jsonl", runs_of(3, tmp_path / "marks", run1={"sleeps": True})
+    # Both jobs sleep for longer than the limit, so that run3 cannot begin, however fast this machine is.
+    results, runs = tmp_path / "results.jsonl", runs_of(4, tmp_path / "marks", run1={"sleeps": True}, run2={"sleeps": True})
     run_study(square, runs[:1], results)
     outcome = run_study(square, runs, results, jobs=2, time_limit=0.05)
     assert outcome.status == 130
-    assert outcome.waiting == ["run1", "run2"]
+    assert outcome.waiting == ["run1", "run2", "run3"]
     assert [row["name"] for row in outcome.finished] == ["run0"]
     assert not multiprocessing.active_children()
 
