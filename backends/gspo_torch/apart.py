@@ -1,10 +1,11 @@
-"""Layouts taken apart: autograd, vmap and torch.compile must see every tensor as an argument of its own."""
+"""Layouts taken apart, and autograd functions applied: autograd, vmap and torch.compile must see every tensor by itself."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -31,3 +32,16 @@ def with_tensors(layout: Any, tensors: list[Tensor]) -> Any:
         new[name] = tensors[0] if isinstance(old, Tensor) else with_tensors(old, tensors[:mine])
         tensors = tensors[mine:]
     return dataclasses.replace(layout, **new) if new else layout
+
+
+def applied(function: Any, logp: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    """`function.apply(logp, *others)`, for a function with a gradient for `logp` alone; also inside of torch.compile.
+
+    Dynamo keeps a Python number that it first meets inside of an autograd function in that function's own graph, where the
+    rest cannot use it; so forward stands in the graph around it, too, which costs nothing, since nothing reads its result.
+    And without a gradient Dynamo counts the arguments of forward to find out whether it wants a context.
+    """
+    if not torch.compiler.is_compiling():
+        return function.apply(logp, *others)  # type: ignore[no-any-return]  # torch does not say
+    outside: tuple[Tensor, ...] = function.forward(logp, *others)
+    return function.apply(logp, *others) if logp.requires_grad and torch.is_grad_enabled() else outside

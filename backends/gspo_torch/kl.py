@@ -14,7 +14,7 @@ from gspo_core.kl import KLEstimator, KLPenalty
 from gspo_core.layouts import Layout
 from gspo_core.types import Reduction
 
-from .apart import tensors_of, with_tensors
+from .apart import applied, tensors_of, with_tensors
 from .door import admitted, admitted_layout
 
 
@@ -50,7 +50,7 @@ def kl_penalty(
     constants = [x.detach() if isinstance(x, Tensor) else x for x in (admitted(*item, like) for item in named.items())]
     layout = admitted_layout(layout, like)
     options = (estimator, layout, reduction, allow_low_precision)
-    return KLPenalty(*_KLPenalty.apply(logp, *constants, options, *tensors_of(layout)))
+    return KLPenalty(*applied(_KLPenalty, logp, *constants, options, *tensors_of(layout)))
 
 
 class _KLPenalty(torch.autograd.Function):

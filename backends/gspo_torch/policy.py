@@ -20,7 +20,7 @@ from gspo_core import policy_loss as core_policy_loss
 from gspo_core.backend import weight_as_function
 from gspo_core.layouts import Layout
 
-from .apart import tensors_of, with_tensors
+from .apart import applied, tensors_of, with_tensors
 from .door import admitted, admitted_advantage, admitted_layout
 
 
@@ -56,8 +56,7 @@ def policy_loss(
     constants = [x.detach() if isinstance(x, Tensor) else x for x in (admitted(*item, like) for item in named.items())]
     batch, tensors = _take_apart(admitted_advantage(advantage, like), admitted_layout(layout, like))
     options = (objective, batch, on_policy, allow_low_precision)
-    parts: tuple[Tensor, ...] = _PolicyLoss.apply(logp, *constants, options, *tensors)
-    value, logp_grad, log_ratio, clipped, divisor = parts
+    value, logp_grad, log_ratio, clipped, divisor = applied(_PolicyLoss, logp, *constants, options, *tensors)
     return Loss(value, logp_grad, log_ratio, clipped, divisor, on_policy)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch._dynamo.exc import Unsupported
 from torch._dynamo.utils import counters
 
-from gspo_core import Padded
+from gspo_core import GSPO, Padded, batch_metrics, summary
+from gspo_core.metrics import Metrics
 
 LENGTHS = range(3, 23)
 
@@ -92,6 +93,45 @@ def test_a_denominator_may_change_without_recompiling(name: str) -> None:
         for ours, eager in zip(value_and_grad(compiled, arguments), value_and_grad(value, arguments), strict=True):
             assert_close(ours, eager)
     assert compilations() == 1
+
+
+def measured(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> tuple[Tensor, Metrics]:
+    """A loss and its metrics, which share numbers such as the guard of exp."""
+    layout = Padded(mask)
+    loss = gspo_torch.policy_loss(GSPO, logp, old, advantage, layout)
+    return loss.value, batch_metrics(GSPO, loss, logp, old, advantage, layout)
+
+
+def test_loss_and_metrics_are_one_graph() -> None:
+    batch = inputs()
+    logp = batch.logp.detach().requires_grad_()
+    compiled = torch.compile(measured, fullgraph=True, dynamic=True, backend="aot_eager")
+    (value, metrics), (eager, expected) = (f(logp, *batch[1:]) for f in (compiled, measured))
+    assert_close(value, eager)
+    assert summary(metrics) == pytest.approx(summary(expected), rel=1e-12)
+    assert_close(*(torch.autograd.grad(x, logp)[0] for x in (value, eager)))
+
+
+def test_a_loss_without_a_gradient_compiles_too() -> None:
+    """Dynamo looks at how an autograd function's forward is written when none of its inputs has a gradient."""
+    compiled = torch.compile(step("GSPO"), fullgraph=True, dynamic=True, backend="aot_eager")
+    batch = inputs()
+    arguments = (torch.tensor(0.97, dtype=torch.float64), batch.logp.detach(), *batch[1:])
+    assert_close(compiled(*arguments), step("GSPO")(*arguments))
+
+
+def head_loss(hidden: Tensor, head: Tensor, tokens: Tensor) -> Tensor:
+    """GSPO on hidden states, which looks at its numbers."""
+    mask = torch.ones(tokens.shape, dtype=torch.bool)
+    return gspo_torch.linear_policy_loss(
+        GSPO, hidden, head, tokens, None, torch.ones(len(tokens)), Padded(mask), on_policy=True
+    ).value
+
+
+def test_the_loss_on_hidden_states_is_refused_inside_of_one_graph() -> None:
+    arguments = (torch.ones(2, 3, 4), torch.eye(5, 4), torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(Unsupported, match=r"'hidden: expected a tensor whose numbers can be read.*static=True"):
+        torch.compile(head_loss, fullgraph=True, backend="aot_eager")(*arguments)
 
 
 def test_the_graph_break_check_can_fail() -> None:

@@ -89,6 +89,11 @@ def linear_policy_loss(
     >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
     (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
     """
+    if torch.compiler.is_compiling():
+        raise TypeError(
+            "hidden: expected a tensor whose numbers can be read, got one that is compiled, where the loss cannot see which "
+            "work it may leave out; in one graph use token_logp(..., static=True) and policy_loss"
+        )
     check_flag("return_logp", return_logp)
     check_flag("return_entropy", return_entropy)
     check_term(kl)
