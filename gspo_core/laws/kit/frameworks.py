@@ -206,7 +206,7 @@ class Jax:
         return both
 
     def leaks(self, call: Call, inputs: Inputs) -> dict[str, Any]:
-        """Gradients by jax.grad."""
+        """Gradients by jax.grad, compiled if the loss can be traced."""
 
         def value(constants: Inputs, others: Inputs) -> Any:
             return value_of(call({**others, **constants}))
@@ -214,7 +214,12 @@ class Jax:
         with self._jax.enable_x64(True):
             arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
             constants = {name: arrays.pop(name) for name in CONSTANTS if name in arrays}
-            return {k: np.asarray(g) for k, g in self._jax.grad(value)(constants, arrays).items()}
+            eager = self._jax.grad(value)
+            try:
+                found = self._jax.jit(eager)(constants, arrays)
+            except self._jax.errors.JAXTypeError:
+                found = eager(constants, arrays)
+            return {k: np.asarray(g) for k, g in found.items()}
 
     def counterpart(self, call: Call) -> Call | None:
         """The loss without jit, since all other calls are jitted."""

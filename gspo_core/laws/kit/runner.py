@@ -1,4 +1,7 @@
-"""Runs one law on one loss: first its anchors, then random cases; keeps the smallest counterexample."""
+"""Runs one law on one loss: first its anchors, then random cases; keeps the smallest counterexample.
+
+There is at least one random case, unless an anchor could have broken the law already.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,8 @@ def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXA
             return LawVerdict(law, Status.BROKEN, trial.last, trial.cases)
     if trial.refusal:
         return LawVerdict(law, Status.REFUSED, None, trial.cases, trial.refusal)
-    found = _drawn(law, trial, seed, max(1, round(examples * law.effort)), shrink)
+    draws = max(round(examples * law.effort), 0 if trial.cases else 1)
+    found = _drawn(law, trial, seed, draws, shrink) if draws else None
     if found is not None:
         return LawVerdict(law, Status.BROKEN, found, trial.cases)
     status = Status.REFUSED if trial.refusal else Status.KEPT if trial.cases else Status.UNTESTED
