@@ -118,7 +118,7 @@ def test_nearly_all_are_found_by_draws_alone_and_shrink_to_two_by_three() -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", [gspo, right], ids=["differences", "own gradient"])
 def test_what_the_mutants_are_made_of_breaks_nothing(loss: object) -> None:
-    report = laws.check(loss, like=LIKE, examples=30)
+    report = laws.check(loss, like=LIKE, examples=30 if loss is right else 8)
     assert report.ok, str(report)
     assert len(report.kept) > 25
 

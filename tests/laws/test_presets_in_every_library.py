@@ -81,7 +81,7 @@ def test_the_laws_that_a_library_may_break(member: Member) -> None:
 @pytest.mark.parametrize("framework", [laws.STRICT, laws.TORCH, laws.JAX], ids=lambda framework: framework.name)
 def test_the_kits_own_frameworks(framework: Any) -> None:
     """With autodiff and jit where there are any."""
-    report = laws.check(GSPO, framework=framework, examples=2)
+    report = laws.check(GSPO, framework=framework, examples=1 if framework is laws.JAX else 2)
     assert not report.broken, str(report)
     assert len(report.kept) > 45
     assert report.framework == framework.name

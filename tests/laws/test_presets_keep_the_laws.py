@@ -47,7 +47,7 @@ COMBINED = [
     [pytest.param(m, id=m.name, marks=() if m.name in QUICK else pytest.mark.slow) for m in MEMBERS],
 )
 def test_every_preset_keeps_its_laws(member: Member) -> None:
-    report = laws.check(member.objective, like=member.objective, examples=8)
+    report = laws.check(member.objective, like=member.objective, examples=5)
     assert not report.broken, str(report)
     assert not report.untested, str(report)
     assert len(report.kept) > 30
@@ -56,7 +56,7 @@ def test_every_preset_keeps_its_laws(member: Member) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", BANDS, ids=str)
 def test_with_another_clip_range(objective: Objective) -> None:
-    report = laws.check(objective, like=objective, examples=6)
+    report = laws.check(objective, like=objective, examples=4)
     assert not report.broken, str(report)
     # No batch has units inside a clip range of width 0.
     untested = {v.law.name for v in report.verdicts if v.status is laws.Status.UNTESTED}
@@ -67,7 +67,7 @@ def test_with_another_clip_range(objective: Objective) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", COMBINED, ids=str)
 def test_in_another_combination(objective: Objective) -> None:
-    report = laws.check(objective, like=objective, examples=5)
+    report = laws.check(objective, like=objective, examples=4)
     assert not report.broken, str(report)
     assert not report.untested, str(report)
     assert {"the value is the paper's", "the gradient is the paper's"} <= {v.law.name for v in report.kept}
@@ -75,5 +75,7 @@ def test_in_another_combination(objective: Objective) -> None:
 
 @pytest.mark.slow
 def test_equal_seeds_equal_reports() -> None:
-    first, second = (laws.check(laws.MUTANTS[0].loss, laws.MUTANTS[0].like, seed=3, examples=20).json() for _ in range(2))
+    mutant, asked = laws.MUTANTS[0], [law for law in laws.LAWS if law.chapter in {"paper", "masks", "sizes"}]
+    first, second = (laws.check(mutant.loss, mutant.like, seed=3, examples=6, laws=asked).json() for _ in range(2))
+    assert '"counterexample"' in first
     assert first == second

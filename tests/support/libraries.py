@@ -52,6 +52,11 @@ def _torch_compile(f: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(f, fullgraph=True, dynamic=True, backend="eager")
 
 
+def _halves(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of pieces, two of them per axis: each piece is a task of every operation."""
+    return tuple((n + 1) // 2 for n in shape)
+
+
 NUMPY = Library("numpy", np.array, np.asarray)
 STRICT = Library(
     "array_api_strict",
@@ -66,7 +71,7 @@ JAX = Library(
 COMPILED_JAX = replace(JAX, name="jax.jit", run=jax.jit, compiles=True)
 DASK = Library(
     "dask",
-    lambda x: dask.array.from_array(np.array(x), chunks=2),  # rows and sequences are cut into pieces
+    lambda x: dask.array.from_array(np.array(x), chunks=_halves(np.shape(x))),  # rows and sequences are cut into pieces
     np.asarray,
     run=lambda f: lambda *arrays: dask.compute(*f(*arrays), scheduler="synchronous"),
     slow=True,

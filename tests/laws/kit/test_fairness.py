@@ -107,7 +107,7 @@ def test_a_loss_that_is_right_but_for_extremes_is_fragile_and_not_wrong(name: st
         gain = torch.minimum(s * advantage, s.clamp(0.8, 1.3) * advantage)
         return -torch.where(length > 0, gain, 0.0).sum() / (length > 0).sum().clamp(min=1)
 
-    report = laws.check(plain, LIKE, framework=laws.TORCH)
+    report = laws.check(plain, LIKE, framework=laws.TORCH, examples=8)
     assert report.ok, str(report)
     assert [v.law.severity for v in report.fragile] == [laws.Severity.FRAGILE] * len(report.fragile)
     assert report.fragile, "neither a guard nor a law about it"

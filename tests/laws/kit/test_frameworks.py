@@ -99,7 +99,7 @@ MUTANTS: list[tuple[Any, str, Any]] = [
 @pytest.mark.parametrize("loss", [gspo, gspo_token], ids=lambda loss: loss.__name__)
 def test_the_papers_formulas_in_torch_keep_their_laws(loss: Any) -> None:
     like = LIKE if loss is gspo else LIKE_TOKEN
-    report = laws.check(loss, like, examples=10, claims={Claim.DETACHED} if loss is gspo else ())
+    report = laws.check(loss, like, examples=4, claims={Claim.DETACHED} if loss is gspo else ())
     assert report.framework == "torch"
     # Beyond e⁵⁰ both are flat, where the law about overflow guards no longer applies.
     assert not report.wrong, str(report)
@@ -120,7 +120,7 @@ def test_our_torch_backend_keeps_the_laws_under_autograd(preset: Any) -> None:
         return gspo_torch.policy_loss(objective, logp, old_logp, advantage, Padded(mask), denominator=denominator).value
 
     names = laws.Names(denominator="denominator")
-    report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.TORCH, examples=10)
+    report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.TORCH, examples=4)
     assert not report.wrong, str(report)
     assert {"exactly on a bound a unit has a gradient", "splitting the batch into parts does not change the loss"} <= {
         v.law.name for v in report.kept
@@ -135,7 +135,7 @@ def test_our_jax_backend_keeps_the_laws_under_jax_grad() -> None:
         return gspo_jax.policy_loss(objective, logp, old_logp, advantage, Padded(mask), denominator=denominator).value
 
     names = laws.Names(denominator="denominator")
-    report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.JAX, examples=2)
+    report = laws.check(loss, objective, names=names, claims={Claim.EDGES}, framework=laws.JAX, examples=1)
     assert not report.wrong, str(report)
     assert len(report.kept) > 45
     assert {COMPILED, "exactly on a bound a unit has a gradient"} <= {v.law.name for v in report.kept}
@@ -168,15 +168,18 @@ def jax_frozen(logp: jax.Array, old_logp: jax.Array, advantage: jax.Array, mask:
 
 @pytest.mark.slow
 def test_a_jax_loss_is_recognised_and_keeps_its_laws() -> None:
-    report = laws.check(jax_gspo, LIKE, examples=6)
+    report = laws.check(jax_gspo, LIKE, examples=1)
     assert report.framework == "jax"
     assert not report.wrong, str(report)
     assert COMPILED in {v.law.name for v in report.kept}
+    assert DETACHED in {v.law.name for v in report.fragile}, "advantages are in the graph here"
 
 
 @pytest.mark.slow
 def test_a_jax_loss_that_cannot_be_traced_is_run_eagerly() -> None:
-    assert laws.check(jax_eager_only, LIKE, laws=[named("the value is the paper's")], framework=laws.JAX, examples=3).ok
+    """By numbers computed by hand, value and gradient."""
+    asked = [named("the loss equals numbers computed by hand")]
+    assert laws.check(jax_eager_only, LIKE, laws=asked, framework=laws.JAX, examples=3).kept
 
 
 @pytest.mark.slow

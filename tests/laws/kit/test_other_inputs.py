@@ -57,13 +57,13 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("name", KL)
 def test_an_honest_kl_term_breaks_no_law(name: str) -> None:
-    report = laws.check(KL[name], LIKE, names=laws.Names(ref_logp="ref_logp"), examples=20)
+    report = laws.check(KL[name], LIKE, names=laws.Names(ref_logp="ref_logp"), examples=8)
     assert not report.broken, str(report)
     assert {"the KL term pulls the policy to the reference", "the value is the paper's"} <= {v.law.name for v in report.kept}
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_an_honest_correction_breaks_no_law(name: str) -> None:
-    report = laws.check(corrected(WEIGHTS[name]), LIKE, names=laws.Names(sampler_logp="sampler_logp"), examples=20)
+    report = laws.check(corrected(WEIGHTS[name]), LIKE, names=laws.Names(sampler_logp="sampler_logp"), examples=8)
     assert not report.broken, str(report)
     assert "the correction follows the sampler" in {v.law.name for v in report.kept}

@@ -102,7 +102,7 @@ def names(verdicts: tuple[laws.LawVerdict, ...]) -> set[str]:
     ids=["surrogate of responses", "surrogate of tokens", "gate"],
 )
 def test_kinks_of_its_own_raise_no_false_alarm_and_nearly_everything_is_judged(objective: Objective, word: str) -> None:
-    report = laws.check(objective, examples=15)
+    report = laws.check(objective, examples=8)
     assert not report.broken, str(report)
     assert names(report.kept) >= KNOWN_FORMULA | EVERYWHERE
     assert word in str(report)
