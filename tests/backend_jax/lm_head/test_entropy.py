@@ -22,7 +22,7 @@ from gspo_core.kl import K3
 pytestmark = pytest.mark.slow
 
 V = 11
-SCHEMES = pytest.mark.parametrize("options", [{"budget_bytes": 0}, ring_of(8, V)], ids=["two-pass", "aligned"])
+TWO_PASS, ALIGNED = {"budget_bytes": 0}, ring_of(8, V)
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +48,11 @@ PROBLEMS: dict[str, Problem] = {
 }
 
 
-@SCHEMES
-@pytest.mark.parametrize("name", PROBLEMS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("interleaved, without some advantages", TWO_PASS), *((name, ALIGNED) for name in PROBLEMS)],
+    ids=["two-pass", *(f"aligned, {name}" for name in PROBLEMS)],
+)
 def test_entropies_are_those_of_full_logits(name: str, options: dict[str, int]) -> None:
     problem = PROBLEMS[name]
     log_p = log_softmax_of(problem, torch.float64, {})[0].detach()
@@ -66,11 +69,13 @@ def test_entropies_are_those_of_full_logits(name: str, options: dict[str, int]) 
     assert not np.any(np.asarray(entropy)[~problem.layout.valid.numpy()])
 
 
-@SCHEMES
-def test_the_loss_is_the_same_and_its_gradient(options: dict[str, int]) -> None:
-    """Within its own budget, and bit for bit that with the log-probs of every token."""
+@pytest.mark.parametrize("options", [TWO_PASS, ALIGNED], ids=["two-pass", "aligned"])
+def test_the_loss_is_the_same_and_its_gradient(options: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within its own budget, and bit for bit that with the log-probs of every token; by the aligned scheme if it fits."""
     problem = PROBLEMS["interleaved, without some advantages"]
-    plain, looked_at = (ours(problem, return_logp=True, **options, **more) for more in ({}, {"return_entropy": True}))
+    if options is ALIGNED:
+        monkeypatch.setattr(schemes, "flat_scores", lambda *_: pytest.fail("the loss without a gradient was computed"))
+    plain, looked_at = (ours(problem, jit=True, return_logp=True, **options, **more) for more in ({}, {"return_entropy": True}))
     assert_in_budget(problem, looked_at, from_logits(problem))
     assert torch.equal(plain.value, looked_at.value)
     for key, gradient in plain.gradients.items():
@@ -86,11 +91,6 @@ def test_entropies_carry_no_gradient() -> None:
             loss_of(problem, {**parameters, "lm_head": head}, rest, return_entropy=True, **ring_of(8, V, item=4)).entropy
         )
 
-    value, gradient = jax.value_and_grad(read)(parameters["lm_head"])
+    value, gradient = jax.jit(jax.value_and_grad(read))(parameters["lm_head"])
     assert value > 0
     assert not np.any(gradient)
-
-
-def test_the_scheme_is_the_aligned_one_if_it_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schemes, "flat_scores", lambda *_: pytest.fail("the loss without a gradient was computed"))
-    ours(make(), return_entropy=True, **ring_of(8, V))

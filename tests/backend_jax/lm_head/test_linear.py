@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from gspo_jax.lm_head.runs import LONGEST
 from support.budgets import assert_within
 from support.cases import Batch
 from support.family import MEMBERS, Member, by_member
@@ -86,21 +87,32 @@ class FromTheHead:
         assert not np.any(np.reshape(d_hidden, theirs[0].shape)[~self.batch.mask])
 
 
-@pytest.mark.parametrize("flat", [False, True], ids=["padded", "packed"])
 @by_member
-def test_every_preset_is_its_scalar_oracles(member: Member, flat: bool) -> None:
-    """Value and both gradients, from the oracle's weights and a softmax written out; both kinds of advantages; two-pass."""
-    case = FromTheHead(BATCH)
+def test_every_preset_is_its_scalar_oracles(member: Member) -> None:
+    """Value and both gradients, from the oracle's weights and a softmax written out; both kinds of advantages; two-pass.
+
+    Padded and packed by turns, the other way round than the aligned way.
+    """
+    case, flat = FromTheHead(BATCH), MEMBERS.index(member) % 2 == 1
     advantages = [case.batch.advantage] + ([case.batch.token_advantage] if member.per_token else [])
     for advantage in advantages:
         case.assert_right(member, advantage, flat, budget_bytes=0)
 
 
-@by_member
-def test_every_preset_is_its_scalar_oracles_the_aligned_way(member: Member) -> None:
-    """Padded and packed by turns. The ring holds four tokens: sequences of five and six are too long for it."""
+THE_ALIGNED_WAY = [m for m in MEMBERS if m.name in ("GSPO_TOKEN", "LUSPO", "GMPO", "FSPO", "VESPO", "DEEPSEEK_V3_2")]
+
+
+@pytest.mark.parametrize("member", THE_ALIGNED_WAY, ids=lambda member: member.name)
+def test_every_ratio_reduction_and_gate_is_its_scalar_oracles_the_aligned_way(member: Member) -> None:
+    """Of a surrogate the scheme sees nothing. The ring holds four tokens: sequences of five and six are too long for it."""
     case, flat = FromTheHead(BATCH), MEMBERS.index(member) % 2 == 0
     case.assert_right(member, case.batch.advantage, flat, **ring_of(4, V))
+
+
+@pytest.mark.parametrize("part", ["ratio", "reduction", "gate"])
+def test_the_aligned_way_has_met_every_ratio_reduction_and_gate(part: str) -> None:
+    kinds = [{type(getattr(member.objective, part)) for member in members} for members in (THE_ALIGNED_WAY, MEMBERS)]
+    assert kinds[0] == kinds[1]
 
 
 def test_the_oracles_batch_is_not_vacuous() -> None:
@@ -116,7 +128,6 @@ PROBLEMS: dict[str, Problem] = {
     "padded": make(),
     "interleaved": packed(make(), seed=1),
     "temperature, cap, bias": make(options={"temperature": 0.7, "soft_cap": 4.0}),
-    "no bias": make(bias=None, options={"denominator": 5.0}),
     "on policy": make(options={"on_policy": True, "temperature": 0.7}),
     "per token": make(objective=MEMBERS[1].objective, advantage=PerToken(torch.linspace(-1, 1, 25).double().reshape(5, 5))),
     "no tokens": make(lengths=(0, 0)),
@@ -124,11 +135,17 @@ PROBLEMS: dict[str, Problem] = {
     "no sequences": make(lengths=()),
     "one column": make(vocabulary=1),
     "everything skipped": make(advantage=torch.zeros(5).double()),
-    "large": make(lengths=(19, 2, 0, 7), width=33, vocabulary=61),
+    "large, no bias": make(
+        lengths=(37, 22, 0, 31),
+        width=33,
+        vocabulary=61,
+        drift=1e-3,
+        bias=None,
+        advantage=torch.tensor([1.0, -2.0, 0.5, 1.5]).double(),
+        options={"denominator": 5.0},
+    ),
 }
-
-
-DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+LARGE = "large, no bias"
 
 
 def checked(problem: Problem, *, jit: bool = False, **options: Any) -> None:
@@ -139,41 +156,53 @@ def checked(problem: Problem, *, jit: bool = False, **options: Any) -> None:
     assert_in_budget(problem, ours(problem, jit=jit, **options), truth)
 
 
-@DTYPES
-@pytest.mark.parametrize("name", ["padded", "interleaved"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("padded", torch.float64), ("interleaved", torch.float32), ("padded", torch.bfloat16), ("interleaved", torch.float16)],
+    ids=str,
+)
 def test_errors_are_within_the_budget_of_full_logits(name: str, dtype: torch.dtype) -> None:
-    checked(PROBLEMS[name].to(dtype), budget_bytes=0)
+    checked(PROBLEMS[name].to(dtype), jit=dtype != torch.float64, budget_bytes=0)
 
 
-@DTYPES
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_errors_of_the_aligned_way_are_within_it(dtype: torch.dtype) -> None:
     """Low precision needs float32 sums of the head's size in its budget, and takes them."""
     problem = PROBLEMS["interleaved"].to(dtype)
-    item = 8 if dtype == torch.float64 else 4
     sums = 4 * problem.lm_head.numel() if dtype.itemsize == 2 else 0
-    checked(problem, jit=True, budget_bytes=sums + ring_of(8, V, item=item)["budget_bytes"])
+    checked(problem, jit=True, budget_bytes=sums + ring_of(8, V, item=4)["budget_bytes"])
 
 
-@pytest.mark.parametrize("name", sorted(set(PROBLEMS) - {"padded", "interleaved"}))
+@pytest.mark.parametrize("name", sorted(set(PROBLEMS) - {"padded", "interleaved", LARGE}))
 def test_edges(name: str) -> None:
-    problem = PROBLEMS[name]
-    assert_in_budget(problem, ours(problem, budget_bytes=0), from_logits(problem))
+    """Compiled, but for those of `padded`'s shape and options, whose operations JAX has compiled one by one."""
+    problem, shared = PROBLEMS[name], name in ("per token", "everything skipped")
+    assert_in_budget(problem, ours(problem, jit=not shared, budget_bytes=0), from_logits(problem))
 
 
-@pytest.mark.parametrize("name", ["no bias", "on policy", "one token", "one column", "everything skipped", "large"])
+@pytest.mark.parametrize("name", ["on policy", "one token", "one column", "everything skipped"])
 def test_edges_of_the_aligned_way(name: str) -> None:
-    """The ring holds eight tokens, the longest sequence of `large` has nineteen."""
+    """The ring holds eight tokens."""
     problem = PROBLEMS[name]
     assert_in_budget(problem, ours(problem, jit=True, **ring_of(8, len(problem.lm_head))), from_logits(problem))
 
 
+@pytest.mark.parametrize("tokens", [0, 64], ids=["two-pass", "aligned"])
+def test_runs_of_every_length(tokens: int) -> None:
+    """Twenty-three tiles with work: two runs of eight, then of four, two and one; and a ring of sixteen tiles."""
+    problem = PROBLEMS[LARGE]
+    assert int((from_logits(problem).weight != 0).sum()) == 90
+    with small_pieces(longest=LONGEST):
+        answer = ours(problem, jit=True, **ring_of(tokens, len(problem.lm_head)))
+    assert_in_budget(problem, answer, from_logits(problem))
+
+
 def test_log_probs_come_for_every_token_if_asked_for() -> None:
     problem = PROBLEMS["interleaved"]
-    for options in ({"budget_bytes": 0}, ring_of(8, V)):
-        answer = ours(problem, jit=True, return_logp=True, **options)
-        assert answer.logp is not None
-        assert_in_budget(problem, answer, from_logits(problem))
-    assert ours(problem, budget_bytes=0).logp is None
+    answer = ours(problem, jit=True, return_logp=True, **ring_of(8, V))
+    assert answer.logp is not None
+    assert_in_budget(problem, answer, from_logits(problem))
+    assert ours(PROBLEMS["padded"], budget_bytes=0).logp is None
 
 
 def test_a_frozen_head_and_frozen_states() -> None:

@@ -51,9 +51,16 @@ def is_exact(product: Any) -> bool:
     return wide and (low or given in (lax.Precision.HIGHEST, (lax.Precision.HIGHEST, lax.Precision.HIGHEST)))
 
 
-@pytest.mark.parametrize("accelerator", [False, True])
-@pytest.mark.parametrize("budget", [0, 2**24], ids=["two-pass", "aligned"])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "budget", "accelerator"),
+    [
+        pytest.param(jnp.float32, 0, False, id="float32, two-pass"),
+        pytest.param(jnp.float32, 2**24, True, id="float32, aligned, accelerator"),
+        pytest.param(jnp.bfloat16, 0, True, id="bfloat16, two-pass, accelerator"),
+        pytest.param(jnp.bfloat16, 0, False, id="bfloat16, two-pass"),
+        pytest.param(jnp.bfloat16, 2**24, False, id="bfloat16, aligned"),
+    ],
+)
 def test_no_product_rounds(dtype: Any, budget: int, accelerator: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gspo_jax.lm_head.two_pass._on_accelerator", lambda: accelerator)
     jax.clear_caches()
@@ -84,7 +91,8 @@ def test_what_an_accelerator_does_agrees_with_what_a_cpu_does(dtype: Any, monkey
     def gradients(accelerator: bool) -> Any:
         jax.clear_caches()
         monkeypatch.setattr("gspo_jax.lm_head.two_pass._on_accelerator", lambda: accelerator)
-        return jax.grad(lambda *x: jnp.sum(weight * gspo_jax.token_logp(*x, tokens)), argnums=(0, 1))(hidden, head)
+        value = jax.grad(lambda *x: jnp.sum(weight * gspo_jax.token_logp(*x, tokens)), argnums=(0, 1))
+        return jax.jit(value)(hidden, head)
 
     rounding = 2.0**-8 if dtype == jnp.bfloat16 else 2.0**-22
     for ours, theirs in zip(gradients(True), gradients(False), strict=True):

@@ -66,7 +66,7 @@ def both(f: Any, g: Any, weights: tuple[float, float], mask: Any = None, **chang
             parts = [w * jnp.asarray(u) * x for w, u, x in zip(weights, UPSTREAM, found, strict=True)]
             return jnp.sum(parts[0] + parts[1]), found
 
-        gradients, scores = jax.grad(total, has_aux=True)(parameters)
+        gradients, scores = jax.jit(jax.grad(total, has_aux=True))(parameters)
         return scores, gradients
 
     return [run(f), run(g)]
@@ -78,12 +78,18 @@ def assert_equal(found: Any, expected: Any) -> None:
         assert_within(a, b, 1e-13 * max(1.0, float(np.abs(b).max())))
 
 
-@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 1.0)], ids=["both", "entropy alone"])
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0.6}, {"soft_cap": 2.0}, {"temperature": 1.7, "soft_cap": 3.0}], ids=str
+    ("options", "weights"),
+    [
+        ({}, (1.0, 1.0)),
+        ({"temperature": 0.6}, (0.0, 1.0)),
+        ({"soft_cap": 2.0}, (0.0, 1.0)),
+        ({"temperature": 1.7, "soft_cap": 3.0}, (1.0, 1.0)),
+    ],
+    ids=str,
 )
 def test_values_and_gradients_are_those_of_full_logits(options: dict[str, Any], weights: tuple[float, float]) -> None:
-    """For hidden, lm_head and bias."""
+    """For hidden, lm_head and bias; of both, or of the entropy alone."""
     found, expected = both(lambda x: ours(x, entropy_gradient=True, **options), lambda x: naive(x, **options), weights)
     assert_equal(found, expected)
     assert all(np.abs(g).max() > 1e-2 for g in expected[1].values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import gspo_jax
@@ -76,25 +77,19 @@ def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole(budget: dic
                 problem, {"hidden": x["hidden"], "lm_head": head, "bias": parameters["bias"]}, others, **budget
             ).value
 
-        def scanned(head: Any, wrap: Any) -> Any:
-            return jax.lax.scan(lambda total, x: (total + wrap(part)(head, x), None), jnp.zeros(()), parts)[0]
+        def scanned(head: Any) -> Any:
+            return jax.lax.scan(lambda total, x: (total + jax.checkpoint(part)(head, x), None), jnp.zeros(()), parts)[0]
 
-        ways = {
-            "scan": lambda head: scanned(head, lambda f: f),
-            "remat": lambda head: scanned(head, jax.checkpoint),
-            "vmap": lambda head: jnp.sum(jax.vmap(part, in_axes=(None, 0))(head, parts)),
-        }
-        for way in ways.values():
+        ways = [scanned, lambda head: jnp.sum(jax.vmap(part, in_axes=(None, 0))(head, parts))]
+        for way in ways:
             value, gradient = jax.jit(jax.value_and_grad(way))(parameters["lm_head"])
             assert_within(value, truth.value, 1e-13)
             assert_within(gradient, truth.gradients["lm_head"], 1e-13)
 
 
-@BUDGETS
-@pytest.mark.parametrize("objective", [GSPO_TOKEN, make().objective], ids=["GSPO_TOKEN", "GSPO"])
-def test_hessian_vector_products_are_those_of_full_logits(objective: Any, budget: dict[str, int]) -> None:
-    """Forward over reverse; GSPO-token's stop-gradients make it differ from the Hessian of the value."""
-    problem = make(objective=objective, drift=1e-5, bias=None)
+def test_hessian_vector_products_are_those_of_full_logits() -> None:
+    """Forward over reverse; GSPO-token's stop-gradients make it differ from the Hessian of the value. GSPO: test_terms.py."""
+    problem = make(objective=GSPO_TOKEN, drift=1e-5, bias=None)
     with jax.enable_x64(True):
         parameters, rest = arguments(problem)
         mask = rest["layout"].mask
@@ -104,27 +99,33 @@ def test_hessian_vector_products_are_those_of_full_logits(objective: Any, budget
         def naive(head: Any) -> Any:
             log_p = jax.nn.log_softmax(jnp.einsum("nth,vh->ntv", clean, head))
             logp = jnp.take_along_axis(log_p, tokens[..., None], -1)[..., 0]
-            return gspo_jax.policy_loss(objective, logp, rest["old_logp"], rest["advantage"], rest["layout"]).value
+            return gspo_jax.policy_loss(GSPO_TOKEN, logp, rest["old_logp"], rest["advantage"], rest["layout"]).value
 
-        def mine(head: Any) -> Any:
+        def mine(head: Any, **budget: int) -> Any:
             return loss_of(problem, {**parameters, "lm_head": head}, rest, **budget).value
 
         head = parameters["lm_head"]
         direction = jnp.cos(jnp.arange(head.size, dtype=head.dtype)).reshape(head.shape)
-        found, expected = (jax.jit(lambda v, f=f: jax.jvp(jax.grad(f), (head,), (v,))[1])(direction) for f in (mine, naive))
-        assert_within(found, expected, 1e-12)
+
+        def product(f: Any) -> Any:
+            return jax.jit(lambda v: jax.jvp(jax.grad(f), (head,), (v,))[1])(direction)
+
+        expected = product(naive)
         assert np.abs(expected).max() > 1e-3
+        for budget in ({"budget_bytes": 0}, ring_of(8, 11)):
+            assert_within(product(partial(mine, **budget)), expected, 1e-12)
 
 
 @BUDGETS
 def test_forward_mode_alone_is_refused(budget: dict[str, int]) -> None:
     problem = make().to(torch.float32)
     parameters, rest = arguments(problem)
+
+    def value(head: Any) -> Any:
+        return loss_of(problem, {**parameters, "lm_head": head}, rest, **budget).value
+
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(
-            lambda head: loss_of(problem, {**parameters, "lm_head": head}, rest, **budget).value,
-            *[(parameters["lm_head"],)] * 2,
-        )
+        jax.jit(lambda head: jax.jvp(value, (head,), (head,)))(parameters["lm_head"])
 
 
 def test_readings_carry_no_gradient() -> None:
@@ -136,6 +137,6 @@ def test_readings_carry_no_gradient() -> None:
         loss = loss_of(problem, {**parameters, "lm_head": head}, rest, return_logp=True, budget_bytes=0)
         return jnp.sum(loss.logp) + jnp.sum(loss.log_ratio) + jnp.sum(loss.logp_grad) + loss.denominator
 
-    value, gradient = jax.value_and_grad(told)(parameters["lm_head"])
+    value, gradient = jax.jit(jax.value_and_grad(told))(parameters["lm_head"])
     assert value != 0
     assert not np.any(gradient)

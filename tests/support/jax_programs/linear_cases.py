@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from gspo_jax.lm_head import schemes, two_pass
+from gspo_jax.lm_head import runs, schemes, two_pass
 from support.lm_head.cases import PARAMETERS, Answer, Problem
 from torch import Tensor
 
@@ -75,18 +75,29 @@ def loss_of(problem: Problem, parameters: dict[str, Any], rest: dict[str, Any], 
 
 def ours(problem: Problem, *, jit: bool = False, **more: Any) -> Answer:
     """linear_policy_loss and its gradients."""
+    return answers(problem, jit=jit, **more)(problem)
+
+
+def answers(like: Problem, *, jit: bool = True, **more: Any) -> Callable[[Problem], Answer]:
+    """The same for problems with this one's objective, options and leaves; compiled once for each shape."""
+    leaf_names = list(like.leaves())
 
     def total(leaves: dict[str, Any], others: dict[str, Any], rest: dict[str, Any]) -> Any:
-        loss = loss_of(problem, {**others, **leaves}, rest, **more)
+        loss = loss_of(like, {**others, **leaves}, rest, **more)
         return loss.value, (loss.logp, loss.logp_grad)
 
-    with precision(problem):
-        parameters, rest = arguments(problem)
-        leaves = {name: parameters.pop(name) for name in problem.leaves()}
-        graded = jax.value_and_grad(total, has_aux=True)
-        (value, (logp, weight)), gradients = (jax.jit(graded) if jit else graded)(leaves, parameters, rest)
-        found = {name: tensor(g) for name, g in gradients.items()}
-        return Answer(tensor(value), None if logp is None else tensor(logp), tensor(weight), found)
+    graded = jax.value_and_grad(total, has_aux=True)
+    graded = jax.jit(graded) if jit else graded
+
+    def answer(problem: Problem) -> Answer:
+        with precision(problem):
+            parameters, rest = arguments(problem)
+            leaves = {name: parameters.pop(name) for name in leaf_names}
+            (value, (logp, weight)), gradients = graded(leaves, parameters, rest)
+            found = {name: tensor(g) for name, g in gradients.items()}
+            return Answer(tensor(value), None if logp is None else tensor(logp), tensor(weight), found)
+
+    return answer
 
 
 def ring_of(tokens: int, vocabulary: int, block: int = 5, item: int = 8) -> dict[str, int]:
@@ -96,14 +107,29 @@ def ring_of(tokens: int, vocabulary: int, block: int = 5, item: int = 8) -> dict
 
 
 @contextmanager
-def small_pieces(chunk: int = 4, block: int = 5) -> Iterator[None]:
-    """Tiles of `chunk` tokens and at most `block` rows of the head: tiny problems then have many, with short last ones."""
+def small_pieces(chunk: int = 4, block: int = 5, longest: int = 2) -> Iterator[None]:
+    """Tiles of `chunk` tokens and at most `block` rows of the head: tiny problems then have many, with short last ones.
+
+    Runs have one or two tiles in place of up to eight: each length is a copy of the loop's body, to be compiled. Programs
+    that JAX keeps do not know the lengths they were made with, so that others begin and end with none.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(two_pass, "TILE", (chunk, block))
         patch.setattr(schemes, "LEAST_RING", 1)
         patch.setattr(schemes, "TILE", (chunk, block))
         patch.setattr(schemes, "LANES", 1)
+        patch.setattr(runs, "LONGEST", longest)
+        if longest != 2:
+            forget_programs()
         yield
+    if longest != 2:
+        forget_programs()
+
+
+def forget_programs() -> None:
+    """What the two-pass scheme compiled so far."""
+    for program in (two_pass._scores, two_pass._sorted_gradients):
+        program.clear_cache()
 
 
 def largest_array(f: Any, *args: Any) -> int:
