@@ -15,7 +15,7 @@ from support.budgets import REL64, assert_within, float32_budget
 from support.cells import IN_PAIRS, OF_EVERYTHING_ELSE
 from support.inputs.arrangements import PACKED, PADDED, Arrangement, Ready
 from support.inputs.one_shape import MASKS, N, T
-from support.libraries import JAX, NUMPY, Library
+from support.libraries import COMPILED_JAX, JAX, NUMPY, Library
 
 from gspo_core import TIS, SequenceMean, TokenKL, TokenMean, group_advantages, kl_penalty, sampler_weight
 from gspo_core.advantages import (
@@ -124,8 +124,17 @@ def _single(x: np.ndarray) -> np.ndarray:
 
 
 TASKS = tasks()
-ARRANGED = [(PADDED, np.float32), (PACKED, np.float64)]
-"""Each task in both, and in JAX without jit, whose operations are those of jit, in one of them by turns."""
+WAYS: list[tuple[Arrangement, type]] = [(PADDED, np.float32), (PACKED, np.float64)]
+
+
+def cells_of(library: Library) -> list[tuple[str, Arrangement, type]]:
+    """Every task both ways; in a library that is slow at a new shape one way, by turns from task to task and library."""
+    if library not in IN_PAIRS:
+        return [(name, *way) for name in TASKS for way in WAYS]
+    shift = IN_PAIRS.index(library)
+    return [(name, *WAYS[(i + shift) % 2]) for i, name in enumerate(TASKS)]
+
+
 CELLS = [
     pytest.param(
         library,
@@ -136,8 +145,7 @@ CELLS = [
         marks=[pytest.mark.slow] if library in IN_PAIRS else [],
     )
     for library in OF_EVERYTHING_ELSE
-    for number, name in enumerate(TASKS)
-    for arrangement, dtype in (ARRANGED if library is not JAX else [ARRANGED[number % 2]])
+    for name, arrangement, dtype in cells_of(library)
 ]
 
 
@@ -152,6 +160,11 @@ def test_it_is_numpys(library: Library, name: str, arrangement: Arrangement, dty
     for a, e in zip(found, expected, strict=True):
         assert a.dtype == (dtype if e.dtype == np.float64 else e.dtype) or e.dtype.kind == "i"
         assert_within(a, e, relative * np.max(np.abs(e), initial=1.0))
+
+
+def test_each_task_goes_both_ways_in_jax() -> None:
+    """Once operation by operation, once compiled."""
+    assert all({cells_of(library)[i][1:] for library in (JAX, COMPILED_JAX)} == set(WAYS) for i in range(len(TASKS)))
 
 
 def test_the_tasks_have_something_to_say() -> None:

@@ -77,15 +77,16 @@ def test_an_update_has_the_gradient_of_policy_loss_and_penalty(task: Task, saved
     update(trainer, batch, olds, rollup)
 
     assert trainer.reference is not None
-    mask, ref = jnp.asarray(part.mask), log_probs(trainer, trainer.reference.params, part)
+    mask, of_params = jnp.asarray(part.mask), jax.jit(lambda params: log_probs(trainer, params, part))
+    ref = of_params(trainer.reference.params)
 
     def whole(params: Any) -> Any:
-        logp = log_probs(trainer, params, part)
+        logp = of_params(params)
         kl = formula(name, logp, ref, mask)
         gain = (advantages * jnp.where(mask, logp, 0.0).sum(-1) / mask.sum(-1)).mean()
         return BETA * kl - gain, kl
 
-    gradient, kl = jax.grad(whole, has_aux=True)(trainer.learner.params)
+    gradient, kl = jax.jit(jax.grad(whole, has_aux=True))(trainer.learner.params)
     expected = named_weights(gradient)
     largest = max(float(np.abs(g).max()) for g in expected.values())
     for n, g in named_weights(found[0]).items():
