@@ -19,7 +19,7 @@ from support.cells import CELLS, DTYPES, IN_PAIRS, OF_EVERY_PART, Cell, by_cell,
 from support.family import MEMBERS, Member, by_member, largest
 from support.inputs.arrangements import ARRANGEMENTS, PACKED, Arrangement
 from support.inputs.one_shape import EXAMPLES, N, T
-from support.libraries import EVERYWHERE, JAX, NUMPY, Library
+from support.libraries import EVERYWHERE, JAX, NUMPY, STRICT, TORCH, Library
 
 pytestmark = [
     # What torch says about itself while tracing; test_torch_compile has the reasons.
@@ -42,6 +42,8 @@ def advantages(member: Member, batch: Batch) -> list[np.ndarray]:
 # ---- any shape
 
 
+# array-api-strict takes most of the time; its cells of one shape, in both precisions, are quick.
+@pytest.mark.parametrize("library", [NUMPY, TORCH, pytest.param(STRICT, marks=pytest.mark.slow)], ids=lambda x: x.name)
 @by_member
 @given(batch=batches(edges=False, max_tokens=5), arrangement=st.sampled_from(ARRANGEMENTS))
 def test_any_batch_in_any_layout(library: Library, member: Member, arrangement: Arrangement, batch: Batch) -> None:
@@ -53,6 +55,7 @@ def test_any_batch_in_any_layout(library: Library, member: Member, arrangement: 
         member.assert_judged(loss, batch, advantage)
 
 
+@pytest.mark.parametrize("library", [NUMPY, TORCH], ids=lambda library: library.name)
 @by_member
 @given(batch=batches(edges=False, max_tokens=5), arrangement=st.sampled_from(ARRANGEMENTS))
 def test_any_batch_in_float32(library: Library, member: Member, arrangement: Arrangement, batch: Batch) -> None:
