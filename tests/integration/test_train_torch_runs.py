@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.runs.kills import Killer
 from support.runs.scripts import PRETRAINED, TINY, refusal, rows, run, started
 
 from integration.records.checksums import write_checksums
@@ -27,13 +28,15 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(workplace: Path) -> Path:
-    """A run of eight rollouts, to its end."""
-    folder = workplace / "finished"
-    done = run(workplace / "cache", *TINY, "--rollouts", "8", "--checkpoint-every", "3", "--run-dir", str(folder))
-    assert done.returncode == 0, done.stderr
-    assert "report:" in done.stdout
-    return folder
+def killer(workplace: Path) -> Killer:
+    """Runs of eight rollouts, the first of them to its end."""
+    return Killer("train_torch", workplace, seed=1, rollouts=8, options=[*TINY, "--checkpoint-every", "3"])
+
+
+@pytest.fixture(scope="session")
+def finished(killer: Killer) -> Path:
+    """A run to its end."""
+    return killer.undisturbed
 
 
 def test_a_run_moves_the_ratio_and_clips(finished: Path) -> None:
@@ -82,27 +85,11 @@ def test_a_learning_rate_of_zero_leaves_every_ratio_exactly_one(workplace: Path)
         assert row["grad_norm"] > 0
 
 
-def test_a_killed_run_resumes_bit_exactly(workplace: Path, finished: Path) -> None:
-    folder = workplace / "killed"
-    options = [*TINY, "--rollouts", "8", "--checkpoint-every", "3", "--run-dir", str(folder)]
-    process = started(workplace / "cache", *options)
-    deadline = time.monotonic() + 200
-    metrics = folder / "metrics.jsonl"
-    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 5):
-        assert process.is_running(), "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send(signal.SIGKILL)
-    assert process.done().returncode == -signal.SIGKILL
-    assert len(metrics.read_text().splitlines()) < 8, "killed too late to prove anything"
-    with metrics.open("a") as file:
-        file.write('{"step": 99, "torn')  # what a kill in mid-write leaves
-    done = run(workplace / "cache", "--resume", str(folder))
-    assert done.returncode == 0, done.stderr
-    assert rows(folder) == rows(finished)
-    assert rows(folder, "evaluations.jsonl") == rows(finished, "evaluations.jsonl")
-    weights = [(f / "checkpoints" / "000008" / "model.safetensors").read_bytes() for f in (folder, finished)]
-    assert weights[0] == weights[1]
+def test_runs_that_are_killed_and_resumed_end_as_the_undisturbed_one(killer: Killer) -> None:
+    """At random moments, also while a checkpoint is written; tests/support/runs/kills.py takes any number of kills."""
+    killer.kill(2)
+    assert killer.different == []
+    assert killer.kills == 2
 
 
 def test_ctrl_c_saves_and_can_be_resumed(workplace: Path, finished: Path) -> None:

@@ -4,8 +4,8 @@
 
 A third of the kills come while a checkpoint is written, the others at random moments between the first rollout of a process
 and the time that an undisturbed one takes from there to its last checkpoint: never while it is only loading. A run is resumed
-until it is finished; then the next one begins, until there were enough kills. Processes are forked from a server that has
-imported the frameworks, and JAX keeps what it compiles, which makes a start cheap.
+until it is finished; then the next one begins, until there were enough kills. Every kill leaves a torn last line of metrics.
+Processes are forked from a server that has imported the frameworks, and JAX keeps what it compiles: a start is cheap.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from support.runs.forked import LONGEST, Started
 from support.runs.scripts import TINY, compiled_once, environment, rows
 
 ROLLOUTS = 12
-OPTIONS = [*TINY, "--rollouts", str(ROLLOUTS), "--checkpoint-every", "2", "--eval-every", "5", "--keep-checkpoints", "3"]
+OPTIONS = [*TINY, "--checkpoint-every", "2", "--eval-every", "5", "--keep-checkpoints", "3"]
 
 
 def state(folder: Path) -> dict[str, Any]:
@@ -85,6 +85,9 @@ class Killer:
     script: str
     workplace: Path
     seed: int
+    rollouts: int = ROLLOUTS
+    options: list[str] = field(default_factory=lambda: OPTIONS)
+    """How each run is begun, beside the number of rollouts."""
     kills: int = 0
     in_writes: int = 0
     """Kills that left a half-written checkpoint."""
@@ -94,14 +97,19 @@ class Killer:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        first = FirstRow(self.workplace / "undisturbed")
+        first = FirstRow(self.undisturbed)
         process = self._start("undisturbed")
         self._wait_for(process, first)
         began = time.monotonic()
-        self._wait_for(process, (self.workplace / "undisturbed" / "checkpoints" / f"{ROLLOUTS:06d}").exists)
+        self._wait_for(process, (self.undisturbed / "checkpoints" / f"{self.rollouts:06d}").exists)
         self._seconds = 1.1 * (time.monotonic() - began)
         """From the first rollout, by which nearly all is compiled, to a little after the last checkpoint."""
         self._reference = self._finish(process, "undisturbed")
+
+    @property
+    def undisturbed(self) -> Path:
+        """The run that the others are compared with."""
+        return self.workplace / "undisturbed"
 
     def kill(self, count: int) -> None:
         """Kill `count` times; every run that was begun is finished and compared."""
@@ -117,8 +125,8 @@ class Killer:
     def _start(self, name: str) -> Started:
         folder = self.workplace / name
         begun = (folder / "config.json").exists()
-        options = ["--resume", str(folder)] if begun else [*OPTIONS, "--run-dir", str(folder)]
-        options = ["--cache-dir", str(self.workplace / "c"), *options]
+        fresh = [*self.options, "--rollouts", str(self.rollouts), "--run-dir", str(folder)]
+        options = ["--cache-dir", str(self.workplace / "cache"), *(["--resume", str(folder)] if begun else fresh)]
         with compiled_once(self.workplace / "compiled"):
             return Started(f"{self.script}.py", options, environment())
 
@@ -139,6 +147,8 @@ class Killer:
             return False
         process.send(signal.SIGKILL)
         process.done()
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 99, "torn')
         self.kills += 1
         self.in_writes += bool(half_written(folder) - left)
         return True
