@@ -169,8 +169,7 @@ def test_the_fused_head_takes_turns(ratio: Any, budget: int, name: str, width: i
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@FORMS
-@pytest.mark.parametrize("name", ["padded", "packed", "restricted"])
+@pytest.mark.parametrize(("ratio", "name"), [(TurnToken(), "padded"), (Turn(), "packed"), (TurnToken(), "restricted")], ids=str)
 def test_a_loss_compiles_without_a_break(ratio: Any, name: str) -> None:
     f = ours(ratio, name)
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
