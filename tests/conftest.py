@@ -25,7 +25,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from support.cases import CASES, Case
-from support.libraries import LIBRARIES, Library
+from support.libraries import LIBRARIES, STRICT, Library
 
 torch.set_num_threads(1)
 
@@ -37,6 +37,11 @@ settings.register_profile("explore", deadline=None, max_examples=400, print_blob
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
+def _asks_the_strict_library(item: pytest.Item) -> bool:
+    """Whether it is slow for that alone."""
+    return "library" in item.fixturenames and item.callspec.params.get("library") is STRICT  # type: ignore[attr-defined]
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Run the files with slow tests first, so that no core waits at the end for one that another began last.
 
@@ -46,7 +51,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fuzz = [item for item in items if item.get_closest_marker("fuzz")]
         config.hook.pytest_deselected(items=fuzz)
         items[:] = [item for item in items if not item.get_closest_marker("fuzz")]
-    slow_files = {item.path for item in items if item.get_closest_marker("slow")}
+    slow_files = {item.path for item in items if item.get_closest_marker("slow") and not _asks_the_strict_library(item)}
     items.sort(key=lambda item: item.path not in slow_files)  # stable: a file's tests keep their order
 
 
@@ -92,7 +97,11 @@ def _audit(event: str, _: tuple[object, ...]) -> None:
 sys.addaudithook(_audit)
 
 
-@pytest.fixture(scope="session", params=LIBRARIES, ids=lambda library: library.name)
+# array-api-strict is twice as slow as the others, so that `make test-quick` leaves it out.
+_PARAMS = [pytest.param(x, marks=pytest.mark.slow if x is STRICT else (), id=x.name) for x in LIBRARIES]
+
+
+@pytest.fixture(scope="session", params=_PARAMS)
 def library(request: pytest.FixtureRequest) -> Library:
     """Every array library the core must work on."""
     found: Library = request.param
