@@ -31,7 +31,7 @@ train-jax: .venv/.installed ## train-small in JAX: the same weights to start fro
 test: .venv/.installed ## every test, in parallel over the cores
 	$(TEST_ENV) $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
-test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: about 3 minutes on 2 cores
+test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: about 2 minutes on 2 cores
 	$(TEST_ENV) HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 fuzz: .venv/.installed ## 100,000 random cases: valid calls against scalar loops, bad arguments, flags; about 3 minutes on 2 cores
