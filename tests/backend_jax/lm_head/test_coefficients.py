@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gspo_core import GSPO, Padded
-from gspo_core.kl import K3, KLTerm
+from gspo_core.kl import K2, K3, KLTerm
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +25,9 @@ TOKENS, LAYOUT = (
 ADVANTAGE = jnp.array([1.0, -1.0, 0.0])
 
 
-def value(inputs: Any, beta: Any, bonus: Any, ref: Any = REF) -> Any:
+def value(inputs: Any, beta: Any, bonus: Any, ref: Any = REF, estimator: Any = None) -> Any:
     """[] the loss."""
-    kl = None if beta is None else KLTerm(K3(), ref, beta)
+    kl = None if beta is None else KLTerm(estimator or K3(), ref, beta)
     return gspo_jax.linear_policy_loss(GSPO, *inputs, TOKENS, OLD, ADVANTAGE, LAYOUT, kl=kl, entropy_bonus=bonus).value
 
 
@@ -61,7 +61,8 @@ def test_a_coefficient_of_zero_adds_nothing_even_to_an_infinite_kl() -> None:
     far = REF.at[:, 0].set(jnp.inf)
     inputs = (HIDDEN, HEAD)
     expected = jax.jit(lambda y: jax.value_and_grad(value)(y, None, None))(inputs)
-    for zero in (0.0, jnp.asarray(0.0)):
-        found = jax.jit(lambda y, z=zero: jax.value_and_grad(value)(y, z, z, far))(inputs)
+    # K2's slope is infinite there, K3's is not.
+    for zero, estimator in ((0.0, K3()), (0.0, K2()), (jnp.asarray(0.0), K2())):
+        found = jax.jit(lambda y, z=zero, k=estimator: jax.value_and_grad(value)(y, z, z, far, k))(inputs)
         for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-6)
