@@ -104,9 +104,10 @@ def measured(logp: Tensor, old: Tensor, advantage: Tensor, mask: Tensor) -> tupl
 
 
 def test_loss_and_metrics_are_one_graph() -> None:
+    """Traced alone: lowering so large a graph takes half a minute, and test_twenty_lengths lowers the loss."""
     batch = inputs()
     logp = batch.logp.detach().requires_grad_()
-    compiled = torch.compile(measured, fullgraph=True, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(measured, fullgraph=True, dynamic=True, backend="eager")
     (value, metrics), (eager, expected) = (f(logp, *batch[1:]) for f in (compiled, measured))
     assert_close(value, eager)
     assert summary(metrics) == pytest.approx(summary(expected), rel=1e-12)
