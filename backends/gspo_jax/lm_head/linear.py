@@ -111,13 +111,12 @@ def linear_policy_loss(
     value, logp, entropy = _scored_loss(job, hidden, head, tokens, live, x)
     logp, entropy = lax.stop_gradient((logp, entropy))
     weighed = job.weigh(logp, entropy, live, x)
-    has_terms = kl is not None or terms.has_bonus
     return LinearLoss(
         *weighed.policy._replace(value=value, logp_grad=weighed.logp_grad),
         logp=logp.reshape(layout.shape) if return_logp else None,
         entropy=None if entropy is None else entropy.reshape(layout.shape),
         kl=weighed.kl,
-        policy=weighed.policy if has_terms else None,
+        policy=weighed.policy if kl is not None or terms.has_bonus else None,
     )
 
 

@@ -77,8 +77,8 @@ def linear_policy_loss(
 
     Returns: `LinearLoss`. Only `value` is differentiable, once (a second derivative is refused with a RuntimeError).
 
-    Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type; ValueError for a negative budget
-    and for a bonus that is not finite.
+    Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type, and inside of a graph that
+    torch.compile traces; ValueError for a negative budget and for a bonus that is not finite.
 
     >>> import torch
     >>> from gspo_core import GSPO, Padded
@@ -89,11 +89,7 @@ def linear_policy_loss(
     >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
     (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
     """
-    if torch.compiler.is_compiling():
-        raise TypeError(
-            "hidden: expected a tensor whose numbers can be read, got one that is compiled, where the loss cannot see which "
-            "work it may leave out; in one graph use token_logp(..., static=True) and policy_loss"
-        )
+    _refuse_one_graph()
     check_flag("return_logp", return_logp)
     check_flag("return_entropy", return_entropy)
     check_term(kl)
@@ -107,8 +103,7 @@ def linear_policy_loss(
     constant = _constant(admitted_advantage(advantage, like))
     terms = Terms(objective, old, constant, layout, divisor, on_policy, admitted_term(kl, like), bonus)
     with torch.no_grad():
-        kept = {"return_logp": return_logp, "return_entropy": return_entropy}
-        job = prepare(head, hidden, tokens, terms, **kept, budget_bytes=budget_bytes)
+        job = prepare(head, hidden, tokens, terms, return_logp=return_logp, return_entropy=return_entropy, budget_bytes=budget_bytes)
     value, weighed, logp, entropy = LinearFunction.apply(hidden, head.weight, head.bias, job, torch.is_grad_enabled())
     policy = weighed.loss
     return LinearLoss(
@@ -123,6 +118,15 @@ def linear_policy_loss(
         kl=weighed.kl,
         policy=policy if terms.every_token else None,
     )
+
+
+def _refuse_one_graph() -> None:
+    """What the loss saves, it saves by looking at numbers, which a graph that is being traced does not have yet."""
+    if torch.compiler.is_compiling():
+        raise TypeError(
+            "hidden: expected a tensor whose numbers can be read, got one that torch.compile is tracing; the loss looks at "
+            "numbers to leave out work. For one graph use token_logp(..., static=True) and policy_loss"
+        )
 
 
 def _constant(x: Any) -> Any:

@@ -6,27 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs.metrics import metrics_row
 
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure
 from integration.records.run_folder import RunFolder
 from integration.shared import loop
 
-ROW = {
-    "reward": 0.5,
-    "response_length": 5.0,
-    "clip_fraction": 0.25,
-    "clip_low": 0.2,
-    "clip_high": 0.05,
-    "max_abs_log_s": 0.125,
-    "skipped_steps": 0,
-    "grad_norm": 1.0,
-    "log_s": [0.01],
-    "findings": [],
-    "by_mini_batch": [{"clip_fraction": 0.0, "log_s_rms": 0.0}],
-    "seconds_sampling": 0.0,
-    "seconds_updating": 0.0,
-}
+MORE = {"skipped_steps": 0, "grad_norm": 1.0, "findings": [], "seconds_sampling": 0.0, "seconds_updating": 0.0}
+ROW = {name: x for name, x in metrics_row(1, **MORE).items() if name != "step"}
+"""What a trainer returns of a rollout; the loop adds the step."""
 
 
 class Trainer:

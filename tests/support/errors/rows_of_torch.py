@@ -122,7 +122,7 @@ TORCH: list[Row] = [
     Row(T, ("group: expected a ProcessGroup or None", "got int"), lambda: gspo_torch.sum_over(1)),
     Row(T, ("return_entropy: expected True or False", "got 1"), linear(return_entropy=1)),
     Row(T, ("static: expected True or False", "got None"), lambda: twice(static=None)),
-    Row(T, ("hidden: expected a tensor whose numbers can be read", "got one that is compiled"), in_one_graph),
+    Row(T, ("hidden: expected a tensor whose numbers can be read", "got one that torch.compile is tracing"), in_one_graph),
     Row(V, ("tokens: expected the layout's shape [1, 3]", "got [2, 3]"), linear(layout=Padded(MASK[:1]))),
     Row(T, ("layout: expected a layout of torch tensors", "got one of numpy.ndarray"), linear(layout=Padded(MASK.numpy()))),
     Row(V, ("layout: expected the device of hidden, cpu", "got meta"), linear(layout=Padded(MASK.to("meta")))),
