@@ -76,7 +76,7 @@ def test_a_packed_loss_compiles_without_a_break() -> None:
     """GSPO-token; test_compile has the others in padded rows."""
     (token_case,) = (case for case in CASES if case.name == "GSPO_TOKEN")
     f = loss_on(token_case, *layouts()["packed"])
-    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(f, fullgraph=True, backend="eager")
     logp = batch()[0].requires_grad_()
     gradients = [torch.autograd.grad(g(logp), logp)[0] for g in (f, compiled)]
     assert torch.allclose(*gradients, rtol=1e-12, atol=0)
