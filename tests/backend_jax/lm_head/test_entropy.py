@@ -13,9 +13,9 @@ import pytest
 import torch
 from gspo_jax.lm_head import schemes
 from support.budgets import assert_within
-from support.jax_programs.linear_cases import arguments, loss_of, ours, precision, ring_of, small_pieces
+from support.jax_programs.linear_cases import arguments, loss_of, ours, precision, ring_of, small_pieces, tensor
 from support.lm_head.agreement import assert_in_budget
-from support.lm_head.cases import Problem, from_logits, log_softmax_of, make, packed, with_kl
+from support.lm_head.cases import Answer, Problem, from_logits, log_softmax_of, make, packed, with_kl
 
 from gspo_core.kl import K3
 
@@ -48,25 +48,32 @@ PROBLEMS: dict[str, Problem] = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [("interleaved, without some advantages", TWO_PASS), *((name, ALIGNED) for name in PROBLEMS)],
-    ids=["two-pass", *(f"aligned, {name}" for name in PROBLEMS)],
-)
-def test_entropies_are_those_of_full_logits(name: str, options: dict[str, int]) -> None:
-    problem = PROBLEMS[name]
-    log_p = log_softmax_of(problem, torch.float64, {})[0].detach()
-    truth = torch.where(problem.layout.valid, torch.special.entr(log_p.exp()).sum(-1), 0.0)
+def with_entropies(problem: Problem, **options: Any) -> tuple[Answer, Any]:
+    """(value, log-probs, weight and gradients; entropies), compiled."""
     with precision(problem):
         parameters, rest = arguments(problem)
 
         def total(leaves: dict[str, Any]) -> Any:
-            loss = loss_of(problem, leaves, rest, return_entropy=True, **options)
-            return loss.value, loss.entropy
+            loss = loss_of(problem, leaves, rest, return_entropy=True, return_logp=True, **options)
+            return loss.value, (loss.logp, loss.logp_grad, loss.entropy)
 
-        entropy = jax.jit(jax.value_and_grad(total, has_aux=True))(parameters)[0][1]
+        (value, (logp, weight, entropy)), gradients = jax.jit(jax.value_and_grad(total, has_aux=True))(parameters)
+        found = {name: tensor(g) for name, g in gradients.items()}
+        return Answer(tensor(value), tensor(logp), tensor(weight), found), entropy
+
+
+def assert_those_of_full_logits(problem: Problem, entropy: Any) -> None:
+    """And 0 in masked slots."""
+    log_p = log_softmax_of(problem, torch.float64, {})[0].detach()
+    truth = torch.where(problem.layout.valid, torch.special.entr(log_p.exp()).sum(-1), 0.0)
     assert_within(entropy, truth, 1e-13)
     assert not np.any(np.asarray(entropy)[~problem.layout.valid.numpy()])
+
+
+@pytest.mark.parametrize("name", ["KL", "excluded tokens"])
+def test_entropies_are_those_of_full_logits(name: str) -> None:
+    """The aligned way; both ways below."""
+    assert_those_of_full_logits(PROBLEMS[name], with_entropies(PROBLEMS[name], **ALIGNED)[1])
 
 
 @pytest.mark.parametrize("options", [TWO_PASS, ALIGNED], ids=["two-pass", "aligned"])
@@ -75,7 +82,8 @@ def test_the_loss_is_the_same_and_its_gradient(options: dict[str, int], monkeypa
     problem = PROBLEMS["interleaved, without some advantages"]
     if options is ALIGNED:
         monkeypatch.setattr(schemes, "flat_scores", lambda *_: pytest.fail("the loss without a gradient was computed"))
-    plain, looked_at = (ours(problem, jit=True, return_logp=True, **options, **more) for more in ({}, {"return_entropy": True}))
+    plain, (looked_at, entropy) = ours(problem, jit=True, return_logp=True, **options), with_entropies(problem, **options)
+    assert_those_of_full_logits(problem, entropy)
     assert_in_budget(problem, looked_at, from_logits(problem))
     assert torch.equal(plain.value, looked_at.value)
     for key, gradient in plain.gradients.items():

@@ -165,9 +165,9 @@ def test_errors_are_within_the_budget_of_full_logits(name: str, dtype: torch.dty
     checked(PROBLEMS[name].to(dtype), jit=dtype != torch.float64, budget_bytes=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_errors_of_the_aligned_way_are_within_it(dtype: torch.dtype) -> None:
-    """Low precision needs float32 sums of the head's size in its budget, and takes them."""
+    """Low precision needs float32 sums of the head's size in its budget, and takes them. float16: test_upstream.py."""
     problem = PROBLEMS["interleaved"].to(dtype)
     sums = 4 * problem.lm_head.numel() if dtype.itemsize == 2 else 0
     checked(problem, jit=True, budget_bytes=sums + ring_of(8, V, item=4)["budget_bytes"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from gspo_jax import KLTerm
-from gspo_jax.lm_head import schemes
+from gspo_jax.lm_head import linear, schemes
 from support.budgets import assert_within
 from support.jax_programs.linear_cases import arguments, array, loss_of, ours, precision, ring_of, small_pieces
 from support.lm_head.agreement import assert_in_budget, is_clear_of_kinks
@@ -75,9 +75,9 @@ def test_values_and_gradients_are_those_of_full_logits(name: str) -> None:
     assert_in_budget(problem, ours(problem, jit=True, budget_bytes=0, return_logp=True), from_logits(problem))
 
 
-@pytest.mark.parametrize("name", ["K3", "SequenceKL", "on policy", "no advantages"])
+@pytest.mark.parametrize("name", ["on policy", "no advantages"])
 def test_a_kl_term_goes_the_aligned_way(name: str) -> None:
-    """The ring of six tokens ends inside the second sequence."""
+    """SequenceKL and K3. The ring of six tokens ends inside the second sequence. Off policy, in low precision: below."""
     problem = PROBLEMS[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schemes, "flat_scores", lambda *_: pytest.fail("the loss without a gradient was computed"))
@@ -85,9 +85,7 @@ def test_a_kl_term_goes_the_aligned_way(name: str) -> None:
     assert_in_budget(problem, answer, from_logits(problem))
 
 
-@pytest.mark.parametrize(
-    ("dtype", "aligned"), [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)], ids=str
-)
+@pytest.mark.parametrize(("dtype", "aligned"), [(torch.bfloat16, True), (torch.float32, False)], ids=str)
 def test_errors_are_within_the_budget_of_full_logits(dtype: torch.dtype, aligned: bool) -> None:
     """The problem with the largest log ratios of its terms: aligned, and two-pass with a bonus."""
     problem = PROBLEMS["TokenKL, interleaved"].to(dtype)
@@ -109,11 +107,17 @@ def test_the_problems_are_not_vacuous() -> None:
 
 
 def test_an_entropy_bonus_goes_two_pass() -> None:
-    """Whatever the budget is; bit for bit the same."""
-    problem = WITH_BONUS["K3, bonus"]
-    some, none = ours(problem, jit=True, **ALIGNED), ours(problem, jit=True, budget_bytes=0)
-    assert torch.equal(some.value, none.value)
-    assert all(torch.equal(g, none.gradients[name]) for name, g in some.gradients.items())
+    """Whatever the budget is: traced alone, the aligned scheme is not met. Without the bonus it is."""
+
+    def traced(problem: Problem) -> None:
+        with precision(problem):
+            jax.eval_shape(lambda *xs: loss_of(problem, *xs, **ALIGNED).value, *arguments(problem))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linear, "aligned_loss", lambda *_: pytest.fail("the aligned scheme was taken"))
+        traced(WITH_BONUS["K3, bonus"])
+        with pytest.raises(pytest.fail.Exception):
+            traced(PROBLEMS["K3"])
 
 
 @pytest.mark.parametrize("options", [{"budget_bytes": 0}, ALIGNED], ids=["two-pass", "aligned"])

@@ -52,18 +52,20 @@ def test_jit_compiles_once_per_bucket() -> None:
     assert len(seen) == len(widths)
 
 
-@BUDGETS
-def test_under_jit_the_answer_is_that_without(budget: dict[str, int]) -> None:
-    problem = packed(make(), seed=2)
+def test_under_jit_the_answer_is_that_without() -> None:
+    """The aligned way; two-pass is compared with the truth both under jit and without (test_linear.py)."""
+    problem, budget = packed(make(), seed=2), ring_of(8, 11)
     eager, compiled = ours(problem, **budget), ours(problem, jit=True, **budget)
     assert_within(compiled.value, eager.value, 1e-15)
     for name, gradient in compiled.gradients.items():
         assert_within(gradient, eager.gradients[name], 1e-14)
 
 
-@BUDGETS
-def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole(budget: dict[str, int]) -> None:
-    """Two halves of four sequences, with the whole's denominator."""
+@pytest.mark.parametrize(
+    ("budget", "way"), [({"budget_bytes": 0}, "vmap"), (ring_of(8, 11), "scan")], ids=["two-pass, vmap", "aligned, scan"]
+)
+def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole(budget: dict[str, int], way: str) -> None:
+    """Two halves of four sequences, with the whole's denominator. The other way round, with terms: test_terms.py."""
     problem = make(lengths=(3, 5, 4, 1), options={"denominator": 4.0})
     truth = from_logits(problem)
     with jax.enable_x64(True):
@@ -80,11 +82,12 @@ def test_micro_batches_under_scan_remat_and_vmap_add_up_to_the_whole(budget: dic
         def scanned(head: Any) -> Any:
             return jax.lax.scan(lambda total, x: (total + jax.checkpoint(part)(head, x), None), jnp.zeros(()), parts)[0]
 
-        ways = [scanned, lambda head: jnp.sum(jax.vmap(part, in_axes=(None, 0))(head, parts))]
-        for way in ways:
-            value, gradient = jax.jit(jax.value_and_grad(way))(parameters["lm_head"])
-            assert_within(value, truth.value, 1e-13)
-            assert_within(gradient, truth.gradients["lm_head"], 1e-13)
+        def mapped(head: Any) -> Any:
+            return jnp.sum(jax.vmap(part, in_axes=(None, 0))(head, parts))
+
+        value, gradient = jax.jit(jax.value_and_grad(scanned if way == "scan" else mapped))(parameters["lm_head"])
+        assert_within(value, truth.value, 1e-13)
+        assert_within(gradient, truth.gradients["lm_head"], 1e-13)
 
 
 def test_hessian_vector_products_are_those_of_full_logits() -> None:

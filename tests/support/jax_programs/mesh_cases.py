@@ -61,13 +61,13 @@ LENGTHS = {
     "nothing": (0, 0, 0, 0),
 }
 """A rank of the context axis has the first or the last three columns; in a packed layout half of its data rank's tokens."""
-NAMED_SHARDING = ("GSPO padded", "turns packed, linear")
-"""Cases that also go through plain jit. This and what follows meet both layouts, and losses on log-probs and on states."""
-UNCHECKED = ("GSPO padded", "turns packed, linear", "GSPO padded, terms")
+NAMED_SHARDING = ("GSPO padded", "DAPO packed, token advantages, linear")
+"""Cases that also go through plain jit: both layouts, losses on log-probs and on states."""
+UNCHECKED = ("turns packed, linear", "GSPO padded, terms")
 """Cases that also go through meshes that are not checked."""
-FLOAT32 = ("turns packed", "GSPO padded, terms")
-SECOND = ("turns packed, linear", "GSPO padded, terms")
-"""Cases whose second derivatives are taken."""
+FLOAT32 = ("GSPO padded, terms",)
+SECOND = ("GSPO padded, terms",)
+"""Cases whose second derivatives are taken; those of losses on log-probs are in on_eight_devices.py."""
 EXCHANGES = ("GSPO padded", "GRPO padded", "turns packed", "GSPO padded, linear", "GSPO padded, terms")
 """Cases whose exchanges are counted."""
 _EVERY_WAY = [

@@ -20,15 +20,13 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from support.jax_programs import on_a_mesh
 
-from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective, Padded, sharded
+from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Padded, sharded
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 NARROW = Clip(1e-4, 1e-4)
-OBJECTIVES = {
-    name: replace(preset, surrogate=NARROW) for name, preset in {"GSPO": GSPO, "GSPO_TOKEN": GSPO_TOKEN, "GRPO": GRPO}.items()
-}
+OBJECTIVES = {name: replace(preset, surrogate=NARROW) for name, preset in {"GSPO": GSPO, "GSPO_TOKEN": GSPO_TOKEN}.items()}
 MESH = jax.make_mesh((2, 4), ("data", "context"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
