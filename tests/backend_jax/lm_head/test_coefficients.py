@@ -34,8 +34,9 @@ def value(inputs: Any, beta: Any, bonus: Any, ref: Any = REF, estimator: Any = N
 def test_the_loss_is_linear_in_both_and_compiled_once() -> None:
     compiled = jax.jit(jax.value_and_grad(value))
     inputs = (HIDDEN, HEAD)
-    parts = ((None, None), (1.0, None), (None, 1.0))
-    alone, with_kl, with_bonus = (jax.jit(lambda y, x=x: jax.value_and_grad(value)(y, *x))(inputs) for x in parts)
+    alone = jax.jit(lambda y: jax.value_and_grad(value)(y, None, None))(inputs)
+    with_kl, with_bonus = (compiled(inputs, *map(jnp.asarray, x)) for x in ((1.0, 0.0), (0.0, 1.0)))
+    assert np.abs(with_kl[0] - alone[0]) > 1e-2 < np.abs(with_bonus[0] - alone[0])
     for beta, bonus in ((0.0, 0.0), (0.5, -0.25), (-2.0, 0.0), (0.0, 3.0)):
         found = compiled(inputs, jnp.asarray(beta), jnp.asarray(bonus))
         for mine, a, kl, entropy in zip(*(jax.tree.leaves(x) for x in (found, alone, with_kl, with_bonus)), strict=True):

@@ -47,28 +47,32 @@ def naive(p: Problem, hidden: Any, weight: Any, bias: Any, temperature: float = 
     )
 
 
-def each(p: Problem, with_bias: bool, **options: Any) -> Iterator[tuple[Any, Any]]:
-    """(log-probs, gradients of a weighted sum for hidden, head and bias): ours, then the naive code's."""
+def run(p: Problem, with_bias: bool, f: Any) -> tuple[Any, Any]:
+    """(log-probs, gradients of a weighted sum for hidden, head and bias)."""
+
+    def total(*xs: Any) -> tuple[Any, Any]:
+        logp = f(*xs)
+        return jnp.sum(p.upstream * logp), logp
+
+    wanted = (0, 1, 2) if with_bias else (0, 1)
     arguments = (p.hidden, p.weight, p.bias if with_bias else None)
+    gradients, logp = jax.jit(jax.grad(total, argnums=wanted, has_aux=True))(*arguments)
+    return logp, gradients
+
+
+def from_all_logits(p: Problem, with_bias: bool, **options: Any) -> tuple[Any, Any]:
+    """The naive code's."""
+    return run(p, with_bias, lambda *xs: naive(p, *xs, **options))
+
+
+def each(p: Problem, with_bias: bool, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """Of ours, then of the naive code."""
 
     def ours(hidden: Any, weight: Any, bias: Any) -> Any:
         return gspo_jax.token_logp(hidden, weight, p.tokens, bias=bias, **options)
 
-    def theirs(hidden: Any, weight: Any, bias: Any) -> Any:
-        return naive(p, hidden, weight, bias, **options)
-
-    wanted = (0, 1, 2) if with_bias else (0, 1)
-
-    def run(f: Any) -> tuple[Any, Any]:
-        def total(*xs: Any) -> tuple[Any, Any]:
-            logp = f(*xs)
-            return jnp.sum(p.upstream * logp), logp
-
-        gradients, logp = jax.jit(jax.grad(total, argnums=wanted, has_aux=True))(*arguments)
-        return logp, gradients
-
-    yield run(ours)
-    yield run(theirs)
+    yield run(p, with_bias, ours)
+    yield from_all_logits(p, with_bias, **options)
 
 
 @pytest.fixture
@@ -124,7 +128,7 @@ def test_low_precision_inputs_have_float32_log_probs() -> None:
     low = p._replace(**{k: getattr(p, k).astype(jnp.bfloat16) for k in ("hidden", "weight", "bias")})
     wide = low._replace(**{k: getattr(low, k).astype(jnp.float32) for k in ("hidden", "weight", "bias")})
     logp, gradients = next(each(low, True))
-    _, (expected, theirs) = each(wide, True)
+    expected, theirs = from_all_logits(wide, True)
     assert logp.dtype == jnp.float32
     assert_within(logp, expected, 64 * np.finfo(np.float32).eps * 10)
     for ours, reference in zip(gradients, theirs, strict=True):

@@ -61,7 +61,7 @@ def test_in_the_interpreter(reports: dict[str, str], check: str) -> None:
 
 LOSS = """
 import sys
-{before}
+sys.modules['triton'] = None
 import torch, gspo_torch
 from gspo_core import GSPO, Padded
 from gspo_torch.lm_head import two_pass
@@ -74,10 +74,8 @@ print(two_pass.kernels is None, loss.logp.exp().tolist())
 """
 
 
-@pytest.mark.parametrize("before", ["sys.modules['triton'] = None", ""], ids=["without Triton", "as installed"])
-def test_triton_is_optional(before: str) -> None:
+def test_triton_is_optional() -> None:
     """Plain torch then: on a CPU it is that anyway."""
-    without, numbers = python("-c", LOSS.format(before=before)).split(" ", 1)
+    without, numbers = python("-c", LOSS).split(" ", 1)
     assert json.loads(numbers) == [[0.25, 0.25]]
-    if before:
-        assert without == "True"
+    assert without == "True"

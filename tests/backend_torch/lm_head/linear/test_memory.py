@@ -129,8 +129,11 @@ def test_the_naive_path_is_seen() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("bytes_", [0, ALIGNED, 2 * ALIGNED])
+@pytest.mark.parametrize(
+    ("bytes_", "dtype"),
+    [(0, torch.float32), (0, torch.bfloat16), (ALIGNED, torch.bfloat16), (2 * ALIGNED, torch.float32)],
+    ids=str,
+)
 def test_memory_beyond_the_gradients_is_within_the_budget(bytes_: int, dtype: torch.dtype) -> None:
     """Beside gradients and budget (two-pass: two tiles, for logits and their exponentials): a constant number of words
     per token and of states, hidden ones in the accumulator's float32. Nothing grows with tokens × vocabulary."""
