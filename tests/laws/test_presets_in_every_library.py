@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.cells import OF_EVERY_PART
 from support.family import MEMBERS, Member, by_member
 from support.libraries import JAX, STRICT, TORCH, Library
 
@@ -63,13 +64,13 @@ class OnLibrary:
 def test_all_laws(member: Member) -> None:
     """By turns in array-api-strict and in PyTorch: test_family_matches_the_papers asks each member of both for its numbers."""
     library = (STRICT, TORCH)[MEMBERS.index(member) % 2]
-    report = laws.check(member.objective, like=member.objective, framework=OnLibrary(library), examples=2)
+    report = laws.check(member.objective, like=member.objective, framework=OnLibrary(library), examples=1)
     assert not report.broken, str(report)
     assert len(report.kept) > 30
 
 
 @pytest.mark.slow
-@by_member
+@pytest.mark.parametrize("member", OF_EVERY_PART, ids=lambda member: member.name)
 def test_the_laws_that_a_library_may_break(member: Member) -> None:
     chosen = [named(name) for name in EXTREMES]
     report = laws.check(member.objective, like=member.objective, framework=OnLibrary(JAX), examples=1, laws=chosen)
@@ -81,7 +82,7 @@ def test_the_laws_that_a_library_may_break(member: Member) -> None:
 @pytest.mark.parametrize("framework", [laws.STRICT, laws.TORCH, laws.JAX], ids=lambda framework: framework.name)
 def test_the_kits_own_frameworks(framework: Any) -> None:
     """With autodiff and jit where there are any."""
-    report = laws.check(GSPO, framework=framework, examples=1 if framework is laws.JAX else 2)
+    report = laws.check(GSPO, framework=framework, examples=1)
     assert not report.broken, str(report)
     assert len(report.kept) > 45
     assert report.framework == framework.name
