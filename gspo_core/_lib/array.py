@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from array_api_compat import (
     array_namespace,
-    device,
     is_array_api_obj,
     is_array_api_strict_namespace,
     is_jax_namespace,
     is_numpy_namespace,
-    is_torch_array,
-    is_torch_namespace,
+)
+from array_api_compat import (
+    device as device_of_any,
 )
 
 from gspo_core.types import Array, Namespace
@@ -38,8 +38,9 @@ _BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtyp
 
 def namespace(**arrays: Array) -> Namespace:
     """The array-API namespace that all named arrays share; TypeError names the argument that is no array."""
-    if all(type(x) is np.ndarray for x in arrays.values()):
-        return _NUMPY  # a layout is asked often, and looking it up takes as long as a small operation
+    known = [_library_at_once(x) for x in arrays.values()]
+    if known[0] is not None and all(xp is known[0] for xp in known):
+        return known[0]
     for name, x in arrays.items():
         if not is_array(x):
             raise TypeError(f"{name}: expected an array, got {type(x).__name__}")
@@ -56,6 +57,22 @@ def namespace(**arrays: Array) -> Namespace:
         ) from error
 
 
+def _library_at_once(x: Array) -> Namespace | None:
+    """What array_namespace answers for the arrays met most often; None for others.
+
+    A layout asks for its library often. array_api_compat takes as long as a small operation to answer, and torch.compile,
+    which traces through every cached function, spent half of its tracing there.
+    """
+    if type(x) is np.ndarray:
+        return _NUMPY
+    torch = sys.modules.get("torch")
+    if torch is not None and type(x) in (torch.Tensor, torch.nn.Parameter):
+        from array_api_compat import torch as library  # noqa: PLC0415 - imports PyTorch, which is there
+
+        return library
+    return None
+
+
 def _odd_one_out(arrays: Mapping[str, Array]) -> tuple[str, str]:
     """(the first name of the library that most arrays are of, the first name of another one)."""
     libraries = {name: array_namespace(x).__name__ for name, x in arrays.items()}
@@ -67,8 +84,15 @@ def _kind(x: Array) -> str:
     return f"{type(x).__module__}.{type(x).__name__}"
 
 
+def _is_torch(xp: Namespace) -> bool:
+    """Whether xp is PyTorch. array_api_compat asks a cached function, of which torch.compile warns."""
+    return xp.__name__ in ("torch", "array_api_compat.torch")
+
+
 def is_array(x: Any) -> bool:
     """Whether x is an array of some library; the class of one is none, nor is a text of NumPy's."""
+    if _library_at_once(x) is not None:
+        return True
     return bool(is_array_api_obj(x)) and not isinstance(x, (type, np.flexible))
 
 
@@ -88,9 +112,13 @@ def check_array(name: str, x: Any) -> None:
     namespace(**{name: x})
 
 
+def _device(x: Array) -> Any:
+    return x.device if _library_at_once(x) not in (None, _NUMPY) else device_of_any(x)
+
+
 def is_of(xp: Namespace, x: Array) -> bool:
     """Whether an array is one of this library's."""
-    return bool(array_namespace(x) == xp)
+    return bool(namespace(x=x) == xp)
 
 
 def shape_of(x: Array) -> tuple[int, ...]:
@@ -115,7 +143,7 @@ def at_least_float32(xp: Namespace, x: Array) -> Array:
 
 def count_true(xp: Namespace, mask: Array, axis: int | None = None) -> Array:
     """Number of True entries as the library's default integer (the standard has no sum of booleans)."""
-    if is_torch_namespace(xp):
+    if _is_torch(xp):
         return xp.sum(mask, axis=axis, dtype=xp.int32).to(xp.int64)
     if is_numpy_namespace(xp):  # a third of the time of a sum of booleans
         return xp.sum(mask.view(xp.uint8), axis=axis, dtype=xp.int32).astype(xp.int64)
@@ -126,8 +154,8 @@ def to_numpy(x: Any) -> Any:
     """A list or an array of any library, on any device, as a NumPy array on the host; gradients are left behind."""
     if not is_array(x):
         return np.asarray(x)
-    xp: Any = array_namespace(x)
-    if is_torch_namespace(xp):
+    xp: Any = namespace(x=x)
+    if _is_torch(xp):
         return x.detach().cpu().numpy()
     return np.asarray(x) if is_numpy_namespace(xp) or is_jax_namespace(xp) else np.from_dlpack(x)
 
@@ -146,7 +174,7 @@ def plain_number(x: Array) -> int | float | None:
     """The Python number of a [] array of real numbers, which may wait for a device; None for all else, and if unreadable."""
     if not is_array(x):
         return None
-    xp, x = array_namespace(x), detached(x)
+    xp, x = namespace(x=x), detached(x)
     if shape_of(x) != () or not (is_real(xp, x) or is_integer(xp, x)):
         return None
     try:
@@ -157,10 +185,10 @@ def plain_number(x: Array) -> int | float | None:
 
 def is_at_hand(xp: Namespace, x: Array) -> bool:
     """Whether the numbers of an array are on the host: not traced, and no device to wait for."""
-    if is_torch_namespace(xp):
+    if _is_torch(xp):
         return x.device.type == "cpu" and not xp.compiler.is_compiling()
     if is_jax_namespace(xp):
-        return not isinstance(x, sys.modules["jax"].core.Tracer) and device(x).platform == "cpu"
+        return not isinstance(x, sys.modules["jax"].core.Tracer) and _device(x).platform == "cpu"
     return bool(is_numpy_namespace(xp) or is_array_api_strict_namespace(xp))
 
 
@@ -193,7 +221,7 @@ def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
 
 def nan_without_warning(xp: Namespace) -> bool:
     """Whether ∞ − ∞ is NaN and nothing else. NumPy warns, also of slots that hold nothing."""
-    return bool(is_torch_namespace(xp) or is_jax_namespace(xp))
+    return bool(_is_torch(xp) or is_jax_namespace(xp))
 
 
 def without_nan_warning(xp: Namespace) -> AbstractContextManager[Any]:
@@ -203,12 +231,12 @@ def without_nan_warning(xp: Namespace) -> AbstractContextManager[Any]:
 
 def scalar(xp: Namespace, value: float, like: Array) -> Array:
     """A 0-d array with the dtype and device of `like`."""
-    return xp.full((), value, dtype=like.dtype, device=device(like))
+    return xp.full((), value, dtype=like.dtype, device=_device(like))
 
 
 def arange_like(xp: Namespace, stop: int, like: Array) -> Array:
     """0, 1, … stop − 1 with the dtype and device of `like`."""
-    return xp.arange(stop, dtype=like.dtype, device=device(like))
+    return xp.arange(stop, dtype=like.dtype, device=_device(like))
 
 
 def exp_finite(xp: Namespace, x: Array) -> tuple[Array, Array]:
@@ -224,7 +252,7 @@ def exp_finite(xp: Namespace, x: Array) -> tuple[Array, Array]:
 def segment_sum(xp: Namespace, x: Array, segment_ids: Array, num_segments: int) -> Array:
     """Σ of x [M] over equal ids in [0, num_segments): [num_segments]. The standard has no scatter-add."""
     ids: Any = segment_ids
-    if is_torch_namespace(xp):
+    if _is_torch(xp):
         return xp.zeros(num_segments, dtype=x.dtype, device=x.device).index_add(0, ids, x)
     if is_jax_namespace(xp):
         return xp.zeros(num_segments, dtype=x.dtype).at[ids].add(x)
@@ -236,7 +264,8 @@ def segment_sum(xp: Namespace, x: Array, segment_ids: Array, num_segments: int) 
 
 def detached(x: Array) -> Array:
     """x as data, a constant to every automatic differentiation: PyTorch's, and JAX's wherever x is traced."""
-    if is_torch_array(x):
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
         return x.detach()
     jax = sys.modules.get("jax")  # an array of JAX's cannot be here before JAX is
     return jax.lax.stop_gradient(x) if jax is not None and isinstance(x, jax.core.Tracer) else x

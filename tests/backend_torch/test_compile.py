@@ -23,8 +23,6 @@ LENGTHS = range(3, 23)
 
 pytestmark = [
     pytest.mark.slow,
-    # array_api_compat caches questions about types; tracing through such a cache is harmless, and torch says so once.
-    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
     # Torch's own use of what it deprecates, while tracing.
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
     pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning"),

@@ -64,7 +64,6 @@ def test_second_derivatives_in_torch_are_those_of_the_weight(member: Member, bat
 
 @pytest.mark.slow
 # What torch says about itself while tracing; test_torch_compile has the reasons.
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["GMPO", "DEEPSEEK_V3_2", "VESPO"])

@@ -165,8 +165,7 @@ def test_the_fused_head_takes_turns(ratio: Any, budget: int, name: str, width: i
 
 
 @pytest.mark.slow
-# Dynamo's own notices: it traces through array_api_compat's lru_cache, and torch deprecates parts of itself.
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
+# Torch deprecates parts of itself, which Dynamo uses.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(

@@ -23,10 +23,14 @@ from .products import matmul
 LOG2_E = math.log2(math.e)
 
 
-@cache
 def compiled(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
     """The function, compiled into few passes over its tile on a GPU with Triton; unchanged elsewhere."""
-    return torch.compile(function, dynamic=True) if device_type == "cuda" and find_spec("triton") else function
+    return _compiled(function) if device_type == "cuda" else function
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True) if find_spec("triton") else function
 
 
 class Scores(NamedTuple):

@@ -18,8 +18,6 @@ from gspo_core.mismatch import MismatchReport, mismatch_report
 CLIP = Clip(0.01, 0.02)
 
 pytestmark = [
-    # array_api_compat caches questions about types; tracing through such a cache is harmless, and torch says so once.
-    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
 ]
 

@@ -98,9 +98,8 @@ def test_it_is_the_loop(library: Library, row: Row) -> None:
     assert_the_loops(library, row)
 
 
-# Dynamo's own notices: it traces through array_api_compat's lru_cache, and torch deprecates parts of itself.
+# Torch deprecates parts of itself, which Dynamo uses.
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.parametrize("library", EVERYWHERE, ids=lambda library: library.name)
 def test_it_is_the_loop_in_every_library_and_compiled(library: Library) -> None:

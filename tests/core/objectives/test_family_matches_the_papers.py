@@ -23,7 +23,6 @@ from support.libraries import EVERYWHERE, JAX, NUMPY, STRICT, TORCH, Library
 
 pytestmark = [
     # What torch says about itself while tracing; test_torch_compile has the reasons.
-    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated"),
 ]
 

@@ -260,7 +260,6 @@ def compiled() -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated")
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated:DeprecationWarning")
 # Where the graph breaks, torch looks at .grad of what goes on into the next one.
