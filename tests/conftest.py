@@ -12,6 +12,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 
+# A third of the time that imports and the collection of tests take is search for garbage, of which they make little;
+# `pytest_collection_finish` turns it on again.
+gc.disable()
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads anything; read when the hub's library is imported
 # A third of the suite is XLA compiling programs that then run for a millisecond, so it optimises less. `XLA_FLAGS= make test`
 # compiles them as users do; CI does so for tests/backend_jax. Read when JAX first compiles, here and in started processes.
@@ -57,6 +60,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Set aside what the imports have made, millions of objects that stay: each later search for garbage took a second."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
