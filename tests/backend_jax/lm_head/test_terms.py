@@ -75,9 +75,9 @@ def test_values_and_gradients_are_those_of_full_logits(name: str) -> None:
     assert_in_budget(problem, ours(problem, jit=True, budget_bytes=0, return_logp=True), from_logits(problem))
 
 
-@pytest.mark.parametrize("name", ["on policy", "no advantages"])
+@pytest.mark.parametrize("name", ["SequenceKL", "on policy", "no advantages"])
 def test_a_kl_term_goes_the_aligned_way(name: str) -> None:
-    """SequenceKL and K3. The ring of six tokens ends inside the second sequence. Off policy, in low precision: below."""
+    """SequenceKL off and on policy, and K3. The ring of six tokens ends inside the second sequence."""
     problem = PROBLEMS[name]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(schemes, "flat_scores", lambda *_: pytest.fail("the loss without a gradient was computed"))
@@ -85,7 +85,9 @@ def test_a_kl_term_goes_the_aligned_way(name: str) -> None:
     assert_in_budget(problem, answer, from_logits(problem))
 
 
-@pytest.mark.parametrize(("dtype", "aligned"), [(torch.bfloat16, True), (torch.float32, False)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "aligned"), [(torch.bfloat16, True), (torch.bfloat16, False), (torch.float32, False)], ids=str
+)
 def test_errors_are_within_the_budget_of_full_logits(dtype: torch.dtype, aligned: bool) -> None:
     """The problem with the largest log ratios of its terms: aligned, and two-pass with a bonus."""
     problem = PROBLEMS["TokenKL, interleaved"].to(dtype)
