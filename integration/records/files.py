@@ -5,12 +5,17 @@ What is renamed is on the disk before its name is, so that a power cut leaves th
 
 from __future__ import annotations
 
+import io
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # matplotlib takes a second to import, and most runs draw nothing
+    from matplotlib.figure import Figure
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -25,6 +30,13 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.fsync(stream.fileno())
     os.replace(temporary, path)
     sync(path.parent)
+
+
+def write_picture(path: Path, figure: Figure, *, dpi: int) -> None:
+    """`write_whole` of a figure as PNG, without the name of the program in it: the same picture is the same file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    write_whole(path, content.getvalue())
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from gspo_plots.style import (
 )
 from matplotlib.figure import Figure
 
+from integration.records.files import write_picture
 from integration.studies.moe_static.measures import LENGTHS
 from integration.studies.moe_static.perturbations import LEARNING_RATES, steps_name
 from integration.studies.moe_static.results import GAPS, UPDATES, Interval, Seeds, over_seeds
@@ -44,7 +45,7 @@ def write(seeds: Seeds, folder: Path) -> None:
         ("layers", layers(seeds)),
         ("gates", gates(seeds)),
     ):
-        figure.savefig(folder / f"{name}.png", dpi=120, metadata={"Software": None})
+        write_picture(folder / f"{name}.png", figure, dpi=120)
 
 
 def tails(seeds: Seeds) -> Figure:

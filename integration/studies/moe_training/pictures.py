@@ -10,6 +10,7 @@ from gspo_plots.style import BLACK, BLUE, SERIES, finish, whole_numbers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from integration.records.files import write_picture
 from integration.studies.moe_training.intervals import Grid, Row, bootstrap
 
 FAMILIES = ("grpo", "gspo")
@@ -22,8 +23,8 @@ def write_pictures(rows: list[Row], out: Path) -> None:
     """For each study curves-<study>.png and held-out-<study>.png."""
     for name in dict.fromkeys(row["study"] for row in rows):
         grid = Grid(rows, name)
-        _curves(grid).savefig(out / f"curves-{name}.png", dpi=110)
-        _held_out(grid).savefig(out / f"held-out-{name}.png", dpi=110)
+        write_picture(out / f"curves-{name}.png", _curves(grid), dpi=110)
+        write_picture(out / f"held-out-{name}.png", _held_out(grid), dpi=110)
 
 
 def _families(grid: Grid) -> list[tuple[str, list[str]]]:

@@ -11,7 +11,7 @@ from gspo_plots.style import LEGEND, SERIES, finish, whole_numbers
 from matplotlib.figure import Figure
 
 from integration.options.errors import UserError
-from integration.records.files import write_whole
+from integration.records.files import write_picture, write_whole
 
 Row = dict[str, Any]
 BASELINE = "gspo"
@@ -137,7 +137,7 @@ def write_report(rows: list[Row], folder: Path) -> str:
         raise UserError(f"--out: {folder} has no finished run to report")
     text = f"{at_better_rates(rows)}\n\nEvery cell:\n\n{table(rows)}"
     write_whole(folder / "table.md", text + "\n")
-    _picture(rows).savefig(folder / "curves.png", dpi=100)
+    write_picture(folder / "curves.png", _picture(rows), dpi=100)
     return text
 
 
