@@ -96,5 +96,6 @@ def _by_mini_batch(axes: Axes, metrics: list[Row]) -> None:
 
 
 def _room_for_legend(axes: Axes) -> None:
-    """More height, so that a legend at the top covers no curve."""
-    axes.set_ylim(top=1.45 * axes.get_ylim()[1])
+    """More height, so that a legend at the top covers no curve; and nothing much below 0, also where every share is 0."""
+    top = 1.45 * axes.get_ylim()[1]
+    axes.set_ylim(-0.02 * top, top)

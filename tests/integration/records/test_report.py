@@ -66,6 +66,15 @@ def test_a_picture_has_a_clip_range_if_the_objective_has_one(tmp_path: Path, obj
     run.close()
 
 
+def test_a_share_has_no_negative_axis(folder: RunFolder) -> None:
+    """Where nothing was clipped, too."""
+    nothing = dict.fromkeys(("clip_fraction", "clip_low", "clip_high"), 0.0)
+    for step in (1, 2):
+        folder.append("metrics.jsonl", metrics_row(step, **nothing))
+    low, high = plots(folder).axes[1].get_ylim()
+    assert -0.05 * high < low <= 0.0 < high
+
+
 @pytest.mark.slow
 def test_a_report_lists_each_kind_of_finding_once(folder: RunFolder) -> None:
     """With the numbers of the last rollout that had it, most frequent first, near the top of the page."""
