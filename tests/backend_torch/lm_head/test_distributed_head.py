@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.multiprocessing as mp
 from support.lm_head import distributed_heads
 from support.lm_head.cases import from_logits
 from support.lm_head.distributed_heads import BUDGETS, PLACEMENTS, WORLD, problem_of
+from support.lm_head.processes import on_ranks
 from torch import Tensor
 
 pytestmark = pytest.mark.slow
@@ -19,9 +17,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the two processes answered."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(distributed_heads.main, (str(folder),), WORLD, start_method="spawn")
-    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(WORLD)]
+    return on_ranks(distributed_heads.main, WORLD, tmp_path_factory.mktemp("ranks"))
 
 
 def within(actual: Tensor, expected: Tensor) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from support.lm_head import ranks as head_ranks
 from support.lm_head.cases import Answer, from_logits
+from support.lm_head.processes import on_ranks
 from support.lm_head.ranks import SPLITS, VOCABULARY, Split, problem_of
 from torch import Tensor
 
@@ -21,9 +20,7 @@ by_split = pytest.mark.parametrize("name", SPLITS)
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the four processes answered, by split."""
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(head_ranks.main, (str(folder),), head_ranks.WORLD, start_method="spawn")
-    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(head_ranks.WORLD)]
+    return on_ranks(head_ranks.main, head_ranks.WORLD, tmp_path_factory.mktemp("ranks"))
 
 
 def truth_of(split: Split) -> Answer:
