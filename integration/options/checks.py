@@ -86,7 +86,7 @@ def _check_engine(config: Config) -> None:
     if correction.level.per_token and not config.build_objective().ratio.per_token:
         raise UserError(
             f"--sampler-correction {config.sampler_correction}: has a weight per token, and --objective {config.objective} has "
-            "one ratio per response; use mis or sequence-tis, or --objective gspo-token"
+            "one ratio per response; use mis, sequence-tis or a rejection, or --objective gspo-token"
         )
 
 

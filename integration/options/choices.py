@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from gspo_core import TIS
 from gspo_core.kl import K1, K2, K3, KAbs, KLEstimator, SequenceK2, SequenceKL, TokenKL
-from gspo_core.mismatch import ICEPOP, MIS, Correction, ProductWeight, Truncate
+from gspo_core.mismatch import (
+    ICEPOP,
+    MIS,
+    Correction,
+    GeometricWeight,
+    MeanAbsolute,
+    MeanK3,
+    ProductWeight,
+    Reject,
+    TokensInside,
+    Truncate,
+)
 from gspo_core.objectives import PRESETS
 
 OBJECTIVES = {name.lower().replace("_", "-"): preset for name, preset in PRESETS.items()}
@@ -23,9 +35,13 @@ CORRECTIONS: dict[str, Correction | None] = {
     "icepop": ICEPOP,
     "mis": MIS,
     "sequence-tis": Correction(ProductWeight(), Truncate(2.0)),
+    "reject-mean": Correction(GeometricWeight(), Reject(0.9, 1.1, drop=False)),
+    "reject-absolute": Correction(MeanAbsolute(), Reject(0.0, 1.2, drop=False)),
+    "reject-k3": Correction(MeanK3(), Reject(0.0, 1.02, drop=False)),
+    "veto": Correction(TokensInside(1e-4, math.inf), Reject(1.0, math.inf, drop=False)),
 }
-"""Corrections that keep every response in the denominator. GEO_RS also rejects responses without an advantage, which are never
-run; and its band of 0.1 % is for answers of thousands of tokens."""
+"""Corrections that keep every response in the denominator: those that drop responses would have to see the ones without an
+advantage, too, which are never run. The bounds are for answers of a few tokens; GEO_RS's band of 0.1 % is for thousands."""
 
 KL_ESTIMATORS: dict[str, KLEstimator | None] = {
     "none": None,

@@ -57,7 +57,8 @@ class Config:
     """The sampler is a copy of the model in this precision: imitates an engine that differs. Evaluations use the model."""
     sampler_correction: CorrectionName = "none"
     """Weight π_old/π_sampler, where they differ: tis, icepop per token, for objectives with a ratio per token; mis,
-    sequence-tis per response."""
+    sequence-tis per response. Or 0 and 1 per response: reject-mean, reject-absolute, reject-k3 by how far the two are apart on
+    its average token, veto if one token has less than 1e-4 of the sampler's probability."""
 
     objective: ObjectiveName = "gspo"
     """A preset of docs/family.md. gspo-token equals gspo here (one advantage per response); grpo is the usual baseline."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -180,21 +181,33 @@ def test_micro_batches_add_up_and_checkpointing_changes_nothing(task: Task, tmp_
         assert off > 0.01 * norm, "the routes make no difference"
 
 
-def further(responses: Responses) -> torch.Tensor:
+def further(responses: Responses, by: float = 0.6) -> torch.Tensor:
     """What brings the engines so far apart that bounds bind."""
-    return 0.6 * torch.randn(responses.mask.shape, generator=torch.Generator().manual_seed(2))
+    return by * torch.randn(responses.mask.shape, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize(
-    ("objective", "correction"), [("gspo", "mis"), ("gspo", "sequence-tis"), ("gspo-token", "tis"), ("grpo", "icepop")]
+    ("objective", "correction", "by"),
+    [
+        ("gspo", "mis", 0.6),
+        ("gspo", "sequence-tis", 0.6),
+        ("gspo-token", "tis", 0.6),
+        ("grpo", "icepop", 0.6),
+        ("gspo", "reject-mean", 0.2),
+        ("gspo-token", "reject-absolute", 0.2),
+        ("gspo", "reject-k3", 0.2),
+        ("grpo", "veto", 6.0),
+    ],
 )
-def test_the_loss_is_weighted_as_a_scalar_loop_says(task: Task, tmp_path: Path, objective: str, correction: str) -> None:
+def test_the_loss_is_weighted_as_a_scalar_loop_says(
+    task: Task, tmp_path: Path, objective: str, correction: str, by: float
+) -> None:
     """Through autograd of a loss that is written out here; at the old weights, where every ratio is 1 and none is clipped."""
     options = {"objective": objective, "sampler_correction": correction, "max_grad_norm": 1e9, "lr": 0.0}
     trainer = moe(task, tmp_path, **options, **NOISY)
     responses = trainer.draw(task.train[:4])
     assert responses.logp is not None
-    responses = dataclasses.replace(responses, logp=responses.logp + further(responses))
+    responses = dataclasses.replace(responses, logp=responses.logp + further(responses, by))
     advantages = torch.randn(16, generator=torch.Generator().manual_seed(1))
     batch = mini_batch(trainer, responses, advantages, Plan(advantages), torch.arange(16))
     olds = [old_pass(trainer, part, Rollup(trainer.objective)) for part, _ in batch.parts]
@@ -214,12 +227,17 @@ def test_the_loss_is_weighted_as_a_scalar_loop_says(task: Task, tmp_path: Path, 
                 "sequence-tis": min(whole, 2.0),
                 "tis": min(each, 2.0),
                 "icepop": each if 0.5 <= each <= 5 else 0.0,
+                "reject-mean": float(0.9 <= math.exp(sum(gaps) / length) <= 1.1),
+                "reject-absolute": float(sum(math.exp(abs(d)) for d in gaps) / length <= 1.2),
+                "reject-k3": float(sum(math.exp(d) - 1 - d for d in gaps) / length <= 0.02),
+                "veto": float(min(gaps) >= math.log(1e-4)),
             }[correction]
             weights.append(weight)
             total = total - weight * advantages[row] * logp[row, t] / length / 16
     total.backward()
     assert min(weights) < 0.7, "no weight is small"
     assert 0.0 in weights or max(weights) == 2.0, "no weight is bounded"
+    assert max(weights) > 0.7, "everything is rejected"
     norm = float(torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm())
     for mine, parameter in zip(ours, trainer.model.parameters(), strict=True):
         assert torch.allclose(mine, parameter.grad, atol=1e-5 * norm, rtol=1e-3)

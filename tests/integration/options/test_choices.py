@@ -7,10 +7,10 @@ from dataclasses import is_dataclass, replace
 
 import pytest
 
-from gspo_core import Clip, kl
+from gspo_core import Clip, kl, mismatch
 from gspo_core.kl import K3, Capped
 from gspo_core.objectives import PRESETS
-from integration.options.choices import CLIP_RANGES, KL_ESTIMATORS, OBJECTIVES
+from integration.options.choices import CLIP_RANGES, CORRECTIONS, KL_ESTIMATORS, OBJECTIVES
 from integration.options.command_line import read_options
 from integration.options.config import Config
 
@@ -38,6 +38,16 @@ def test_every_estimator_of_the_core_has_a_word() -> None:
     estimators = {x for x in things if is_dataclass(x) and hasattr(x, "off_policy") and x is not Capped}
     assert len(estimators) >= 7
     assert {type(x) for x in KL_ESTIMATORS.values() if x is not None} == estimators
+
+
+def test_every_weight_and_every_measure_of_disagreement_has_a_word() -> None:
+    """And no correction drops a response, since those without an advantage are never run."""
+    things = [getattr(mismatch, name) for name in mismatch.__all__]
+    levels = {x for x in things if is_dataclass(x) and hasattr(x, "log_weight")}
+    assert len(levels) >= 6
+    corrections = [x for x in CORRECTIONS.values() if x is not None]
+    assert {type(x.level) for x in corrections} == levels
+    assert not any(x.action.drop for x in corrections)
 
 
 def test_a_cap_is_put_around_the_estimator() -> None:
