@@ -103,8 +103,7 @@ def linear_policy_loss(
     constant = _constant(admitted_advantage(advantage, like))
     terms = Terms(objective, old, constant, layout, divisor, on_policy, admitted_term(kl, like), bonus)
     with torch.no_grad():
-        kept = {"return_logp": return_logp, "return_entropy": return_entropy}
-        job = prepare(head, hidden, tokens, terms, **kept, budget_bytes=budget_bytes)
+        job = prepare(head, hidden, tokens, terms, budget_bytes, return_logp=return_logp, return_entropy=return_entropy)
     value, weighed, logp, entropy = LinearFunction.apply(hidden, head.weight, head.bias, job, torch.is_grad_enabled())
     policy = weighed.loss
     return LinearLoss(

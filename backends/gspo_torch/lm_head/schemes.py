@@ -60,10 +60,10 @@ def prepare(
     hidden: Tensor,
     tokens: Tensor,
     terms: Terms,
+    budget_bytes: int,
     *,
     return_logp: bool,
     return_entropy: bool,
-    budget_bytes: int,
 ) -> Job:
     """The job of one loss. Checks every argument before any work is done."""
     layout = terms.layout
