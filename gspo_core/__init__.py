@@ -33,7 +33,7 @@ These and the other names of this module are what a training script uses every d
 All of them, and everything else, are one level down, in one package or module for each concept:
 
     gspo_core.objectives   every ratio, surrogate, reduction, gate, and the presets of the literature
-    gspo_core.layouts      token layouts, also a part of one (Restricted)
+    gspo_core.layouts      token layouts, also a part of one (Restricted), or with weights (Weighted)
     gspo_core.advantages   normalisers, several rewards, rewards per turn
     gspo_core.mismatch     corrections for a sampling engine that differs from the trainer, and a report of the difference
     gspo_core.kl           KL estimators and penalties

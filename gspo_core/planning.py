@@ -31,7 +31,8 @@ class PlannedStep(NamedTuple):
     rows: Any
     """[M] int64, NumPy: the numbers of the responses to run, in the order in which they were asked for; may be empty."""
     denominator: Array
-    """[] integer, at least 1: the objective's count over all responses of the step, those left out included."""
+    """[] the objective's count over all responses of the step, those left out included: an integer, 1 in place of 0; with a
+    `Weighted` layout a sum of weights."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +99,11 @@ class Plan:
         chosen = chosen.astype(np.int64)
         if chosen.size and not (chosen.min() >= 0 and chosen.max() < len(keep)):
             raise ValueError(f"rows: expected numbers from 0 to {len(keep) - 1}, got {chosen.min()} to {chosen.max()}")
+        run = keep[chosen]
+        if layout.row_weights is not None:  # a response of weight 0 is not there, whatever the loss's other terms
+            run = run & (to_numpy(layout.row_weights) != 0)
         count = objective.count(layout)
-        return PlannedStep(chosen[keep[chosen]], layout.xp.where(count > 0, count, 1))
+        return PlannedStep(chosen[run], layout.xp.where(count > 0, count, 1))
 
 
 def plan(

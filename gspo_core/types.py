@@ -151,6 +151,11 @@ class Layout(ABC):
         """This rank's part; the layout itself unless its sequences are spread over ranks."""
         return self
 
+    @property
+    def row_weights(self) -> Array | None:
+        """[N] weight of each sequence in losses and denominators (`Weighted`); None if all weigh the same."""
+        return None
+
     def non_empty(self) -> Array:
         """[N] boolean: the sequence has a token."""
         return self.lengths() > 0
@@ -241,6 +246,9 @@ class Surrogate(Protocol):
 
 class Reduction(Protocol):
     """Average over units. A reduction that can weigh turns also has `turn_weights(layout, denominator)`, [N, K].
+
+    One for `Weighted` layouts also has `counts(layout)`, [N]: what each sequence adds to `count`, integer or boolean. Its
+    other members do not look at the weights of sequences: the loss multiplies by them.
 
     >>> import numpy as np
     >>> from gspo_core import Padded, TokenMean

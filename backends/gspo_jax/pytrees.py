@@ -16,6 +16,7 @@ from gspo_core.kl import KLTerm
 from gspo_core.layouts.restricted import Restricted
 from gspo_core.layouts.shards import Sharded
 from gspo_core.layouts.turns import Folded
+from gspo_core.layouts.weighted import Weighted
 from gspo_core.types import EachTurn
 
 DATA: dict[type, tuple[str, ...]] = {
@@ -23,6 +24,7 @@ DATA: dict[type, tuple[str, ...]] = {
     Packed: ("segment_ids",),
     Sharded: ("layout", "whole_lengths", "whole_turns"),
     Restricted: ("layout", "kept"),
+    Weighted: ("layout", "weights"),
     Turns: ("layout", "turn_ids"),
     Folded: ("layout",),
     EachTurn: ("each",),

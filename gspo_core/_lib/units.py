@@ -6,7 +6,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-from gspo_core.types import Array, EachTurn, Layout, Namespace, Ratio
+from gspo_core.types import Array, EachTurn, Layout, Namespace, Ratio, Reduction
 
 from .array import arange_like
 
@@ -71,6 +71,41 @@ def by_turn(x: Array, turns: EachTurn) -> Array:
 def sum_by_turn(x: Array, turns: EachTurn) -> Array:
     """[N, K] sums of the token array x over each turn's tokens."""
     return by_turn(turns.each.sum(x), turns)
+
+
+def row_weighted(units: Array, layout: Layout, per_token: bool) -> Array:
+    """Units times their sequence's weight, if the layout has weights."""
+    if layout.row_weights is None:
+        return units
+    weights = layout.xp.astype(layout.row_weights, units.dtype)
+    if per_token:
+        return units * layout.spread(weights)
+    return units * (weights if len(units.shape) == 1 else weights[:, None])
+
+
+def unit_weights(reduction: Any, ratio: Ratio, layout: Layout, denominator: Array) -> Array:
+    """Units: the reduction's weights, times those of the sequences; 0 where there is no unit."""
+    turns = has_turn_units(ratio)
+    units = reduction.turn_weights(layout, denominator) if turns else reduction.weights(layout, ratio.per_token, denominator)
+    return row_weighted(units, layout, ratio.per_token)
+
+
+def own_count(reduction: Reduction, layout: Layout, like: Array | None = None) -> Array:
+    """[] a batch's own denominator: what its sequences count for, each times its weight if the layout has weights.
+
+    Such a sum is in the dtype of `like`, or in that of the weights.
+    """
+    weights = layout.row_weights
+    if weights is None:
+        return reduction.count(layout)
+    counts = getattr(reduction, "counts", None)
+    if not callable(counts):
+        raise TypeError(
+            f"reduction: {reduction} has no counts(layout), the parts of its denominator, which a Weighted layout "
+            "needs. Use SequenceMean(), TokenMean() or FixedLength(length), or add it"
+        )
+    weights = weights if like is None else layout.xp.astype(weights, like.dtype)
+    return layout.xp.sum(layout.xp.astype(counts(layout), weights.dtype) * weights)
 
 
 def turn_lengths(turns: EachTurn) -> Array:

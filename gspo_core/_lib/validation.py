@@ -9,7 +9,7 @@ from gspo_core.types import Array, Layout, Namespace, Reduction
 
 from .array import at_least_float32, detached, is_integer, is_of, is_real, number_at_hand, scalar, shape_of
 from .checks import as_number, as_positive, check_flag, check_positive
-from .units import at_least_one
+from .units import at_least_one, own_count
 
 
 def check_layout(layout: Any) -> None:
@@ -75,7 +75,7 @@ def _log_prob(xp: Namespace, name: str, x: Array, layout: Layout, allow_low_prec
 def divisor(xp: Namespace, reduction: Reduction, denominator: float | Array | None, layout: Layout, like: Array) -> Array:
     """[] what a sum is divided by: the denominator that was given, or the batch's own count (at least 1)."""
     if denominator is None:
-        return at_least_one(xp, reduction.count(layout), like)
+        return at_least_one(xp, own_count(reduction, layout, like), like)
     denominator = as_positive("denominator", denominator)
     if not isinstance(denominator, (int, float)) and not is_of(xp, denominator):
         denominator = as_number("denominator", denominator)

@@ -11,8 +11,8 @@ the arguments, results and errors of `gspo_core.policy_loss`, and the derivative
    are arrays, layouts, or plain Python values.
 
 A backend with a loss on hidden states returns a `gspo_core.objectives.LinearLoss`. It may leave out the tokens that are not
-`active_tokens`, a layout is sharded if `layout.local is not layout`, and arguments are checked with the functions of the core,
-so that errors read alike.
+`active_tokens`, an entropy bonus is a mean by `token_shares`, a layout is sharded if `layout.local is not layout`, and
+arguments are checked with the functions of the core, so that errors read alike.
 docs/new-backend.md builds a backend of 50 lines on this module.
 """
 
@@ -23,6 +23,7 @@ from gspo_core.kl.penalty import check_term
 
 from .active import active_tokens
 from .kl_weight import kl_weight_as_function
+from .shares import token_shares
 from .weight import weight_as_function
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "check_layout",
     "check_term",
     "kl_weight_as_function",
+    "token_shares",
     "weight_as_function",
 ]

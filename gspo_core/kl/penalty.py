@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gspo_core._lib.array import check_array, namespace
 from gspo_core._lib.checks import as_coefficient, check_choice
+from gspo_core._lib.units import row_weighted
 from gspo_core._lib.validation import check_layout, divisor, log_probs
 from gspo_core.types import Array, Layout, Reduction
 
@@ -145,7 +146,8 @@ def penalty_of(
     d = logp - old_logp if estimator.off_policy else xp.zeros_like(x)
     if not estimator.per_token:
         x, d = layout.sum(x), layout.sum(d)
-    weights = reduction.weights(layout, estimator.per_token, divisor(xp, reduction, denominator, layout, logp))
+    shares = reduction.weights(layout, estimator.per_token, divisor(xp, reduction, denominator, layout, logp))
+    weights = row_weighted(shares, layout, estimator.per_token)
     estimate, slope = estimator(xp, x, d)
     capped = estimator.acts(xp, x) if isinstance(estimator, Capped) else None
     terms, grads = weights * estimate, weights * slope

@@ -8,6 +8,7 @@ from .padded import Padded
 from .restricted import Restricted
 from .shards import sharded
 from .turns import Turns
+from .weighted import Weighted
 
 __all__ = [
     "Layout",
@@ -16,6 +17,7 @@ __all__ = [
     "Padded",
     "Restricted",
     "Turns",
+    "Weighted",
     "next_tokens",
     "sharded",
 ]

@@ -13,6 +13,7 @@ from gspo_core.types import Array, EachTurn, Layout
 from .packed import Packed
 from .restricted import Narrowed, Restricted
 from .shards import Sharded, sharded
+from .weighted import Weighted
 from .wrapped import Wrapped
 
 
@@ -41,7 +42,7 @@ class Turns(Narrowed):
     """
 
     layout: Layout
-    """Where the policy's tokens stand: Padded, Packed, sharded(...) or Restricted."""
+    """Where the policy's tokens stand: Padded, Packed, sharded(...), Restricted or Weighted."""
     turn_ids: Array
     """Token array, integer: the turn of each token."""
     num_turns: int
@@ -113,8 +114,8 @@ def _each_turn(layout: Layout, turn_ids: Array, in_a_turn: Array, num_turns: int
     """N · num_turns sequences. Shards and restrictions stay outside, so that sums are still exchanged and restricted."""
     if isinstance(layout, Sharded):
         return sharded(_each_turn(layout.layout, turn_ids, in_a_turn, num_turns), layout.sum_over_shards)
-    if isinstance(layout, Restricted):
-        return Restricted(_each_turn(layout.layout, turn_ids, in_a_turn, num_turns), layout.kept)
+    if isinstance(layout, (Restricted, Weighted)):
+        return Restricted(_each_turn(layout.layout, turn_ids, in_a_turn, num_turns), layout.is_kept())
     xp = layout.xp
     turn = xp.astype(xp.where(in_a_turn, turn_ids, 0), xp.int32)
     sequence = _spread_numbers(layout, arange_like(xp, layout.num_sequences, turn))

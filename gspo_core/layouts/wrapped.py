@@ -39,6 +39,11 @@ class Wrapped(Layout):
         return self.layout.turns
 
     @property
+    def row_weights(self) -> Array | None:
+        """Those of the layout inside."""
+        return self.layout.row_weights
+
+    @property
     def local(self) -> Layout:
         """The same around this rank's part of the layout inside."""
         part = self.layout.local

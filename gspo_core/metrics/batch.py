@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from gspo_core._lib.array import EXP_CAP, EXP_SQUARED_CAP, count_true, detached, namespace, segment_sum, shape_of
-from gspo_core._lib.units import at_least_one, count_tokens, flat, has_turn_units, mean_over_tokens, turns_of
+from gspo_core._lib.units import at_least_one, count_tokens, flat, has_turn_units, mean_over_tokens, own_count, turns_of
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.layouts.prepared import prepared
 from gspo_core.objectives.loss import Objective, unit_advantage
@@ -135,7 +135,8 @@ def _clipping(
 
 def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, advantage: Array) -> Entries:
     """Sizes, the loss and its gradient before division, and advantages."""
-    lengths, total, units = layout.lengths(), detached(loss.denominator), objective.count(layout)
+    lengths, total = layout.lengths(), detached(loss.denominator)
+    own = own_count(objective.reduction, layout, total)
     there, held = lengths > 0, xp.astype(lengths, advantage.dtype)
     some = xp.reshape(count_true(xp, there) > 0, (1,))
     size = mean_over_tokens(xp.abs(advantage), layout)
@@ -143,11 +144,9 @@ def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, adva
     counts = {
         "batches": count_true(xp, some),
         "empty": count_true(xp, ~there),
-        "denominators": count_true(xp, some & (total != at_least_one(xp, units, total))),
+        "denominators": count_true(xp, some & (total != at_least_one(xp, own, total))),
         "sequences": count_true(xp, there),
         "tokens": xp.sum(lengths),
-        "units": units,
-        "batch_units": units,
         "not_finite_advantages": count_true(xp, ~(size < math.inf)),
     }
     counts |= {"on_policy_batches": counts["batches"]} if loss.on_policy else {}
@@ -155,7 +154,7 @@ def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, adva
         "loss": detached(loss.value) * total,
         "gradient": xp.sum(gradient) * total,
         "trained": detached(loss.value),
-        "updates": xp.astype(units, total.dtype) / total,
+        "updates": xp.astype(own, total.dtype) / total,
         "advantage": xp.sum(mean_over_tokens(advantage, layout)),
         "abs_advantage": xp.sum(size),
         "length_squares": xp.sum(held * held),
@@ -165,7 +164,13 @@ def _batch(xp: Namespace, objective: Objective, loss: Loss, layout: Layout, adva
         "gradient": highest(xp, gradient * total, there & (gradient * total < math.inf)),
         "advantage": highest(xp, size, there & (size < math.inf)),
     }
-    return Entries(counts, sums, {"length": lowest(xp, held, there)}, maxima)
+    found = Entries(counts, sums, {"length": lowest(xp, held, there)}, maxima)
+    return found | unit_entries(layout, own, "units") | unit_entries(layout, own, "batch_units")
+
+
+def unit_entries(layout: Layout, own: Array, name: str) -> Entries:
+    """A batch's own denominator: a count, or a sum if its sequences have weights."""
+    return Entries({name: own}) if layout.row_weights is None else Entries(sums={f"weighted_{name}": own})
 
 
 def _ratios(xp: Namespace, pair: Compared) -> Entries:

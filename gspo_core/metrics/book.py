@@ -33,6 +33,10 @@ class Book(NamedTuple):
         """Of sums."""
         return float(self.sums[name][0])
 
+    def units(self, name: str) -> float:
+        """The objective's own denominator: the counts of layouts without weights, and the sums of weighted ones."""
+        return self.number(name) + self.total(f"weighted_{name}")
+
     def largest(self, name: str) -> float:
         """Of maxima."""
         return float(self.maxima[name][0])

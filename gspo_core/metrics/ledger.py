@@ -64,6 +64,8 @@ SUMS = {
     "gradient": 1,  # Σ |weight|, likewise
     "trained": 1,  # the loss as it was divided
     "updates": 1,  # Σ own count / denominator
+    "weighted_units": 1,  # the units of layouts whose sequences have weights, which are no integers
+    "weighted_batch_units": 1,
     "advantage": 1,
     "abs_advantage": 1,
     "length_squares": 1,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from gspo_core._lib.array import count_true, detached, is_real, namespace, shape_of
+from gspo_core._lib.units import own_count
 from gspo_core._lib.validation import check_layout
 from gspo_core.layouts.prepared import prepared
 from gspo_core.layouts.restricted import Restricted
 from gspo_core.objectives.loss import Objective
 from gspo_core.types import Array, Layout
 
-from .batch import length_table
+from .batch import length_table, unit_entries
 from .ledger import Entries, Metrics, ledger
 from .log_ratios import highest, lowest
 
@@ -64,8 +65,8 @@ def left_out_metrics(objective: Objective, advantage: Array, layout: Layout) -> 
         "empty": count_true(xp, (advantage == 0) & (layout.lengths() == 0)),
         "zero_advantage": count_true(xp, there),
         "tokens": xp.sum(lengths),
-        "units": objective.count(rest),
         "table": length_table(xp, lengths, nothing + 1, nothing),
     }
     extremes = {"length": lowest(xp, held, there)}, {"length": highest(xp, held, there)}
-    return ledger(xp, Entries(counts, {"length_squares": xp.sum(held * held)}, *extremes), advantage)
+    found = Entries(counts, {"length_squares": xp.sum(held * held)}, *extremes)
+    return ledger(xp, found | unit_entries(rest, own_count(objective.reduction, rest, advantage), "units"), advantage)

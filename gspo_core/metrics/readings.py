@@ -29,7 +29,8 @@ def summary(metrics: Metrics) -> dict[str, float]:
         on_policy: share of batches without old log-probs; empty_sequences: number of those without a token.
         Responses of `left_out_metrics` count among the sequences and tokens, but not as batches. updates: Σ own count /
         denominator: the number of optimizer steps, if micro-batches and ranks were divided by the count of a whole step.
-    Loss: loss = Σ value · denominator / Σ the objective's own count: of the merged batches as if they were one.
+    Loss: loss = Σ value · denominator / Σ the objective's own count: of the merged batches as if they were one. With weights of
+        sequences (`Weighted`) the count is a sum of weights; all other numbers but gradient and updates count a response once.
         gradient = Σ |∂loss/∂logp|, likewise. gradient_share: max_i G_i / Σ_i G_i with G_i = D Σ_t |∂loss/∂logp_it| of a
         response and D its batch's denominator; left out if there is no gradient, or one that is not finite.
         loss_trained = Σ value, as it was divided: the loss of an optimizer step, if these are its micro-batches. Left out if
@@ -101,8 +102,8 @@ def _batch(book: Book) -> dict[str, float]:
         "length_std": math.sqrt(max(0.0, book.total("length_squares") / sequences - mean * mean)),
         "length_min": float(book.minima["length"][0]),
         "length_max": float(book.maxima["length"][0]),
-        "loss": book.total("loss") / book.number("units"),
-        "gradient": book.total("gradient") / book.number("units"),
+        "loss": book.total("loss") / book.units("units"),
+        "gradient": book.total("gradient") / book.units("units"),
         "advantage_mean": book.total("advantage") / sequences,
         "advantage_abs_mean": book.total("abs_advantage") / sequences,
         "zero_advantage": book.number("zero_advantage") / sequences,
@@ -127,8 +128,8 @@ def _batch(book: Book) -> dict[str, float]:
 
 def _updates(book: Book) -> float:
     """Σ count/denominator. What was never run has a part in the denominators, and none in the sum."""
-    run = book.number("batch_units")
-    return book.total("updates") * book.number("units") / run if run else 0.0
+    run = book.units("batch_units")
+    return book.total("updates") * book.units("units") / run if run else 0.0
 
 
 def _log_probs(book: Book, name: str, prefix: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, nan_without_warning, shape_of
 from gspo_core._lib.checks import check_choice
-from gspo_core._lib.units import flat, has_turn_units, is_per_turn, sum_by_turn, turn_lengths, turns_of
+from gspo_core._lib.units import flat, has_turn_units, is_per_turn, own_count, sum_by_turn, turn_lengths, turns_of, unit_weights
 from gspo_core._lib.validation import check_layout, check_old_policy, divisor, unselected_log_probs
 from gspo_core.layouts.prepared import prepared
 from gspo_core.types import Array, Gate, Gated, Layout, PerToken, Ratio, Reduction, Surrogate
@@ -79,7 +79,7 @@ class Objective:
         1
         """
         check_layout(layout)
-        return self.reduction.count(layout)
+        return own_count(self.reduction, layout)
 
 
 def _check_pair(ratio: Ratio, reduction: Reduction) -> None:
@@ -228,7 +228,7 @@ def unit_loss(objective: Objective, log_ratio: Array, advantage: Array, layout: 
     # Without an advantage no ratio matters, not even an infinite one: 0 · ∞ would be NaN. A ratio that is NaN still says so.
     matters = advantage != 0
     gain, slope = objective.surrogate(xp, xp.where(matters | ~(xp.abs(log_ratio) > EXP_CAP), log_ratio, 0.0), advantage)
-    weights = unit_weights(objective, layout, denominator)
+    weights = unit_weights(objective.reduction, objective.ratio, layout, denominator)
     clipped = matters & (slope == 0)
     # 0 − x and not −x: a zero stays +0.
     losses = 0.0 - weights * gain
@@ -238,14 +238,6 @@ def unit_loss(objective: Objective, log_ratio: Array, advantage: Array, layout: 
     elif has_turn_units(objective.ratio):
         losses = xp.sum(losses, axis=1)
     return UnitLoss(xp.sum(losses), 0.0 - weights * slope, clipped)
-
-
-def unit_weights(objective: Objective, layout: Layout, denominator: Array) -> Array:
-    """Units: the reduction's weights, 0 where there is no unit."""
-    reduction: Any = objective.reduction
-    if has_turn_units(objective.ratio):
-        return reduction.turn_weights(layout, denominator)
-    return reduction.weights(layout, objective.ratio.per_token, denominator)
 
 
 def unit_advantage(ratio: Ratio, advantage: Array | PerToken, layout: Layout, like: Array) -> Array:

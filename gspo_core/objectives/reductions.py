@@ -31,6 +31,10 @@ class SequenceMean:
         """[] number of non-empty sequences, integer."""
         return count_true(layout.xp, layout.non_empty())
 
+    def counts(self, layout: Layout) -> Array:
+        """[N] boolean: what each sequence counts for, 1 unless it is empty."""
+        return layout.non_empty()
+
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] 1/denominator, or as a token array 1/(|y_i| · denominator)."""
         xp = layout.xp
@@ -66,6 +70,10 @@ class TurnMean:
     def count(self, layout: Layout) -> Array:
         """[] number of non-empty sequences, integer."""
         return count_true(layout.xp, layout.non_empty())
+
+    def counts(self, layout: Layout) -> Array:
+        """[N] boolean: what each sequence counts for, 1 unless it is empty."""
+        return layout.non_empty()
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """Token array: 1/(K_i · |y_ik| · denominator)."""
@@ -104,6 +112,10 @@ class TokenMean:
     def count(self, layout: Layout) -> Array:
         """[] number of tokens, integer."""
         return layout.xp.sum(layout.lengths())
+
+    def counts(self, layout: Layout) -> Array:
+        """[N] what each sequence counts for: its tokens, integer."""
+        return layout.lengths()
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """Token array: 1/denominator."""
@@ -146,6 +158,10 @@ class FixedLength:
         if max(1, layout.num_sequences) * self.length > xp.iinfo(count.dtype).max:
             return xp.astype(count, xp.float32) * float(self.length)
         return count * self.length
+
+    def counts(self, layout: Layout) -> Array:
+        """[N] what each sequence counts for, integer: `length`, 0 if it is empty."""
+        return layout.xp.astype(layout.non_empty(), layout.xp.int32) * self.length
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] |y_i|/denominator, or as a token array 1/denominator."""

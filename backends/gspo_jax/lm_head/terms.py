@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from gspo_core import Loss, Objective
-from gspo_core.backend import as_number
+from gspo_core.backend import as_number, token_shares
 from gspo_jax.kl import kl_penalty
 from gspo_jax.policy import policy_loss
 
@@ -70,7 +70,7 @@ class Terms:
             )
             value, logp_grad = _plus(value, _times(beta, estimate)), _plus(logp_grad, _times(beta, of_logp))
         if self.has_bonus and entropy is not None:
-            share = lax.stop_gradient(reduction.weights(x.layout, True, loss.denominator))
+            share = token_shares(reduction, x.layout, loss.denominator)
             bonus = _times(x.bonus, share) * x.layout.select(entropy).astype(share.dtype)
             # Per sequence first: on a sharded layout the value is then whole on every rank.
             value = _plus(value, -jnp.sum(x.layout.sum(x.layout.select(bonus))))

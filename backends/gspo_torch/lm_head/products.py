@@ -1,13 +1,16 @@
 """Matrix products, accumulated in their result's dtype without intermediate rounding, and the choice of the library.
 
 On a GPU, float16 and bfloat16 operands are multiplied on the tensor cores with float32 results. On an x86 CPU PyTorch computes
-float32 products with MKL. oneDNN, which is in the same builds of PyTorch, takes 4 to 20 % less time (AMD, AVX-512; 4 on an idle
-machine) where both operands are contiguous by rows, as in the product of dlogits and head. Its sums are longer, and their
-rounding errors 1.7 times as large: logits, whose errors every gradient would inherit, are computed with MKL. In PyTorch only
-the operator used here computes float32 products with oneDNN.
+float32 products with MKL. oneDNN, which is in the same builds of PyTorch, takes 4 to 20 % less time on AMD's processors
+(AVX-512; 4 on an idle machine) where both operands are contiguous by rows, as in the product of dlogits and head. On one of
+Intel's it took 6 to 14 % more, and there MKL computes everything. oneDNN's sums are longer, and their rounding errors 1.7
+times as large: logits, whose errors every gradient would inherit, are computed with MKL. In PyTorch only the operator used
+here computes float32 products with oneDNN.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,14 +27,22 @@ _SCHEMA = "mkldnn::_linear_pointwise(Tensor X, Tensor W, Tensor? B, str attr, Sc
 
 
 def _find_onednn() -> bool:
-    """Whether this PyTorch has the operator with the expected signature, on a processor where it was measured to be faster."""
+    """Whether this PyTorch has the operator with the expected signature, on a processor with vectors long enough for it."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
     packet = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return packet is not None and "default" in packet.overloads() and str(packet.default._schema) == _SCHEMA
 
 
-ONEDNN = _find_onednn()
+def _is_of_amd(described: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor is one of those on which oneDNN was measured to be faster than MKL."""
+    try:
+        return "AuthenticAMD" in described.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False  # another system than Linux: not measured
+
+
+ONEDNN = _find_onednn() and _is_of_amd()
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor, fresh: bool = True) -> None:

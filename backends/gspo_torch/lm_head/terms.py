@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gspo_core import Loss, Objective, PerToken, kl_penalty
 from gspo_core import policy_loss as core_policy_loss
-from gspo_core.backend import active_tokens, as_number
+from gspo_core.backend import active_tokens, as_number, token_shares
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
 
@@ -75,7 +75,7 @@ class Terms:
             estimate = term.value
             value, c = value + _times(self.kl.coefficient, estimate), c + _times(self.kl.coefficient, term.logp_grad)
         if self.entropy_bonus is not None and entropy is not None:
-            e = -_times(self.entropy_bonus, self.objective.reduction.weights(layout, True, loss.denominator))
+            e = -_times(self.entropy_bonus, token_shares(self.objective.reduction, layout, loss.denominator))
             value = value + layout.sum(layout.select(e * layout.select(entropy))).sum()
         return Weighed(value, c, e, loss, estimate)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,13 @@ from support.lm_head.cases import from_logits, make, ours
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-with_onednn = pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch, or this processor, has no oneDNN operator")
+with_onednn = pytest.mark.skipif(not products._find_onednn(), reason="this PyTorch, or this processor, has no oneDNN operator")
+
+
+@pytest.fixture(autouse=True)
+def _on_any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What oneDNN computes is tested wherever it can, not only where it is faster."""
+    monkeypatch.setattr(products, "ONEDNN", products._find_onednn())
 
 
 class Given(TorchDispatchMode):
@@ -129,9 +136,15 @@ def given_to_onednn(left: str, right: str) -> int:
 
 
 def test_an_operator_with_other_arguments_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert products._find_onednn() == products.ONEDNN
     monkeypatch.setattr(products, "_SCHEMA", products._SCHEMA.replace("Tensor? B, ", ""))
     assert not products._find_onednn()
+
+
+@pytest.mark.parametrize(("text", "expected"), [("vendor_id\t: AuthenticAMD\n", True), ("vendor_id\t: GenuineIntel\n", False)])
+def test_it_is_used_on_the_processors_where_it_is_faster(tmp_path: Path, text: str, expected: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(text, encoding="utf-8")
+    assert products._is_of_amd(tmp_path / "cpuinfo") == expected
+    assert not products._is_of_amd(tmp_path / "none")
 
 
 @pytest.mark.slow

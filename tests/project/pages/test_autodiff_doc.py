@@ -101,6 +101,7 @@ def calls(array: Make) -> dict[str, Callable[[dict[str, Any]], Any]]:
         ),
         "estimate_drift": lambda x: clip_range.estimate_drift(x["logp"], x["old_logp"], layout),
         "router_shift": lambda x: routing.router_shift(x["old_router"], x["router"], layout, floor=0.5),
+        "token_shares": lambda x: backend.token_shares(SequenceMean(), layout, x["denominator"]),
         "batch_metrics": measured,
         "group_metrics": lambda x: gspo_core.group_metrics(x["advantage"], ids),
         "left_out_metrics": lambda x: metrics.left_out_metrics(CISPO, x["advantage"], layout),

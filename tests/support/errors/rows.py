@@ -11,7 +11,7 @@ from support.errors.places import Row
 
 import gspo_core as g
 from gspo_core import Clip, Objective, Packed, Padded, Sequence, SequenceMean, Token, Turns, selection
-from gspo_core.layouts import Restricted, next_tokens
+from gspo_core.layouts import Restricted, Weighted, next_tokens
 
 T, V = TypeError, ValueError
 MASK, ZEROS, ONES = np.ones((2, 3), dtype=bool), np.zeros((2, 3)), np.ones(2)
@@ -23,6 +23,23 @@ ROUTER = np.zeros((2, 3, 1, 2))
 def next_of(**wrong: Any) -> Callable[[], Any]:
     """The predicting slots of one sequence of three tokens, with some arguments replaced."""
     return lambda: next_tokens(**{"token_ids": IDS[0], "cu_seqlens": np.array([0, 3]), "mask": MASK[0], **wrong})
+
+
+class HalfMean:
+    """A reduction that does not say what a single sequence counts for."""
+
+    sums_tokens = False
+
+    def __repr__(self) -> str:
+        return "HalfMean()"
+
+    def count(self, layout: Any) -> Any:
+        """[] a number."""
+        return 2 * SequenceMean().count(layout)
+
+    def weights(self, layout: Any, per_token: bool, denominator: Any) -> Any:
+        """Units."""
+        return 2 * SequenceMean().weights(layout, per_token, denominator)
 
 
 class Foreign:
@@ -214,6 +231,16 @@ LAYOUTS: list[Row] = [
     ),
     Row(T, ("kept: expected a boolean array", "float64", "write kept > 0"), lambda: Restricted(LAYOUT, ZEROS)),
     Row(V, ("kept: expected the layout's shape [2, 3]", "got [3]"), lambda: Restricted(LAYOUT, MASK[0])),
+    Row(T, ("weights: expected real numbers", "got dtype bool"), lambda: Weighted(LAYOUT, ONES > 0)),
+    Row(V, ("weights: expected shape [2]", "got [3]"), lambda: Weighted(LAYOUT, ZEROS[0])),
+    Row(V, ("weights: expected finite numbers of at least 0", "got -1.0"), lambda: Weighted(LAYOUT, -ONES)),
+    Row(V, ("weights: expected finite numbers of at least 0", "got nan"), lambda: Weighted(LAYOUT, ONES * math.nan)),
+    Row(V, ("weights: expected finite numbers of at least 0", "got inf"), lambda: Weighted(LAYOUT, ONES * math.inf)),
+    Row(
+        T,
+        ("reduction: HalfMean() has no counts(layout)", "Weighted", "Use SequenceMean()"),
+        lambda: Objective(Sequence(), Clip(0.1, 0.2), HalfMean()).count(Weighted(LAYOUT, ONES)),
+    ),
     Row(T, ("turn_ids: expected integers", "got dtype float64"), lambda: Turns(LAYOUT, ZEROS, 2)),
     Row(V, ("turn_ids: expected the layout's shape [2, 3]", "got [3]"), lambda: Turns(LAYOUT, IDS[0], 2)),
     Row(V, ("num_turns: expected a whole number of at least 1", "got 0"), lambda: Turns(LAYOUT, IDS, 0)),

@@ -46,6 +46,7 @@ LEGAL: dict[str, list[str]] = {
     "TotalVariation high": ["0.5"],
     "TotalVariation low": ["0.5"],
     "Turns num_turns": ["7"],
+    "Weighted weights": ["another kind", "floats"],
     "batch_metrics advantage": ["another kind", "floats"],
     "clip_range_for high_over_low": ["0.5", "1e+30", "7"],
     "clip_range_for target": ["0.5"],

@@ -37,7 +37,7 @@ from gspo_core import (
 )  # fmt: skip
 from gspo_core.clip_range import clip_range_for
 from gspo_core.kl import K3, Capped, KLTerm
-from gspo_core.layouts import Restricted
+from gspo_core.layouts import Restricted, Weighted
 from gspo_core.metrics import Thresholds
 from gspo_core.mismatch import Correction, Reject, TokensInside, TokenWeight, Truncate, mismatch_report
 from gspo_core.selection import (
@@ -114,6 +114,7 @@ def of_core(rng: np.random.Generator) -> dict[str, Call]:
         "Correction": (Correction, {"level": TokenWeight(), "action": Truncate(2.0)}),
         "KLTerm": (partial(KLTerm, ref_logp=old), {"estimator": K3(), "coefficient": 0.1}),
         "Restricted": (Restricted, {"layout": layout, "kept": mask}),
+        "Weighted": (Weighted, {"layout": layout, "weights": np.ones(N)}),
         "Clip": (Clip, {"low": 0.1, "high": 0.2}),
         "with_clip": (GSPO.with_clip, {"low": 0.1, "high": 0.2}),
         "Objective": (Objective, {"ratio": Sequence(), "surrogate": Clip(0.1, 0.2), "reduction": SequenceMean()}),

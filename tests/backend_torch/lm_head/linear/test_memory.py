@@ -153,10 +153,10 @@ def test_the_budget_covers_the_float32_sums_of_a_low_precision_head() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not products.ONEDNN, reason="this PyTorch, or this processor, has no oneDNN operator")
+@pytest.mark.skipif(not products._find_onednn(), reason="this PyTorch, or this processor, has no oneDNN operator")
 def test_the_budget_covers_what_onednn_takes_beside_the_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     """It copies pieces of logits out of sight of PyTorch: 128 rows, 256 KiB, beside a buffer that could fill 512 KiB."""
-    for name, value in {"PIECE": 128, "UNIT": 8, "LEAST": 1}.items():
+    for name, value in {"ONEDNN": True, "PIECE": 128, "UNIT": 8, "LEAST": 1}.items():
         monkeypatch.setattr(products, name, value)
     storages, _ = seen(linear(2**19), 64)
     assert 2**17 < storages.largest <= 2**19 - 128 * VOCABULARY * 4
