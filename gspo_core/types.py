@@ -226,6 +226,26 @@ class Gate(Protocol):
         """From the token array d, and advantages per token if `per_token`, else per sequence."""
 
 
+class LogProbGate(Protocol):
+    """A gate that needs the log-probs themselves, and not only their difference: it says `sees_log_probs = True`.
+
+    Both are token arrays, 0 in masked slots; on policy they are the same. They are data: a gate has no derivative with respect
+    to them beside `Gated.open`.
+
+    >>> from gspo_core.objectives import TotalVariation
+    >>> gate: LogProbGate = TotalVariation(0.2, 0.2)
+    >>> gate.sees_log_probs
+    True
+    """
+
+    @property
+    def sees_log_probs(self) -> bool:
+        """True: `logp` and `old_logp` are passed."""
+
+    def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool, *, logp: Array, old_logp: Array) -> Gated:
+        """As a `Gate`, with the token arrays of log-probs; nats."""
+
+
 class Surrogate(Protocol):
     """Quantity maximised for one unit: a function of its log ratio and its advantage.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gspo_core.objectives import Objective
-from gspo_core.objectives.loss import gated, token_log_ratio, unit_advantage, unit_loss
+from gspo_core.objectives.gating import gated, token_log_ratio
+from gspo_core.objectives.loss import unit_advantage, unit_loss
 from gspo_core.types import Array, Layout, PerToken
 
 
@@ -52,7 +53,8 @@ def weight_as_function(
     logp = xp.astype(logp, denominator.dtype, copy=False)
     old = hold_constant(logp) if old_logp is None else xp.astype(old_logp, denominator.dtype, copy=False)
     d = token_log_ratio(logp, old, layout)
-    seen = gated(objective, d, unit_advantage(ratio, advantage, layout, denominator), layout)
+    per_unit = unit_advantage(ratio, advantage, layout, denominator)
+    seen = gated(objective.gate, ratio, d, per_unit, layout, logp, old)
     moves = ratio.push_forward(seen.d, layout)
     moves = xp.where(xp.isinf(moves), 0.0, moves)  # a ratio of 0 or ∞ does not move, and ∞ − ∞ would be NaN
     log_ratio = hold_constant(ratio.log_ratio(seen.d, layout)) + (moves - hold_constant(moves))

@@ -1,6 +1,6 @@
 """Objectives: the choices that make one, the loss, and the named combinations of the literature."""
 
-from gspo_core.types import Gain, Gate, Gated, PerToken, Ratio, Reduction, Surrogate
+from gspo_core.types import Gain, Gate, Gated, LogProbGate, PerToken, Ratio, Reduction, Surrogate
 
 from .clipped_surrogates import Clip, DualClip, GateOnly, Unclipped
 from .gates import Band, OffPolicyMask, TokenClip
@@ -10,6 +10,7 @@ from .presets import *  # noqa: F403 - a preset is public as soon as presets.py 
 from .presets import PRESETS
 from .ratios import Product, ProductToken, Sequence, SequenceToken, Token, Turn, TurnToken
 from .reductions import FixedLength, SequenceMean, TokenMean, TurnMean
+from .regions import BinaryKL, Region, TotalVariation
 from .result import LinearLoss, Loss
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 
@@ -17,6 +18,7 @@ __all__ = [
     "PRESETS",
     "Band",
     "BandWeight",
+    "BinaryKL",
     "Clip",
     "DualClip",
     "FixedLength",
@@ -26,6 +28,7 @@ __all__ = [
     "GateOnly",
     "Gated",
     "LinearLoss",
+    "LogProbGate",
     "Loss",
     "Objective",
     "OffPolicyMask",
@@ -35,6 +38,7 @@ __all__ = [
     "Ratio",
     "ReciprocalWeight",
     "Reduction",
+    "Region",
     "Sequence",
     "SequenceMean",
     "SequenceToken",
@@ -44,6 +48,7 @@ __all__ = [
     "Token",
     "TokenClip",
     "TokenMean",
+    "TotalVariation",
     "TruncatedWeight",
     "Turn",
     "TurnMean",

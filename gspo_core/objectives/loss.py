@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
-from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, nan_without_warning, shape_of
+from gspo_core._lib.array import EXP_CAP, detached, is_real, namespace, shape_of
 from gspo_core._lib.checks import check_choice
-from gspo_core._lib.units import flat, has_turn_units, is_per_turn, own_count, sum_by_turn, turn_lengths, turns_of, unit_weights
+from gspo_core._lib.units import has_turn_units, is_per_turn, own_count, turn_lengths, turns_of, unit_weights
 from gspo_core._lib.validation import check_layout, check_old_policy, divisor, unselected_log_probs
 from gspo_core.layouts.prepared import prepared
-from gspo_core.types import Array, Gate, Gated, Layout, PerToken, Ratio, Reduction, Surrogate
+from gspo_core.types import Array, Gate, Layout, LogProbGate, PerToken, Ratio, Reduction, Surrogate
 
+from .gating import gated, silenced, token_log_ratio
 from .result import Loss
 
 
@@ -37,8 +38,9 @@ class Objective:
     """Quantity maximised for one unit: Clip(low, high), DualClip, GateOnly, SoftGate ..."""
     reduction: Reduction
     """Average over units: SequenceMean(), TokenMean(), FixedLength(length) or TurnMean()."""
-    gate: Gate | None = None
-    """TokenClip(low, high), Band(width, length_power) or OffPolicyMask(delta), applied before the other three; None: no gate.
+    gate: Gate | LogProbGate | None = None
+    """TokenClip(low, high), Band(width, length_power), OffPolicyMask(delta), TotalVariation(low, high) ...: applied before the
+    other three; None: no gate.
 
     `Loss.log_ratio` is then the ratio after the gate, and `Loss.clipped` counts the units and tokens that it closes.
     """
@@ -170,53 +172,14 @@ def policy_loss(
     d = xp.zeros_like(checked[0]) if old_logp is None else token_log_ratio(checked[0], checked[1], layout)
     per_unit = unit_advantage(objective.ratio, advantage, layout, d)
     total = divisor(xp, objective.reduction, denominator, layout, d)
-    seen = gated(objective, d, per_unit, layout)
+    seen = gated(objective.gate, objective.ratio, d, per_unit, layout, checked[0], checked[-1])
     log_ratio = objective.ratio.log_ratio(seen.d, layout)
     value, slope, clipped = unit_loss(objective, log_ratio, seen.advantage, layout, total)
     weight = objective.ratio.pull_back(slope, layout)
     if objective.gate is not None:
         weight = xp.where(seen.open, weight, 0.0)
-        clipped = clipped | _silenced(objective.ratio, per_unit, seen, layout)
+        clipped = clipped | silenced(objective.ratio, per_unit, seen, layout)
     return Loss(value, weight, log_ratio, clipped, total, on_policy)
-
-
-def gated(objective: Objective, d: Array, advantage: Array, layout: Layout) -> Gated:
-    """Log ratios and advantages after the objective's gate; unchanged if it has none. `advantage` is per unit.
-
-    Where ratios are turns', the gate sees turns as sequences.
-    """
-    if objective.gate is None:
-        return Gated(d, advantage, layout.valid)
-    seen = _through_gate(objective, objective.gate, d, advantage, layout)
-    return seen._replace(d=layout.select(seen.d))
-
-
-def _through_gate(objective: Objective, gate: Gate, d: Array, advantage: Array, layout: Layout) -> Gated:
-    if not is_per_turn(objective.ratio):
-        return gate(d, advantage, layout, objective.ratio.per_token)
-    turns = turns_of(layout, objective.ratio)
-    if objective.ratio.per_token:
-        return gate(d, advantage, turns.each, True)
-    seen = gate(d, flat(advantage, layout), turns.each, False)
-    return seen._replace(advantage=layout.xp.reshape(seen.advantage, advantage.shape))
-
-
-def _silenced(ratio: Ratio, advantage: Array, seen: Gated, layout: Layout) -> Array:
-    """Units, boolean: advantage not zero, but the gate took it away or closed all of the unit's tokens."""
-    xp = layout.xp
-    if ratio.per_token:
-        shut = ~seen.open
-    else:
-        moving = xp.astype(seen.open, seen.d.dtype)
-        shut = (sum_by_turn(moving, turns_of(layout, ratio)) if is_per_turn(ratio) else layout.sum(moving)) == 0
-    return (advantage != 0) & ((seen.advantage == 0) | shut)
-
-
-def token_log_ratio(logp: Array, old_logp: Array, layout: Layout) -> Array:
-    """Token array d = logp − old_logp, 0 in masked slots whatever stands there."""
-    if nan_without_warning(layout.xp):
-        return layout.select(logp - old_logp)
-    return layout.select(logp) - layout.select(old_logp)
 
 
 def unit_loss(objective: Objective, log_ratio: Array, advantage: Array, layout: Layout, denominator: Array) -> UnitLoss:

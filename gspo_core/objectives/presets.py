@@ -10,6 +10,7 @@ from .gates import Band, OffPolicyMask, TokenClip
 from .loss import Objective
 from .ratios import Product, ProductToken, Sequence, SequenceToken, Token
 from .reductions import FixedLength, SequenceMean, TokenMean
+from .regions import TotalVariation
 from .soft_surrogates import GammaWeight, ReciprocalWeight, SoftGate, TruncatedWeight
 
 GSPO = Objective(Sequence(), Clip(3e-4, 4e-4), SequenceMean())
@@ -144,6 +145,29 @@ the value that TRL suggests.
 >>> layout = Padded(np.array([[True], [True]]))
 >>> DEEPSEEK_V3_2.gate(np.array([[-0.4], [-0.6]]), -np.ones(2), layout, per_token=False).advantage.tolist()
 [-1.0, 0.0]
+"""
+
+DPPO = Objective(Token(), TruncatedWeight(20.0), TokenMean(), TotalVariation(0.15, 0.15))
+"""Weight sg[min(w_it, 20)] A_it / Σ|y|, none for a token whose probability has moved by more than 0.15 the way its advantage
+pushes. Qi et al., arXiv 2602.04879; verl "dppo_tv", its example's 0.15, its default cap. With `BinaryKL(0.05, 0.05)` as the
+gate it is "dppo_kl". The region is around the policy of `old_logp`; the authors take the sampler's.
+
+>>> import numpy as np
+>>> from gspo_core import Padded, policy_loss
+>>> new, old = np.log(np.array([[0.003, 0.75]])), np.log(np.array([[0.001, 0.5]]))
+>>> policy_loss(DPPO, new, old, np.ones(1), Padded(np.array([[True, True]]))).logp_grad.round(4).tolist()
+[[-1.5, 0.0]]
+"""
+
+IPO = Objective(Token(), Unclipped(), TokenMean(), TotalVariation(0.1, 0.1, either_side=True))
+"""Weight w_it A_it / Σ|y|, none for a token whose probability has moved by more than 0.1 either way: prime-rl's default loss,
+whose pull to the sampler's policy, 2τ K2, is a term beside it.
+
+>>> import numpy as np
+>>> from gspo_core import Padded, policy_loss
+>>> new, old = np.log(np.array([[0.45, 0.3]])), np.log(np.array([[0.5, 0.5]]))
+>>> policy_loss(IPO, new, old, np.ones(1), Padded(np.array([[True, True]]))).logp_grad.round(4).tolist()
+[[-0.45, 0.0]]
 """
 
 PRESETS: dict[str, Objective] = {name: value for name, value in globals().items() if isinstance(value, Objective)}

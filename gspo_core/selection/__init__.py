@@ -3,8 +3,10 @@
 Trust regions in probabilities, choices by entropy, by covariance and by distance from the old policy, and FIPO's weights.
 """
 
+from gspo_core.objectives.regions import BinaryKL, Region, TotalVariation
+
 from .future import future_kl_advantages
-from .regions import BinaryKL, Region, TotalVariation, inside_region
+from .regions import inside_region
 from .tokens import kept_advantages, token_covariance, top_share, within_second_moment
 
 __all__ = [

@@ -182,7 +182,7 @@ def test_a_packed_loss_is_mapped_over_log_probs() -> None:
 # ---- ranks
 
 
-@pytest.mark.parametrize("name", ["GSPO", "GRPO", "FSPO", "DEEPSEEK_V3_2", "DAPO"])
+@pytest.mark.parametrize("name", ["GSPO", "GRPO", "FSPO", "DEEPSEEK_V3_2", "DPPO"])
 def test_psum_over_a_named_axis_is_the_sum_over_shards(name: str) -> None:
     """The token axis cut in two, the collective JAX's own."""
     half = T // 2

@@ -12,12 +12,14 @@ from support.family import MEMBERS, Member
 from gspo_core import GRPO, GSPO, GSPO_TOKEN, Clip, Objective, Sequence, SequenceMean, Token, TokenMean, laws
 from gspo_core.objectives import (
     Band,
+    BinaryKL,
     FixedLength,
     GammaWeight,
     OffPolicyMask,
     Product,
     ProductToken,
     TokenClip,
+    TotalVariation,
     TruncatedWeight,
     Unclipped,
 )
@@ -39,6 +41,8 @@ COMBINED = [
     Objective(Token(), TruncatedWeight(1e30), TokenMean()),
     Objective(Token(), TruncatedWeight(5.0, 0.5), FixedLength(7)),
     Objective(Token(), Unclipped(), SequenceMean(), OffPolicyMask(0.5)),
+    Objective(Sequence(), Unclipped(), SequenceMean(), TotalVariation(0.1, 0.3)),
+    Objective(Token(), TruncatedWeight(20.0), TokenMean(), BinaryKL(0.05, 0.02)),
 ]
 
 

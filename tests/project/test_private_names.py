@@ -63,7 +63,7 @@ def test_a_package_imports_no_private_name_of_another(package: str) -> None:
     "source",
     [
         "from gspo_core._lib.array import namespace",
-        "from gspo_core.objectives.loss import policy_loss, _silenced",
+        "from gspo_core.objectives.loss import policy_loss, _turn_advantage",
         "import gspo_core._lib.units",
         "def f():\n    from gspo_plots import _axes",
     ],

@@ -1,6 +1,6 @@
 """Which combinations of library, member of the family, layout and precision are computed.
 
-NumPy and PyTorch meet every combination. In a library that compiles, or takes a tenth of a second per call, a product of 16
+NumPy and PyTorch meet every combination. In a library that compiles, or takes a tenth of a second per call, a product of 18
 members × 6 layouts × 2 precisions would be a third of the suite's time, so that cells are chosen by pairs. Members are
 compositions of parts that do not look at the library, and layouts do not look at the precision, so that pairs suffice there:
 in such a library every ratio, surrogate, gate and reduction of the family occurs and every layout meets every precision, and
@@ -21,8 +21,8 @@ from support.libraries import COMPILED_JAX, COMPILED_TORCH, DASK, EVERYWHERE, JA
 DTYPES = (np.float32, np.float64)
 IN_PAIRS = [COMPILED_TORCH, JAX, COMPILED_JAX, DASK, STRICT]
 """Libraries whose cells are chosen by pairs; JAX compiles every operation at a new shape when it runs eagerly, too."""
-RECOMBINED = {"LUSPO", "GRPO", "DAPO", "BNPO"}
-"""Members whose parts all occur in others: GSPO, DR_GRPO, CISPO."""
+RECOMBINED = {"LUSPO", "GRPO", "DAPO", "BNPO", "CISPO", "IPO"}
+"""Members whose parts all occur in others: GSPO, DR_GRPO, DPPO, GMPO."""
 OF_EVERY_PART = [member for member in MEMBERS if member.name not in RECOMBINED]
 OF_EVERYTHING_ELSE = [library for library in EVERYWHERE if library is not COMPILED_TORCH]
 """Advantages, weights and penalties of torch are computed outside of what is compiled; tracing them takes a minute."""

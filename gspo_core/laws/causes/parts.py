@@ -17,6 +17,7 @@ from gspo_core.objectives.gates import OffPolicyMask, TokenClip
 from gspo_core.objectives.loss import Objective
 from gspo_core.types import Array, Gain, Gated, Layout, Namespace, Surrogate
 
+from .regions import REGIONS, edges, sides
 from .suspect import Suspect
 
 GRID = [0.0, *(10.0 ** (k / 6) for k in range(-24, 13))]
@@ -189,6 +190,7 @@ def parts(subject: Subject, setting: Setting) -> list[Suspect]:
         special = (
             _off_policy(gate) if isinstance(gate, OffPolicyMask) else _token_clip(gate) if isinstance(gate, TokenClip) else []
         )
+        special += sides(gate) if isinstance(gate, REGIONS) else []
         found += [Suspect(words, f"apply {gate}", _with("gate", other)) for words, other in special]
         found += [_not_counted(setting)] if isinstance(gate, OffPolicyMask) else []
     if not isinstance(surrogate, (Clip, DualClip, Unclipped)):
@@ -196,8 +198,10 @@ def parts(subject: Subject, setting: Setting) -> list[Suspect]:
     try:
         if isinstance(gate, OffPolicyMask):
             found += _thresholds(subject, gate)
+        if isinstance(gate, REGIONS):
+            found += [Suspect(words, f"use {gate}", _with("gate", other)) for words, other in edges(subject, gate)]
         for role, part in (("gate", gate), ("surrogate", surrogate)):
-            if is_dataclass(part) and not isinstance(part, (Clip, DualClip, OffPolicyMask)):
+            if is_dataclass(part) and not isinstance(part, (Clip, DualClip, OffPolicyMask, *REGIONS)):
                 found += _numbers(subject, setting, role, part)
     except LossError:
         return found

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gspo_core.layouts.padded import Padded
-from gspo_core.objectives import clipped_surrogates, gates, held_weights, ratios, reductions, soft_surrogates
+from gspo_core.objectives import clipped_surrogates, gates, held_weights, ratios, reductions, regions, soft_surrogates
 from gspo_core.objectives.loss import Objective
 
 Rows = Sequence[Sequence[float]]
@@ -122,6 +122,17 @@ TERMS: dict[type, Callable[[Any, float, float], Term]] = {
 }
 
 
+class Response(NamedTuple):
+    """One response before a gate."""
+
+    d: list[float]
+    a: list[float]
+    pairs: list[tuple[float, float]]
+    """(log π, log π_old) of each token."""
+    per_token: bool
+    """Whether a unit is a token."""
+
+
 class GatedResponse(NamedTuple):
     """One response after a gate."""
 
@@ -130,34 +141,62 @@ class GatedResponse(NamedTuple):
     open: list[bool]
 
 
-def _token_clip(g: Any, d: list[float], a: list[float]) -> GatedResponse:
-    cut = [min(x, g.high) if y > 0 else max(x, -g.low) if y < 0 else x for x, y in zip(d, a, strict=True)]
-    return GatedResponse(cut, a, [x == y for x, y in zip(d, cut, strict=True)])
+def _token_clip(g: Any, y: Response) -> GatedResponse:
+    cut = [min(x, g.high) if a > 0 else max(x, -g.low) if a < 0 else x for x, a in zip(y.d, y.a, strict=True)]
+    return GatedResponse(cut, y.a, [x == z for x, z in zip(y.d, cut, strict=True)])
 
 
-def _band(g: Any, d: list[float], a: list[float]) -> GatedResponse:
-    mean, bound = math.fsum(d) / len(d), g.width * len(d) ** (g.length_power - 1)
-    shut = [(y > 0 and mean > bound) or (y < 0 and mean < -bound) for y in a]
-    edge = [bound if y > 0 else -bound for y in a]
-    return GatedResponse([e if z else x for x, e, z in zip(d, edge, shut, strict=True)], a, [not z for z in shut])
+def _band(g: Any, y: Response) -> GatedResponse:
+    mean, bound = math.fsum(y.d) / len(y.d), g.width * len(y.d) ** (g.length_power - 1)
+    shut = [(a > 0 and mean > bound) or (a < 0 and mean < -bound) for a in y.a]
+    edge = [bound if a > 0 else -bound for a in y.a]
+    return GatedResponse([e if z else x for x, e, z in zip(y.d, edge, shut, strict=True)], y.a, [not z for z in shut])
 
 
-def _off_policy(g: Any, d: list[float], a: list[float]) -> GatedResponse:
-    stale = math.fsum(d) / len(d) < -g.delta
-    return GatedResponse(d, [0.0 if y < 0 and stale else y for y in a], [True] * len(d))
+def _off_policy(g: Any, y: Response) -> GatedResponse:
+    stale = math.fsum(y.d) / len(y.d) < -g.delta
+    return GatedResponse(y.d, [0.0 if a < 0 and stale else a for a in y.a], [True] * len(y.d))
 
 
-def _unknown_gate(g: Any, d: list[float], a: list[float]) -> GatedResponse:
+def _total_variation(g: Any, y: Response) -> GatedResponse:
+    moved = [_exp(min(x, 0.0)) - _exp(min(old, 0.0)) for x, old in y.pairs]
+    return _inside(g, y, [1 if m > g.high else -1 if m < -g.low else 0 for m in moved])
+
+
+def _binary_kl(g: Any, y: Response) -> GatedResponse:
+    sides = []
+    for q, p in ((_exp(min(x, 0.0)), _exp(min(old, 0.0))) for x, old in y.pairs):
+        terms = [(u, v) for u, v in ((p, q), (1 - p, 1 - q)) if u > 0]
+        kl = math.fsum(math.inf if v == 0 else u * math.log(u / v) for u, v in terms)
+        sides.append(0 if kl <= (g.high if q > p else g.low) else 1 if q > p else -1)
+    return _inside(g, y, sides)
+
+
+def _inside(g: Any, y: Response, sides: list[int]) -> GatedResponse:
+    """Without the tokens above (1) and below (−1) a region: those that their advantage pushes outwards, or all."""
+    shut = [side != 0 and (g.either_side or side * a > 0) for side, a in zip(sides, y.a, strict=True)]
+    unmoved, silent = ([0.0 if z else x for x, z in zip(xs, shut, strict=True)] for xs in (y.d, y.a))
+    opened = [not z for z in shut]
+    return GatedResponse(y.d, silent, opened) if y.per_token else GatedResponse(unmoved, y.a, opened)
+
+
+def _unknown_gate(g: Any, y: Response) -> GatedResponse:
     """A gate without a scalar formula, evaluated for one response."""
-    gated = g(np.array([d]), np.array([a]), Padded(np.ones((1, len(d)), dtype=bool)), True)
-    return GatedResponse(gated.d[0].tolist(), gated.advantage[0].tolist(), gated.open[0].tolist())
+    more, n = {}, len(y.d)
+    if getattr(g, "sees_log_probs", False):
+        more = dict(zip(("logp", "old_logp"), np.array(y.pairs).T[:, None, :], strict=True))
+    advantage = np.array([y.a] if y.per_token else y.a[:1])
+    gated = g(np.array([y.d]), advantage, Padded(np.ones((1, n), dtype=bool)), y.per_token, **more)
+    return GatedResponse(gated.d[0].tolist(), np.ravel(gated.advantage).tolist(), gated.open[0].tolist())
 
 
-GATES: dict[type, Callable[[Any, list[float], list[float]], GatedResponse]] = {
-    type(None): lambda _, d, a: GatedResponse(d, a, [True] * len(d)),
+GATES: dict[type, Callable[[Any, Response], GatedResponse]] = {
+    type(None): lambda _, y: GatedResponse(y.d, y.a, [True] * len(y.d)),
     gates.TokenClip: _token_clip,
     gates.Band: _band,
     gates.OffPolicyMask: _off_policy,
+    regions.TotalVariation: _total_variation,
+    regions.BinaryKL: _binary_kl,
 }
 
 # (log ratio of each unit, share of a unit's slope that each token gets); one unit, or one per token.
@@ -225,7 +264,9 @@ def scalar_loss(
         if not where:
             continue
         a = [advantage[i][t] for t in where]
-        gated = GATES.get(type(objective.gate), _unknown_gate)(objective.gate, [logp[i][t] - old[i][t] for t in where], a)
+        pairs = [(logp[i][t], old[i][t]) for t in where]
+        response = Response([x - y for x, y in pairs], a, pairs, per_token)
+        gated = GATES.get(type(objective.gate), _unknown_gate)(objective.gate, response)
         units, share = RATIOS[type(objective.ratio)](gated.d)
         term_of = TERMS.get(type(objective.surrogate), _unknown_surrogate)
         found = [term_of(objective.surrogate, x, y) for x, y in zip(units, gated.a, strict=False)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ class Setting:
         """Whether no unit and no token starts or stops being clipped if all log ratios move together by up to `distance`."""
         if Claim.KNOWN_FORMULA not in self.claims:
             return True
-        moved = (batch.with_d(batch.d + step * distance) for step in (-1.0, -0.5, 0.5, 1.0))
+        moved = (replace(batch, logp=batch.logp + step * distance) for step in (-1.0, -0.5, 0.5, 1.0))
         live = (self._live(other) for other in [*moved, batch])  # the batch itself last: laws ask for its loss next
         first = next(live)
         return all(other == first for other in live) and self._is_smooth(batch, distance)
@@ -101,7 +101,7 @@ class Setting:
         """Whether no slope jumps within `distance`, for surrogates and gates without a scalar formula."""
         if not unknown_parts(self.like):
             return True
-        below, above = (self.expected(batch.with_d(batch.d + step * distance)) for step in (-1.0, 1.0))
+        below, above = (self.expected(replace(batch, logp=batch.logp + step * distance)) for step in (-1.0, 1.0))
         jump = np.abs(np.array(above.weight) - np.array(below.weight))
         size = max(above.scale, float(np.max(np.abs(above.weight), initial=0.0)))
         return bool(np.all(jump <= (100.0 * distance + 1e-12) * size))

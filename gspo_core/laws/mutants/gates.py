@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gspo_core.objectives.loss import Objective
-from gspo_core.objectives.presets import ASPO, CISPO, DEEPSEEK_V3_2, FSPO, GMPO, GRPO, SAPO
+from gspo_core.objectives.presets import ASPO, CISPO, DEEPSEEK_V3_2, DPPO, FSPO, GMPO, GRPO, SAPO
 
 from .mutant import A, Mutant, exp, gain, log_s, mean, ratios, size, token_mean
 
@@ -135,6 +135,36 @@ def aspo_not_reciprocal(logp: A, old: A, a: A, mask: A) -> Any:
     return _over_tokens(held * at, mask)
 
 
+def _in_region(logp: A, old: A, a: A, mask: A, out: Callable[[A, A], A]) -> Any:
+    """DPPO, with cap 20, without the tokens that `out` says, a function of π − π_old and of the advantages at tokens."""
+    moved = np.where(mask, exp(np.where(mask, logp, 0.0)) - exp(np.where(mask, old, 0.0)), 0.0)
+    at = np.where(mask, a[:, None], 0.0)
+    gains = np.minimum(exp(ratios(logp, old, mask)), 20.0) * at
+    return _over_tokens(np.where(out(moved, at), 0.0, gains), mask)
+
+
+def dppo_on_either_side(logp: A, old: A, a: A, mask: A) -> Any:
+    """|π − π_old| > 0.15, whatever the sign of A."""
+    return _in_region(logp, old, a, mask, lambda moved, _: np.abs(moved) > 0.15)
+
+
+def dppo_on_the_wrong_side(logp: A, old: A, a: A, mask: A) -> Any:
+    """The tokens that come back are taken away."""
+    return _in_region(logp, old, a, mask, lambda moved, at: ((moved > 0.15) & (at < 0)) | ((moved < -0.15) & (at > 0)))
+
+
+def dppo_from_02(logp: A, old: A, a: A, mask: A) -> Any:
+    """0.2 in place of 0.15."""
+    return _in_region(logp, old, a, mask, lambda moved, at: ((moved > 0.2) & (at > 0)) | ((moved < -0.2) & (at < 0)))
+
+
+def dppo_by_the_ratio(logp: A, old: A, a: A, mask: A) -> Any:
+    """|π/π_old − 1| > 0.15 in place of |π − π_old|."""
+    w, at = exp(ratios(logp, old, mask)), a[:, None]
+    out = ((w > 1.15) & (at > 0)) | ((w < 0.85) & (at < 0))
+    return _over_tokens(np.where(out, 0.0, np.minimum(w, 20.0) * at), mask)
+
+
 def grpo_on_the_log_ratio(logp: A, old: A, a: A, mask: A) -> Any:
     """1 + d in place of e^d."""
     r, at = 1.0 + ratios(logp, old, mask), a[:, None]
@@ -159,6 +189,10 @@ SAYS: dict[Callable[..., Any], tuple[Objective, str]] = {
     sapo_one_temperature: (SAPO, "tau neg of the surrogate is 1, not 1.05"),
     sapo_without_the_four: (SAPO, "the loss of single tokens is another one"),
     aspo_not_reciprocal: (ASPO, "the loss of single tokens is another one for good responses"),
+    dppo_on_either_side: (DPPO, "taken away whatever its advantage"),
+    dppo_on_the_wrong_side: (DPPO, "pushes it back"),
+    dppo_from_02: (DPPO, "low and high of the gate are 0.2, not 0.15"),
+    dppo_by_the_ratio: (DPPO, "compares the ratio"),
     grpo_on_the_log_ratio: (GRPO, "the loss of single tokens is another one"),
 }
 GATES = [Mutant(loss, VALUE, like, says=words) for loss, (like, words) in SAYS.items()]

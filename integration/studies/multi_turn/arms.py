@@ -12,7 +12,7 @@ from torch import Tensor
 from gspo_core import GSPO, GSPO_TOKEN, Clip, Objective, Pilot, Sequence, group_advantages
 from gspo_core.advantages import reward_to_go, turn_advantages
 from gspo_core.objectives import Turn, TurnMean
-from gspo_core.objectives.loss import token_log_ratio
+from gspo_core.objectives.gating import token_log_ratio
 from integration.studies.multi_turn.rollout import Dialogues
 
 Credit = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

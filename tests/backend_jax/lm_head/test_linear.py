@@ -99,7 +99,7 @@ def test_every_preset_is_its_scalar_oracles(member: Member) -> None:
         case.assert_right(member, advantage, flat, budget_bytes=0)
 
 
-THE_ALIGNED_WAY = [m for m in MEMBERS if m.name in ("GSPO_TOKEN", "LUSPO", "GMPO", "FSPO", "VESPO", "DEEPSEEK_V3_2")]
+THE_ALIGNED_WAY = [m for m in MEMBERS if m.name in ("GSPO_TOKEN", "LUSPO", "GMPO", "FSPO", "VESPO", "DEEPSEEK_V3_2", "DPPO")]
 
 
 @pytest.mark.parametrize("member", THE_ALIGNED_WAY, ids=lambda member: member.name)

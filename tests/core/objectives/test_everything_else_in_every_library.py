@@ -83,7 +83,7 @@ def selections(layout: Layout, logp: Any, old: Any, advantage: Any) -> tuple[Any
     top = top_share(covariance, layout, 0.25)
     return (
         inside_region(TotalVariation(0.01, 0.01), logp, old, advantage, layout),
-        inside_region(BinaryKL(1e-3, 1e-3), logp, old, advantage, layout, either_side=True),
+        inside_region(BinaryKL(1e-3, 1e-3, either_side=True), logp, old, advantage, layout),
         within_second_moment(logp, old, layout, 5e-3),
         covariance,
         top,

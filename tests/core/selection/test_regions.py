@@ -1,9 +1,10 @@
-"""Trust regions in probabilities: the mask of each token by hand, and DPPO and IPO as losses that metrics see through."""
+"""The mask of a trust region in probabilities, token by token and by hand."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,7 @@ from hypothesis import strategies as st
 from support.cases import Batch, batches
 from support.libraries import Library
 
-from gspo_core import Objective, Packed, Padded, PerToken, Token, TokenMean, batch_metrics, policy_loss, summary
-from gspo_core.kl import K2, kl_penalty
-from gspo_core.objectives import TruncatedWeight, Unclipped
+from gspo_core import Packed, Padded, PerToken
 from gspo_core.selection import BinaryKL, Region, TotalVariation, inside_region, kept_advantages
 
 REGIONS: list[Region] = [TotalVariation(0.1, 0.25), BinaryKL(0.02, 0.06)]
@@ -39,26 +38,27 @@ def moved(region: Region, logp: float, old: float) -> tuple[int, float]:
     return (1 if q > p else -1) if kl > bound else 0, abs(kl - bound)
 
 
-def mask_by_hand(region: Region, batch: Batch, advantage: np.ndarray, either_side: bool) -> np.ndarray:
+def mask_by_hand(region: Any, batch: Batch, advantage: np.ndarray) -> np.ndarray:
     """Token by token; skips batches with a token on an edge."""
     out = np.zeros(batch.mask.shape, dtype=bool)
     for i, t in np.argwhere(batch.mask):
         side, edge = moved(region, batch.logp[i, t], batch.old_logp[i, t])
         assume(edge > 1e-9)
-        out[i, t] = side == 0 if either_side else side * advantage[i, t] <= 0
+        out[i, t] = side == 0 if region.either_side else side * advantage[i, t] <= 0
     return out
 
 
 @by_region
 @given(batch=batches(edges=False, max_tokens=5), either_side=st.booleans(), per_token=st.booleans())
 def test_a_token_is_out_where_its_probability_has_moved_too_far_on_the_advantages_side(
-    library: Library, region: Region, batch: Batch, either_side: bool, per_token: bool
+    library: Library, region: Any, batch: Batch, either_side: bool, per_token: bool
 ) -> None:
     at_tokens = batch.token_advantage if per_token else np.repeat(batch.advantage[:, None], batch.mask.shape[1], axis=1)
-    wanted = mask_by_hand(region, batch, at_tokens, either_side)
+    region = replace(region, either_side=either_side)
+    wanted = mask_by_hand(region, batch, at_tokens)
     given_ = batch.token_advantage if per_token else batch.advantage
     arrays = [library.array(x) for x in (batch.logp, batch.old_logp, given_)]
-    found = inside_region(region, *arrays, Padded(library.array(batch.mask)), either_side=either_side)
+    found = inside_region(region, *arrays, Padded(library.array(batch.mask)))
     assert np.array_equal(library.numpy(found), wanted)
 
 
@@ -87,55 +87,6 @@ def test_a_token_that_is_not_a_number_stays_so_that_the_loss_shows_it(library: L
     new, old, layout = np.array([[np.nan, -9.0]]), np.array([[-1.0, -0.1]]), Padded(library.array(np.ones((1, 2), dtype=bool)))
     arrays = [library.array(x) for x in (new, old, -np.ones(1))]
     assert library.numpy(inside_region(TotalVariation(), *arrays, layout)).tolist() == [[True, False]]
-
-
-# ---- as losses
-
-DPPO = Objective(Token(), TruncatedWeight(20.0), TokenMean())
-RECIPES: dict[str, tuple[Objective, Region, bool, Callable[[float, float], float]]] = {
-    "verl dppo_tv": (DPPO, TotalVariation(0.2, 0.2), False, lambda w, a: min(w, 20.0) * a),
-    "verl dppo_kl": (DPPO, BinaryKL(0.2, 0.2), False, lambda w, a: min(w, 20.0) * a),
-    "SkyRL dppo": (Objective(Token(), Unclipped(), TokenMean()), TotalVariation(0.2, 0.2), False, lambda w, a: w * a),
-    "prime-rl ipo": (Objective(Token(), Unclipped(), TokenMean()), TotalVariation(0.1, 0.1), True, lambda w, a: w * a),
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-@given(batch=batches(edges=False, max_tokens=5), kl_tau=st.sampled_from([0.0, 1e-3]))
-def test_dppo_and_ipo_token_by_token(name: str, batch: Batch, kl_tau: float) -> None:
-    """Weight and value of each token that is inside, all tokens in the denominator, prime-rl's τ d² beside it."""
-    objective, region, either_side, term = RECIPES[name]
-    at_tokens = np.repeat(batch.advantage[:, None], batch.mask.shape[1], axis=1)
-    inside, n = mask_by_hand(region, batch, at_tokens, either_side), max(1, int(batch.mask.sum()))
-    weight, values = np.zeros(batch.mask.shape), []
-    for i, t in np.argwhere(batch.mask):
-        d = batch.logp[i, t] - batch.old_logp[i, t]
-        gain = term(math.exp(d), batch.advantage[i]) if inside[i, t] else 0.0
-        weight[i, t] = (-gain + 2 * kl_tau * d) / n
-        values.append((-gain + kl_tau * d * d) / n)
-    layout, pair = Padded(batch.mask), (batch.logp, batch.old_logp)
-    kept = inside_region(region, *pair, batch.advantage, layout, either_side=either_side)
-    policy = policy_loss(objective, *pair, kept_advantages(batch.advantage, kept, layout), layout)
-    pull = kl_penalty(K2(), *pair, layout, reduction=TokenMean())
-    size = math.fsum(map(abs, values)) + float(np.abs(weight).sum())
-    np.testing.assert_allclose(policy.logp_grad + 2 * kl_tau * pull.logp_grad, weight, rtol=1e-11, atol=1e-13 * (1 + size))
-    value = float(policy.value + 2 * kl_tau * pull.value)
-    assert math.isclose(value, math.fsum(values), rel_tol=1e-11, abs_tol=1e-12 * (1 + size))
-
-
-@given(batch=batches(edges=False, max_tokens=5))
-def test_metrics_count_the_tokens_that_the_region_takes_away_as_clipped(batch: Batch) -> None:
-    """Given the advantages as they were: tokens with an advantage that the mask silences, by the sign of their log ratio."""
-    clean, layout = batch.clean(), Padded(batch.mask)
-    pair = (clean.logp, clean.old_logp)
-    kept = inside_region(TotalVariation(), *pair, clean.advantage, layout)
-    loss = policy_loss(DPPO, *pair, kept_advantages(clean.advantage, kept, layout), layout)
-    numbers = summary(batch_metrics(DPPO, loss, *pair, clean.advantage, layout))
-    live = batch.mask & (clean.advantage != 0)[:, None]
-    out, rising = live & ~kept, clean.logp > clean.old_logp
-    share = 1 / max(1, int(batch.mask.sum()))
-    assert math.isclose(numbers.get("clip_active_tokens", 0.0), out.sum() * share, abs_tol=1e-12)
-    assert math.isclose(numbers.get("clip_high_tokens", 0.0), (out & rising).sum() * share, abs_tol=1e-12)
 
 
 def test_kept_advantages_are_one_per_token_in_any_layout(library: Library) -> None:

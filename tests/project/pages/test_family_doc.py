@@ -51,7 +51,7 @@ def test_every_preset_is_under_a_trainers_name_or_said_to_be_under_none() -> Non
     """And what the table of trainers has in backticks and capitals is a preset."""
     start = PAGE.index("## From a trainer's name to ours")
     section = PAGE[start : PAGE.index("Out of scope so far", start)]
-    named = set(re.findall(r"`([A-Z][A-Z0-9_]{3,})`", section))
+    named = set(re.findall(r"`([A-Z][A-Z0-9_]{2,})`", section))
     assert named == set(PRESETS)
 
 
@@ -96,6 +96,10 @@ def names(d: np.ndarray, advantage: np.ndarray, name: str) -> dict[str, Any]:
         return np.where(a > 0, r <= 1 + of("surrogate", "high"), r >= 1 - of("surrogate", "low"))
 
     clipped = np.where(a > 0, np.minimum(d, of("gate", "high")), np.maximum(d, -of("gate", "low")))
+    moved, edges = np.exp(np.minimum(d, 0.0)) - 1.0, (of("gate", "low"), of("gate", "high"))
+    above, below = moved > edges[1], moved < -edges[0]
+    if not getattr(PRESETS[name].gate, "either_side", False):
+        above, below = above & (a > 0), below & (a < 0)
     k, lam, tau = by_sign("k_pos", "k_neg"), by_sign("lam_pos", "lam_neg"), by_sign("tau_pos", "tau_neg")
     bound = of("gate", "width") * length ** of("gate", "length_power")
     return {
@@ -103,13 +107,14 @@ def names(d: np.ndarray, advantage: np.ndarray, name: str) -> dict[str, Any]:
         "g": np.exp(clipped.mean(axis=1, keepdims=True)), "token_open": clipped == d,
         "within": np.where(a > 0, total <= bound, total >= -bound),
         "phi": lambda r: r**k * np.exp(lam * (1 - r)), "tau": tau, "sech2": lambda z: 1 / np.cosh(z) ** 2,
-        "minimum": np.minimum, "M": ~((a < 0) & (-mean > of("gate", "delta"))),
+        "minimum": np.minimum, "inside": ~(above | below), "M": ~((a < 0) & (-mean > of("gate", "delta"))),
         "W": np.minimum(np.where(a > 0, 1 / w, w), of("surrogate", "cap")),
     }  # fmt: skip
 
 
 SPELLING = [
     (r"\\\|y_i\\\|", "L"), (r"Σ\\\|y\\\|", "S"), (r"1\[token t not clipped\]", "token_open"),
+    (r"1\[π_it inside\]", "inside"),
     (r"1\[\\\|log ρ_i\\\| within b_i on A's side\]", "within"), ("φ", "phi"), ("ρ_i", "rho"), ("sech²", "sech2"), ("τ", "tau"),
     ("−", "-"), (r"min\(", "minimum("), (r"_it?\b", ""), (r"tau\(", "tau*("), (r"(?<=[\w)\]]) (?=[\w(])", " * "),
 ]  # fmt: skip

@@ -61,7 +61,7 @@ def of_selection(rng: np.random.Generator) -> dict[str, Call]:
     state = {**pair, "advantage": advantage}
     covariance = {"logp": old, "advantage": advantage, "layout": Padded(mask)}
     return {
-        "inside_region": (inside_region, {"region": TotalVariation(0.1, 0.2), "either_side": False, **state}),
+        "inside_region": (inside_region, {"region": TotalVariation(0.1, 0.2), **state}),
         "kept_advantages": (kept_advantages, {"advantage": advantage, "kept": mask, "layout": Padded(mask)}),
         "top_share": (top_share, {"values": old, "layout": Padded(mask), "share": 0.25}),
         "within_second_moment": (within_second_moment, {**pair, "threshold": 0.1}),
@@ -70,7 +70,7 @@ def of_selection(rng: np.random.Generator) -> dict[str, Call]:
             future_kl_advantages,
             {**state, "half_life": 3.0, "low": 0.9, "high": 1.2, "safety": 4.0},
         ),
-        "TotalVariation": (TotalVariation, {"low": 0.1, "high": 0.2}),
+        "TotalVariation": (TotalVariation, {"low": 0.1, "high": 0.2, "either_side": False}),
     }
 
 

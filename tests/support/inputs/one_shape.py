@@ -39,7 +39,9 @@ def _example(name: str, seed: int) -> Batch:
     d[2], advantage[2] = [0.215, 0.2, 0.19, 0.23, -0.1, 0.1], 1.0
     d[6], advantage[6] = 0.45, 1.0
     token_advantage = rng.choice([-1.0, 0.0, 1.0, 2.0], (N, T))
-    batch = Batch(d - 3.0, np.full((N, T), -3.0), MASKS[name], advantage, token_advantage, 0.2, 0.2)
+    old = np.full((N, T), -3.0)
+    old[6] = -1.0  # likely tokens, whose probability rises by 0.21
+    batch = Batch(old + d, old, MASKS[name], advantage, token_advantage, 0.2, 0.2)
     return batch.rounded(np.float32).poisoned(POISON[name])
 
 

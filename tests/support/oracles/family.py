@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from support.oracles.loss import Rows, positions
 
@@ -30,15 +30,18 @@ class Row(NamedTuple):
 
 
 RowFunction = Callable[[list[float], list[float]], Row]
+PairFunction = Callable[[list[tuple[float, float]], list[float]], Row]
+"""Of (log π, log π_old) of each token in place of their differences."""
 
 
 class Method(NamedTuple):
     """A row function, and what its sum is divided by."""
 
-    row: RowFunction
+    row: RowFunction | PairFunction
     per_token: bool
     divisor: Callable[[list[int]], float]
     """From the lengths of all responses."""
+    sees_pairs: bool = False
 
 
 def responses(lengths: list[int]) -> float:
@@ -169,6 +172,24 @@ def deepseek(d: list[float], a: list[float]) -> Row:
     )
 
 
+def dppo(pairs: list[tuple[float, float]], a: list[float]) -> Row:
+    """sg[min(w, 20)] A where p - p_old <= 0.15 (A > 0) or >= -0.15 (A < 0)."""
+    weights, silent = [], []
+    for (new, old), y in zip(pairs, a, strict=True):
+        moved = math.exp(min(new, 0.0)) - math.exp(min(old, 0.0))
+        shut = (y > 0 and moved > 0.15) or (y < 0 and moved < -0.15)
+        weights.append(0.0 if shut else min(math.exp(new - old), 20.0) * y)
+        silent.append(shut)
+    return Row(weights, weights, [new - old for new, old in pairs], silent)
+
+
+def ipo(pairs: list[tuple[float, float]], a: list[float]) -> Row:
+    """w A where |p - p_old| <= 0.1."""
+    far = [abs(math.exp(min(new, 0.0)) - math.exp(min(old, 0.0))) > 0.1 for new, old in pairs]
+    weights = [0.0 if z else math.exp(new - old) * y for (new, old), y, z in zip(pairs, a, far, strict=True)]
+    return Row(weights, weights, [new - old for new, old in pairs], [z and y != 0 for z, y in zip(far, a, strict=True)])
+
+
 def _grpo(low: float, high: float, per_length: bool) -> RowFunction:
     return _token_rows(lambda x, y: clip_term(x, y, low, high), (lambda n: 1 / n) if per_length else (lambda _: 1.0))
 
@@ -189,6 +210,8 @@ METHODS: dict[str, Method] = {
     "SAPO": Method(_token_rows(sapo_term, lambda n: 1 / n), True, responses),
     "ASPO": Method(_token_rows(aspo_term, lambda _: 1.0), True, tokens),
     "DEEPSEEK_V3_2": Method(deepseek, True, responses),
+    "DPPO": Method(dppo, True, tokens, sees_pairs=True),
+    "IPO": Method(ipo, True, tokens, sees_pairs=True),
     "DUAL_CLIP": Method(_token_rows(dual_clip_term, lambda n: 1 / n), True, responses),
 }
 
@@ -207,7 +230,8 @@ def judge(
         where = positions(mask_row)
         if not where:
             continue
-        row = method.row([logp[i][t] - old[i][t] for t in where], [advantage[i][t] for t in where])
+        pairs: list[Any] = [(logp[i][t], old[i][t]) for t in where]
+        row = method.row(pairs if method.sees_pairs else [x - y for x, y in pairs], [advantage[i][t] for t in where])
         terms += [-g / n for g in row.gains]
         for j, t in enumerate(where):
             weight[i][t] = -row.weights[j] / n
