@@ -76,7 +76,8 @@ class Gated(NamedTuple):
     advantage: Array
     """Units: advantages as the surrogate sees them."""
     open: Array
-    """Token array, boolean: ∂(seen d)/∂(true d) is 1 where open, 0 where closed and in masked slots."""
+    """Token array: ∂(seen d)/∂(true d). Boolean, True where open; or the derivative itself, in the dtype of d, of a gate that
+    closes smoothly. False or 0 in masked slots."""
 
 
 class Layout(ABC):

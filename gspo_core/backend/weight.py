@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gspo_core.objectives import Objective
-from gspo_core.objectives.gating import gated, token_log_ratio
+from gspo_core.objectives.gating import gated, passed, token_log_ratio
 from gspo_core.objectives.loss import unit_advantage, unit_loss
 from gspo_core.types import Array, Layout, PerToken
 
@@ -59,4 +59,4 @@ def weight_as_function(
     moves = xp.where(xp.isinf(moves), 0.0, moves)  # a ratio of 0 or ∞ does not move, and ∞ − ∞ would be NaN
     log_ratio = hold_constant(ratio.log_ratio(seen.d, layout)) + (moves - hold_constant(moves))
     again = ratio.pull_back(unit_loss(objective, log_ratio, seen.advantage, layout, denominator).slope, layout)
-    return again if objective.gate is None else xp.where(seen.open, again, 0.0)
+    return again if objective.gate is None else passed(seen, again, layout)

@@ -46,12 +46,25 @@ def _through(gate: Any, ratio: Ratio, d: Array, advantage: Array, layout: Layout
     return seen._replace(advantage=layout.xp.reshape(seen.advantage, advantage.shape))
 
 
+def passed(seen: Gated, weight: Array, layout: Layout) -> Array:
+    """Token array: the gradient with respect to the true log ratios, from that with respect to those which the gate let see."""
+    xp = layout.xp
+    if xp.isdtype(seen.open.dtype, "bool"):
+        return xp.where(seen.open, weight, 0.0)
+    return xp.where(_is_open(seen, layout), seen.open * weight, 0.0)
+
+
+def _is_open(seen: Gated, layout: Layout) -> Array:
+    return seen.open if layout.xp.isdtype(seen.open.dtype, "bool") else seen.open != 0
+
+
 def silenced(ratio: Ratio, advantage: Array, seen: Gated, layout: Layout) -> Array:
     """Units, boolean: advantage not zero, but the gate took it away or closed all of the unit's tokens."""
     xp = layout.xp
+    opened = _is_open(seen, layout)
     if ratio.per_token:
-        shut = ~seen.open
+        shut = ~opened
     else:
-        moving = xp.astype(seen.open, seen.d.dtype)
+        moving = xp.astype(opened, seen.d.dtype)
         shut = (sum_by_turn(moving, turns_of(layout, ratio)) if is_per_turn(ratio) else layout.sum(moving)) == 0
     return (advantage != 0) & ((seen.advantage == 0) | shut)

@@ -15,7 +15,7 @@ from gspo_core._lib.validation import check_layout, check_old_policy, divisor, u
 from gspo_core.layouts.prepared import prepared
 from gspo_core.types import Array, Gate, Layout, LogProbGate, PerToken, Ratio, Reduction, Surrogate
 
-from .gating import gated, silenced, token_log_ratio
+from .gating import gated, passed, silenced, token_log_ratio
 from .result import Loss
 
 
@@ -177,7 +177,7 @@ def policy_loss(
     value, slope, clipped = unit_loss(objective, log_ratio, seen.advantage, layout, total)
     weight = objective.ratio.pull_back(slope, layout)
     if objective.gate is not None:
-        weight = xp.where(seen.open, weight, 0.0)
+        weight = passed(seen, weight, layout)
         clipped = clipped | silenced(objective.ratio, per_unit, seen, layout)
     return Loss(value, weight, log_ratio, clipped, total, on_policy)
 

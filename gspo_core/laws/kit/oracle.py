@@ -138,7 +138,8 @@ class GatedResponse(NamedTuple):
 
     d: list[float]
     a: list[float]
-    open: list[bool]
+    open: Sequence[float]
+    """∂(d after the gate)/∂(d before it), True for 1."""
 
 
 def _token_clip(g: Any, y: Response) -> GatedResponse:
@@ -274,7 +275,7 @@ def scalar_loss(
         terms += [-term.gain * size for term in found]
         for j, t in enumerate(where):
             term = found[j if per_token else 0]
-            weight[i][t] = -term.slope * share * size if gated.open[j] else 0.0
+            weight[i][t] = -term.slope * share * size * gated.open[j] if gated.open[j] else 0.0
             if per_token:
                 log_ratio[i][t], clipped[i][t] = units[j], a[j] != 0 and weight[i][t] == 0
         if not per_token:

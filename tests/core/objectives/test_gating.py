@@ -1,14 +1,20 @@
-"""A gate that sees log-probs is given both, 0 in masked slots; one that does not is called as it always was."""
+"""What a gate is given, the log-probs among it if it asks; and a gate that closes smoothly, with its derivative as `open`."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import gspo_torch
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from support.cases import Batch, batches, core_loss
+from support.libraries import NUMPY
 
-from gspo_core import GRPO, GSPO, Packed, Padded, policy_loss
+from gspo_core import GRPO, GSPO, Packed, Padded, laws, policy_loss
 from gspo_core.backend import weight_as_function
 from gspo_core.layouts import Turns
 from gspo_core.objectives import Gated, Turn, TurnMean, Unclipped
@@ -73,3 +79,67 @@ def test_the_weight_as_a_function_asks_the_gate_with_the_same_numbers() -> None:
     assert np.array_equal(again, loss.logp_grad)
     first, second = gate.calls
     assert all(np.array_equal(first[name], second[name]) for name in ("logp", "old_logp"))
+
+
+# ---- a gate that closes smoothly
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Log ratios are bent: c atan(d/c), whose derivative is 1/(1 + (d/c)²), and no number at all beyond `end`."""
+
+    c: float = 0.5
+    end: float = 3.0
+
+    def __call__(self, d: Any, advantage: Any, layout: Any, per_token: bool) -> Gated:
+        xp, x = layout.xp, d / self.c
+        inside = layout.valid & (xp.abs(d) <= self.end)
+        return Gated(xp.where(inside, self.c * xp.atan(x), 0.0), advantage, xp.where(inside, 1.0 / (1.0 + x * x), 0.0))
+
+
+SOFT = [replace(GSPO, surrogate=Unclipped(), gate=Soft()), replace(GRPO, surrogate=Unclipped(), gate=Soft())]
+by_ratio = pytest.mark.parametrize("objective", SOFT, ids=["sequences", "tokens"])
+
+
+@by_ratio
+@given(batch=batches(edges=False, max_tokens=5))
+def test_value_and_weight_are_those_of_bent_log_ratios(objective: Any, batch: Batch) -> None:
+    """Each response by itself: the chain rule written out, token by token."""
+    loss = core_loss(NUMPY, objective, batch)
+    n, weight, values = max(1, int(batch.mask.any(axis=1).sum())), np.zeros(batch.mask.shape), []
+    for i, row in enumerate(batch.mask):
+        where, a = np.flatnonzero(row), batch.advantage[i]
+        d = [float(batch.logp[i, t] - batch.old_logp[i, t]) for t in where]
+        bent = [0.5 * math.atan(x / 0.5) if abs(x) <= 3.0 else 0.0 for x in d]
+        slope = [1 / (1 + (x / 0.5) ** 2) if abs(x) <= 3.0 else 0.0 for x in d]
+        if objective is SOFT[0] and len(where):
+            s = math.exp(math.fsum(bent) / len(where))
+            values.append(-a * s / n)
+            weight[i, where] = [-a * s * y / len(where) / n for y in slope]
+            assert bool(loss.clipped[i]) == (a != 0 and not any(slope))
+        elif len(where):
+            values += [-a * math.exp(x) / len(where) / n for x in bent]
+            weight[i, where] = [-a * math.exp(x) * y / len(where) / n for x, y in zip(bent, slope, strict=True)]
+            assert loss.clipped[i, where].tolist() == [a != 0 and y == 0 for y in slope]
+    np.testing.assert_allclose(loss.logp_grad, weight, rtol=1e-11, atol=1e-15)
+    assert math.isclose(float(loss.value), math.fsum(values), rel_tol=1e-11, abs_tol=1e-12 * math.fsum(map(abs, values)))
+
+
+@by_ratio
+def test_first_and_second_derivatives_in_pytorch_are_those_of_the_value(objective: Any) -> None:
+    mask = torch.tensor(MASK)
+    logp = torch.tensor(np.where(MASK, LOGP, 0.0), requires_grad=True)
+    old = torch.tensor(np.where(MASK, OLD, 0.0))
+
+    def value(x: Any) -> Any:
+        return gspo_torch.policy_loss(objective, x, old, torch.tensor([1.0, -2.0], dtype=torch.float64), Padded(mask)).value
+
+    assert torch.autograd.gradcheck(value, (logp,))
+    assert torch.autograd.gradgradcheck(value, (logp,))
+
+
+@pytest.mark.slow
+def test_the_kit_checks_a_soft_gate_by_its_own_code() -> None:
+    report = laws.check(SOFT[0], like=SOFT[0], examples=4)
+    assert not report.broken, str(report)
+    assert any("Soft is the intended gate" in sentence for sentence in report.unchecked)
