@@ -3,6 +3,7 @@
 from .groups import decoupled_advantages, group_advantages
 from .lengths_and_ranks import BestOfGroup, LengthWeighted
 from .normalisers import BatchStd, Centred, LeaveOneOut, MaxRL, Normaliser, ZScore
+from .token_baselines import optimal_token_advantages
 from .turns import reward_to_go, turn_advantages
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ZScore",
     "decoupled_advantages",
     "group_advantages",
+    "optimal_token_advantages",
     "reward_to_go",
     "turn_advantages",
 ]

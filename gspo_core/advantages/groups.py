@@ -42,7 +42,7 @@ def group_advantages(rewards: Any, group_ids: Any, normaliser: Normaliser = _POP
     [1.0, -1.0, 0.0]
     """
     check_choice("normaliser", normaliser, ("__call__",), "a normaliser such as ZScore()")
-    xp, rewards, group_ids, valid = _checked(rewards, group_ids, valid)
+    xp, rewards, group_ids, valid = checked_groups(rewards, group_ids, valid)
     return xp.where(valid, normaliser(xp, _group_view(xp, rewards, group_ids, valid)), 0.0)
 
 
@@ -93,7 +93,7 @@ def decoupled_advantages(
         total = total + factor * group_advantages(part, group_ids, normaliser, valid=valid)
     if batch_scale is None:
         return total
-    xp, _, _, valid = _checked(parts[0], group_ids, valid)
+    xp, _, _, valid = checked_groups(parts[0], group_ids, valid)
     return batch_scale.scaled(xp, total, total, valid)
 
 
@@ -111,7 +111,7 @@ def _components(rewards: Any) -> list[Any]:
     return parts
 
 
-def _checked(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array, Array, Array]:
+def checked_groups(rewards: Any, group_ids: Any, valid: Any) -> tuple[Namespace, Array, Array, Array]:
     """(xp, rewards in at least float32, group ids, valid), or the error that names the argument."""
     rewards, group_ids = _from_list("rewards", rewards, np.float64), _from_list("group_ids", group_ids, np.int64)
     if valid is not None:

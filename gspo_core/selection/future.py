@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from gspo_core._lib.array import arange_like, namespace, shape_of, without_nan_warning
+from gspo_core._lib.array import namespace, without_nan_warning
 from gspo_core._lib.checks import as_number
+from gspo_core._lib.running import sums_from_here, whole_sequences
 from gspo_core._lib.validation import check_layout, log_probs
 from gspo_core.objectives import PerToken, Token
 from gspo_core.objectives.loss import unit_advantage
@@ -55,8 +56,7 @@ def future_kl_advantages(
     [[1.0241, 1.0488, 1.1]]
     """
     check_layout(layout)
-    if layout.local is not layout:
-        raise TypeError("layout: expected one that holds whole responses, got one whose responses are spread over ranks")
+    whole_sequences(layout)
     values = advantage.values if isinstance(advantage, PerToken) else advantage
     xp = namespace(logp=logp, old_logp=old_logp, advantage=values, layout=layout.valid)
     logp, old_logp = log_probs(xp, layout, False, logp=logp, old_logp=old_logp)
@@ -64,7 +64,7 @@ def future_kl_advantages(
     units = unit_advantage(Token(), advantage, layout, logp)
     with without_nan_warning(xp):
         d = logp - old_logp
-        future = _discounted_future(xp, d, layout, 2.0 ** (-1.0 / half_life))
+        future = sums_from_here(xp, d, layout, 2.0 ** (-1.0 / half_life))
     cautious = (units < 0) & (d > math.log(safety))
     factor = xp.where(cautious, _between(xp, future, *CAUTIOUS), _between(xp, future, low, high))
     return PerToken(units * factor)
@@ -87,23 +87,3 @@ def _between(xp: Namespace, log_factor: Array, low: float, high: float) -> Array
     """e^x, bounded in log space."""
     bounded = xp.where(log_factor > math.log(high), math.log(high), log_factor)
     return xp.exp(xp.where(bounded < math.log(low), math.log(low), bounded))
-
-
-def _discounted_future(xp: Namespace, x: Array, layout: Layout, decay: float) -> Array:
-    """Token array: Σ_{k ≥ t} decay^(k − t) x_k over the tokens of the same sequence, in log₂(longest) steps.
-
-    Tokens are sorted by sequence; after n steps a slot holds the sum of its next 2ⁿ tokens.
-    """
-    width = layout.shape[-1]
-    numbers = layout.spread(arange_like(xp, layout.num_sequences, x))
-    owner = xp.reshape(xp.where(layout.valid, numbers, -1.0), (-1,))
-    order = xp.argsort(owner, stable=True)
-    owner, total = xp.take(owner, order, axis=0), xp.take(xp.reshape(x, (-1,)), order, axis=0)
-    step, slots = 1, shape_of(total)[0]
-    while step < width and decay**step > 0.0:
-        edge = min(step, slots)
-        same = owner[edge:] == owner[: slots - edge]
-        more = xp.where(same, total[edge:], 0.0) * decay**step
-        total = xp.concat([total[: slots - edge] + more, total[slots - edge :]])
-        step *= 2
-    return layout.select(xp.reshape(xp.take(total, xp.argsort(order, stable=True), axis=0), layout.shape))

@@ -89,6 +89,9 @@ def calls(array: Make) -> dict[str, Callable[[dict[str, Any]], Any]]:
         "decoupled_advantages": lambda x: advantages.decoupled_advantages([x["rewards"], x["advantage"]], ids),
         "reward_to_go": lambda x: advantages.reward_to_go(x["turns"]),
         "turn_advantages": lambda x: advantages.turn_advantages(x["turns"], layout.turn_ids, layout),
+        "optimal_token_advantages": lambda x: (
+            advantages.optimal_token_advantages(x["rewards"], ids, x["logp"], x["values"], layout).values
+        ),
         "kept_advantages": lambda x: selection.kept_advantages(x["advantage"], layout.valid, layout).values,
         "token_covariance": lambda x: selection.token_covariance(x["logp"], x["advantage"], layout),
         "future_kl_advantages": lambda x: (

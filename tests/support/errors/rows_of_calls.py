@@ -110,6 +110,12 @@ def future(layout: Any = LAYOUT, **options: Any) -> Callable[[], Any]:
     return lambda: selection.future_kl_advantages(ZEROS, ZEROS, ONES, layout, **options)
 
 
+def baselines(**wrong: Any) -> Callable[[], Any]:
+    """Optimal token baselines."""
+    good = {"rewards": ONES, "group_ids": IDS[:, 0], "logp": ZEROS, "sum_pi_squared": ZEROS + 1, "layout": LAYOUT}
+    return lambda: g.advantages.optimal_token_advantages(**{**good, **wrong})
+
+
 ADVANTAGES: list[Row] = [
     Row(T, ("rewards: expected an array", "got str"), lambda: g.group_advantages("text", [0])),
     Row(T, ("rewards: expected a list of float64", "got str"), lambda: g.group_advantages(["a"], [0])),
@@ -205,6 +211,9 @@ ADVANTAGES: list[Row] = [
     Row(V, ("low, high: expected factors with 0 < low ≤ 1 ≤ high", "got 1.0 and 0.5"), future(high=0.5)),
     Row(V, ("safety: expected a positive ratio", "got nan"), future(safety=float("nan"))),
     Row(T, ("layout: expected one that holds whole responses", "over ranks"), future(g.sharded(LAYOUT, lambda x: x))),
+    Row(V, ("rewards: expected [2], one per sequence", "got [3]"), baselines(rewards=np.ones(3), group_ids=IDS[0])),
+    Row(T, ("sum_pi_squared: expected real floating-point numbers", "int64"), baselines(sum_pi_squared=IDS)),
+    Row(V, ("sum_pi_squared: expected the layout's shape [2, 3]", "got [3]"), baselines(sum_pi_squared=ZEROS[0])),
     Row(
         T,
         ("region: expected a region such as TotalVariation(0.2, 0.2)", "got 0.2"),
