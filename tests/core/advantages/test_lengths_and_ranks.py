@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from support.budgets import assert_close64, assert_within
 from support.inputs.groups import POISON, advantages, groups
@@ -129,6 +129,31 @@ def test_gigpo_is_two_calls_with_episodes_and_with_states_as_groups(rows: list[t
         there = [r[2] for r in mine if r[3] == state] + [r[1] + r[2] for r in mine if state == 9]
         later = second - math.fsum(there) / len(there)
         np.testing.assert_allclose(found[i], [total + omega * at_start, total + omega * later], rtol=1e-11, atol=1e-12)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(-4, 4), st.integers(0, 5)), min_size=2, max_size=8), st.booleans())
+def test_reinforce_plus_plus_whitens_over_the_tokens(rows: list[tuple[int, float, int]], grouped: bool) -> None:
+    """Every token written out: mean and variance over them, with n − 1; a response of more tokens counts more."""
+    rewards, ids, lengths = (np.array(x) for x in zip(*rows, strict=True))
+    assume(lengths.sum() > 1)
+    a = group_advantages(rewards, ids, Centred()) if grouped else rewards
+    total = lengths.sum()
+    m = (lengths * a).sum() / total
+    found = (a - m) / np.sqrt((lengths * (a - m) ** 2).sum() / (total - 1) + 1e-8)
+    at_tokens = [float(x) for x, n in zip(a, lengths, strict=True) for _ in range(n)]
+    mean = math.fsum(at_tokens) / len(at_tokens)
+    variance = math.fsum((x - mean) ** 2 for x in at_tokens) / (len(at_tokens) - 1)
+    np.testing.assert_allclose(found, (a - mean) / math.sqrt(variance + 1e-8), rtol=1e-7, atol=1e-7)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from([0.0, 1.0, -0.5])), min_size=1, max_size=8))
+def test_gpg_divides_by_the_rewards_that_are_not_0(rows: list[tuple[int, float]]) -> None:
+    rewards, ids = np.array([r for _, r in rows]), np.array([g for g, _ in rows])
+    found = group_advantages(rewards, ids, Centred()) * len(rewards) / max(1, np.count_nonzero(rewards))
+    for x, (group, r) in zip(found, rows, strict=True):
+        mine = [y for g, y in rows if g == group]
+        share = len(rows) / max(1, sum(y != 0 for _, y in rows))
+        assert math.isclose(x, share * (r - math.fsum(mine) / len(mine)), rel_tol=1e-11, abs_tol=1e-12)
 
 
 WRONG: list[tuple[type[Exception], str, Any]] = [

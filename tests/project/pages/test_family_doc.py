@@ -55,6 +55,34 @@ def test_every_preset_is_under_a_trainers_name_or_said_to_be_under_none() -> Non
     assert named == set(PRESETS)
 
 
+REGISTERED = {
+    "TRL": """grpo dr_grpo dapo bnpo cispo sapo luspo vespo delta off_policy_mask_threshold top_entropy_quantile gmpo gspo_token
+        dppo a2po gold sdpo sdft minillm iw_opd""",
+    "verl": """vanilla dppo_tv dppo_kl gspo sapo gpg clip_cov kl_cov geo_mean dro cispo bypass_mode gae grpo gdpo grpo_passk
+        reinforce_plus_plus reinforce_plus_plus_baseline rloo opo remax optimal_token_baseline tir_optimal_token_baseline
+        token-mean token-sum seq-mean-token-sum seq-mean-token-sum-norm seq-mean-token-mean""",
+    "SkyRL": """regular dual_clip gspo cispo rollout_is clip_cov kl_cov sapo importance_sampling dppo binary_tv binary_kl maxrl
+        token_mean sequence_mean seq_mean_token_sum_norm prompt_mean cross_entropy""",
+    "ROLL": "vanilla ppo tis topr cispo kimi15 gae reinforce grpo gigpo step_reinforce agentic_reinforce segment",
+    "slime": "grpo gspo cispo reinforce++ ppo OPSM TIS IcePop --use-opd",
+    "NeMo-RL": "CISPO tis icepop seq-mask-tis VAPO gdpo reinforce++ MOPD",
+    "AReaL": "decoupled SAPO m2_threshold sequence distillation",
+    "prime-rl": "ipo ref_kl ce max_rl kl_tau",
+    "ms-swift": "fipo REAL CHORD gdpo sequence_token",
+    "open-instruct": "dapo cispo rho",
+}
+"""What the ten trainers register: names of objectives, advantage estimators, ways to average and weights, read in 2026."""
+
+
+@pytest.mark.parametrize("trainer", REGISTERED)
+def test_every_name_that_a_trainer_registers_is_on_the_page(trainer: str) -> None:
+    """As a preset, a line that a test runs, or out of scope; in a row that names the trainer."""
+    rows = [line.lower() for line in PAGE.splitlines() if line.startswith("|") and trainer.lower() in line.lower()]
+    text = "\n".join(rows) + "\n" + PAGE[PAGE.index("A baseline for every place") :].split("\n\n")[0]
+    found = {name: re.search(rf"(?<![\w-]){re.escape(name.lower())}(?![\w+-])", text) for name in REGISTERED[trainer].split()}
+    assert [name for name, match in found.items() if match is None] == []
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_is_complete(name: str) -> None:
     numbers, cells = ROWS[name]
