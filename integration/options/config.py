@@ -12,6 +12,7 @@ from typing import Any, Literal
 from gspo_core import Objective
 from gspo_core.kl import Capped, KLEstimator
 from gspo_core.mismatch import Correction
+from gspo_core.objectives import Region
 from integration.options.checks import PILOT_ROLLOUTS, check
 from integration.options.choices import (
     CLIP_RANGES,
@@ -63,9 +64,11 @@ class Config:
     objective: ObjectiveName = "gspo"
     """A preset of docs/family.md. gspo-token equals gspo here (one advantage per response); grpo is the usual baseline."""
     clip_low: float | None = None
-    """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo, else the preset's. Some presets have no clip range."""
+    """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo, else the preset's. Some presets have no clip range. For
+    dppo and ipo: how far a token's probability may fall."""
     clip_high: float | None = None
-    """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo, else the preset's."""
+    """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo, else the preset's. For dppo and ipo: how far a
+    token's probability may rise."""
     clip_fraction: float | None = None
     """Share of responses to clip: after a pilot with the default range, the range is chosen from the pilot's log s."""
     pilot_rollouts: int = PILOT_ROLLOUTS
@@ -162,17 +165,18 @@ class Config:
         return self.router_noise > 0 or self.sampler_dtype is not None
 
     def build_objective(self) -> Objective:
-        """The preset with this run's clip range; UserError for a range that it refuses or does not have."""
+        """The preset with this run's clip range, or trust region; UserError for one that it refuses or does not have."""
         preset = OBJECTIVES[self.objective]
-        surrogate: Any = preset.surrogate
+        place = "gate" if isinstance(preset.gate, Region) else "surrogate"
+        bounded: Any = getattr(preset, place)
         given = {"low": self.clip_low, "high": self.clip_high}
         widths = dict(zip(given, CLIP_RANGES.get(self.objective, ()), strict=False))
         widths |= {name: width for name, width in given.items() if width is not None}
         for name in widths:
-            if not hasattr(surrogate, name):
-                raise UserError(f"--clip-{name}: --objective {self.objective} has no clip range, but {surrogate}")
+            if not hasattr(bounded, name):
+                raise UserError(f"--clip-{name}: --objective {self.objective} has no clip range, but {bounded}")
         try:
-            return preset if not widths else replace(preset, surrogate=replace(surrogate, **widths))
+            return preset if not widths else replace(preset, **{place: replace(bounded, **widths)})
         except ValueError as error:
             raise UserError(f"--clip-{error}") from error
 

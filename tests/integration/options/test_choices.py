@@ -9,10 +9,11 @@ import pytest
 
 from gspo_core import Clip, kl, mismatch
 from gspo_core.kl import K3, Capped
-from gspo_core.objectives import PRESETS
+from gspo_core.objectives import PRESETS, TotalVariation
 from integration.options.choices import CLIP_RANGES, CORRECTIONS, KL_ESTIMATORS, OBJECTIVES
 from integration.options.command_line import read_options
 from integration.options.config import Config
+from integration.options.errors import UserError
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -31,6 +32,13 @@ def test_a_preset_is_chosen_by_its_name_in_small_letters(name: str, monkeypatch:
 def test_one_width_of_a_preset_can_be_given() -> None:
     assert Config(objective="dapo", clip_high=0.5).build_objective() == replace(PRESETS["DAPO"], surrogate=Clip(0.2, 0.5))
     assert Config(objective="gspo", clip_low=0.5).build_objective().surrogate == Clip(0.5, 0.04)
+
+
+def test_the_widths_of_a_trust_region_are_those_of_its_gate() -> None:
+    wide = TotalVariation(0.1, 0.3, either_side=True)
+    assert Config(objective="ipo", clip_high=0.3).build_objective() == replace(PRESETS["IPO"], gate=wide)
+    with pytest.raises(UserError, match=r"--clip-low: expected a difference of probabilities in \(0, 1\], got 0.0"):
+        Config(objective="dppo", clip_low=0.0)
 
 
 def test_every_estimator_of_the_core_has_a_word() -> None:
