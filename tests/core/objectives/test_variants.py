@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from support.cases import Batch, batches, core_loss
 from support.libraries import NUMPY
 
-from gspo_core import Clip, Objective, SequenceToken, TokenMean
+from gspo_core import Clip, Objective, SequenceToken, Token, TokenMean
+from gspo_core.objectives import DualClip
 
 
 class Tokens(NamedTuple):
@@ -35,8 +36,16 @@ def gspo_over_tokens(d: list[float], a: float) -> Tokens:
     return Tokens([gain] * len(d), [weight] * len(d))
 
 
+def two_sided(d: list[float], a: float) -> Tokens:
+    """GRPO's clip, and for A < 0 nothing beyond a ratio of 4."""
+    beyond = [a < 0 and math.exp(x) > 4 for x in d]
+    pairs = [(4 * a, 0.0) if z else clipped(x, a, 0.2, 0.2) for x, z in zip(d, beyond, strict=True)]
+    return Tokens([g for g, _ in pairs], [w for _, w in pairs])
+
+
 VARIANTS: dict[str, tuple[Objective, Callable[[list[float], float], Tokens]]] = {
     "AReaL, sequence level": (Objective(SequenceToken(), Clip(0.2, 0.2), TokenMean()), gspo_over_tokens),
+    "INTELLECT-2": (Objective(Token(), DualClip(0.2, 0.2, 4.0), TokenMean()), two_sided),
 }
 
 
