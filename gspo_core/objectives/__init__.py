@@ -4,7 +4,7 @@ from gspo_core.types import Gain, Gate, Gated, LogProbGate, PerToken, Ratio, Red
 
 from .clipped_surrogates import Clip, DualClip, GateOnly, Unclipped
 from .gates import Band, OffPolicyMask, TokenClip
-from .held_weights import BandWeight, TaperedWeight
+from .held_weights import BandWeight, LogGain, TaperedWeight
 from .loss import Objective, policy_loss
 from .presets import *  # noqa: F403 - a preset is public as soon as presets.py defines it
 from .presets import PRESETS
@@ -28,6 +28,7 @@ __all__ = [
     "GateOnly",
     "Gated",
     "LinearLoss",
+    "LogGain",
     "LogProbGate",
     "Loss",
     "Objective",

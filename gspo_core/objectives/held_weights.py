@@ -76,3 +76,30 @@ class TaperedWeight:
         bounded = xp.where(log_ratio > math.log(self.cap), math.log(self.cap), log_ratio)
         weight = xp.where(advantage > 0, advantage, advantage * exp_finite(xp, bounded)[1])
         return Gain(weight, weight)
+
+
+@dataclass(frozen=True)
+class LogGain:
+    """The log ratio in place of the ratio, inside a band: A log w with slope A for 1/(1 + width) ≤ w ≤ 1 + width, else nothing.
+
+    `width` positive and finite, else ValueError. Source: sPPO, arXiv 2108.05828, as in Trinity-RFT ("sppo", width 0.3).
+
+    >>> import numpy as np
+    >>> LogGain(0.3)(np, np.log(np.array([0.5, 1.2, 1.2])), np.array([1.0, 1.0, -1.0])).slope.tolist()
+    [0.0, 1.0, -1.0]
+    """
+
+    exact: ClassVar[bool] = True
+
+    width: float
+    """Largest w or 1/w, less 1."""
+
+    def __post_init__(self) -> None:
+        hold_numbers(self, "width")
+        if not 0.0 < self.width < math.inf:
+            raise ValueError(f"width: expected a positive finite number, got {self.width}")
+
+    def __call__(self, xp: Namespace, log_ratio: Array, advantage: Array) -> Gain:
+        """(A log w, A) inside, (0, 0) outside, elementwise."""
+        inside = xp.abs(log_ratio) <= math.log1p(self.width)
+        return Gain(advantage * xp.where(inside, log_ratio, 0.0), xp.where(inside, advantage, 0.0))

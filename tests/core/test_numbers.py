@@ -52,6 +52,7 @@ REALS = {
     "TruncatedWeight.floor": Argument(lambda x: objectives.TruncatedWeight(5.0, x), 0.5, (2.0, NAN)),
     "ReciprocalWeight.cap": Argument(lambda x: objectives.ReciprocalWeight(0.2, 0.2, x), 3.0, (1.0, NAN)),
     "BandWeight.floor": Argument(lambda x: objectives.BandWeight(x, 2.0), 0.5, (0.0, 1.0, NAN)),
+    "LogGain.width": Argument(objectives.LogGain, 2.0, (0.0, INF, NAN)),
     "TaperedWeight.cap": Argument(objectives.TaperedWeight, 2.0, (0.0, INF, NAN)),
     "GammaWeight.lam_neg": Argument(lambda x: objectives.GammaWeight(lam_neg=x), 2.0, (0.0, INF)),
     "TokenClip.low": Argument(lambda x: objectives.TokenClip(x, 0.5), 0.25, (-0.5, NAN)),

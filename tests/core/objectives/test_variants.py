@@ -13,7 +13,7 @@ from support.cases import Batch, batches, core_loss
 from support.libraries import NUMPY
 
 from gspo_core import Clip, Objective, SequenceToken, Token, TokenMean
-from gspo_core.objectives import DualClip
+from gspo_core.objectives import DualClip, LogGain
 
 
 class Tokens(NamedTuple):
@@ -43,9 +43,16 @@ def two_sided(d: list[float], a: float) -> Tokens:
     return Tokens([g for g, _ in pairs], [w for _, w in pairs])
 
 
+def log_gain(d: list[float], a: float) -> Tokens:
+    """A log w inside [1/1.3, 1.3], nothing outside."""
+    inside = [1 / 1.3 <= math.exp(x) <= 1.3 for x in d]
+    return Tokens([a * x if z else 0.0 for x, z in zip(d, inside, strict=True)], [a if z else 0.0 for z in inside])
+
+
 VARIANTS: dict[str, tuple[Objective, Callable[[list[float], float], Tokens]]] = {
     "AReaL, sequence level": (Objective(SequenceToken(), Clip(0.2, 0.2), TokenMean()), gspo_over_tokens),
     "INTELLECT-2": (Objective(Token(), DualClip(0.2, 0.2, 4.0), TokenMean()), two_sided),
+    "Trinity-RFT sppo": (Objective(Token(), LogGain(0.3), TokenMean()), log_gain),
 }
 
 

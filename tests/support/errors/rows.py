@@ -87,6 +87,7 @@ NUMBERS: list[Row] = [
     Row(V, ("width: expected a finite width in nats of at least 0", "got inf"), lambda: g.objectives.Band(math.inf)),
     Row(V, ("length_power: expected a number in [0, 1]", "got 2.0"), lambda: g.objectives.Band(0.1, 2.0)),
     Row(T, ("length_power: expected a number",), lambda: g.objectives.Band(0.1, "half")),
+    Row(V, ("width: expected a positive finite number", "got 0.0"), lambda: g.objectives.LogGain(0.0)),
     Row(V, ("delta: expected a finite width in nats of at least 0", "got nan"), lambda: g.objectives.OffPolicyMask(math.nan)),
     Row(T, ("high: expected a number",), lambda: g.mismatch.Truncate("2")),
     Row(V, ("low: expected a weight between 0 and 1", "got 1.5"), lambda: g.mismatch.Mask(1.5, 2.0, drop=False)),
