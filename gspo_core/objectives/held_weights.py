@@ -1,6 +1,6 @@
-"""Importance weights that are held constant, truncated on one side of A or masked by the current ratio.
+"""Importance weights that are held constant, truncated on one side of A or masked by the current ratio; and no weight at all.
 
-As those of `soft_surrogates`, they are published as a weight alone; the value is W A, and `exact` is False.
+As those of `soft_surrogates`, the first two are published as a weight alone; the value is W A, and `exact` is False.
 """
 
 from __future__ import annotations
