@@ -3,16 +3,11 @@
 Trust regions in probabilities, choices by entropy, by covariance and by distance from the old policy, and FIPO's weights.
 """
 
-from gspo_core.objectives.regions import BinaryKL, Region, TotalVariation
-
 from .future import future_kl_advantages
 from .regions import inside_region
 from .tokens import kept_advantages, token_covariance, top_share, within_second_moment
 
 __all__ = [
-    "BinaryKL",
-    "Region",
-    "TotalVariation",
     "future_kl_advantages",
     "inside_region",
     "kept_advantages",

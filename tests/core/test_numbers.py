@@ -61,8 +61,8 @@ REALS = {
     "Truncate.high": Argument(mismatch.Truncate, 2.0, (0.5, NAN)),
     "Mask.low": Argument(lambda x: mismatch.Mask(x, 2.0, drop=False), 0.5, (1.5, NAN)),
     "Reject.high": Argument(lambda x: mismatch.Reject(0.5, x, drop=True), 2.0, (0.5, NAN)),
-    "TotalVariation.low": Argument(selection.TotalVariation, 0.25, (0.0, 1.5, NAN)),
-    "BinaryKL.high": Argument(lambda x: selection.BinaryKL(0.1, x), 0.25, (0.0, INF, NAN)),
+    "TotalVariation.low": Argument(objectives.TotalVariation, 0.25, (0.0, 1.5, NAN)),
+    "BinaryKL.high": Argument(lambda x: objectives.BinaryKL(0.1, x), 0.25, (0.0, INF, NAN)),
     "future_kl_advantages.half_life": Argument(
         lambda x: selection.future_kl_advantages(ZEROS, ZEROS, ZEROS[:, 0], Padded(MASK), half_life=x).values.tolist(),
         4.0,

@@ -134,7 +134,7 @@ def test_gigpo_is_two_calls_with_episodes_and_with_states_as_groups(rows: list[t
 @given(st.lists(st.tuples(st.integers(0, 2), st.floats(-4, 4), st.integers(0, 5)), min_size=2, max_size=8), st.booleans())
 def test_reinforce_plus_plus_whitens_over_the_tokens(rows: list[tuple[int, float, int]], grouped: bool) -> None:
     """Every token written out: mean and variance over them, with n − 1; a response of more tokens counts more."""
-    rewards, ids, lengths = (np.array(x) for x in zip(*rows, strict=True))
+    ids, rewards, lengths = (np.array(x) for x in zip(*rows, strict=True))
     assume(lengths.sum() > 1)
     a = group_advantages(rewards, ids, Centred()) if grouped else rewards
     total = lengths.sum()

@@ -33,9 +33,8 @@ from gspo_core.advantages import (
 from gspo_core.kl import K1, K2, K3, KAbs, SequenceK2, SequenceKL
 from gspo_core.layouts import Layout
 from gspo_core.mismatch import GEO_RS, ICEPOP, MIS
+from gspo_core.objectives import BinaryKL, TotalVariation
 from gspo_core.selection import (
-    BinaryKL,
-    TotalVariation,
     inside_region,
     kept_advantages,
     token_covariance,

@@ -26,7 +26,7 @@ def slopes(member: Member, batch: Batch, advantage: np.ndarray) -> np.ndarray:
 @by_member
 def test_exact_is_said_where_it_holds_and_only_there(member: Member) -> None:
     """At log ratios where every method is live, the differences agree with the weight if and only if the member is exact."""
-    d = np.array([[1e-4, 1.5e-4], [-1e-4, -5e-5], [2.0, 1.5], [-2.0, -1.5]])
+    d = np.array([[1e-4, 1.5e-4], [-1e-4, -5e-5], [3.2, 1.5], [-2.0, -1.5]])
     advantage = np.array([1.0, -1.0, -1.0, 1.0])
     uneven = advantage[:, None] * np.array([1.0, 0.5])
     batch = Batch(d, np.zeros((4, 2)), np.ones((4, 2), dtype=bool), advantage, uneven, 0.2, 0.2)

@@ -30,6 +30,7 @@ from gspo_core.objectives import (
     PRESETS,
     Band,
     BandWeight,
+    BinaryKL,
     DualClip,
     FixedLength,
     GammaWeight,
@@ -42,10 +43,10 @@ from gspo_core.objectives import (
     SoftGate,
     TaperedWeight,
     TokenClip,
+    TotalVariation,
     TruncatedWeight,
     Unclipped,
 )
-from gspo_core.selection import BinaryKL, TotalVariation
 
 VALUES: list[Callable[[], Any]] = [
     lambda: Objective(Sequence(), Clip(3e-4, 4e-4), SequenceMean()),

@@ -14,7 +14,8 @@ from support.cases import Batch, batches
 from support.libraries import Library
 
 from gspo_core import Packed, Padded, PerToken
-from gspo_core.selection import BinaryKL, Region, TotalVariation, inside_region, kept_advantages
+from gspo_core.objectives import BinaryKL, Region, TotalVariation
+from gspo_core.selection import inside_region, kept_advantages
 
 REGIONS: list[Region] = [TotalVariation(0.1, 0.25), BinaryKL(0.02, 0.06)]
 by_region = pytest.mark.parametrize("region", REGIONS, ids=["TV", "KL"])

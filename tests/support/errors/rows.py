@@ -10,7 +10,7 @@ import numpy as np
 from support.errors.places import Row
 
 import gspo_core as g
-from gspo_core import Clip, Objective, Packed, Padded, Sequence, SequenceMean, Token, Turns, selection
+from gspo_core import Clip, Objective, Packed, Padded, Sequence, SequenceMean, Token, Turns
 from gspo_core.layouts import Restricted, Weighted, next_tokens
 
 T, V = TypeError, ValueError
@@ -103,8 +103,8 @@ NUMBERS: list[Row] = [
     Row(V, ("ddof: expected a whole number of at least 0 and at most 1", "got True"), lambda: g.advantages.BatchStd(True)),
     Row(V, ("eps: expected a finite number of at least 0", "got -1e-06"), lambda: g.advantages.ZScore(0, -1e-6)),
     Row(T, ("eps: expected a number",), lambda: g.advantages.BatchStd(0, "small")),
-    Row(V, ("low: expected a difference of probabilities in (0, 1]", "got 0.0"), lambda: selection.TotalVariation(0.0)),
-    Row(V, ("high: expected a positive finite divergence in nats", "got inf"), lambda: selection.BinaryKL(0.1, math.inf)),
+    Row(V, ("low: expected a difference of probabilities in (0, 1]", "got 0.0"), lambda: g.objectives.TotalVariation(0.0)),
+    Row(V, ("high: expected a positive finite divergence in nats", "got inf"), lambda: g.objectives.BinaryKL(0.1, math.inf)),
     Row(V, ("length: expected a whole number of at least 1", "got 2.5"), lambda: g.objectives.FixedLength(2.5)),
     Row(V, ("length: expected a whole number of at least 1", "got True"), lambda: g.objectives.FixedLength(True)),
     Row(V, ("kappa: expected a finite number of at least 0", "got -1"), lambda: g.clip_range.Drift.of(-1)),

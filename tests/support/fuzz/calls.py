@@ -40,8 +40,8 @@ from gspo_core.kl import K3, Capped, KLTerm
 from gspo_core.layouts import Restricted, Weighted
 from gspo_core.metrics import Thresholds
 from gspo_core.mismatch import Correction, Reject, TokensInside, TokenWeight, Truncate, mismatch_report
+from gspo_core.objectives import TotalVariation
 from gspo_core.selection import (
-    TotalVariation,
     future_kl_advantages,
     inside_region,
     kept_advantages,
