@@ -38,6 +38,8 @@ def probes(setting: Setting) -> list[Batch]:
         for side in (1.0, -1.0)
         for a in (1.0, -1.0)
     ]
+    if getattr(setting.like.gate, "sees_log_probs", False):  # rare tokens: ratios that move far, probabilities that do not
+        found += [Batch.of([[d, 0.5 * d]], [a], base=rare) for rare in (-1.0, -3.0) for d in (0.6, -0.6) for a in (1.0, -1.0)]
     if Claim.TOKEN_ADVANTAGES in setting.claims:
         advantage = np.array([[1.0, -0.5, 2.0], [1.0, 0.5, 0.25]])
         found.append(replace(Batch.of([[inner, 0.0, inner], [0.0, -inner, inner]], [1.0, 1.0]), advantage=advantage))

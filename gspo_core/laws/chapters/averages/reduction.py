@@ -104,9 +104,9 @@ def independent(subject: Subject, setting: Setting, case: tuple[Batch, Batch]) -
     """Replacing the numbers of the first row (same mask) leaves the gradients of all other rows unchanged."""
     batch, other = case[0].with_padding(0.0), case[1]
     width = batch.mask.shape[1]
-    d, advantage = batch.d.copy(), batch.advantage.copy()
-    d[0], advantage[0] = other.d[0, :width], other.advantage[0]
-    changed = Batch(*_log_probs(d), advantage, batch.mask).with_padding(0.0)
+    logp, old_logp, advantage = batch.logp.copy(), batch.old_logp.copy(), batch.advantage.copy()
+    logp[0], old_logp[0], advantage[0] = other.logp[0, :width], other.old_logp[0, :width], other.advantage[0]
+    changed = Batch(logp, old_logp, advantage, batch.mask).with_padding(0.0)
     if not (setting.is_clear(batch, subject.kink) and setting.is_clear(changed, subject.kink)):
         return False
     expected, found = subject(batch).weight.copy(), subject(changed)
@@ -116,10 +116,6 @@ def independent(subject: Subject, setting: Setting, case: tuple[Batch, Batch]) -
     noise = found.noise * (1.0 + scale_of(setting, batch) / (scale_of(setting, changed) + 1e-9))  # that of both
     same_weight(found._replace(weight=weight, noise=noise), expected, setting, changed, "the gradient of the other rows", note)
     return bool(batch.mask[0].any() and expected.any())
-
-
-def _log_probs(d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.minimum(d, 0.0), -np.maximum(d, 0.0)
 
 
 REDUCTION: list[Law] = [order, copies, independent, equal_responses, equal_tokens]
