@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from support.cases import Batch, batches
+from support.cases import Batch
+from support.inputs.probabilities import likely
 from support.libraries import Library
 
 from gspo_core import Packed, Padded, PerToken
@@ -50,7 +51,7 @@ def mask_by_hand(region: Any, batch: Batch, advantage: np.ndarray) -> np.ndarray
 
 
 @by_region
-@given(batch=batches(edges=False, max_tokens=5), either_side=st.booleans(), per_token=st.booleans())
+@given(batch=likely(), either_side=st.booleans(), per_token=st.booleans())
 def test_a_token_is_out_where_its_probability_has_moved_too_far_on_the_advantages_side(
     library: Library, region: Any, batch: Batch, either_side: bool, per_token: bool
 ) -> None:
