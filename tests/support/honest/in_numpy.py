@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gspo_core import GRPO, GSPO, Objective
-from gspo_core.objectives import CISPO, DAPO, DEEPSEEK_V3_2, DR_GRPO, FSPO, GMPO, LUSPO, SAPO, DualClip
+from gspo_core.objectives import CISPO, DAPO, DEEPSEEK_V3_2, DPPO, DR_GRPO, FSPO, GMPO, IPO, LUSPO, SAPO, DualClip
 
 A = Any
 LOW, HIGH = 0.2, 0.3
@@ -174,6 +174,20 @@ def off_policy_mask(logp: A, old_logp: A, advantage: A, mask: A) -> A:
     return -(gain * keep).sum() / max(1, mask.any(1).sum())
 
 
+def trust_region(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    """As verl writes it: the sides by the sign of A, the weight truncated at 20."""
+    moved = np.exp(np.where(mask, logp, 0.0)) - np.exp(np.where(mask, old_logp, 0.0))
+    at = np.where(mask, advantage[:, None], 0.0)
+    inside = np.where(at > 0, moved <= 0.15, moved >= -0.15)
+    return -(np.minimum(_w(logp, old_logp, mask), 20.0) * at * inside).sum() / max(1, mask.sum())
+
+
+def trust_region_either_side(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    p, q = (np.exp(x[mask]) for x in (logp, old_logp))
+    gain = p / q * np.repeat(advantage, mask.sum(1)) * (np.abs(p - q) <= 0.1)
+    return -gain.sum() / max(1, mask.sum())
+
+
 def fspo(logp: A, old_logp: A, advantage: A, mask: A) -> A:
     total, band = np.where(mask, logp - old_logp, 0.0).sum(1), 0.03 * np.sqrt(mask.sum(1))
     rho, low, high = np.exp(total), np.exp(-band), np.exp(band)
@@ -199,6 +213,8 @@ LOSSES: list[tuple[Any, Objective]] = [
     (sapo, SAPO),
     (cispo, CISPO),
     (off_policy_mask, DEEPSEEK_V3_2),
+    (trust_region, DPPO),
+    (trust_region_either_side, IPO),
     (fspo, FSPO),
     (dual, replace(GSPO, surrogate=DualClip(LOW, HIGH, 3.0))),
 ]
