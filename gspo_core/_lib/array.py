@@ -93,6 +93,8 @@ def is_array(x: Any) -> bool:
     """Whether x is an array of some library; the class of one is none, nor is a text of NumPy's."""
     if _library_at_once(x) is not None:
         return True
+    if type(x) in (int, float, bool, str, type(None)):  # known without a cached function, of which torch.compile warns
+        return False
     return bool(is_array_api_obj(x)) and not isinstance(x, (type, np.flexible))
 
 

@@ -22,6 +22,7 @@ from gspo_torch.door import admitted, admitted_advantage, admitted_term
 
 from .head import Head, admit, check_head, check_slots
 from .schemes import LinearFunction, prepare
+from .static import static_loss
 from .terms import Terms
 
 BUDGET_BYTES = 2**28
@@ -48,6 +49,7 @@ def linear_policy_loss(
     return_entropy: bool = False,
     vocabulary: VocabularyShard | None = None,
     budget_bytes: int = BUDGET_BYTES,
+    static: bool = False,
 ) -> LinearLoss:
     """`policy_loss(objective, token_logp(hidden, lm_head, tokens), ...)` in one, for less time and memory.
 
@@ -68,6 +70,9 @@ def linear_policy_loss(
             logits. With an entropy bonus, `soft_cap`, `vocabulary` or a sharded layout, and on a GPU, whose kernels never
             write a logit to memory, every sequence uses the two-pass scheme; with 0 as well. Gradients in float16 or bfloat16
             need their size in float32 of it, for the sums of the aligned scheme: V × H × 4 bytes for the head, 4 H a token.
+        static: read nothing from the device, and torch.compile(fullgraph=True) takes the call as one graph. Then ids are not
+            checked (one outside [0, V) has log-prob −∞), every slot costs a row of logits, also without an advantage or
+            gradient, and the scheme is two-pass, whatever the budget.
 
     Gradients are summed in float32, multiplied by what arrives at `value` (a loss scale, 1/steps), and then rounded, once.
     Sequences without an advantage are left out of forward and backward, clipped sequences of backward: their gradients are 0.
@@ -77,8 +82,8 @@ def linear_policy_loss(
 
     Returns: `LinearLoss`. Only `value` is differentiable, once (a second derivative is refused with a RuntimeError).
 
-    Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type, and inside of a graph that
-    torch.compile traces; ValueError for a negative budget and for a bonus that is not finite.
+    Raises: the errors of `policy_loss` and `token_logp`; TypeError for a `kl` of another type, and, unless `static`, inside
+    of a graph that torch.compile traces; ValueError for a negative budget and for a bonus that is not finite.
 
     >>> import torch
     >>> from gspo_core import GSPO, Padded
@@ -89,7 +94,9 @@ def linear_policy_loss(
     >>> round(loss.value.item(), 6), loss.logp_grad[0].tolist()
     (0.0, [-0.1666666716337204, -0.1666666716337204, -0.1666666716337204])
     """
-    _refuse_one_graph()
+    check_flag("static", static)
+    if not static:
+        _refuse_one_graph()
     check_flag("return_logp", return_logp)
     check_flag("return_entropy", return_entropy)
     check_term(kl)
@@ -102,22 +109,12 @@ def linear_policy_loss(
     old, divisor = (_constant(admitted(*item, like)) for item in (("old_logp", old_logp), ("denominator", denominator)))
     constant = _constant(admitted_advantage(advantage, like))
     terms = Terms(objective, old, constant, layout, divisor, on_policy, admitted_term(kl, like), bonus)
+    if static:
+        return static_loss(head, hidden, tokens, terms, return_logp=return_logp, return_entropy=return_entropy)
     with torch.no_grad():
         job = prepare(head, hidden, tokens, terms, budget_bytes, return_logp=return_logp, return_entropy=return_entropy)
     value, weighed, logp, entropy = LinearFunction.apply(hidden, head.weight, head.bias, job, torch.is_grad_enabled())
-    policy = weighed.loss
-    return LinearLoss(
-        value=value,
-        logp_grad=weighed.c,
-        log_ratio=policy.log_ratio,
-        clipped=policy.clipped,
-        denominator=policy.denominator,
-        on_policy=on_policy,
-        logp=logp if return_logp else None,
-        entropy=entropy,
-        kl=weighed.kl,
-        policy=policy if terms.every_token else None,
-    )
+    return terms.result(value, weighed, logp if return_logp else None, entropy)
 
 
 def _refuse_one_graph() -> None:
@@ -125,7 +122,7 @@ def _refuse_one_graph() -> None:
     if torch.compiler.is_compiling():
         raise TypeError(
             "hidden: expected a tensor whose numbers can be read, got one that torch.compile is tracing; the loss looks at "
-            "numbers to leave out work. For one graph use token_logp(..., static=True) and policy_loss"
+            "numbers to leave out work. For one graph pass static=True"
         )
 
 

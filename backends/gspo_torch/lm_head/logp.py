@@ -124,7 +124,7 @@ def _score(
     if layout is not None:
         check_slots(layout, tokens)
     if static:
-        return _score_every_slot(rows, head, tokens, layout, entropy, entropy_gradient)
+        return score_every_slot(rows, head, tokens, layout, entropy, entropy_gradient)
     if layout is not None:
         live = torch.nonzero(layout.valid.reshape(-1))[:, 0]
         if len(live) < len(ids):
@@ -134,10 +134,10 @@ def _score(
     return _at(logp, places, tokens.shape), _at(uncertainty, places, tokens.shape) if entropy else uncertainty
 
 
-def _score_every_slot(
+def score_every_slot(
     rows: Tensor, head: Head, tokens: Tensor, layout: Layout | None, entropy: bool, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """`_score` with shapes that do not depend on any number: masked slots are rows of zeros, whose results are left out."""
+    """(log-probs, entropies) with shapes that do not depend on any number: masked slots are rows of zeros, left out at last."""
     ids = tokens.reshape(-1)
     valid = torch.ones_like(ids, dtype=torch.bool) if layout is None else layout.valid.reshape(-1)
     inside = (ids >= 0) & (ids < head.vocabulary)

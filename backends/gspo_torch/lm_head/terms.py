@@ -13,6 +13,7 @@ from gspo_core import policy_loss as core_policy_loss
 from gspo_core.backend import active_tokens, as_number, token_shares
 from gspo_core.kl import KLTerm
 from gspo_core.layouts import Layout
+from gspo_core.objectives import LinearLoss
 
 
 def _times(coefficient: float | Tensor, x: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class Terms:
         )
         value, c, e, estimate = loss.value, loss.logp_grad, None, None
         if self.kl is not None:
-            term = self._divergence(logp, layout, loss.denominator)
+            term = self._divergence(logp, layout)
             estimate = term.value
             value, c = value + _times(self.kl.coefficient, estimate), c + _times(self.kl.coefficient, term.logp_grad)
         if self.entropy_bonus is not None and entropy is not None:
@@ -79,7 +80,23 @@ class Terms:
             value = value + layout.sum(layout.select(e * layout.select(entropy))).sum()
         return Weighed(value, c, e, loss, estimate)
 
-    def _divergence(self, logp: Tensor, layout: Layout, denominator: Any) -> Any:
+    def result(self, value: Tensor, weighed: Weighed, logp: Tensor | None, entropy: Tensor | None) -> LinearLoss:
+        """What a loss on hidden states returns, given its differentiable value; None for what was not asked for."""
+        policy = weighed.loss
+        return LinearLoss(
+            value=value,
+            logp_grad=weighed.c,
+            log_ratio=policy.log_ratio,
+            clipped=policy.clipped,
+            denominator=policy.denominator,
+            on_policy=self.on_policy,
+            logp=logp,
+            entropy=entropy,
+            kl=weighed.kl,
+            policy=policy if self.every_token else None,
+        )
+
+    def _divergence(self, logp: Tensor, layout: Layout) -> Any:
         kl = self.kl
         assert kl is not None
         old = logp if self.old_logp is None else self.old_logp
@@ -90,7 +107,7 @@ class Terms:
             layout,
             reduction=self.objective.reduction,
             old_logp=old if kl.estimator.off_policy else None,
-            denominator=denominator,
+            denominator=self.denominator,
         )
 
     def needed_tokens(self, layout: Layout) -> Tensor:

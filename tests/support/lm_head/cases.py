@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gspo_core import GSPO, Objective, Packed, Padded, PerToken, TokenKL, kl_penalty, policy_loss
-from gspo_core.backend import token_shares
 from gspo_core.kl import K3, KLEstimator
 from gspo_core.layouts import Layout
 from gspo_core.objectives import LinearLoss
@@ -130,7 +129,7 @@ def from_logits(problem: Problem, dtype: torch.dtype = torch.float64) -> Answer:
         )
         value, c = value + kl.coefficient * term.value, c + kl.coefficient * term.logp_grad
     if options.get("entropy_bonus") is not None:
-        share = token_shares(problem.objective.reduction, layout, loss.denominator)
+        share = problem.objective.reduction.weights(layout, True, loss.denominator)
         entropy = -(log_p.exp() * log_p).sum(-1)
         moved = -options["entropy_bonus"] * torch.where(layout.valid, share * entropy, 0.0).sum()
         value = value + moved.detach()
