@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from gspo_core.objectives.clipped_surrogates import DualClip
+from gspo_core.objectives.clipped_surrogates import Clip, DualClip, GateOnly
 from gspo_core.objectives.gates import Band, OffPolicyMask, TokenClip
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import GSPO
+from gspo_core.objectives.ratios import Sequence, SequenceToken, Token
 
+from .batch import Batch
 from .claim import Claim
 from .oracle import ScalarLoss, count, scalar_loss, unknown_parts
 
@@ -90,12 +92,26 @@ class Setting:
 
     def is_clear(self, batch: Any, distance: float) -> bool:
         """Whether no unit and no token starts or stops being clipped if all log ratios move together by up to `distance`."""
-        if Claim.KNOWN_FORMULA not in self.claims:
+        if Claim.KNOWN_FORMULA not in self.claims or self._is_far(batch, distance):
             return True
         moved = (replace(batch, logp=batch.logp + step * distance) for step in (-1.0, -0.5, 0.5, 1.0))
         live = (self._live(other) for other in [*moved, batch])  # the batch itself last: laws ask for its loss next
         first = next(live)
         return all(other == first for other in live) and self._is_smooth(batch, distance)
+
+    def _is_far(self, batch: Batch, distance: float) -> bool:
+        """Whether no unit of a plain clip can reach a bound, which needs no formula: a quick answer to `is_clear`."""
+        like = self.like
+        if type(like.surrogate) not in (Clip, DualClip, GateOnly) or like.gate is not None or not batch.largest < 300:
+            return False
+        d, lengths = batch.d, np.maximum(batch.lengths, 1)
+        per_token = type(like.ratio) is Token
+        mean = type(like.ratio) in (Sequence, SequenceToken)
+        units = d[batch.mask] if per_token else d.sum(axis=1)[batch.mask.any(axis=1)]
+        units = units / lengths[batch.mask.any(axis=1)] if mean else units
+        reach = distance * (1.0 if per_token or mean else float(lengths.max(initial=1)))
+        bounds = [*self.log_bounds, *([math.log(like.surrogate.cap)] if isinstance(like.surrogate, DualClip) else [])]
+        return bool(np.all(np.abs(units[:, None] - np.array(bounds)) > 1.001 * reach + 1e-12 * (1.0 + batch.largest)))
 
     def _is_smooth(self, batch: Any, distance: float) -> bool:
         """Whether no slope jumps within `distance`, for surrogates and gates without a scalar formula."""
