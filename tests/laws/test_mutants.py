@@ -54,6 +54,7 @@ SLOW = {
     "mean_of_this_rank",
     "unknown_gate_that_sees_the_batch",
     "neighbour_leaks",
+    "mask_taken_for_a_prefix",
 }
 """Mutants whose check takes over a quarter of a second: the search for a cause, or long responses."""
 QUICK = {mutant.law: mutant.name for mutant in reversed(MUTANTS) if mutant.name not in SLOW}
@@ -67,7 +68,14 @@ BY_SIZE = {
     "a response of thousands of tokens has the loss of the formula",
 }
 """Laws about sizes, whose mutants are right on small batches."""
-LARGE = {"std_over_the_batch", "mean_over_the_batch", "rounding_blown_up", "groups_by_position", "one_after_another"}
+LARGE = {
+    "mean_of_two_means",
+    "std_over_the_batch",
+    "mean_over_the_batch",
+    "rounding_blown_up",
+    "groups_by_position",
+    "one_after_another",
+}
 LARGE |= {mutant.name for mutant in MUTANTS if mutant.law in BY_SIZE}
 """Mutants with larger counterexamples: mistakes in groups need three or four responses, rounding of a sum 32768 tokens."""
 # The 28 of the issue trackers that have a number; the others are in the list of names below.

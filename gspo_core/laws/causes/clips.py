@@ -132,6 +132,12 @@ def _measured(subject: Subject, like: tuple[float, float]) -> list[Suspect]:
     if ceiling is not None and ceiling > 1.0 + high:
         words = f"the loss of bad responses is capped at the ratio {ceiling:.6g} (dual clip, or a guard)"
         dual = Suspect(words, "remove the cap, or declare it: like= with DualClip", _surrogate(DualClip(*like, ceiling)))
+        below = _flat(subject, 1.0, -1.0)
+        if below is not None and below > 1e-9:
+            words = f"the ratio is held between {below:.6g} and {ceiling:.6g}: log ratios are clamped before the clip"
+            fix = "clip the ratio alone; a guard against overflow belongs far outside, at log ratios of 50"
+            bounds = Bounded(below, min(1.0 + high, ceiling), max(1.0 - low, below), ceiling)
+            found.append(Suspect(words, fix, _surrogate(bounds)))
         found += [dual, replace(dual, objective=_surrogate(DualClip(low, high, ceiling)), sentence=f"{words}, and the range")]
     return found
 

@@ -22,15 +22,28 @@ def _centred(batch: Batch) -> Floats:
     return batch.advantage - (own.mean() if own.size else 0.0)
 
 
-def _z_score(ddof: int) -> Callable[[Batch], Floats]:
-    def normalised(batch: Batch) -> Floats:
-        own = _filled(batch)
-        if own.size <= ddof:
-            return np.zeros(batch.advantage.shape)
-        std = float(own.std(ddof=ddof))
-        return _centred(batch) / (std + 1e-300)
+def _deviation(batch: Batch, ddof: int) -> float:
+    own = _filled(batch)
+    return float(own.std(ddof=ddof)) if own.size > ddof else 0.0
 
-    return normalised
+
+def _z_score(ddof: int, eps: float) -> Callable[[Batch], Floats]:
+    return lambda batch: _centred(batch) / (_deviation(batch, ddof) + eps + 1e-300)
+
+
+def _per_std(ddof: int, eps: float, always: bool) -> Callable[[Batch], Floats]:
+    """Divided by σ + eps; where σ is 0, too, only if `always`."""
+
+    def divided(batch: Batch) -> Floats:
+        std = _deviation(batch, ddof)
+        return batch.advantage / (std + eps) if std > 0 or (always and eps) else batch.advantage
+
+    return divided
+
+
+def _without_equals(batch: Batch) -> Floats:
+    own = _filled(batch)
+    return np.zeros(batch.advantage.shape) if own.size > 1 and not np.ptp(own) else batch.advantage
 
 
 def _per_size(batch: Batch) -> Floats:
@@ -55,8 +68,11 @@ def _next(batch: Batch) -> Floats:
 INSIDE = "pass the advantages as they are: they are normalised before the loss"
 ADVANTAGES: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
     ("the mean of the advantages is subtracted inside the loss", INSIDE, _centred),
-    ("advantages are normalised inside the loss, by mean and standard deviation of the batch", INSIDE, _z_score(0)),
-    ("advantages are normalised inside the loss, by mean and standard deviation (ddof 1) of the batch", INSIDE, _z_score(1)),
+    (
+        "a batch whose advantages are all equal has loss 0, as if there were nothing to learn",
+        "leave it to the advantages, which are 0 for a group of equal rewards",
+        _without_equals,
+    ),
     ("advantages are divided by their root mean square inside the loss", INSIDE, _per_size),
     ("the sign of the advantage is lost: |A|", "use A", lambda batch: np.abs(batch.advantage)),
     ("negative advantages are set to 0", "use A, of either sign", lambda batch: np.maximum(batch.advantage, 0.0)),
@@ -73,6 +89,20 @@ ADVANTAGES: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
 )
 
 
+DDOF = {0: "", 1: " (ddof 1)"}
+DEVIATIONS = [
+    (f"advantages are {what} of the batch{DDOF[ddof]} inside the loss", INSIDE, change)
+    for ddof in DDOF
+    for eps in (0.0, 1e-8, 1e-6, 1e-5, 1e-4)
+    for what, change in (
+        ("normalised by mean and standard deviation", _z_score(ddof, eps)),
+        ("divided by the standard deviation", _per_std(ddof, eps, False)),
+        ("divided by the standard deviation", _per_std(ddof, eps, True)),
+    )
+]
+"""(sentence, fix, advantages that the loss takes instead), with the usual epsilons."""
+
+
 def _constant(value: float) -> Callable[[Batch], Floats]:
     return lambda batch: np.full(len(batch.mask), value)
 
@@ -83,9 +113,23 @@ def _advantage(change: Callable[[Batch], Floats]) -> Callable[[Batch], Batch]:
 
 def advantages() -> list[Suspect]:
     """Suspects of the advantages, and the detached loss."""
-    found = [Suspect(words, fix, batch=_advantage(change)) for words, fix, change in ADVANTAGES]
+    found = [Suspect(words, fix, batch=_advantage(change)) for words, fix, change in (*ADVANTAGES, *DEVIATIONS)]
     detached = "the gradient is 0 although the value is right: log π is detached", "let the gradient flow through log π"
     return [*found, Suspect(*detached, slope=0.0)]
+
+
+def weights_by_sign(good: float, bad: float) -> list[Suspect]:
+    """Other weights for bad responses than for good ones, as measured on policy."""
+    if not (np.isfinite([good, bad]).all() and good > 0 and bad > 0) or abs(good - bad) <= 1e-6 * good:
+        return []
+
+    def by(batch: Batch) -> Floats:
+        return batch.advantage * np.where(batch.advantage < 0, bad, good)
+
+    words = f"bad responses weigh {bad:.6g} times what the formula gives, and good ones as much as they should"
+    if abs(good - 1.0) > 1e-6:
+        words = f"good responses weigh {good:.6g} times what the formula gives, and bad ones {bad:.6g} times"
+    return [Suspect(words, "use A as it is, for either sign", batch=_advantage(by))]
 
 
 def constants(value: float, slope: float) -> list[Suspect]:

@@ -106,14 +106,15 @@ def constant_term(subject: Subject) -> str:
 
     plain, staler, lower = ask(-1.0, -1.0), ask(-1.0, -1.5), ask(-1.5, -1.5)
     floor = 1e-9 + 1e3 * plain.noise
-    pull = float(plain.weight[0, 0])
+    pulls = [float(ask(x, x).weight[0, 0]) for x in (-1.0, -1.5, -0.3)]
     if abs(staler.value - plain.value) > 1e-9:
         sign = "keeps the policy at" if staler.weight[0, 0] > 0 else "pushes the policy away from"
         return f"a term that compares log π with log π_old, and {sign} the old policy"
     if abs(lower.value - plain.value) <= 1e-9:
         return "a constant"
-    if abs(pull) <= floor:
+    if max(map(abs, pulls)) <= floor:
         return "a term of log π that is detached"
-    return (
-        f"a term of log π alone, which makes all sampled tokens {'rarer, as an entropy bonus does' if pull > 0 else 'likelier'}"
-    )
+    if min(pulls) < -floor and max(pulls) > floor:
+        return "a term of log π alone, which makes some sampled tokens rarer and others likelier, as −π log π does"
+    rarer = max(pulls) > floor
+    return f"a term of log π alone, which makes all sampled tokens {'rarer, as an entropy bonus does' if rarer else 'likelier'}"

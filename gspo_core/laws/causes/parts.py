@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -14,7 +15,9 @@ from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, Subject
 from gspo_core.objectives.clipped_surrogates import Clip, DualClip, Unclipped
 from gspo_core.objectives.gates import OffPolicyMask, TokenClip
+from gspo_core.objectives.held_weights import BandWeight
 from gspo_core.objectives.loss import Objective
+from gspo_core.objectives.soft_surrogates import TruncatedWeight
 from gspo_core.types import Array, Gain, Gated, Layout, Namespace, Surrogate
 
 from .regions import REGIONS, edges, sides
@@ -141,6 +144,28 @@ def _numbers(subject: Subject, setting: Setting, role: str, part: Any) -> Iterat
                     yield Suspect(words, fix, _with(role, replace(part, **dict.fromkeys(changed, p))))
 
 
+def _exchanged(role: str, part: Any) -> list[Suspect]:
+    """The part with two of its parameters exchanged."""
+    names = [field.name for field in fields(part) if isinstance(getattr(part, field.name), float)]
+    found = []
+    for one, other in itertools.combinations(names, 2):
+        if getattr(part, one) == getattr(part, other):
+            continue
+        words = f"{one} and {other} of the {role} are exchanged".replace("_", " ")
+        try:
+            wrong = replace(part, **{one: getattr(part, other), other: getattr(part, one)})
+        except ValueError:
+            continue
+        found.append(Suspect(words, f"apply {part}", _with(role, wrong)))
+    return found
+
+
+def _dropped(weight: TruncatedWeight) -> Suspect:
+    """Units beyond the cap are left out."""
+    words = f"units whose ratio is above the cap {weight.cap:g} are dropped: their weight is 0, not the cap"
+    return Suspect(words, f"apply {weight}", _with("surrogate", BandWeight(max(weight.floor, 1e-300), weight.cap)))
+
+
 def _one_sided(surrogate: Surrogate) -> list[Suspect]:
     """The surrogate for one sign of A only, the plain ratio for the other."""
     name, plain = type(surrogate).__name__, Unclipped()
@@ -195,6 +220,8 @@ def parts(subject: Subject, setting: Setting) -> list[Suspect]:
         found += [_not_counted(setting)] if isinstance(gate, OffPolicyMask) else []
     if not isinstance(surrogate, (Clip, DualClip, Unclipped)):
         found += _one_sided(surrogate)
+    if isinstance(surrogate, TruncatedWeight):
+        found.append(_dropped(surrogate))
     try:
         if isinstance(gate, OffPolicyMask):
             found += _thresholds(subject, gate)
@@ -202,6 +229,7 @@ def parts(subject: Subject, setting: Setting) -> list[Suspect]:
             found += [Suspect(words, f"use {gate}", _with("gate", other)) for words, other in edges(subject, gate)]
         for role, part in (("gate", gate), ("surrogate", surrogate)):
             if is_dataclass(part) and not isinstance(part, (Clip, DualClip, OffPolicyMask, *REGIONS)):
+                found += _exchanged(role, part)
                 found += _numbers(subject, setting, role, part)
     except LossError:
         return found

@@ -14,6 +14,8 @@ class Place(NamedTuple):
     words: str
     chapters: tuple[str, ...]
     """Laws that say more about it."""
+    limited: bool = False
+    """Whether only good, or only bad, responses of several tokens have another loss."""
 
 
 def place(batches: Iterable[tuple[Batch, bool]]) -> Place | None:
@@ -24,6 +26,11 @@ def place(batches: Iterable[tuple[Batch, bool]]) -> Place | None:
     if any(not agrees for _, agrees in tokens):
         return Place(f"the loss of single tokens is another one{_where(tokens)}", ("credit", "clip", "clip_bounds"))
     if any(not agrees for _, agrees in responses):
+        wrong = {float(batch.advantage.flat[0]) > 0 for batch, agrees in responses if not agrees}
+        if len(wrong) == 1 and len({float(batch.advantage.flat[0]) > 0 for batch, _ in responses}) == 2:
+            bad, good = ("good", "bad") if True in wrong else ("bad", "good")
+            words = f"single tokens and {good} responses have the right loss, and {bad} responses of several tokens have not"
+            return Place(words, ("masks", "gspo_token", "credit", "clip", "ratio", "ratio_algebra"), True)
         words = (
             "single tokens have the right loss, and a response of several has not: the ratio or a mean over tokens is another"
         )

@@ -28,7 +28,17 @@ def probes(setting: Setting) -> list[Batch]:
         Batch.of([[outer, -0.8 * outer, 0.1 * inner], [-outer, 0.6 * outer, 0.0]], [1.0, -1.0], [[1, 1, 1], [1, 1, 0]]),
         Batch.of([[outer, 0.9 * outer], [-outer, -2 * outer], [inner, inner]], [1.0, -2.0, 0.0]),
         Batch.of([[2.5, 2.0], [-2.5, -2.0]], [-1.0, 0.5]),
+        *(
+            Batch.of([[side * outer, -0.4 * side * outer, 0.2 * side * outer]], [a])
+            for side in (1.0, -1.0)
+            for a in (1.0, -1.0)
+        ),
         Batch.of([[inner, 0.0], [inner, 0.0]], [1.0, 1.0]),
+        Batch.of(
+            [[0.2 * inner * k, -0.1 * inner * (k % 2 == 0)] for k in range(5)],
+            [1.0, -1.0, 2.0, 0.5, -3.0],
+            [[1, int(k % 2 == 0)] for k in range(5)],
+        ),
     ]
     edges = [x for x in setting.edges if x not in (-setting.log_bounds[0], setting.log_bounds[1])]
     found += [

@@ -57,6 +57,11 @@ STRETCHED: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
         lambda batch: _size(batch) / (_size(batch) + 1.0),
     ),
     (
+        "log ratios are divided by |y| − 1: one token is not counted in the length",
+        "divide by mask.sum(-1)",
+        lambda batch: _size(batch) / np.maximum(_size(batch) - 1.0, 1.0),
+    ),
+    (
         "log ratios are divided by the square root of the length",
         "divide by mask.sum(-1)",
         lambda batch: np.sqrt(_size(batch)),
@@ -95,6 +100,63 @@ def _without(slot: int, single: bool) -> Callable[[Batch], Batch]:
     return cut
 
 
+def _ends(batch: Batch, last: bool) -> Bools:
+    """The first or the last token of every response."""
+    seen = np.cumsum(batch.mask, axis=1)
+    return np.asarray(batch.mask & (seen == (batch.lengths[:, None] if last else 1)))
+
+
+def _prefix(batch: Batch) -> Batch:
+    """The first |y| slots of every row."""
+    return replace(batch, mask=np.arange(batch.mask.shape[1]) < batch.lengths[:, None])
+
+
+def other_tokens() -> list[Suspect]:
+    """Other tokens than those of the response."""
+    found = []
+    for name, last in (("first", False), ("last", True)):
+
+        def others(batch: Batch, last: bool = last) -> Floats:
+            return 1.0 - _ends(batch, last)
+
+        def silent(batch: Batch, last: bool = last) -> Batch:
+            return batch.with_d(np.where(_ends(batch, last), 0.0, batch.d))
+
+        def shorter(batch: Batch, last: bool = last) -> Batch:
+            return _masked(batch, ~_ends(batch, last))
+
+        def at_least_one(batch: Batch, last: bool = last) -> Batch:
+            return _masked(batch, ~_ends(batch, last) | (batch.lengths == 1)[:, None])
+
+        def only(batch: Batch, last: bool = last) -> Floats:
+            return _ends(batch, last).astype(np.float64)
+
+        fix = "do not cut the arrays: all tokens of the mask count"
+        words = f"the {name} token of every response is dropped"
+        found += [
+            Suspect(f"{words}, and still counted in its length", fix, batch=silent, chain=others),
+            Suspect(words, fix, batch=shorter),
+            Suspect(words, fix, batch=at_least_one),
+            Suspect(
+                f"only the {name} token of a response has a gradient", "let the gradient flow through all tokens", chain=only
+            ),
+        ]
+    words = "the first |y| slots of a row are taken for its response: the mask is assumed to have no holes"
+    return [*found, Suspect(words, "select by the mask, not by the length", batch=_prefix)]
+
+
+def power(slope: float) -> list[Suspect]:
+    """A power of the ratio, as measured on policy by the gradient."""
+    if not np.isfinite(slope) or slope in (0.0, 1.0):
+        return []
+
+    def by(batch: Batch) -> Floats:
+        return np.full(len(batch.mask), slope)
+
+    words = f"log ratios are multiplied by {slope:.6g}: the ratio is raised to that power"
+    return [Suspect(words, "use log π − log π_old as it is", batch=stretched(by), chain=by)]
+
+
 def _zero(batch: Batch) -> Batch:
     return batch.with_d(np.zeros(batch.mask.shape))
 
@@ -105,6 +167,10 @@ def _token(objective: Objective) -> Objective:
 
 def _pooled(objective: Objective) -> Objective:
     return replace(objective, ratio=SequenceToken() if objective.reduction.sums_tokens else Sequence())
+
+
+def _filled(batch: Batch) -> Floats:
+    return np.full(len(batch.mask), float((batch.lengths > 0).sum()))
 
 
 def _gradients(objective: Objective) -> list[Suspect]:
@@ -125,6 +191,7 @@ def _gradients(objective: Objective) -> list[Suspect]:
             chain=inverse_ratio,
         ),
         Suspect(f"{right} 1/|y|", "divide the gradient by the length, or leave it to autodiff", chain=_size),
+        Suspect(f"{right} 1/N", "divide the gradient by the number of responses, or leave it to autodiff", chain=_filled),
     ]
 
 

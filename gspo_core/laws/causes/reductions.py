@@ -113,9 +113,26 @@ def _empty_rows_with_ratio_one(batch: Batch) -> float:
     return -float(np.where(empty, share, 0.0).sum()) / len(empty)
 
 
+def _without_advantage(objective: Objective) -> Callable[[Batch], Floats]:
+    """The weights of a mean over the responses that have an advantage."""
+
+    def factor(batch: Batch) -> Floats:
+        lengths, _filled, rows, _slots = _counts(batch)
+        live = batch.token_advantage.any(axis=1)
+        size = lengths if isinstance(objective.reduction, TokenMean) else (lengths > 0).astype(np.float64)
+        counted = float((size * live).sum())
+        return np.full(rows, size.sum() / counted if counted and batch.denominator is None else 1.0)
+
+    return factor
+
+
 def reductions(objective: Objective) -> list[Suspect]:
     """All suspects; the objective's own reduction is among them, and explains nothing."""
     found = [Suspect(sentence, fix, factor=_factor(objective, weights)) for sentence, fix, weights in MEANS]
     rows = _factor(objective, MEANS[1][2])
     words = "a row without a token counts as a response with ratio 1", "leave rows without a token out of the sum and of N"
-    return [*found, Suspect(*words, factor=rows, added=_empty_rows_with_ratio_one)]
+    found.append(Suspect(*words, factor=rows, added=_empty_rows_with_ratio_one))
+    if objective.gate is None:  # which sets advantages to 0
+        words = "responses with advantage 0 are not counted in the mean", "count them: they make the mean smaller"
+        found.append(Suspect(*words, factor=_without_advantage(objective)))
+    return found

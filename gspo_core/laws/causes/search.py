@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.cause import Cause, smallest_first
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.law import Law, Severity
@@ -16,18 +17,21 @@ from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import Subject
 
 from .answers import Seen, agree, agreeing, answers, has_right_gradient, relative
+from .approximations import approximations
 from .clips import clips
-from .credit import advantages, constants
+from .credit import advantages, constants, weights_by_sign
 from .empty import on_nothing
 from .epsilons import epsilons
 from .inputs import MEASURED
 from .mends import coarse, constant_term, with_value_of, without_constant_term
 from .parts import parts
 from .places import place
-from .ratios import ratios
+from .properties import properties
+from .ratios import other_tokens, power, ratios
 from .reductions import reductions
 from .statistics import statistics
 from .suspect import Suspect, model_of
+from .unsteady import unsteady
 
 MILLIONTH = 1e-6
 """Largest relative difference that counts as an epsilon."""
@@ -60,6 +64,8 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
     """The causes of the broken laws, the worst first; every broken law belongs to one of them."""
     broken = sorted((v for v in verdicts if v.status is Status.BROKEN), key=lambda v: _generality(v.law))
     found: list[Cause] = []
+    if broken and (changing := unsteady(subject)):
+        return tuple(_cause(changing, broken))
     nothing = on_nothing(subject) if broken else None
     if nothing is not None:
         suspect, subject = nothing
@@ -75,7 +81,7 @@ def causes(subject: Subject, setting: Setting, verdicts: Sequence[LawVerdict], s
         suspect_of_term = measure(subject, setting) if left and not _error(left[0]) else None
         found += _cause(suspect_of_term, left) if suspect_of_term else []
     left = _left(wrong, found)
-    found += [_unknown(setting, seen or [], left)] if left else []
+    found += [_unknown(subject, setting, seen or [], left)] if left else []
     explained = {v.law for cause in found for v in cause.follow}
     fragile = [v for v in broken if v.law.severity is Severity.FRAGILE and v.law not in explained]
     found += [Cause(_error(v) or v.law.otherwise, "", Severity.FRAGILE, (v,)) for v in fragile]
@@ -105,13 +111,17 @@ def _generality(law: Law) -> int:
     return SPECIAL_FIRST.index(law.chapter) if law.chapter in SPECIAL_FIRST else 0
 
 
-def _unknown(setting: Setting, seen: list[Seen], left: list[LawVerdict]) -> Cause:
+def _unknown(subject: Subject, setting: Setting, seen: list[Seen], left: list[LawVerdict]) -> Cause:
     """What no known difference explains: the most special law about the place where the loss differs, else that place."""
     if error := _error(left[0]):
         return Cause(error, "", Severity.WRONG, tuple(left), known=False)
+    differs = [s for s in seen if not agree(setting, s, s.right)]
+    measured = properties(subject, setting, seen) if differs else None
+    if measured is not None:
+        return Cause(measured.sentence, measured.fix, Severity.WRONG, smallest_first(left), known=False)
     found = place((s.batch, agree(setting, s, s.right)) for s in seen)
     chosen = next((v for v in left if found and v.law.chapter in found.chapters), left[0])
-    said = found and chosen.law.chapter == "paper"
+    said = found and (found.limited or chosen.law.chapter in {"paper", "sizes"})
     sentence = found.words if found and said else f"not so: {chosen.law.name}"
     fix = "" if said else f"A known mistake that breaks this law: {chosen.law.otherwise}"
     return Cause(sentence, fix, Severity.WRONG, (chosen, *smallest_first([v for v in left if v is not chosen])), known=False)
@@ -143,30 +153,75 @@ def _cause(suspect: Suspect, follow: list[LawVerdict]) -> list[Cause]:
 
 def _suspect(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | None:
     """The one suspect, else the pair of suspects, that agrees with the loss on all probes."""
-    if max(relative(setting, s) for s in seen) < SMALL:
-        return agreeing(epsilons(), setting, seen)
-    first = seen[0]
-    value = first.found.value / first.right.value
-    slope = float(first.found.weight[0, 0] / first.right.weight[0, 0]) / value if value else np.nan
-    like = setting.like
-    constant, bounds, others, sums = constants(value, slope), clips(subject, setting), ratios(like), reductions(like)
-    ratio = [*others, *advantages()]
-    alone = [*constant, *bounds, *ratio, *sums, *parts(subject, setting), *statistics()]
-    found = agreeing(alone, setting, seen)
+    off = max(relative(setting, s) for s in seen)
+    epsilon = agreeing(epsilons(), setting, seen) if off < SMALL else None
+    if epsilon is not None or off <= MILLIONTH:
+        return epsilon
+    found = _in_value_and_gradient(subject, setting, seen)
     if found is not None:
         return found
+    plain = [s for s in seen if not s.batch.per_token]
+    if len(plain) < len(seen) and not all(agree(setting, s, s.right) for s in plain):
+        found = _in_value_and_gradient(subject, setting, plain)
+        if found is not None:
+            return replace(found, sentence=f"with one advantage per response, {found.sentence}")
+    if seen[0].found.noise == 0:
+        return None
+    # Differences of a loss that jumps say nothing about its gradient.
+    values = [replace(s, found=s.found._replace(noise=np.inf)) for s in seen]
+    return (
+        None if all(agree(setting, s, s.right) for s in values) else agreeing(_alone(subject, setting, values), setting, values)
+    )
+
+
+def _measured(seen: list[Seen]) -> tuple[float, float]:
+    """Value and gradient of one response on policy, relative to the formula's, the gradient also to the value."""
+    first = seen[0]
+    value = first.found.value / first.right.value
+    return value, float(first.found.weight[0, 0] / first.right.weight[0, 0]) / value if value else np.nan
+
+
+def _alone(subject: Subject, setting: Setting, seen: list[Seen]) -> list[Suspect]:
+    """Every single difference."""
+    value, slope = _measured(seen)
+    like = setting.like
+    return [
+        *constants(value, slope),
+        *clips(subject, setting),
+        *ratios(like),
+        *advantages(),
+        *reductions(like),
+        *parts(subject, setting),
+        *statistics(),
+        *other_tokens(),
+        *power(slope),
+        *weights_by_sign(*_by_sign(subject, setting)),
+        *approximations(setting, value),
+    ]
+
+
+def _by_sign(subject: Subject, setting: Setting) -> tuple[float, float]:
+    """The loss of a good and of a bad token on policy, relative to the formula."""
+    tokens = [Batch.of([[0.0]], [a]) for a in (1.0, -1.0)]
+    good, bad = (subject.value(token).value / (setting.expected(token).value or np.nan) for token in tokens)
+    return good, bad
+
+
+def _in_value_and_gradient(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | None:
+    """The one suspect, else the pair of suspects, that agrees with the loss on these probes."""
+    found = agreeing(_alone(subject, setting, seen), setting, seen)
+    if found is not None:
+        return found
+    value, slope = _measured(seen)
+    like = setting.like
+    constant, bounds, others, sums = constants(value, slope), clips(subject, setting), ratios(like), reductions(like)
     pairs = itertools.chain(
         itertools.product(constant, sums),
-        itertools.product([*constant, *sums], [*ratio, *bounds]),
+        itertools.product([*constant, *sums], [*others, *advantages(), *bounds]),
         itertools.product(others, bounds),
         itertools.combinations(others, 2),
     )
-    both = agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
-    if both is not None or seen[0].found.noise == 0:
-        return both
-    # Differences of a loss that jumps say nothing about its gradient.
-    values = [replace(s, found=s.found._replace(noise=np.inf)) for s in seen]
-    return None if all(agree(setting, s, s.right) for s in values) else agreeing(alone, setting, values)
+    return agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
 
 
 def _mends(subject: Subject, setting: Setting, seen: list[Seen]) -> list[tuple[Suspect, Subject]]:

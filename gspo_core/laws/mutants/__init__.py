@@ -19,6 +19,7 @@ from .ratio import RATIO
 from .reduction import REDUCTION
 from .reports import REPORTS
 from .sizes import SIZES
+from .strangers import STRANGERS
 from .terms import TERMS
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -35,6 +36,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *GROUP_ADVANTAGES,
     *CLIP_FRACTION,
     *PACKED,
+    *STRANGERS,
 )
 
 

@@ -217,7 +217,7 @@ CREDIT = [
     Mutant(token_advantage_divided, EQUALLY, LIKE_GRPO, claims=frozenset({Claim.TOKEN_ADVANTAGES})),
     Mutant(other_tokens_in_the_ratio, "a token's gradient depends on its own ratio alone", LIKE_GRPO),
     Mutant(float16_sums, FLOAT32),
-    Mutant(bfloat16_ratio, FLOAT32),
+    Mutant(bfloat16_ratio, FLOAT32, says="are rounded, as to bfloat16"),
     Mutant(entropy_bonus_left_in, "with advantage 0 the loss and its gradient are 0", says="rarer, as an entropy bonus does"),
     Mutant(reward_kl_not_detached, "twice the advantage, twice the loss", seen="advantages not detached"),
     Mutant(

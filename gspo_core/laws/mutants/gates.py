@@ -187,12 +187,12 @@ SAYS: dict[Callable[..., Any], tuple[Objective, str]] = {
     cispo_capped_at_three: (CISPO, "cap of the surrogate is 3, not 5"),
     cispo_for_good_only: (CISPO, "TruncatedWeight acts on good responses only"),
     sapo_one_temperature: (SAPO, "tau neg of the surrogate is 1, not 1.05"),
-    sapo_without_the_four: (SAPO, "the loss of single tokens is another one"),
+    sapo_without_the_four: (SAPO, "good responses weigh 0.25 times what the formula gives, and bad ones 0.2625 times"),
     aspo_not_reciprocal: (ASPO, "the loss of single tokens is another one for good responses"),
     dppo_on_either_side: (DPPO, "taken away whatever its advantage"),
     dppo_on_the_wrong_side: (DPPO, "pushes it back"),
     dppo_from_02: (DPPO, "low and high of the gate are 0.2, not 0.15"),
     dppo_by_the_ratio: (DPPO, "compares the ratio"),
-    grpo_on_the_log_ratio: (GRPO, "the loss of single tokens is another one"),
+    grpo_on_the_log_ratio: (GRPO, "the ratio is 1 + log(π/π_old)"),
 }
 GATES = [Mutant(loss, VALUE, like, says=words) for loss, (like, words) in SAYS.items()]

@@ -188,6 +188,6 @@ UNKNOWN = [
         "the gradient is the paper's",
         unknown_gate_that_sees_the_batch(),
         kind=MutantKind.OBJECTIVE,
-        says="several ragged responses have not",
+        says="each response alone has the right loss",
     ),
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gspo_core import GRPO, GSPO, laws
 from gspo_core.laws.chapters.catalogue import named
-from gspo_core.laws.mutants import ratio, reduction
+from gspo_core.laws.mutants import ratio, sizes
 from gspo_core.laws.mutants.mutant import HIGH, LIKE, LIKE_TOKEN, LOW, gspo, right
 
 pytestmark = pytest.mark.slow
@@ -120,10 +120,10 @@ def test_a_larger_epsilon_is_wrong() -> None:
 
 
 def test_what_no_difference_explains_shows_its_most_special_law_first() -> None:
-    order = named("the order of the responses does not matter")
-    report = laws.check(reduction.later_rows_weigh_less, LIKE, laws=[*FORMULA, order], examples=5)
+    total = named("only the sum of a response's log ratios matters")
+    report = laws.check(sizes.small_log_ratios_dropped, LIKE, laws=[*FORMULA, total], examples=5)
     cause = next(cause for cause in report.causes if cause.severity is laws.Severity.WRONG)
-    assert cause.sentence == "not so: the order of the responses does not matter"
+    assert cause.sentence == "not so: only the sum of a response's log ratios matters"
     assert "A known mistake that breaks this law" in cause.fix
 
 

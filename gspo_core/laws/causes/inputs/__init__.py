@@ -14,7 +14,7 @@ from .penalties import penalty
 
 MEASURED: dict[str, Callable[[Subject, Setting], Suspect | None]] = {
     "kl": penalty,
-    "sampler": lambda subject, setting: correction(subject),
+    "sampler": correction,
     "micro_batches": denominator,
 }
 """Chapters about one more input, and what measures what a loss does with it."""

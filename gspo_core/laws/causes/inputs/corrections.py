@@ -10,6 +10,8 @@ import numpy as np
 
 from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch
+from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, Subject
 
 from .nearness import SLACK, near
@@ -20,10 +22,18 @@ TURNED = "the correction is turned over: π_sampler/π_old in place of π_old/π
 FIX = "multiply by π_old/π_sampler, held constant: exp(old_logp − sampler_logp), detached"
 
 
-def correction(subject: Subject) -> Suspect | None:
+def correction(subject: Subject, setting: Setting) -> Suspect | None:
     """What the sampler correction does; None if that is none of what is known here."""
     try:
-        return _one_token(subject) or _current(subject) or _tokens(subject) or _batch(subject)
+        return (
+            _normalised(subject)
+            or _one_token(subject)
+            or _current(subject)
+            or _signs(subject)
+            or _clipped(subject, setting)
+            or _tokens(subject)
+            or _padding(subject)
+        )
     except LossError:
         return None
 
@@ -83,17 +93,46 @@ def _tokens(subject: Subject) -> Suspect | None:
     return None
 
 
-def _batch(subject: Subject) -> Suspect | None:
-    """Padding, and responses that change each other's weights."""
+def _signs(subject: Subject) -> Suspect | None:
+    """A correction of one sign of A only."""
+    acts = {sign: not near(_value(subject, 0.0, sign, GAP), _value(subject, 0.0, sign, 0.0)) for sign in (1.0, -1.0)}
+    if acts[1.0] == acts[-1.0]:
+        return None
+    only, plain = ("good", "bad") if acts[1.0] else ("bad", "good")
+    return Suspect(f"the correction acts on {only} responses only: {plain} ones keep the weight 1", FIX)
+
+
+def _clipped(subject: Subject, setting: Setting) -> Suspect | None:
+    """A correction that moves the clip: the loss of a clipped response does not depend on it, or not as on policy."""
+    beyond = 2.0 * setting.log_bounds[1]
+    if Claim.CLIP not in setting.claims or near(_value(subject, 0.0, 1.0, GAP), _value(subject, 0.0, 1.0, 0.0)):
+        return None
+    if not near(_value(subject, beyond, 1.0, GAP), _value(subject, beyond, 1.0, 0.0)):
+        return None
+    words = "the correction is inside the clip: the ratio that is clipped is π/π_sampler, not π/π_old"
+    return Suspect(words, "clip π/π_old, and multiply the result by π_old/π_sampler, held constant")
+
+
+def _value(subject: Subject, d: float, sign: float, gap: float) -> float:
+    """The loss of one token."""
+    batch = Batch.of([[d]], [sign], base=-3.0)
+    return subject.value(replace(batch, sampler_logp=batch.old_logp - gap)).value
+
+
+def _padding(subject: Subject) -> Suspect | None:
     batch = Batch.of([[0.0, 0.0]], [1.0], [[1, 0]], base=-3.0)
     quiet, loud = (subject.value(replace(batch, sampler_logp=batch.old_logp - np.array([[GAP, x]]))).value for x in (0.0, 0.2))
-    if not near(quiet, loud):
-        return Suspect("padding of the sampler's log-probs enters the correction", "mask the log ratios before the sum")
+    if near(quiet, loud):
+        return None
+    return Suspect("padding of the sampler's log-probs enters the correction", "mask the log ratios before the sum")
+
+
+def _normalised(subject: Subject) -> Suspect | None:
+    """Responses that change each other's weights."""
     two = Batch.of([[0.0], [0.0]], [1.0, 0.0], base=-3.0)
     alone, beside = (
         subject.value(replace(two, sampler_logp=two.old_logp - np.array([[GAP], [x]]))).value for x in (0.0, 3 * GAP)
     )
-    if not near(alone, beside):
-        words = "a response's weight depends on the other responses: weights are normalised over the batch"
-        return Suspect(words, FIX)
-    return None
+    if near(alone, beside):
+        return None
+    return Suspect("a response's weight depends on the other responses: weights are normalised over the batch", FIX)

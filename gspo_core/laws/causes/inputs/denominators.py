@@ -21,6 +21,7 @@ def denominator(subject: Subject, setting: Setting) -> Suspect | None:
     """What the loss does with a denominator; None if that is none of what is known here."""
     try:
         one = [_factor(subject, setting, ONE, z) for z in (2.0, 5.0)]
+        small = _factor(subject, setting, ONE, 1.0)
         two = [_factor(subject, setting, TWO, z) for z in (2.0, 5.0)]
         count = _factor(subject, setting, TWO, setting.count(TWO))
     except LossError:
@@ -28,7 +29,10 @@ def denominator(subject: Subject, setting: Setting) -> Suspect | None:
     if all(near(factor, z) for factor, z in zip(one, (2.0, 5.0), strict=True)):
         words = "the given denominator is ignored: every micro-batch is divided by its own count"
         return Suspect(words, "divide the sum by the denominator that is passed")
-    if near(one[0], one[1]) and all(near(x, one[0]) for x in (*two, count)):
+    if near(one[0], 1.0) and not near(small, 1.0):
+        words = f"a denominator of 1 is not used as it is: the sum is divided by {1 / small:.6g} in its place"
+        return Suspect(words, "divide the sum by the denominator that is passed, as it is")
+    if near(one[0], one[1]) and not near(one[0], 1.0) and all(near(x, one[0]) for x in (*two, count)):
         words = f"with a denominator the loss is {one[0]:.6g} times the sum divided by it"
         fix = "divide by the denominator alone: not by the number of ranks or accumulation steps, too"
         return Suspect(words, fix)

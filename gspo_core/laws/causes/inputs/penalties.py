@@ -42,13 +42,8 @@ def _penalty(subject: Subject, setting: Setting) -> Suspect | None:
     floor = 1e-9 + 1e3 * subject(_token(0.0)).noise
     if size <= 1e-9 and steep <= floor:
         return _unmoved(subject)
-    constant = abs(float(subject(_token(0.0)).weight[0, 0]))
-    if steep <= floor < constant:
-        words = "the KL term is log π − log π_ref (k1), whose gradient is the same wherever the reference is"
-        return Suspect(words, "use k3, π_ref/π − log(π_ref/π) − 1, or the square of the log ratio")
     if steep <= floor:
-        words = "the KL term is detached: it is in the value, and has no gradient"
-        return Suspect(words, "let the gradient flow through log π")
+        return _flat(subject, size, floor)
     if frequent.value < 0 and rare.value < 0:
         words = "the KL term is subtracted from the loss: it pushes the policy away from the reference"
         return Suspect(words, "add the KL term to the loss")
@@ -56,6 +51,18 @@ def _penalty(subject: Subject, setting: Setting) -> Suspect | None:
         words = "the gradient of the KL term has the wrong sign: it pushes the policy away from the reference"
         return Suspect(words, "let the gradient flow through log π alone, not through the reference")
     return _old_policy(subject) or _exchanged(frequent, rare) or _weights(subject, setting) or _padding(subject)
+
+
+def _flat(subject: Subject, size: float, floor: float) -> Suspect:
+    """A KL term that has a value and no gradient that the reference changes."""
+    if abs(_pull(subject, 0.1 * AWAY).slope) > floor:
+        words = f"the KL term is capped, and has no gradient beyond: with |log π − log π_ref| = {AWAY:g} it adds {size:.6g}"
+        return Suspect(words, "leave the KL term as it is, or cap the log ratio far outside")
+    if abs(float(subject(_token(0.0)).weight[0, 0])) > floor:
+        words = "the KL term is log π − log π_ref (k1), whose gradient is the same wherever the reference is"
+        return Suspect(words, "use k3, π_ref/π − log(π_ref/π) − 1, or the square of the log ratio")
+    words = "the KL term is detached: it is in the value, and has no gradient"
+    return Suspect(words, "let the gradient flow through log π")
 
 
 def _token(c: float, stale: float = 0.0, advantage: float = 0.0) -> Batch:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gspo_core.laws.kit.batch import Batch, Floats
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import same_value, same_weight
-from gspo_core.laws.kit.law import Law, demand, law
+from gspo_core.laws.kit.law import Law, Severity, demand, law
 from gspo_core.laws.kit.oracle import unknown_parts
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import Subject
@@ -181,6 +181,7 @@ def _long(seed: int, sign: float, summed: bool) -> Batch:
     cases=lambda setting: st.tuples(st.integers(0, 99), st.sampled_from([1.0, -1.0])),
     anchors=lambda setting: [(0, 1.0), (0, -1.0)],
     effort=0.02,
+    severity=Severity.FRAGILE,
 )
 def long(subject: Subject, setting: Setting, case: tuple[int, float]) -> bool:
     """Value and gradient in float32 equal those in float64 to 1e-6, a hundredth of the paper's clip range.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,11 +10,14 @@ from hypothesis import strategies as st
 
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.claim import Claim
-from gspo_core.laws.kit.compare import same_value, same_weight
-from gspo_core.laws.kit.law import Law, Violation, law
+from gspo_core.laws.kit.compare import rounding, same_value, same_weight
+from gspo_core.laws.kit.law import Law, Violation, demand, law
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.strategies import batches
 from gspo_core.laws.kit.subject import Subject
+
+NEAR = 1e-5
+"""Relative error of a weight that is measured, also in float32."""
 
 
 @law(
@@ -57,6 +61,59 @@ def follows_sampler(subject: Subject, setting: Setting, length: int) -> bool:
     if len(set(size.values())) == 1:
         note = "one response on policy, A = 1; log π_sampler = log π_old ± 0.1 and ± 8"
         raise Violation("the loss", batch, -size[0.0], "another number for at least one of these samplers", note)
+    return True
+
+
+@law(
+    "near the old policy the correction is π_old/π_sampler, for good and bad responses alike",
+    source="docs/theory.md, D3; caps and filters act farther away: truncated importance sampling caps the ratio at 2 or more",
+    otherwise="the correction is a power of the ratio, or it is applied to one sign of A only",
+    needs={Claim.SAMPLER},
+    cases=lambda setting: st.tuples(st.sampled_from([0.01, -0.01, 0.005]), st.sampled_from([1.0, -1.0])),
+    anchors=lambda setting: [(gap, sign) for gap in (0.01, -0.01) for sign in (1.0, -1.0)],
+    effort=0.05,
+)
+def plain_ratio(subject: Subject, setting: Setting, case: tuple[float, float]) -> bool:
+    """One token on policy, log π_old − log π_sampler = g: the loss is e^g times that with g = 0, or, where a cap or a filter
+    acts, 1 or 0 times that; and the same for A = 1 and A = −1."""
+    gap, sign = case
+    batches_of = [Batch.of([[0.0]], [a]) for a in (sign, -sign)]
+    weights = []
+    for batch in batches_of:
+        found, still = (subject.value(replace(batch, sampler_logp=batch.old_logp - g)).value for g in (gap, 0.0))
+        weights.append(found / still if still else math.nan)
+    note = f"one token on policy; log π_old − log π_sampler = {gap:g}; the loss divided by that with 0"
+    if not any(abs(weights[0] - w) <= NEAR for w in (math.exp(gap), 1.0, 0.0)):
+        raise Violation("the weight of the correction", batches_of[0], weights[0], math.exp(gap), note)
+    if abs(weights[1] - weights[0]) > NEAR:
+        raise Violation("the weight of the correction", batches_of[1], weights[1], weights[0], f"{note}; required: as for −A")
+    return True
+
+
+@law(
+    "the correction moves no clip bound",
+    source="the weight π_old/π_sampler multiplies min(r A, clip(r) A); it is no part of r = π/π_old, which alone is clipped",
+    otherwise="the ratio that is clipped is π/π_sampler: the correction is inside the clip",
+    needs={Claim.SAMPLER, Claim.CLIP, Claim.LEVEL_RATIO},
+    cases=lambda setting: st.tuples(st.sampled_from([0.9, 1.1]), st.sampled_from([1.0, -1.0]), st.integers(1, 2)),
+    anchors=lambda setting: [(times, sign, 1) for times in (0.9, 1.1) for sign in (1.0, -1.0)],
+    effort=0.1,
+)
+def outside_the_clip(subject: Subject, setting: Setting, case: tuple[float, float, int]) -> bool:
+    """One response beside the bound for its sign of A, log π_old − log π_sampler = g with |g| of a fifth of the bound, towards
+    and beyond it: its loss is the weight that g has on policy times its loss with g = 0."""
+    times, sign, length = case
+    bound = setting.log_bounds[1] if sign > 0 else setting.log_bounds[0]
+    gap = 0.2 * bound * (1.0 if times < 1 else -1.0)
+    beside, still = (Batch.of([[x] * length], [sign]) for x in (times * bound, 0.0))
+    if not bound or not setting.is_clear(beside, subject.kink):
+        return False
+    found, plain, weighted, one = (
+        subject.value(replace(b, sampler_logp=b.old_logp - g)) for b in (beside, still) for g in (gap, 0.0)
+    )
+    required = plain.value * weighted.value / one.value if one.value else math.nan
+    note = f"log π_old − log π_sampler = {gap:.6g} at each token; required: as much larger than with 0 as on policy"
+    demand(found.value, required, 4 * rounding(found, beside) * abs(required), "the loss", beside, note)
     return True
 
 
@@ -126,4 +183,12 @@ def sampler_padding(subject: Subject, setting: Setting, case: tuple[Batch, float
     return not batch.mask.all() and bool(batch.token_advantage.any())
 
 
-SAMPLER: list[Law] = [same_sampler, follows_sampler, constant_weight, whole_ratio, sampler_padding]
+SAMPLER: list[Law] = [
+    same_sampler,
+    follows_sampler,
+    plain_ratio,
+    outside_the_clip,
+    constant_weight,
+    whole_ratio,
+    sampler_padding,
+]
