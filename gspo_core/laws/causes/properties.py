@@ -46,7 +46,7 @@ def _found(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Sus
 
 def _shifted(setting: Setting) -> list[Batch]:
     """The batch with other log-probs and the same log ratios, if the formula is the same on it."""
-    moved = [replace(TOKENS, logp=TOKENS.logp + by, old_logp=TOKENS.old_logp + by) for by in (-1.0, 0.5)]
+    moved = [replace(TOKENS, logp=TOKENS.logp + by, old_logp=TOKENS.old_logp + by) for by in (-1.0, 1.0)]
     size = setting.expected(TOKENS)
     return [batch for batch in moved if abs(setting.expected(batch).value - size.value) <= 1e-9 * size.scale]
 
