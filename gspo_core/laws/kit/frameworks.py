@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -174,6 +174,18 @@ class Jax:
         return importlib.import_module("jax")
 
     @cached_property
+    def _jit(self) -> Any:
+        """jax.jit with few optimisations, if this version has these options: a check compiles 150 programs, and runs each a
+        few times, for a millisecond."""
+        options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+        quick = partial(self._jax.jit, compiler_options=options)
+        try:
+            quick(lambda x: x)(1.0)
+        except Exception:  # another version of XLA, or another device: an error of any type
+            return self._jax.jit
+        return quick
+
+    @cached_property
     def _kept(self) -> dict[Call, tuple[Call, Call]]:
         return {}
 
@@ -182,7 +194,7 @@ class Jax:
         with self._jax.enable_x64(True):
             if call not in self._kept:
                 eager = self._differentiated(call)
-                self._kept[call] = (self._jax.jit(eager), eager)
+                self._kept[call] = (self._jit(eager), eager)
             jitted, eager = self._kept[call]
             arrays = {k: self._jax.numpy.asarray(x) if isinstance(x, np.ndarray) else x for k, x in inputs.items()}
             try:
@@ -216,7 +228,7 @@ class Jax:
             constants = {name: arrays.pop(name) for name in CONSTANTS if name in arrays}
             eager = self._jax.grad(value)
             try:
-                found = self._jax.jit(eager)(constants, arrays)
+                found = self._jit(eager)(constants, arrays)
             except self._jax.errors.JAXTypeError:
                 found = eager(constants, arrays)
             return {k: np.asarray(g) for k, g in found.items()}
