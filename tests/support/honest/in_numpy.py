@@ -201,9 +201,54 @@ def dual(logp: A, old_logp: A, advantage: A, mask: A) -> A:
     return -gain[mask.any(1)].sum() / max(1, mask.any(1).sum())
 
 
+def by_logaddexp(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    """Good and bad responses are added up separately, as logarithms."""
+    n = mask.sum(1)
+    x = np.sum(logp - old_logp, axis=1, where=mask) / np.maximum(n, 1)
+    x = np.where(advantage > 0, np.minimum(x, np.log(1 + HIGH)), np.maximum(x, np.log(1 - LOW)))
+    with np.errstate(divide="ignore"):
+        size = np.log(np.abs(advantage)) + x
+    up, down = (size[(sign * advantage > 0) & (n > 0)] for sign in (1, -1))
+    return (np.exp(np.logaddexp.reduce(down)) - np.exp(np.logaddexp.reduce(up))) / max(1, (n > 0).sum())
+
+
+def _gspo_gains(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    s = np.exp(np.where(mask, logp - old_logp, 0.0).sum(1) / np.maximum(mask.sum(1), 1))
+    return np.where(mask.any(1), _clipped(s, advantage, LOW, HIGH), 0.0)
+
+
+def over_a_given_number(logp: A, old_logp: A, advantage: A, mask: A, num_items_in_batch: A) -> A:
+    return -_gspo_gains(logp, old_logp, advantage, mask).sum() / num_items_in_batch
+
+
+def with_a_squared_kl(logp: A, old_logp: A, advantage: A, mask: A, ref_logp: A) -> A:
+    k2 = np.where(mask, 0.5 * (logp - ref_logp) ** 2, 0.0).sum(1) / np.maximum(mask.sum(1), 1)
+    return (0.04 * k2 - _gspo_gains(logp, old_logp, advantage, mask)).sum() / max(1, mask.any(1).sum())
+
+
+def truncated_correction(logp: A, old_logp: A, advantage: A, mask: A, rollout_logp: A) -> A:
+    """Truncated importance sampling of whole responses: at most 2."""
+    weight = np.minimum(np.exp(np.where(mask, old_logp - rollout_logp, 0.0).sum(1)), 2.0)
+    return -(_gspo_gains(logp, old_logp, advantage, mask) * weight).sum() / max(1, mask.any(1).sum())
+
+
+def masked_correction(logp: A, old_logp: A, advantage: A, mask: A, rollout_logp: A) -> A:
+    """Masked importance sampling: responses whose mean ratio is outside of 0.5 to 2 have the weight 0."""
+    weight = np.exp(np.where(mask, old_logp - rollout_logp, 0.0).sum(1) / np.maximum(mask.sum(1), 1))
+    weight = np.where((weight > 0.5) & (weight < 2.0), weight, 0.0)
+    return -(_gspo_gains(logp, old_logp, advantage, mask) * weight).sum() / max(1, mask.any(1).sum())
+
+
+def rejected_by_the_sampler(logp: A, old_logp: A, advantage: A, mask: A, rollout_logp: A) -> A:
+    """Responses far from the sampler are left out; the others keep the weight 1."""
+    far = np.abs(np.where(mask, old_logp - rollout_logp, 0.0).sum(1) / np.maximum(mask.sum(1), 1)) > 1.0
+    return -(_gspo_gains(logp, old_logp, advantage, mask) * ~far).sum() / max(1, mask.any(1).sum())
+
+
+TERMS = [with_a_squared_kl, truncated_correction, masked_correction, rejected_by_the_sampler, over_a_given_number]
 GSPOS = [loops, where_then_mean, rows_filtered_first, in_log_space, packed_bincount, packed_reduceat, masked_array, einsum]
 LOSSES: list[tuple[Any, Objective]] = [
-    *((loss, LIKE) for loss in (*GSPOS, Trainer((LOW, HIGH)), verls_epsilon)),
+    *((loss, LIKE) for loss in (*GSPOS, by_logaddexp, Trainer((LOW, HIGH)), verls_epsilon, *TERMS)),
     (grpo, GRPO),
     (grpo_by_rows, GRPO),
     (dapo, DAPO),

@@ -42,6 +42,15 @@ def packed_index_add(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Te
     return -gain[count > 0].sum() / (count > 0).sum().clamp(min=1)
 
 
+def prefix_sums(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
+    """Differences of prefix sums over the packed batch, as with cu_seqlens."""
+    count = mask.sum(-1)
+    ends = count.cumsum(0)
+    sums = torch.cat([logp.new_zeros(1), (logp - old_logp)[mask].cumsum(0)])
+    s = ((sums[ends] - sums[ends - count]) / count.clamp(min=1)).exp()
+    return -(_surrogate(s, advantage) * (count > 0)).sum() / (count > 0).sum().clamp(min=1)
+
+
 def scatter_add(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:
     n, width = mask.shape
     row = torch.arange(n).unsqueeze(1).expand(n, width).reshape(-1)
@@ -256,7 +265,7 @@ def vespo(logp: Tensor, old_logp: Tensor, advantage: Tensor, mask: Tensor) -> Te
 
 
 GSPOS = [masked_mean, masked_fill, packed_index_add, scatter_add, loop_over_responses, early_return, filtered, in_float32]
-GSPOS += [two_maxima, gate_times_weight, custom_function, Module(), vmapped, einsum, nested_tuple, verl_style]
+GSPOS += [prefix_sums, two_maxima, gate_times_weight, custom_function, Module(), vmapped, einsum, nested_tuple, verl_style]
 LOSSES: list[tuple[Any, Objective]] = [
     *((loss, LIKE) for loss in GSPOS),
     (torch.compile(masked_mean, backend="eager", dynamic=True), LIKE),
