@@ -215,8 +215,9 @@ def ledger(xp: Namespace, entries: Entries, like: Array) -> Metrics:
     return Metrics(
         _packed(xp, COUNTS, entries.counts, 0, whole),
         _packed(xp, SUMS, entries.sums, 0.0, like),
-        _packed(xp, MINIMA, entries.minima, math.inf, like),
-        _packed(xp, MAXIMA, entries.maxima, -math.inf, like),
+        # Adding 0 makes −0 a 0: which of two zeros is kept would depend on the order in which metrics are merged.
+        _packed(xp, MINIMA, entries.minima, math.inf, like) + 0.0,
+        _packed(xp, MAXIMA, entries.maxima, -math.inf, like) + 0.0,
     )
 
 

@@ -17,7 +17,7 @@ from support.oracles import advice as oracle_advice
 from support.oracles import metrics as oracle_metrics
 from support.oracles import sampler as oracle_sampler
 
-from gspo_core import GSPO, TIS, Padded, group_advantages, group_metrics, merge, policy_loss, summary
+from gspo_core import GSPO, TIS, Padded, batch_metrics, group_advantages, group_metrics, merge, policy_loss, summary
 from gspo_core.metrics import Metrics, sampler_metrics
 from gspo_core.mismatch import GEO_RS, ICEPOP, MIS, Correction, GeometricWeight, ProductWeight, Reject, TokenWeight, Truncate
 
@@ -65,6 +65,17 @@ def test_merged_parts_are_the_whole(library: Library, batch: Batch, parts: list[
         if any(float(member.objective.count(Padded(piece.mask))) != total for piece in full):
             numbers["loss_trained"] = numbers["loss"]
     assert_numbers(found, numbers, largest(batch), loss_scale)
+
+
+def test_a_zero_has_no_sign() -> None:
+    """Log-probs of −0 and +0: whichever comes first, the merged extremes are the same bits."""
+    parts = []
+    for zero in (-0.0, 0.0):
+        batch = (np.array([[zero]]), np.array([[zero]]), np.array([1.0]), Padded(np.array([[True]])))
+        parts.append(batch_metrics(GSPO, policy_loss(GSPO, *batch), *batch))
+    for name in ("minima", "maxima"):
+        assert_same_bits(getattr(merge(*parts), name), getattr(merge(*parts[::-1]), name))
+        assert not np.signbit(getattr(merge(*parts), name)[np.abs(getattr(merge(*parts), name)) == 0]).any()
 
 
 @pytest.mark.slow
