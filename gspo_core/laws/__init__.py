@@ -25,11 +25,12 @@ from .kit.batch import Batch
 from .kit.claim import Claim
 from .kit.frameworks import JAX, NUMPY, STRICT, TORCH
 from .kit.law import Law, Severity, Violation
+from .kit.names import Names
 from .kit.packing import as_padded
 from .kit.report import Report
 from .kit.runner import LawVerdict, Status
 from .kit.strategies import batches
-from .kit.subject import Framework, Names, Subject
+from .kit.subject import Framework, Subject
 from .mutants import MUTANTS, Mutant
 from .subjects import subject_of
 

@@ -19,12 +19,13 @@ from .chapters.functions.clip_fraction import FRACTION_LAWS, ClipFractionFunctio
 from .chapters.functions.group_advantages import ADVANTAGE_LAWS, AdvantageFunction, AdvantageSetting
 from .kit.claim import Claim, implied
 from .kit.law import Law
+from .kit.names import Names
 from .kit.oracle import assumptions
 from .kit.report import Report
 from .kit.runner import EXAMPLES, run
 from .kit.setting import Setting
 from .kit.signature import said
-from .kit.subject import Framework, Names, Subject
+from .kit.subject import Framework, Subject
 from .subjects import LossFunction, subject_of, title_of
 
 
@@ -38,6 +39,7 @@ def check(
     framework: Framework | None = None,
     names: Names | None = None,
     dtype: Any = None,
+    empty_rows: bool = True,
     examples: int = EXAMPLES,
     laws: Iterable[Law] | None = None,
 ) -> Report:
@@ -54,19 +56,21 @@ def check(
         names: the argument names of the loss, see `Names`; None: recognised, see `subject_of`.
         dtype: of the arrays; np.float32 for a loss that accepts no other. A loss that computes in float32 is judged with the
             tolerances of float32 in any case.
+        empty_rows: False for a loss that is never given a row without a token, because its trainer filters these rows before:
+            they are left out of every call, and the laws about them are untested.
         examples: random cases per law.
         laws: the laws to check; None: `LAWS`.
 
     Returns: `Report` with `.ok` and `.broken`; print it. `.unchecked` names a surrogate or gate for which the kit has no
     formula: its slope is checked against its gain, and everything around it, but not the formula itself.
 
-    Raises: TypeError if `loss` cannot be called.
+    Raises: TypeError if `loss` cannot be called; ValueError for an `Objective` with `empty_rows=False`.
 
     >>> from gspo_core import GSPO, laws
     >>> laws.check(GSPO, examples=5).ok
     True
     """
-    subject = subject_of(loss, framework=framework, names=names, dtype=dtype)
+    subject = subject_of(loss, framework=framework, names=names, dtype=dtype, empty_rows=empty_rows)
     target = loss if isinstance(loss, Objective) and like is GSPO else like
     setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in (LAWS if laws is None else laws))
@@ -78,8 +82,9 @@ def check(
 
 def _note(subject: Subject) -> str:
     """How the loss was called, and how precise it is."""
+    rows = "" if subject.names.empty_rows else "Rows without a token are left out of every call, as was asked for"
     precision = "It computes in float32, and is judged with the tolerances of float32" if subject.resolution > 1e-8 else ""
-    return ". ".join(filter(None, (said(subject.names), precision)))
+    return ". ".join(filter(None, (said(subject.names), rows, precision)))
 
 
 Z_SCORE = ZScore()

@@ -25,9 +25,9 @@ from .cards.profiling import Profile, profile
 from .checking import check
 from .kit.claim import Claim
 from .kit.frameworks import FRAMEWORKS
+from .kit.names import Names
 from .kit.report import Report
 from .kit.runner import EXAMPLES
-from .kit.subject import Names
 from .subjects import subject_of
 
 
@@ -69,6 +69,12 @@ def _add_ways(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--float-mask", action="store_true", help="pass the mask as 0.0 and 1.0")
     parser.add_argument("--token-advantages", action="store_true", help="pass one advantage per token always")
+    parser.add_argument(
+        "--no-empty-rows",
+        dest="empty_rows",
+        action="store_false",
+        help="never give the loss a row without a token, as a trainer does that filters such rows before",
+    )
     parser.add_argument("--dtype", choices=("float64", "float32"), help="type of the arrays (default float64)")
     parser.add_argument(
         "--without", default="", metavar="CLAIM,...", help="claims that the loss does not share, such as MEAN_RATIO"
@@ -128,6 +134,7 @@ def _print(text: str) -> None:
 def _found(args: argparse.Namespace) -> Report | Profile:
     """The report or the profile that was asked for."""
     options: dict[str, Any] = {"seed": args.seed, "examples": args.examples, "without": _without(args.without)}
+    options["empty_rows"] = args.empty_rows
     framework = FRAMEWORKS[args.framework] if args.framework else None
     loss, like = _load(args.loss), _objective(args.like, args.clip)
     if not isinstance(loss, Objective):

@@ -13,10 +13,11 @@ from .causes.search import causes
 from .chapters.catalogue import LAWS
 from .kit.claim import Claim
 from .kit.law import Law, Severity
+from .kit.names import Names
 from .kit.report import indented
 from .kit.runner import EXAMPLES, Status, run
 from .kit.setting import Setting
-from .kit.subject import Framework, Names, Subject
+from .kit.subject import Framework, Subject
 from .subjects import LossFunction, subject_of
 
 
@@ -29,6 +30,7 @@ def conformance(
     without: Iterable[Claim] = (),
     framework: Framework | None = None,
     names: Names | None = None,
+    empty_rows: bool = True,
     examples: int = EXAMPLES,
     severity: Severity = Severity.WRONG,
 ) -> Callable[[Callable[..., Any]], Callable[[Law], None]]:
@@ -38,11 +40,11 @@ def conformance(
         def test_my_loss(law): ...
 
     The tests have the name of the function, whose body is not run, and the id `Law.slug`, so that `pytest -k padding` selects
-    laws. A broken law fails with its cause, its counterexample and both numbers; a law that no case could have broken, or
-    that needs a compiler which refuses the loss, is skipped. A broken law whose cause is less severe than `severity` is an
-    expected failure (xfail). Other arguments as in `check`; needs pytest.
+    laws. A broken law fails with its cause, its counterexample and both numbers; a law that could not be tested
+    (`Report.untested`) is skipped, and says why. A broken law whose cause is less severe than `severity` is an expected failure
+    (xfail). Other arguments as in `check`; needs pytest.
     """
-    subject = subject_of(loss, framework=framework, names=names)
+    subject = subject_of(loss, framework=framework, names=names, empty_rows=empty_rows)
     setting = Setting(like, (subject.claims(like) | set(claims)) - set(without))
     claimed = [law for law in LAWS if law.needs <= setting.claims]
     pytest: Any = importlib.import_module("pytest")

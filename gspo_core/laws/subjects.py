@@ -14,8 +14,9 @@ from gspo_core.objectives.loss import Objective
 
 from .kit.batch import Batch
 from .kit.frameworks import NUMPY, installed
+from .kit.names import Names
 from .kit.signature import missing, recognised
-from .kit.subject import Framework, LossError, Names, Subject, of_objective
+from .kit.subject import Framework, LossError, Subject, of_objective
 
 LossFunction = Callable[..., Any]
 """(logp, old_logp, advantage, mask) ↦ scalar."""
@@ -36,18 +37,28 @@ def subject_of(
     names: Names | None = None,
     name: str | None = None,
     dtype: Any = None,
+    empty_rows: bool = True,
 ) -> Subject:
     """Wraps an objective, or a loss function of any framework, as the subject of laws.
 
     Without `framework`, a trial call decides: NumPy first, then PyTorch and JAX if they are installed. Without `names`,
     arguments are recognised by their names where the signature is not (logp, old_logp, advantage, mask), and the mask is
     passed as floats, and advantages per token, if the loss accepts nothing else. `dtype` is that of the arrays: np.float64, or
-    np.float32 for a loss that accepts no other. Raises: TypeError if no framework can call the loss.
+    np.float32 for a loss that accepts no other. With `empty_rows=False` rows without a token are left out of every call, and
+    have gradient 0. Raises: TypeError if no framework can call the loss; ValueError for an `Objective` with
+    `empty_rows=False`, since it leaves these rows out itself.
     """
-    if isinstance(loss, Subject):
-        return loss
     if isinstance(loss, Objective):
+        if not empty_rows:
+            reason = "which leaves rows without a token out itself"
+            raise ValueError(f"empty_rows: expected True for an Objective, {reason}, got False")
         return of_objective(loss, framework or NUMPY)
+    found = loss if isinstance(loss, Subject) else _of_function(loss, framework, names, name, dtype)
+    return found if empty_rows else replace(found, names=replace(found.names, empty_rows=False))
+
+
+def _of_function(loss: LossFunction, framework: Framework | None, names: Names | None, name: str | None, dtype: Any) -> Subject:
+    """A loss function with the first framework, and the first way to pass its arguments, that work."""
     if not callable(loss):
         raise TypeError(f"loss: expected an Objective or a function, got {type(loss).__name__}")
     found = recognised(loss, names or Names())

@@ -81,6 +81,11 @@ def renamed(x: Any, y: Any, z: Any, w: Any) -> Any:
     return gspo(y, x, z, w)
 
 
+def over_all_rows(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
+    """A mean over all rows: right where every row holds a token."""
+    return gspo(logp, old_logp, advantage, mask) * mask.any(axis=1).mean()
+
+
 THERE = f"{Path(__file__).stem}"
 
 
@@ -101,6 +106,19 @@ def test_arguments_by_name_in_any_order(
     printed = capsys.readouterr().out
     assert printed.startswith(f"{THERE}:{name}, like GSPO")
     assert "Arguments: " in printed
+
+
+def test_a_loss_that_is_never_given_an_empty_row(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    loss = f"{THERE}:over_all_rows"
+    assert main([loss, *BAND]) == 1
+    assert main([loss, *BAND, "--no-empty-rows"]) == 0
+    assert "Not tested: an empty row contributes nothing: " in capsys.readouterr().out
+    assert main([loss, *BAND, "--no-empty-rows", "--profile"]) == 0
+    assert "rows without a token are left out of every call" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "--no-empty-rows" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gspo_core import laws
 from gspo_core.laws.chapters.catalogue import named
+from gspo_core.laws.kit.names import FOUR, Names
 from gspo_core.laws.kit.signature import ALIASES, ROLE, recognised
-from gspo_core.laws.kit.subject import FOUR, Names
 from gspo_core.laws.mutants import gspo
 from gspo_core.laws.mutants.mutant import LIKE
 from gspo_core.objectives.presets import PRESETS

@@ -74,6 +74,9 @@ def weighting(subject: Subject) -> ProfileFinding:
 
 def empty_rows(subject: Subject) -> ProfileFinding:
     """One response with a token and one row without: whether the second one counts."""
+    if not subject.names.empty_rows:
+        words = "rows without a token are left out of every call, and not measured"
+        return ProfileFinding("empty rows", words, "never given", True)
     found = subject(Batch.of([[0.0], [0.0]], [1.0, 1.0], [[1], [0]]))
     slope, alone = float(found.weight[0, 0]), float(subject(Batch.of([[0.0]], [1.0])).weight[0, 0])
     if _near(slope, alone, found.noise):

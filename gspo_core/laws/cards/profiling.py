@@ -9,9 +9,10 @@ from typing import Any
 
 from gspo_core.laws.checking import check
 from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.names import Names
 from gspo_core.laws.kit.report import Report
 from gspo_core.laws.kit.runner import EXAMPLES
-from gspo_core.laws.kit.subject import Framework, LossError, Names, Subject
+from gspo_core.laws.kit.subject import Framework, LossError, Subject
 from gspo_core.laws.subjects import LossFunction, subject_of
 from gspo_core.objectives.clipped_surrogates import Clip
 from gspo_core.objectives.loss import Objective
@@ -61,6 +62,7 @@ def profile(
     without: Iterable[Claim] = (),
     framework: Framework | None = None,
     names: Names | None = None,
+    empty_rows: bool = True,
     examples: int = EXAMPLES,
 ) -> Profile:
     """Measures what a loss computes, and how that differs from GSPO as in the paper.
@@ -76,7 +78,7 @@ def profile(
     >>> [f.kind for f in laws.profile(GSPO, examples=3).findings]
     ['right', 'responses', 'ignored', 'sequence', 'mean', 'paper', 'refused']
     """
-    subject = subject_of(loss, framework=framework, names=names)
+    subject = subject_of(loss, framework=framework, names=names, empty_rows=empty_rows)
     found = [_measured(question, subject) for question in (measure.sign, measure.weighting, measure.empty_rows)]
     seen = found[0].kind not in ("detached", "raises")
     sides = _edges(subject) if seen else NO_EDGES

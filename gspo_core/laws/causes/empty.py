@@ -8,7 +8,7 @@ from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.law import Severity
 from gspo_core.laws.kit.subject import LossError, Subject
 
-from .mends import guarded, on_filled_rows
+from .mends import guarded, without_empty_rows
 from .suspect import Suspect
 
 
@@ -20,7 +20,7 @@ def on_nothing(subject: Subject) -> tuple[Suspect, Subject] | None:
     words = _failure(subject, Batch.of([[0.0], [0.0]], [1.0, 1.0], [[1], [0]]))
     if words:
         fix = "divide by max(length, 1), and leave rows without a token out of the mean"
-        return Suspect(f"beside a row without a token {words}", fix), on_filled_rows(subject)
+        return Suspect(f"beside a row without a token {words}", fix), without_empty_rows(subject)
     words = _failure(subject, Batch.of([[0.0]], [1.0], [[0]]))
     if words:
         fix = "divide by max(count, 1), or leave such batches out"

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from gspo_core.laws.kit.batch import Batch
+from gspo_core.laws.kit.names import Call
 from gspo_core.laws.kit.setting import Setting
-from gspo_core.laws.kit.subject import Call, LossResult, Subject
+from gspo_core.laws.kit.subject import LossResult, Subject
 
 EPS = float(np.finfo(np.float64).eps)
 COARSE = 3e-9
@@ -73,19 +74,9 @@ def guarded(subject: Subject) -> Mended:
     return _mended(subject, mend)
 
 
-def on_filled_rows(subject: Subject) -> Mended:
+def without_empty_rows(subject: Subject) -> Subject:
     """The loss of the rows that have a token."""
-
-    def mend(ask: Ask, batch: Batch) -> LossResult:
-        rows, weight = batch.mask.any(axis=1), np.zeros(batch.mask.shape)
-        if not rows.any():
-            return LossResult(0.0, weight, EPS, 0.0)
-        found = ask(batch.rows(rows))
-        if found.weight.shape == batch.rows(rows).mask.shape:  # a value alone has no gradient
-            weight[rows] = found.weight
-        return found._replace(weight=weight)
-
-    return _mended(subject, mend)
+    return replace(subject, names=replace(subject.names, empty_rows=False))
 
 
 def without_constant_term(subject: Subject) -> Mended:

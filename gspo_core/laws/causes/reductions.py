@@ -23,7 +23,8 @@ MEANS: tuple[tuple[str, str, Weights], ...] = (
     ),
     (
         "rows without a token are counted",
-        "divide by the number of rows with a token, mask.any(-1).sum(), not by all rows",
+        "divide by the number of rows with a token, mask.any(-1).sum(), not by all rows; or say empty_rows=False, if the "
+        "trainer drops such rows before",
         lambda y, f, n, t: np.ones(n) / n,
     ),
     (
@@ -130,9 +131,10 @@ def reductions(objective: Objective) -> list[Suspect]:
     """All suspects; the objective's own reduction is among them, and explains nothing."""
     found = [Suspect(sentence, fix, factor=_factor(objective, weights)) for sentence, fix, weights in MEANS]
     rows = _factor(objective, MEANS[1][2])
-    words = "a row without a token counts as a response with ratio 1", "leave rows without a token out of the sum and of N"
-    found.append(Suspect(*words, factor=rows, added=_empty_rows_with_ratio_one))
+    fix = "leave rows without a token out of the sum and of N; or say empty_rows=False, if the trainer drops such rows before"
+    words = "a row without a token counts as a response with ratio 1"
+    found.append(Suspect(words, fix, factor=rows, added=_empty_rows_with_ratio_one))
     if objective.gate is None:  # which sets advantages to 0
-        words = "responses with advantage 0 are not counted in the mean", "count them: they make the mean smaller"
-        found.append(Suspect(*words, factor=_without_advantage(objective)))
+        counted = "responses with advantage 0 are not counted in the mean", "count them: they make the mean smaller"
+        found.append(Suspect(*counted, factor=_without_advantage(objective)))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 from gspo_core.laws.kit.batch import Batch, Floats
 from gspo_core.laws.kit.frameworks import NUMPY
 from gspo_core.laws.kit.law import Severity
+from gspo_core.laws.kit.names import Call
 from gspo_core.laws.kit.setting import Setting
-from gspo_core.laws.kit.subject import Call, LossResult, Subject
+from gspo_core.laws.kit.subject import LossResult, Subject
 from gspo_core.objectives.loss import Objective
 
 EPS = float(np.finfo(np.float64).eps)
@@ -130,9 +132,10 @@ class Model(Subject):
         """Value and gradient of the model, in float64."""
         assert self.suspect is not None
         assert self.setting is not None
+        model = functools.partial(self.suspect.evaluate, self.setting)
         try:
             with np.errstate(all="ignore"):
-                return self.suspect.evaluate(self.setting, batch)
+                return self.on_given_rows(model, batch)
         except OverflowError:  # exp of a wrong ratio, in scalar Python
             return LossResult(np.inf, np.full(batch.mask.shape, np.inf), EPS, 0.0)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .subject import Call, CompilerRefusal, Framework, Inputs, RawResult
+from .names import Call, Inputs
+from .subject import CompilerRefusal, Framework, RawResult
 
 
 def value_of(returned: Any) -> Any:

@@ -81,8 +81,11 @@ class Report:
 
     @property
     def untested(self) -> tuple[LawVerdict, ...]:
-        """The laws that apply, and that no case could have broken, or that need a compiler which refuses the loss."""
-        return tuple(v for v in self.verdicts if v.status in {Status.UNTESTED, Status.REFUSED})
+        """The laws that apply and could not be tested.
+
+        No case could have broken them, the compiler refuses the loss, or they are about batches that it is never given.
+        """
+        return tuple(v for v in self.verdicts if v.status in {Status.UNTESTED, Status.REFUSED, Status.NEVER_GIVEN})
 
     @property
     def summary(self) -> str:
@@ -164,6 +167,7 @@ MARKS = {
     Status.KEPT: "holds",
     Status.UNTESTED: "untested",
     Status.REFUSED: "untested",
+    Status.NEVER_GIVEN: "untested",
     Status.NOT_CLAIMED: "-",
 }
 BROKEN = {Severity.WRONG: "BROKEN", Severity.FRAGILE: "fragile", Severity.HARMLESS: "harmless"}

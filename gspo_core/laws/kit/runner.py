@@ -14,7 +14,7 @@ from hypothesis import seed as seeded
 from hypothesis.errors import Flaky
 
 from .law import Law, Violation
-from .subject import CompilerRefusal, LossError
+from .subject import CompilerRefusal, LossError, Untestable
 
 RAISES = "the loss raises an error"
 """What is wrong with a loss that raises on a legal batch."""
@@ -30,6 +30,7 @@ class Status(Enum):
     NOT_CLAIMED = "not claimed"
     UNTESTED = "untested: no case could have broken it"
     REFUSED = "untested: the compiler refuses the loss"
+    NEVER_GIVEN = "untested: the loss is never given such a batch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ class LawVerdict:
     cases: int = 0
     """Number of cases that could have broken it."""
     refusal: str = ""
-    """The compiler's first line, if it refused the loss."""
+    """Why the law could not be tested: the compiler's first line, or which batches the loss is never given."""
 
 
 def size(violation: Violation) -> tuple[int, int]:
@@ -59,7 +60,7 @@ class _Run:
         self.law, self.subject, self.setting = law, subject, setting
         self.cases = 0
         self.last: Violation | None = None
-        self.refusal = ""
+        self.refusal: Untestable | None = None
 
     def __call__(self, case: Any) -> None:
         try:
@@ -67,8 +68,8 @@ class _Run:
         except Violation as violation:
             self.last = violation
             raise
-        except CompilerRefusal as refusal:
-            self.refusal = str(refusal)
+        except Untestable as refusal:
+            self.refusal = refusal
         except LossError as error:  # a loss that raises on a legal batch breaks the law
             self.last = Violation(RAISES, error.batch, str(error), "a number")
             raise self.last from error
@@ -91,13 +92,18 @@ def run(law: Law, subject: Any, setting: Any, seed: int = 0, examples: int = EXA
         if not trial.survives(case):
             return LawVerdict(law, Status.BROKEN, trial.last, trial.cases)
     if trial.refusal:
-        return LawVerdict(law, Status.REFUSED, None, trial.cases, trial.refusal)
+        return LawVerdict(law, _untestable(trial.refusal), None, trial.cases, str(trial.refusal))
     draws = max(round(examples * law.effort), 0 if trial.cases else 1)
     found = _drawn(law, trial, seed, draws, shrink) if draws else None
     if found is not None:
         return LawVerdict(law, Status.BROKEN, found, trial.cases)
-    status = Status.REFUSED if trial.refusal else Status.KEPT if trial.cases else Status.UNTESTED
-    return LawVerdict(law, status, None, trial.cases, trial.refusal)
+    if trial.refusal:
+        return LawVerdict(law, _untestable(trial.refusal), None, trial.cases, str(trial.refusal))
+    return LawVerdict(law, Status.KEPT if trial.cases else Status.UNTESTED, None, trial.cases)
+
+
+def _untestable(refusal: Untestable) -> Status:
+    return Status.REFUSED if isinstance(refusal, CompilerRefusal) else Status.NEVER_GIVEN
 
 
 def _drawn(law: Law, trial: _Run, seed: int, examples: int, shrink: bool) -> Violation | None:

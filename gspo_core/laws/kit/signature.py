@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from .subject import FOUR, Names
+from .names import FOUR, Names
 
 ALIASES: dict[str, str] = {
     "logp": "logp logps log_p log_prob log_probs logprob logprobs new_logp new_logps new_log_prob new_log_probs new_logprobs "

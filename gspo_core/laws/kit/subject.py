@@ -14,7 +14,7 @@ from gspo_core.objectives.loss import Objective, policy_loss
 
 from .batch import Batch, Floats
 from .claim import Claim, implied
-from .logits import with_logits
+from .names import Call, Inputs, Names
 from .oracle import is_known, scalar_loss
 
 
@@ -48,11 +48,6 @@ class RawResult(NamedTuple):
     """Units: True where clipped, if the loss reports it."""
 
 
-Inputs = dict[str, Any]
-Call = Callable[[Inputs], Any]
-"""Named arrays ↦ the return value of the loss."""
-
-
 class LossError(Exception):
     """The loss raised an error on a valid batch."""
 
@@ -61,8 +56,16 @@ class LossError(Exception):
         self.batch = batch
 
 
-class CompilerRefusal(Exception):
+class Untestable(Exception):
+    """A law that cannot be tested on this loss, for the reason in the message."""
+
+
+class CompilerRefusal(Untestable):
     """A compiler cannot compile the loss: its limit, of which no law speaks. The message is the compiler's first line."""
+
+
+class NeverGiven(Untestable):
+    """The law is about batches that the loss is never given. The message says which."""
 
 
 @contextmanager
@@ -71,7 +74,7 @@ def loss_errors_on(batch: Any) -> Iterator[None]:
     try:
         with np.errstate(all="ignore"):
             yield
-    except CompilerRefusal:
+    except Untestable:
         raise
     except Exception as error:  # whatever a loss raises
         raise LossError(batch, error) from error
@@ -104,70 +107,17 @@ class Framework(Protocol):
         """Names of the arrays that a call writes into."""
 
 
-@dataclass(frozen=True)
-class Names:
-    """The argument names of a loss that is not called as loss(logp, old_logp, advantage, mask) by position.
-
-    An input with a name is passed by that keyword, the others by position in that order. `denominator`, `ref_logp` and
-    `sampler_logp` are passed only if they have a name. With `logits` and `tokens` the loss gets [N, T, 2] logits whose
-    log-softmax at the tokens is log π − 1, and old log-probs that are lower by 1, too, in place of log-probs.
-    """
-
-    logp: str | None = None
-    old_logp: str | None = None
-    advantage: str | None = None
-    mask: str | None = None
-    denominator: str | None = None
-    """Keyword of the number to divide by: non-empty responses, or tokens."""
-    ref_logp: str | None = None
-    """Keyword of the reference policy's log-probs."""
-    sampler_logp: str | None = None
-    """Keyword of the sampler's log-probs."""
-    logits: str | None = None
-    """Keyword of logits, [N, T, V]; slot t scores token t."""
-    tokens: str | None = None
-    """Keyword of the token ids, [N, T]."""
-    needs_denominator: bool = False
-    """Where a law gives no denominator, pass the number of non-empty rows, not None."""
-    token_advantages: bool = False
-    """Pass advantages as [N, T] always."""
-    float_mask: bool = False
-    """Pass the mask as 0.0 and 1.0, not as booleans."""
-
-    def bound(self, fn: Callable[..., Any]) -> Call:
-        """The function as a call with named arrays."""
-
-        def call(inputs: Inputs) -> Any:
-            if self.logits is not None:
-                inputs = with_logits(inputs)
-            positional = [inputs[k] for k in FOUR if k in inputs and getattr(self, k) is None]
-            keyword = {getattr(self, k): x for k, x in inputs.items() if getattr(self, k) is not None}
-            return fn(*positional, **keyword)
-
-        return call
-
-    def inputs(self, batch: Batch, dtype: Any) -> Inputs:
-        """The arrays of a batch in the given dtype."""
-        advantage = batch.advantage
-        if self.token_advantages and not batch.per_token:
-            advantage = np.repeat(advantage[:, None], batch.mask.shape[1], axis=1)
-        found: Inputs = {"logp": batch.logp, "old_logp": batch.old_logp, "advantage": advantage}
-        # Where a law does not speak of them, the KL term is 0 and the correction 1.
-        silent = {"ref_logp": batch.logp, "sampler_logp": batch.old_logp}
-        given = {k: silent[k] if getattr(batch, k) is None else getattr(batch, k) for k in silent}
-        found |= {k: x for k, x in given.items() if getattr(self, k) is not None}
-        cast: Inputs = {k: x.astype(dtype) for k, x in found.items()}
-        cast["mask"] = batch.mask.astype(dtype) if self.float_mask else batch.mask.copy()
-        if self.denominator is not None:
-            own = float(max(1, batch.mask.any(axis=1).sum())) if self.needs_denominator else None
-            cast["denominator"] = own if batch.denominator is None else batch.denominator
-        if self.tokens is not None:
-            cast["tokens"] = np.zeros(batch.mask.shape, dtype=np.int64)
-        return cast
+def on_filled_rows(ask: Callable[[Batch], LossResult], batch: Batch) -> LossResult:
+    """The result for the rows that hold a token, with gradient 0 in the others; 0 without a call if no row holds one."""
+    rows, weight = batch.mask.any(axis=1), np.zeros(batch.mask.shape)
+    if not rows.any():
+        return LossResult(0.0, weight, float(np.finfo(np.float64).eps), 0.0)
+    found = ask(batch.rows(rows))
+    if found.weight.size:  # a value alone has no gradient
+        weight[rows] = found.weight
+    return found._replace(weight=weight)
 
 
-FOUR = ("logp", "old_logp", "advantage", "mask")
-"""The arguments by position."""
 THREE = Batch.of([[0.0, 0.1, 0.2], [0.2, 0.1, 0.1]], [1.0, -3.0], [[1, 1, 1], [1, 1, 0]], base=-0.7)
 
 
@@ -192,25 +142,43 @@ class Subject:
 
     def __call__(self, batch: Batch, dtype: Any = None, other: Call | None = None) -> LossResult:
         """Value and gradient. Raises LossError if the loss raises, which breaks the law that is being checked."""
-        inputs = self.names.inputs(batch, dtype or self.dtype)
-        with loss_errors_on(batch):
-            return self._evaluate(batch, inputs, other or self.call)
+
+        def ask(given: Batch) -> LossResult:
+            inputs = self.names.inputs(given, dtype or self.dtype)
+            with loss_errors_on(given):
+                return self._evaluate(given, inputs, other or self.call)
+
+        return self.on_given_rows(ask, batch)
+
+    def on_given_rows(self, ask: Callable[[Batch], LossResult], batch: Batch) -> LossResult:
+        """The result for the rows that the loss is given: all of them, or those with a token."""
+        return ask(batch) if self.names.empty_rows else on_filled_rows(ask, batch)
 
     def value(self, batch: Batch) -> LossResult:
         """The value alone, in one call; the gradient is left empty."""
-        with loss_errors_on(batch):
-            number = np.asarray(self.framework.evaluate(self.call, self.names.inputs(batch, self.dtype)).value)
-        return LossResult(float(number), np.zeros(0), max(_eps(number), self.resolution), 0.0)
+
+        def ask(given: Batch) -> LossResult:
+            with loss_errors_on(given):
+                number = np.asarray(self.framework.evaluate(self.call, self.names.inputs(given, self.dtype)).value)
+            return LossResult(float(number), np.zeros(0), max(_eps(number), self.resolution), 0.0)
+
+        return self.on_given_rows(ask, batch)
 
     def leaks(self, batch: Batch) -> dict[str, Floats]:
         """Gradients that reach old log-probs and advantages; empty without autodiff."""
-        with loss_errors_on(batch):
-            return self.framework.leaks(self.call, self.names.inputs(batch, self.dtype))
+        given = batch if self.names.empty_rows else batch.rows(batch.mask.any(axis=1))
+        if not len(given.mask):
+            return {}
+        with loss_errors_on(given):
+            return self.framework.leaks(self.call, self.names.inputs(given, self.dtype))
 
     def changed(self, batch: Batch) -> tuple[str, ...]:
         """Names of the inputs that the loss writes into."""
-        with loss_errors_on(batch):
-            return self.framework.changed(self.call, self.names.inputs(batch, self.dtype))
+        given = batch if self.names.empty_rows else batch.rows(batch.mask.any(axis=1))
+        if not len(given.mask):
+            return ()
+        with loss_errors_on(given):
+            return self.framework.changed(self.call, self.names.inputs(given, self.dtype))
 
     def _evaluate(self, batch: Batch, inputs: Inputs, call: Call) -> LossResult:
         raw = self.framework.evaluate(call, inputs)

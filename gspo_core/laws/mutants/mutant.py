@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from gspo_core.laws.kit.claim import Claim
+from gspo_core.laws.kit.names import Names
 from gspo_core.laws.kit.packing import OwnGradient
-from gspo_core.laws.kit.subject import Names
 from gspo_core.objectives.clipped_surrogates import DualClip
 from gspo_core.objectives.presets import GRPO, GSPO, GSPO_TOKEN
 

@@ -14,9 +14,10 @@ from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import same_value, same_weight
 from gspo_core.laws.kit.law import Law, demand, law
+from gspo_core.laws.kit.names import Call, Inputs
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.strategies import any_batches
-from gspo_core.laws.kit.subject import Call, Inputs, LossResult, Subject, loss_errors_on
+from gspo_core.laws.kit.subject import LossResult, Subject, loss_errors_on
 from gspo_core.layouts.packed import Packed
 from gspo_core.layouts.padded import Padded
 from gspo_core.layouts.restricted import Restricted

@@ -14,7 +14,13 @@ from gspo_core.laws.kit.compare import same_value, same_weight, zero
 from gspo_core.laws.kit.law import Law, Severity, demand, law
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.strategies import PADDING_VALUES, any_batches, batches
-from gspo_core.laws.kit.subject import Subject
+from gspo_core.laws.kit.subject import NeverGiven, Subject
+
+
+def _needs_empty_rows(subject: Subject) -> None:
+    """Raises NeverGiven for a loss that is never given a row without a token."""
+    if not subject.names.empty_rows:
+        raise NeverGiven("rows without a token are left out of every call")
 
 
 def _padding_has_no_effect(subject: Subject, setting: Setting, batch: Batch, value: float) -> bool:
@@ -183,6 +189,7 @@ def replace_weight(outcome: Any, change: Any) -> Any:
 )
 def empty_rows(subject: Subject, setting: Setting, batch: Batch) -> bool:
     """Value and gradient are those of the batch without its empty rows."""
+    _needs_empty_rows(subject)
     batch = batch.with_padding(0.0)
     full = batch.mask.any(axis=1)
     if full.all() or not full.any():
@@ -207,6 +214,7 @@ def empty_rows(subject: Subject, setting: Setting, batch: Batch) -> bool:
 )
 def nothing(subject: Subject, setting: Setting, batch: Batch) -> bool:
     """Value 0, gradient 0, no NaN."""
+    _needs_empty_rows(subject)
     none = replace(batch, mask=np.zeros_like(batch.mask)).with_padding(0.0)
     found = subject(none)
     demand(found.value, 0.0, 0.0, "the loss of a batch whose slots are all masked", none)
