@@ -72,6 +72,8 @@ def check(
     """
     subject = subject_of(loss, framework=framework, names=names, dtype=dtype, empty_rows=empty_rows)
     target = loss if isinstance(loss, Objective) and like is GSPO else like
+    if subject.names.needs_denominator:
+        subject = replace(subject, names=replace(subject.names, counted_as=target))
     setting = Setting(target, (subject.claims(target) | set(claims)) - set(without))
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in (LAWS if laws is None else laws))
     explain = functools.partial(causes, subject, setting, seed=seed)

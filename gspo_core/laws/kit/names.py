@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from gspo_core._lib.array import namespace
+from gspo_core.objectives.loss import Objective
+from gspo_core.objectives.presets import GSPO
 
 from .batch import Batch
+from .oracle import count
 
 Inputs = dict[str, Any]
 Call = Callable[[Inputs], Any]
@@ -43,7 +46,9 @@ class Names:
     tokens: str | None = None
     """Keyword of the token ids, [N, T]."""
     needs_denominator: bool = False
-    """Where a law gives no denominator, pass the number of non-empty rows, not None."""
+    """Where a law gives no denominator, pass the count of the objective, not None."""
+    counted_as: Objective = GSPO
+    """That objective, set by `check`."""
     token_advantages: bool = False
     """Pass advantages as [N, T] always."""
     float_mask: bool = False
@@ -76,8 +81,8 @@ class Names:
         cast: Inputs = {k: x.astype(dtype) for k, x in found.items()}
         cast["mask"] = batch.mask.astype(dtype) if self.float_mask else batch.mask.copy()
         if self.denominator is not None:
-            own = float(max(1, batch.mask.any(axis=1).sum())) if self.needs_denominator else None
-            cast["denominator"] = own if batch.denominator is None else batch.denominator
+            own = self.needs_denominator and batch.denominator is None
+            cast["denominator"] = count(self.counted_as, batch.mask.tolist()) if own else batch.denominator
         if self.tokens is not None:
             cast["tokens"] = np.zeros(batch.mask.shape, dtype=np.int64)
         return cast

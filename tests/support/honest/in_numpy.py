@@ -221,6 +221,11 @@ def over_a_given_number(logp: A, old_logp: A, advantage: A, mask: A, num_items_i
     return -_gspo_gains(logp, old_logp, advantage, mask).sum() / num_items_in_batch
 
 
+def dapo_over_a_given_number(logp: A, old_logp: A, advantage: A, mask: A, num_items_in_batch: A) -> A:
+    gain = np.where(mask, _clipped(_w(logp, old_logp, mask), advantage[:, None], 0.2, 0.28), 0.0)
+    return -gain.sum() / num_items_in_batch
+
+
 def with_a_squared_kl(logp: A, old_logp: A, advantage: A, mask: A, ref_logp: A) -> A:
     k2 = np.where(mask, 0.5 * (logp - ref_logp) ** 2, 0.0).sum(1) / np.maximum(mask.sum(1), 1)
     return (0.04 * k2 - _gspo_gains(logp, old_logp, advantage, mask)).sum() / max(1, mask.any(1).sum())
@@ -252,6 +257,7 @@ LOSSES: list[tuple[Any, Objective]] = [
     (grpo, GRPO),
     (grpo_by_rows, GRPO),
     (dapo, DAPO),
+    (dapo_over_a_given_number, DAPO),
     (dr_grpo, DR_GRPO),
     (luspo, LUSPO),
     (gmpo, GMPO),
