@@ -20,6 +20,7 @@ from gspo_core import __version__
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import PRESETS
 
+from .cards.markdown import markdown
 from .cards.page import page
 from .cards.profiling import Profile, profile
 from .checking import check
@@ -54,6 +55,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--framework", choices=tuple(FRAMEWORKS), help="default: the first one that the loss accepts")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write the results as an HTML page")
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="also write the results as Markdown if FILE ends in .md, else as HTML"
+    )
     parser.add_argument("--all", action="store_true", help="also print every law, and a counterexample for each broken one")
     parser.add_argument("--strict", action="store_true", help="status 1 also for a loss that fails at extremes only")
     return parser.parse_args(argv)
@@ -158,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.json.write_text(found.json() + "\n", encoding="utf-8")
     if args.html:
         args.html.write_text(page(found), encoding="utf-8")
+    if args.card:
+        args.card.write_text((markdown if args.card.suffix == ".md" else page)(found), encoding="utf-8")
     if args.profile and not (args.like or args.clip or args.strict):
         return 0
     return 0 if report.ok and not (args.strict and report.fragile) else 1

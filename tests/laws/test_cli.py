@@ -24,8 +24,9 @@ BAND = ["--clip", "0.2", "0.3", "--examples", "5"]
 
 
 def test_the_command_prints_and_writes_the_broken_laws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = tmp_path / "card.json", tmp_path / "card.html"
-    assert main([WRONG, *BAND, "--all", "--json", str(files[0]), "--html", str(files[1])]) == 1
+    files = tmp_path / "card.json", tmp_path / "card.html", tmp_path / "card.md"
+    assert main([WRONG, *BAND, "--all", "--json", str(files[0]), "--html", str(files[1]), "--card", str(files[2])]) == 1
+    assert "## Cause: the clip is mirrored for A \\< 0" in files[2].read_text()
     printed, card, page = capsys.readouterr().out, json.loads(files[0].read_text()), files[1].read_text()
     broken = [law["law"] for law in card["laws"] if (law["status"], law["severity"]) == ("broken", "wrong")]
     assert "an unclipped unit has a gradient, however far its ratio is from 1" in broken
@@ -47,9 +48,10 @@ def test_a_loss_that_fails_at_extremes_only_has_status_0_unless_strict(capsys: p
 
 
 def test_the_command_profiles(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main([WRONG, "--profile", "--examples", "2", "--html", str(tmp_path / "x.html")]) == 0
+    assert main([WRONG, "--profile", "--examples", "2", "--card", str(tmp_path / "x.html")]) == 0
     assert "MIRRORED" in capsys.readouterr().out
-    assert "MIRRORED" in (tmp_path / "x.html").read_text()
+    assert "MIRRORED" in (written := (tmp_path / "x.html").read_text())
+    assert written.startswith("<!doctype html>")
     assert main([WRONG, "--profile", "--examples", "2", "--strict"]) == 1
 
 

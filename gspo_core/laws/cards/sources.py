@@ -59,6 +59,18 @@ def as_markdown(source: str) -> str:
     return ISSUE.sub(lambda found: f"[{found[0]}]({issue_url(found[1], found[2])})", lower)
 
 
+def as_card(escaped: str) -> str:
+    """A source in Markdown with links to its issues, papers and entries of docs/theory.md, for a page that is not in docs/.
+
+    >>> as_card("docs/theory.md, D2")
+    'docs/theory.md, [D2](https://example.org/gspo-core/docs/theory/#d2)'
+    """
+    page = f"{DOCUMENTATION}/theory/#"
+    cited = THEORY.sub(lambda found: LABEL.sub(lambda x: f"[{x[0]}]({page}{x[0].lower()})", found[0]), escaped)
+    papers = ARXIV.sub(lambda found: f"[{found[0]}](https://arxiv.org/abs/{found[1]})", cited)
+    return ISSUE.sub(lambda found: f"[{found[0]}]({issue_url(found[1], found[2])})", papers)
+
+
 def as_html(escaped: str) -> str:
     """An escaped source with links to its issues, papers and entries of docs/theory.md.
 
