@@ -17,19 +17,19 @@ from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import Subject
 
 from .answers import Seen, agree, agreeing, answers, has_right_gradient, relative
-from .approximations import approximations
-from .clips import clips
-from .credit import advantages, constants, weights_by_sign
-from .empty import on_nothing
-from .epsilons import epsilons
+from .formulas.approximations import approximations
+from .formulas.clips import clips
+from .formulas.credit import advantages, constants, weights_by_sign
+from .formulas.empty import on_nothing
+from .formulas.epsilons import epsilons
+from .formulas.parts import parts
+from .formulas.ratios import other_tokens, power, ratios
+from .formulas.reductions import reductions
+from .formulas.statistics import statistics
 from .inputs import MEASURED
 from .mends import coarse, constant_term, with_value_of, without_constant_term
-from .parts import parts
 from .places import place
 from .properties import properties
-from .ratios import other_tokens, power, ratios
-from .reductions import reductions
-from .statistics import statistics
 from .suspect import Suspect, model_of
 from .unsteady import unsteady
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gspo_core import GSPO, laws
-from gspo_core.laws.causes.reductions import reductions
+from gspo_core.laws.causes.formulas.reductions import reductions
 from gspo_core.laws.causes.suspect import model_of
 from gspo_core.laws.chapters.catalogue import named
 from gspo_core.laws.kit.setting import Setting

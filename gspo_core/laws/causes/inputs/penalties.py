@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gspo_core.laws.causes.reductions import MEANS
+from gspo_core.laws.causes.formulas.reductions import MEANS
 from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.claim import Claim

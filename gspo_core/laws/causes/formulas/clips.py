@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, Subject
@@ -15,8 +16,6 @@ from gspo_core.objectives.clipped_surrogates import Clip, DualClip
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import PRESETS
 from gspo_core.types import Array, Gain, Namespace, Surrogate
-
-from .suspect import Suspect
 
 FAR = 4.0
 """A log ratio beyond all usual bounds, and below the usual overflow guards."""

@@ -8,11 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch, Bools, Floats
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.ratios import Product, ProductToken, Sequence, SequenceToken, Token
-
-from .suspect import Suspect
 
 
 def _size(batch: Batch) -> Floats:

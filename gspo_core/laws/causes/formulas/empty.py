@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from gspo_core.laws.causes.mends import guarded, without_empty_rows
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.law import Severity
 from gspo_core.laws.kit.subject import LossError, Subject
-
-from .mends import guarded, without_empty_rows
-from .suspect import Suspect
 
 
 def on_nothing(subject: Subject) -> tuple[Suspect, Subject] | None:

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.objectives.clipped_surrogates import Clip
 from gspo_core.objectives.loss import Objective
 from gspo_core.types import Array, Gain, Namespace
-
-from .suspect import Suspect
 
 
 @dataclass(frozen=True)

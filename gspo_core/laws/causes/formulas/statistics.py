@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch, Floats
-
-from .suspect import Suspect
 
 Statistic = Callable[[Floats], float]
 """Log ratios of a response's tokens ↦ its log ratio."""

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch, Floats
 from gspo_core.laws.kit.law import Severity
 
 from .ratios import stretched
-from .suspect import Suspect
 
 SIZES = [10.0**-k for k in (3, 4, 5, 6, 7, 8, 9, 10, 12)]
 HARMLESS = 1.5e-6

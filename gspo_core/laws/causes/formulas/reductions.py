@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch, Floats
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.reductions import FixedLength, TokenMean
-
-from .suspect import Suspect
 
 Weights = Callable[[Floats, int, int, int], Floats]
 """(lengths [N], non-empty responses F, rows N, slots T) ↦ the weight of each response in the loss."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gspo_core.laws.causes.suspect import Suspect
 from gspo_core.laws.kit.batch import Batch, Floats
 from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, Subject
@@ -21,7 +22,6 @@ from gspo_core.objectives.soft_surrogates import TruncatedWeight
 from gspo_core.types import Array, Gain, Gated, Layout, Namespace, Surrogate
 
 from .regions import REGIONS, edges, sides
-from .suspect import Suspect
 
 GRID = [0.0, *(10.0 ** (k / 6) for k in range(-24, 13))]
 """Values of a parameter between which the one of the loss is looked for."""
