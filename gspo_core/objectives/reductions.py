@@ -8,7 +8,7 @@ from typing import ClassVar
 from gspo_core._lib.array import count_true
 from gspo_core._lib.checks import as_whole
 from gspo_core._lib.units import flat, turn_lengths, turns_of
-from gspo_core.types import Array, Layout
+from gspo_core.types import Array, Layout, Namespace
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,18 @@ class FixedLength:
 
     def count(self, layout: Layout) -> Array:
         """[] length times the number of non-empty sequences, integer; float32 where the library's integers are too short."""
-        xp, count = layout.xp, count_true(layout.xp, layout.non_empty())
-        if max(1, layout.num_sequences) * self.length > xp.iinfo(count.dtype).max:
-            return xp.astype(count, xp.float32) * float(self.length)
-        return count * self.length
+        count = count_true(layout.xp, layout.non_empty())
+        return self._times_length(layout.xp, count, max(1, layout.num_sequences))
 
     def counts(self, layout: Layout) -> Array:
-        """[N] what each sequence counts for, integer: `length`, 0 if it is empty."""
-        return layout.xp.astype(layout.non_empty(), layout.xp.int32) * self.length
+        """[N] what each sequence counts for, in the same dtypes: `length`, 0 if it is empty."""
+        return self._times_length(layout.xp, count_true(layout.xp, layout.non_empty()[:, None], axis=1), 1)
+
+    def _times_length(self, xp: Namespace, numbers: Array, largest: int) -> Array:
+        """Integers of at most `largest`, times the length; float32 where the product could be too large for their dtype."""
+        if largest * self.length > xp.iinfo(numbers.dtype).max:
+            return xp.astype(numbers, xp.float32) * float(self.length)
+        return numbers * self.length
 
     def weights(self, layout: Layout, per_token: bool, denominator: Array) -> Array:
         """[N] |y_i|/denominator, or as a token array 1/denominator."""

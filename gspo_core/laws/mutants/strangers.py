@@ -205,7 +205,7 @@ STRANGERS = [
     Mutant(first_token_dropped, SUM, says=NOT_COUNTED),
     Mutant(
         mask_taken_for_a_prefix,
-        "the positions of a response's tokens do not matter",
+        POSITION,
         says="the mask is assumed to have no holes",
     ),
     Mutant(only_the_last_token_learns, WEIGHT, says="only the last token of a response has a gradient"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.budgets import assert_close64
 from support.cases import Batch, batches
 from support.family import MEMBERS, Member, by_member, largest
-from support.libraries import JAX, Library
+from support.libraries import JAX, Library, on_every_library
 from support.ranks import on_all_ranks
 
 from gspo_core import (
@@ -102,6 +102,17 @@ def test_an_anchor() -> None:
     assert loss.logp_grad.tolist() == [pytest.approx([-0.5 / 7] * 2, rel=1e-15), pytest.approx([3 / 3.5, 0.0], rel=1e-15)]
     assert float(DAPO.count(layout)) == 4.0
     assert float(replace(GRPO, reduction=FixedLength(10)).count(layout)) == 35.0
+
+
+@on_every_library
+@pytest.mark.parametrize("length", [10, 2**24 + 1, 2**33, 2**62])
+def test_a_fixed_length_of_any_size_is_counted(library: Library, length: int) -> None:
+    """Beyond 2³¹ an int32 would wrap or be refused; the weighted count is the plain one, weighted."""
+    objective = replace(GRPO, reduction=FixedLength(length))
+    layout = Padded(library.array(np.array([[True], [False], [True]])))
+    weighted = Weighted(layout, library.array(np.array([0.5, 7.0, 2.0])))
+    assert float(library.numpy(objective.count(weighted))) == pytest.approx(2.5 * length, rel=1e-6)
+    assert float(library.numpy(objective.count(layout))) == pytest.approx(2.0 * length, rel=1e-6)
 
 
 MASK = np.array([[1, 1, 1, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]], dtype=bool)
