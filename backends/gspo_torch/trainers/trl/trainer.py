@@ -144,7 +144,7 @@ class GSPOTrainer(GRPOTrainer):
                 return_logp=True, return_entropy=args.log_entropy, **head.options,
             )  # fmt: skip
             results.append(loss)
-            return loss.value
+            return loss.value  # type: ignore[no-any-return]  # Loss holds arrays of any library
 
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)

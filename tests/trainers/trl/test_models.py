@@ -1,0 +1,86 @@
+"""Heads with a scale or a cap, mixtures, and what is refused."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gspo_torch import token_logp
+from gspo_torch.trainers.trl.head import Head, add_states
+from support.trainers.trl_runs import STEPS, ours, parameters, theirs
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from gspo_core.objectives import DAPO
+
+SMALL = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 64,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+
+
+def made(kind: str, **options: Any) -> Any:
+    """A small random model, with weights large enough for its cap to act."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SMALL, **options}), dtype=torch.float32)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(20)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("qwen3", {}),
+        ("gemma2", {"final_logit_softcapping": 5.0, "query_pre_attn_scalar": 16}),
+        ("granite", {"logits_scaling": 8.0}),
+        ("cohere", {"logit_scale": 0.0625}),
+        ("phi", {}),  # has a bias
+    ],
+)
+def test_log_probs_are_those_of_the_models_logits(kind: str, options: dict[str, Any]) -> None:
+    model = made(kind, **options)
+    ids = torch.randint(3, 64, (3, 7), generator=torch.Generator().manual_seed(1))
+    expected = torch.log_softmax(model(input_ids=ids).logits[:, :-1].double() / 0.7, -1).gather(2, ids[:, 1:, None])[..., 0]
+    add_states(model, 0.7)
+
+    def scored(hidden: Tensor, head: Head) -> Tensor:
+        return token_logp(hidden[:, :-1], head.weight, ids[:, 1:], **head.options)
+
+    found = model(input_ids=ids, states=scored)["loss"]
+    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=0)
+    assert model(input_ids=ids).logits.shape == (3, 7, 64), "without states the model is what it was"
+
+
+def test_a_head_that_is_no_linear_layer_is_refused() -> None:
+    model = made("qwen3")
+    layer = model.lm_head.forward
+    model.lm_head.forward = lambda x: layer(x).tanh()
+    with pytest.raises(ValueError, match=r"^model: expected logits that are a linear layer .* got Qwen3ForCausalLM"):
+        add_states(model, 1.0)
+
+
+def test_the_balancing_loss_of_a_mixture_is_that_of_trl() -> None:
+    mixture = {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "mlp_only_layers": [],
+    }
+    both: dict[str, Any] = {
+        "router_aux_loss_coef": 0.5,
+        "generation": 1,
+        "num_iterations": STEPS,
+        "accumulation": 2,
+        "lr": 1e-3,
+    }
+    mine = ours(DAPO.with_clip(0.2, 0.2), model=made("qwen3_moe", **mixture), **both)
+    expected = parameters(theirs(model=made("qwen3_moe", **mixture), **both))
+    without = parameters(
+        ours(DAPO.with_clip(0.2, 0.2), model=made("qwen3_moe", **mixture), **{**both, "router_aux_loss_coef": 0.0})
+    )
+    for name, values in parameters(mine).items():
+        np.testing.assert_allclose(values, expected[name], atol=1e-6, rtol=1e-5, err_msg=name)
+    assert any(np.abs(without[name] - expected[name]).max() > 1e-5 for name in expected)
+    assert any("aux_loss" in row for row in mine.state.log_history)
