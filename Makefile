@@ -28,6 +28,9 @@ train-small: .venv/.installed ## the same script on a 1 M Qwen3 made from a conf
 train-jax: .venv/.installed ## train-small in JAX: the same weights to start from, task and options
 	$(BIN)/python integration/train_jax.py $(SMALL) $(ARGS)
 
+train-trl: .venv/.trl ## the same task, model and objective in TRL's trainer; about 10 minutes on 2 cores
+	$(BIN)/python integration/train_trl.py $(ARGS)
+
 test: .venv/.installed ## every test, in parallel over the cores
 	$(TEST_ENV) $(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
@@ -77,6 +80,10 @@ clean: ## remove the environment and caches; runs/ stays
 	.venv-trainers/bin/python -m pip install --quiet -c constraints.txt -e ".[train,train-jax,trl,dev]"
 	.venv-trainers/bin/python -m pip install --quiet -c constraints.txt -r tests/trainers/requirements.txt
 	.venv-trainers/bin/python -m pip install --quiet --no-deps -r tests/trainers/without-dependencies.txt
+	touch $@
+
+.venv/.trl: .venv/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[trl]"
 	touch $@
 
 .venv/.docs: .venv/.installed

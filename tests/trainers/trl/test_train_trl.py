@@ -1,0 +1,40 @@
+"""The script with TRL: trains, evaluates before and after, and says what is wrong in one sentence."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from support.repository import PATHS, ROOT
+
+from integration.parity.reference import START
+
+SCRIPT = ROOT / "integration" / "train_trl.py"
+WORDS = ["--task-args", "min_word_len=2", "max_word_len=5", "--model", str(START), "--max-new-tokens", "7"]
+
+
+def command(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run it."""
+    given = [*WORDS, "--run-dir", str(folder / "run"), "--cache-dir", str(folder / "cache"), *options]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
+    return subprocess.run([sys.executable, str(SCRIPT), *given], capture_output=True, text=True, check=False, env=environment)
+
+
+def test_two_rollouts(tmp_path: Path) -> None:
+    sizes = ["--rollouts", "2", "--prompts-per-rollout", "4", "--group-size", "4", "--micro-batches", "2", "--lr", "1e-3"]
+    done = command(tmp_path, *sizes, "--eval-prompts", "20", "--train-size", "400")
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, after = json.loads((tmp_path / "run" / "evaluations.json").read_text())
+    assert len(before["sampled"]) == 20
+    assert before != after
+    assert "% of held-out questions, gain" in done.stdout
+    assert list((tmp_path / "run").glob("checkpoint-*/model.safetensors")), "a checkpoint of TRL"
+
+
+def test_sizes_that_do_not_divide(tmp_path: Path) -> None:
+    done = command(tmp_path, "--prompts-per-rollout", "3", "--group-size", "3")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: --prompts-per-rollout: 9 responses do not divide into 4 mini-batches"
+    )
