@@ -26,7 +26,9 @@ MODULES = [
     name
     for package in PACKAGES
     for name in [package.__name__, *(m.name for m in pkgutil.walk_packages(package.__path__, package.__name__ + "."))]
+    if ".trainers." not in name
 ]
+"""Adapters import other people's trainers, which only the environment of tests/trainers has."""
 NO_HOMES = {"gspo_core.types", "gspo_core.backend", "gspo_core.laws"}
 """Protocols, which the packages that they belong to export; the contract of backends, likewise; and the conformance kit."""
 HOMES = [
