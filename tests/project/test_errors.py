@@ -27,7 +27,7 @@ PLACES = [
     for folder in FOLDERS
     for path in sorted(folder.rglob("*.py"))
     for place in raises_of(path)
-    # A missing framework stops the import of its whole package: test_missing_extras.py has those. Adapters are in tests/trainers.
+    # A missing framework stops the import of its whole package: test_missing_extras.py. Adapters have tests/trainers.
     if not {"laws", "trainers"} & set(path.parts) and not place.text.startswith("raise ImportError(")
 ]
 
