@@ -13,6 +13,7 @@ from gspo_core.advantages.normalisers import Normaliser, ZScore
 from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.presets import GSPO, PRESETS
 
+from .causes.functions import clip_fraction, group_advantages
 from .causes.search import causes
 from .chapters.catalogue import LAWS
 from .chapters.functions.clip_fraction import FRACTION_LAWS, ClipFractionFunction
@@ -112,7 +113,9 @@ def check_advantages(
     """
     subject, setting = AdvantageFunction(title_of(fn), fn, convert), AdvantageSetting(like)
     chosen = ADVANTAGE_LAWS if laws is None else laws
-    return Report(subject.name, str(like), "", seed, tuple(run(law, subject, setting, seed, examples) for law in chosen))
+    verdicts = tuple(run(law, subject, setting, seed, examples) for law in chosen)
+    explain = functools.partial(group_advantages.causes, subject, setting, seed=seed)
+    return Report(subject.name, str(like), "", seed, verdicts, explain=explain)
 
 
 def check_clip_fraction(
@@ -141,7 +144,8 @@ def check_clip_fraction(
     setting = Setting(like, implied(like))
     chosen = FRACTION_LAWS if laws is None else laws
     verdicts = tuple(run(law, subject, setting, seed, examples) for law in chosen)
-    return Report(subject.name, _name_of(like), "", seed, verdicts)
+    explain = functools.partial(clip_fraction.causes, subject, setting, seed=seed)
+    return Report(subject.name, _name_of(like), "", seed, verdicts, explain=explain)
 
 
 def _name_of(objective: Objective) -> str:

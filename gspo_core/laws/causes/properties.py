@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gspo_core.laws.kit.batch import Batch, Floats
+from gspo_core.laws.kit.batch import Batch
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.compare import rounding, scale_of
 from gspo_core.laws.kit.setting import Setting
@@ -15,11 +15,14 @@ from gspo_core.laws.kit.subject import LossError, LossResult, Subject
 
 from .answers import Seen, agree
 from .suspect import Suspect
+from .weights import row_weights
 
 TOKENS = Batch.of([[0.3, 0.05, -0.1], [-0.25, 0.1, 0.02]], [-1.0, 1.0], base=-1.0)
 """Two responses, each on the side that is never clipped."""
 STEPS = np.array([0.0, 1.0, 2.3, 3.1, 4.7]) * 1e-4
 """Changes of log π that every loss in float32 follows."""
+JUMP = 0.03
+"""Distance from a parabola, relative to the whole change, that float32 does not reach in such steps."""
 
 
 def properties(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | None:
@@ -36,7 +39,9 @@ def _found(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Sus
         yield Suspect("log π_old has no effect on the loss", "use the old log-probs that are passed")
     rounded = _is_rounded(subject)
     if rounded:
-        words = "the loss does not follow log π in steps of 1e-4: log-probs, sums or ratios are rounded, as to bfloat16"
+        words = (
+            "the loss does not follow log π in steps of 1e-4: log-probs, sums or ratios are rounded, as to bfloat16 or float16"
+        )
         yield Suspect(words, "keep log-probs, their differences and their sums in at least float32")
     if not rounded and not all(_near(subject, setting, plain, other) for other in _shifted(setting)):
         words = "the loss depends on log π itself, not on log π − log π_old alone"
@@ -58,9 +63,12 @@ def _near(subject: Subject, setting: Setting, value: float, batch: Batch) -> boo
 
 
 def _is_rounded(subject: Subject) -> bool:
-    """Whether the loss stands still where log π moves a little."""
+    """Whether the loss moves in jumps, or stands still, where log π moves a little."""
     values = [subject.value(replace(TOKENS, logp=TOKENS.logp + by * np.array([[1.0], [0.0]]))).value for by in STEPS]
-    return len(set(values)) < len(values) and bool(np.isfinite(values).all())
+    if not np.isfinite(values).all():
+        return False
+    smooth = np.polyval(np.polyfit(STEPS / STEPS[-1], values, 2), STEPS / STEPS[-1])
+    return len(set(values)) < len(values) or bool(np.abs(values - smooth).max() > JUMP * np.ptp(values))
 
 
 def _together(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Suspect]:
@@ -77,7 +85,7 @@ def _together(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[
     rows = [s.batch.rows([i]) for s in wrong for i in range(len(s.batch.mask))]
     if not all(agree(setting, _asked(subject, setting, row), _right(setting, row)) for row in rows):
         return
-    weights = _row_weights(subject, setting, wrong[-1])
+    weights = row_weights(subject, setting, wrong[-1])
     if weights is not None and np.ptp(weights) > 1e-6:
         shown = ", ".join(f"{w:.4g}" for w in weights)
         words = f"responses do not have the weights of the formula: in a batch of {len(weights)}, {shown} times as much"
@@ -89,21 +97,6 @@ def _together(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[
 def _of_value(s: Seen) -> Seen:
     """Without a gradient that can be compared."""
     return replace(s, found=s.found._replace(noise=np.inf))
-
-
-def _row_weights(subject: Subject, setting: Setting, s: Seen) -> Floats | None:
-    """The part of each response in the loss, divided by that of the formula; None unless the parts add up to the loss."""
-    rows = np.arange(len(s.batch.mask))
-    if s.batch.per_token or not s.batch.advantage.all():
-        return None
-    parts = [replace(s.batch, advantage=np.where(rows == i, s.batch.advantage, 0.0)) for i in rows]
-    found = np.array([subject.value(part).value for part in parts])
-    if abs(found.sum() - s.found.value) > 1e-6 * np.abs(found).sum():
-        return None
-    weights = np.asarray(found / np.array([_right(setting, part).value for part in parts]))
-    # Rows that are weighted have the gradient of their weights; rows that take each other's advantages have not.
-    gap = np.abs(s.found.weight - weights[:, None] * s.right.weight).max()
-    return weights if gap <= 1e-4 * np.abs(s.right.weight).max() else None
 
 
 def _asked(subject: Subject, setting: Setting, batch: Batch) -> Seen:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 
@@ -20,17 +20,21 @@ from .answers import Seen, agree, agreeing, answers, has_right_gradient, relativ
 from .formulas.approximations import approximations
 from .formulas.clips import clips
 from .formulas.credit import advantages, constants, weights_by_sign
+from .formulas.decisions import decisions
 from .formulas.empty import on_nothing
 from .formulas.epsilons import epsilons
 from .formulas.parts import parts
 from .formulas.ratios import other_tokens, power, ratios
 from .formulas.reductions import reductions
 from .formulas.statistics import statistics
+from .formulas.thresholds import thresholds
+from .handling import handling
 from .inputs import MEASURED
+from .limits import limits
 from .mends import coarse, constant_term, with_value_of, without_constant_term
 from .places import place
 from .properties import properties
-from .suspect import Suspect, model_of
+from .suspect import OfResponses, Suspect, model_of
 from .unsteady import unsteady
 
 MILLIONTH = 1e-6
@@ -116,7 +120,8 @@ def _unknown(subject: Subject, setting: Setting, seen: list[Seen], left: list[La
     if error := _error(left[0]):
         return Cause(error, "", Severity.WRONG, tuple(left), known=False)
     differs = [s for s in seen if not agree(setting, s, s.right)]
-    measured = properties(subject, setting, seen) if differs else None
+    measured = handling(subject, setting) or (properties(subject, setting, seen) if differs else None)
+    measured = measured or limits(subject, setting, seen)
     if measured is not None:
         return Cause(measured.sentence, measured.fix, Severity.WRONG, smallest_first(left), known=False)
     found = place((s.batch, agree(setting, s, s.right)) for s in seen)
@@ -164,7 +169,9 @@ def _suspect(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | 
     if len(plain) < len(seen) and not all(agree(setting, s, s.right) for s in plain):
         found = _in_value_and_gradient(subject, setting, plain)
         if found is not None:
-            return replace(found, sentence=f"with one advantage per response, {found.sentence}")
+            found = replace(found, sentence=f"with one advantage per response, {found.sentence}")
+            right = all(agree(setting, s, s.right) for s in seen if s.batch.per_token)
+            return OfResponses(**{f.name: getattr(found, f.name) for f in fields(found)}) if right else found
     if seen[0].found.noise == 0:
         return None
     # Differences of a loss that jumps say nothing about its gradient.
@@ -181,23 +188,23 @@ def _measured(seen: list[Seen]) -> tuple[float, float]:
     return value, float(first.found.weight[0, 0] / first.right.weight[0, 0]) / value if value else np.nan
 
 
-def _alone(subject: Subject, setting: Setting, seen: list[Seen]) -> list[Suspect]:
-    """Every single difference."""
+def _alone(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Suspect]:
+    """Every single difference; those that are measured on the loss come last, when the others have been tried."""
     value, slope = _measured(seen)
     like = setting.like
-    return [
-        *constants(value, slope),
-        *clips(subject, setting),
-        *ratios(like),
-        *advantages(),
-        *reductions(like),
-        *parts(subject, setting),
-        *statistics(),
-        *other_tokens(),
-        *power(slope),
-        *weights_by_sign(*_by_sign(subject, setting)),
-        *approximations(setting, value),
-    ]
+    yield from constants(value, slope)
+    yield from clips(subject, setting)
+    yield from ratios(like)
+    yield from advantages()
+    yield from reductions(like)
+    yield from parts(subject, setting)
+    yield from statistics()
+    yield from other_tokens()
+    yield from power(slope)
+    yield from weights_by_sign(*_by_sign(subject, setting))
+    yield from approximations(setting, value)
+    yield from decisions(setting)
+    yield from thresholds(subject, setting)
 
 
 def _by_sign(subject: Subject, setting: Setting) -> tuple[float, float]:

@@ -69,6 +69,8 @@ class Suspect:
     """Added to the value."""
     severity: Severity = Severity.WRONG
     """How bad it is."""
+    by_row: Callable[[Objective, Batch, int], Objective] | None = None
+    """The objective of one response, for one that depends on the whole batch or on the response's length."""
     by_differences: bool = False
     """Whether the model's gradient is taken by differences of its value: for a `batch` that mixes tokens or responses."""
 
@@ -101,7 +103,8 @@ class Suspect:
         wrong = replace(setting, like=self.objective(setting.like))
         factor, chain, weight, value = self.factor(batch), self.chain(batch), np.zeros(batch.mask.shape), self.added(batch)
         for i in np.flatnonzero(seen.mask.any(axis=1)):
-            row = wrong.expected(replace(seen.rows(slice(i, i + 1)), denominator=n))
+            own = wrong if self.by_row is None else replace(wrong, like=self.by_row(wrong.like, seen, int(i)))
+            row = own.expected(replace(seen.rows(slice(i, i + 1)), denominator=n))
             value += factor[i] * row.value
             weight[i] = self.slope * factor[i] * chain[i] * np.array(row.weight[0])
         return LossResult(float(value), weight, EPS, 0.0)
@@ -117,8 +120,18 @@ class Suspect:
             lambda batch: self.factor(batch) * other.factor(batch),
             self.slope * other.slope,
             lambda batch: self.added(batch) + other.added(batch),
+            by_row=other.by_row if self.by_row is None else self.by_row,
             by_differences=self.by_differences or other.by_differences,
         )
+
+
+@dataclass(frozen=True)
+class OfResponses(Suspect):
+    """A difference with one advantage per response; with token advantages the formula is right."""
+
+    def evaluate(self, setting: Setting, batch: Batch) -> LossResult:
+        """Value and gradient of the model."""
+        return Suspect("", "").evaluate(setting, batch) if batch.per_token else super().evaluate(setting, batch)
 
 
 @dataclass(frozen=True, eq=False)

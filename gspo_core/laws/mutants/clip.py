@@ -15,6 +15,7 @@ SILENT = "a clipped unit has no gradient"
 LIVE = "an unclipped unit has a gradient, however far its ratio is from 1"
 BAND = "the clip range reaches from 1 − ε_low to 1 + ε_high"
 FLAT = "beyond the clip range the loss stays at the value of the bound"
+FINITE = "finite log-probs give a finite loss and gradient"
 GUARD = "no overflow guard changes ratios below e⁵⁰"
 
 
@@ -135,6 +136,7 @@ def advantage_zero_is_nan(logp: A, old: A, a: A, mask: A) -> Any:
         return mean(np.abs(a) * gain(log_s(logp, old, mask), a / np.abs(a)), mask)
 
 
+ON_BOUND = "exactly on a bound a unit has a gradient"
 EDGES = frozenset({Claim.EDGES})
 CLIP = [
     Mutant(not_clipped, SILENT, says="nothing is clipped"),
@@ -151,14 +153,19 @@ CLIP = [
     Mutant(band_in_nats, FLAT, says="in nats"),
     Mutant(only_good_are_clipped, SILENT, says="only good responses are clipped"),
     Mutant(clipped_are_dropped, FLAT, says="have loss 0"),
-    Mutant(ratio_capped_at_e10, GUARD, seen="verl, SkyRL"),
-    Mutant(overflows, "finite log-probs give a finite loss and gradient", seen="OpenRLHF#1293"),
-    Mutant(overflows_where_clipped, "finite log-probs give a finite loss and gradient", seen="trl#3248 and most others"),
+    Mutant(ratio_capped_at_e10, GUARD, seen="verl, SkyRL", says="large ratios are capped"),
+    Mutant(overflows, FINITE, seen="OpenRLHF#1293", says="exp overflows"),
+    Mutant(overflows_where_clipped, FINITE, seen="trl#3248 and most others", says="exp overflows"),
     Mutant(straight_through, SILENT, says="as if it were not clipped"),
     Mutant(old_is_new, SILENT, seen="tinker-cloud#66", says="the old policy is ignored"),
-    Mutant(edge_is_shut, "exactly on a bound a unit has a gradient", claims=EDGES, names=WITH_DENOMINATOR),
-    Mutant(edge_is_three_quarters, "exactly on a bound a unit has a gradient", claims=EDGES, names=WITH_DENOMINATOR),
-    Mutant(clipped_token_by_token, "all tokens of a response are clipped together", seen="Soup#744"),
+    Mutant(edge_is_shut, ON_BOUND, claims=EDGES, names=WITH_DENOMINATOR, says="on a bound of the clip the gradient is 0:"),
+    Mutant(edge_is_three_quarters, ON_BOUND, claims=EDGES, names=WITH_DENOMINATOR, says="the gradient is 0.75 times that"),
+    Mutant(
+        clipped_token_by_token,
+        "all tokens of a response are clipped together",
+        seen="Soup#744",
+        says="the gradient is clipped token by token",
+    ),
     Mutant(
         ceiling_ignored,
         "with a negative advantage the loss is at most the cap of the dual clip",
@@ -166,5 +173,9 @@ CLIP = [
         seen="verl, SkyRL: clip_ratio_c",
         says="the ceiling of the dual clip is missing",
     ),
-    Mutant(advantage_zero_is_nan, "with advantage 0 the loss and its gradient are 0"),
+    Mutant(
+        advantage_zero_is_nan,
+        "with advantage 0 the loss and its gradient are 0",
+        says="with an advantage of 0 the loss is NaN",
+    ),
 ]

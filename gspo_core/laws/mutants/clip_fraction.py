@@ -43,15 +43,30 @@ def mean_of_means(logp: A, old: A, a: A, mask: A) -> Any:
 
 
 CLIP_FRACTION = [
-    Mutant(pairs_counted, COUNTS, LIKE, "NeMo-RL#3753", kind=RESPONSES),
-    Mutant(either_side_counted, COUNTS, LIKE, "Fast-LLM, torchrl", kind=RESPONSES),
-    Mutant(empty_rows_dilute, COUNTS, LIKE, kind=RESPONSES),
+    Mutant(pairs_counted, COUNTS, LIKE, "NeMo-RL#3753", kind=RESPONSES, says="every ratio is paired with every advantage"),
+    Mutant(
+        either_side_counted,
+        COUNTS,
+        LIKE,
+        "Fast-LLM, torchrl",
+        kind=RESPONSES,
+        says="both sides of the clip range are counted, whatever the sign of A",
+    ),
+    Mutant(empty_rows_dilute, COUNTS, LIKE, kind=RESPONSES, says="rows without a token are counted in the denominator"),
     Mutant(
         padding_counted,
         "the contents of padding do not change the clip fraction",
         LIKE_GRPO,
         "ROLL: a fraction of 2.0",
         kind=TOKENS,
+        says="padding is counted",
     ),
-    Mutant(mean_of_means, MERGES, LIKE_GRPO, "trl#6380", kind=TOKENS),
+    Mutant(
+        mean_of_means,
+        MERGES,
+        LIKE_GRPO,
+        "trl#6380",
+        kind=TOKENS,
+        says="a mean over responses of each one's share of clipped tokens",
+    ),
 ]

@@ -23,6 +23,7 @@ from .mutant import (
     gspo_weight,
     log_s,
     mean,
+    not_so,
     ratios,
     size,
     token_mean,
@@ -31,6 +32,7 @@ from .mutant import (
 SIGN = "a good response is made likelier, a bad one less likely"
 ON_POLICY = "on policy the gradient is REINFORCE's"
 OWN = "the gradient of every token has its own advantage"
+OWN_RATIO = "a token's gradient depends on its own ratio alone"
 DERIVATIVE = "the gradient is the derivative of the value"
 FLOAT32 = "with float32 inputs the loss is accurate to float32"
 PULLS, FOLLOWS = "the KL term pulls the policy to the reference", "the correction follows the sampler"
@@ -199,12 +201,12 @@ def padding_cleared_in_place(logp: A, old: A, a: A, mask: A) -> Any:
 CREDIT = [
     Mutant(wrong_sign, SIGN, says="the sign is flipped"),
     Mutant(only_good_are_learnt_from, SIGN, says="negative advantages are set to 0"),
-    Mutant(size_of_the_advantage, SIGN, says="|A|"),
+    Mutant(size_of_the_advantage, SIGN, says="the sign of the advantage is lost"),
     Mutant(stop_gradient_forgotten, ON_POLICY, LIKE_TOKEN, says="the gradient is 2 times its derivative"),
     Mutant(stop_gradient_too_many, SIGN, says="log π is detached"),
     Mutant(ratio_missing_in_the_gradient, DERIVATIVE, says="the gradient lacks the factor r"),
     Mutant(length_missing_in_the_gradient, DERIVATIVE, says="the gradient lacks the factor 1/|y|"),
-    Mutant(gradient_in_padding, "a masked slot has no gradient"),
+    Mutant(gradient_in_padding, "a masked slot has no gradient", says="masked slots have a gradient"),
     Mutant(
         token_advantages_collapse,
         OWN,
@@ -214,12 +216,23 @@ CREDIT = [
     ),
     Mutant(first_token_advantage, OWN, LIKE_TOKEN, says="the advantage of its first one"),
     Mutant(advantage_of_the_next_token, OWN, LIKE_GRPO, says="token advantages are off by one slot"),
-    Mutant(token_advantage_divided, EQUALLY, LIKE_GRPO, claims=frozenset({Claim.TOKEN_ADVANTAGES})),
-    Mutant(other_tokens_in_the_ratio, "a token's gradient depends on its own ratio alone", LIKE_GRPO),
-    Mutant(float16_sums, FLOAT32),
+    Mutant(
+        token_advantage_divided,
+        EQUALLY,
+        LIKE_GRPO,
+        claims=frozenset({Claim.TOKEN_ADVANTAGES}),
+        says="with one advantage per response, each response is divided by its length once more",
+    ),
+    Mutant(other_tokens_in_the_ratio, OWN_RATIO, LIKE_GRPO, says=not_so(OWN_RATIO)),
+    Mutant(float16_sums, FLOAT32, says="are rounded, as to bfloat16 or float16"),
     Mutant(bfloat16_ratio, FLOAT32, says="are rounded, as to bfloat16"),
     Mutant(entropy_bonus_left_in, "with advantage 0 the loss and its gradient are 0", says="rarer, as an entropy bonus does"),
-    Mutant(reward_kl_not_detached, "twice the advantage, twice the loss", seen="advantages not detached"),
+    Mutant(
+        reward_kl_not_detached,
+        "twice the advantage, twice the loss",
+        seen="advantages not detached",
+        says="lowered by 0.1 · log(π/π_old) inside the loss, and a gradient flows through it",
+    ),
     Mutant(
         kl_times_ratio,
         "the KL term does not depend on the old policy",
@@ -238,7 +251,7 @@ CREDIT = [
     Mutant(sampler_not_read, FOLLOWS, names=WITH_SAMPLER, says="the sampler's log-probs are ignored"),
     Mutant(sampler_ratio_turned_over, FOLLOWS, names=WITH_SAMPLER, says="the correction is turned over"),
     Mutant(sampler_weight_not_detached, CONSTANT, seen="verl#4105", names=WITH_SAMPLER, says="the weight is π/π_sampler"),
-    Mutant(old_policy_overwritten, UNTOUCHED),
-    Mutant(padding_cleared_in_place, UNTOUCHED),
+    Mutant(old_policy_overwritten, UNTOUCHED, says="the loss overwrites its argument old_logp"),
+    Mutant(padding_cleared_in_place, UNTOUCHED, says="the loss overwrites its argument logp"),
     Mutant(squeezed, "every batch has a finite loss, however small", says="the loss raises IndexError"),
 ]

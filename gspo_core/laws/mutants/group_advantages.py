@@ -77,19 +77,40 @@ def groups_by_position(reward: A, group: A) -> A:
 
 ADVANTAGE = MutantKind.ADVANTAGE
 GROUP_ADVANTAGES = [
-    Mutant(std_over_the_batch, GROUPS, ZScore(), "grpo-flat#2", kind=ADVANTAGE),
-    Mutant(mean_over_the_batch, GROUPS, ZScore(), kind=ADVANTAGE),
-    Mutant(rounding_blown_up, CONSTANT, ZScore(), "NeMo-RL#4158", kind=ADVANTAGE),
-    Mutant(constant_is_nan, CONSTANT, ZScore(), kind=ADVANTAGE),
-    Mutant(ddof_one, STATED, ZScore(), kind=ADVANTAGE),
-    Mutant(eps_under_the_root, STATED, ZScore(eps=1e-4), kind=ADVANTAGE),
-    Mutant(not_divided_by_others, STATED, LeaveOneOut(), kind=ADVANTAGE),
+    Mutant(
+        std_over_the_batch,
+        GROUPS,
+        ZScore(),
+        "grpo-flat#2",
+        kind=ADVANTAGE,
+        says="divided by the standard deviation of the batch",
+    ),
+    Mutant(mean_over_the_batch, GROUPS, ZScore(), kind=ADVANTAGE, says="the mean of the batch is subtracted"),
+    Mutant(
+        rounding_blown_up,
+        CONSTANT,
+        ZScore(),
+        "NeMo-RL#4158",
+        kind=ADVANTAGE,
+        says="a rounding error of the mean is divided by a standard deviation of nearly 0",
+    ),
+    Mutant(constant_is_nan, CONSTANT, ZScore(), kind=ADVANTAGE, says="a group of equal rewards has the advantage NaN"),
+    Mutant(ddof_one, STATED, ZScore(), kind=ADVANTAGE, says="the standard deviation is that with G − 1, ddof = 1, not G"),
+    Mutant(eps_under_the_root, STATED, ZScore(eps=1e-4), kind=ADVANTAGE, says="the epsilon is under the root"),
+    Mutant(not_divided_by_others, STATED, LeaveOneOut(), kind=ADVANTAGE, says="the mean of the whole group is subtracted"),
     Mutant(
         single_keeps_its_reward,
         "adding a constant to all rewards does not change the advantages",
         ZScore(),
         "verl",
         kind=ADVANTAGE,
+        says="a single response keeps its reward",
     ),
-    Mutant(groups_by_position, "the order of the responses does not change the advantages", ZScore(), kind=ADVANTAGE),
+    Mutant(
+        groups_by_position,
+        "the order of the responses does not change the advantages",
+        ZScore(),
+        kind=ADVANTAGE,
+        says="groups are formed by position",
+    ),
 ]

@@ -15,7 +15,7 @@ from gspo_core.objectives.loss import Objective
 from gspo_core.objectives.ratios import Sequence
 from gspo_core.types import Array, Gain, Gated, Layout, Namespace
 
-from .mutant import HIGH, LIKE, LOW, A, Mutant, MutantKind
+from .mutant import HIGH, LIKE, LOW, A, Mutant, MutantKind, not_so
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def one_row_pooled(logp: A, old: A, a: A, segment_ids: A, num_sequences: int) ->
 
 
 def neighbour_leaks(logp: A, old: A, a: A, segment_ids: A, num_sequences: int) -> Any:
-    """Segment borders off by one: the first token of each segment is added to the segment before."""
+    """Segment borders off by one: each token has the segment id of the next slot."""
     d = np.where(segment_ids >= 0, logp, 0.0) - np.where(segment_ids >= 0, old, 0.0)
     shifted = np.append(segment_ids[1:], segment_ids[-1:])
     total = np.array([d[(shifted == i) & (segment_ids >= 0)].sum() for i in range(num_sequences)])
@@ -149,6 +149,10 @@ def neighbour_leaks(logp: A, old: A, a: A, segment_ids: A, num_sequences: int) -
     return -gains.sum() / max(1, (length > 0).sum())
 
 
+LAYOUT = "packed and padded layouts give the same loss"
+RANKS = "splitting a response over ranks does not change the loss"
+REJECTED = "a rejected token counts as a masked token"
+ONE_STEP = "a unit has a gradient on a bound, and none one step of rounding beyond it"
 INDEPENDENT = "a response does not change the gradients of the others"
 PACKED = [
     Mutant(
@@ -158,23 +162,19 @@ PACKED = [
         kind=MutantKind.PACKED,
         says="all responses of the batch share one ratio",
     ),
-    Mutant(neighbour_leaks, INDEPENDENT, kind=MutantKind.PACKED),
+    Mutant(neighbour_leaks, INDEPENDENT, kind=MutantKind.PACKED, says="the borders of responses are off by one slot"),
 ]
 LAYOUTS = [
-    Mutant(pooled_where_packed, "packed and padded layouts give the same loss", seen="Tunix#1662", kind=MutantKind.OBJECTIVE),
-    Mutant(mean_of_this_rank, "splitting a response over ranks does not change the loss", kind=MutantKind.OBJECTIVE),
-    Mutant(length_before_rejection, "a rejected token counts as a masked token", kind=MutantKind.OBJECTIVE),
+    Mutant(pooled_where_packed, LAYOUT, seen="Tunix#1662", kind=MutantKind.OBJECTIVE, says=not_so(LAYOUT)),
+    Mutant(mean_of_this_rank, RANKS, kind=MutantKind.OBJECTIVE, says=not_so(RANKS)),
+    Mutant(length_before_rejection, REJECTED, kind=MutantKind.OBJECTIVE, says=not_so(REJECTED)),
     Mutant(
         first_slot_is_looked_at,
         "a layout without a token has loss 0",
         kind=MutantKind.OBJECTIVE,
         says="the loss raises IndexError",
     ),
-    Mutant(
-        bound_with_a_tolerance,
-        "a unit has a gradient on a bound, and none one step of rounding beyond it",
-        kind=MutantKind.OBJECTIVE,
-    ),
+    Mutant(bound_with_a_tolerance, ONE_STEP, kind=MutantKind.OBJECTIVE, says=not_so(ONE_STEP)),
 ]
 UNKNOWN = [
     Mutant(
@@ -182,6 +182,7 @@ UNKNOWN = [
         "the gradient is the derivative of the value",
         unknown_gain_with_another_slope(),
         kind=MutantKind.OBJECTIVE,
+        says="the gradient is 1.02 times the derivative of the value",
     ),
     Mutant(
         unknown_gate_that_sees_the_batch,

@@ -57,13 +57,18 @@ class Mutant:
     claims: frozenset[Claim] = frozenset()
     """Claims of the loss besides those of `like`."""
     kind: MutantKind = MutantKind.LOSS
-    says: str = ""
-    """Words of the first sentence that a check says about it; empty where that names the law."""
+    says: str = field(kw_only=True)
+    """Words of the first sentence that a check says about it."""
 
     @property
     def name(self) -> str:
         """The function's name."""
         return str(self.loss.__name__)
+
+
+def not_so(law: str) -> str:
+    """The first sentence where a law says better what is wrong than any formula could."""
+    return f"not so: {law}"
 
 
 def ratios(logp: A, old: A, mask: A) -> A:

@@ -144,7 +144,12 @@ RATIO = [
     Mutant(arithmetic_mean, SUM, says="the arithmetic mean of its token ratios"),
     Mutant(largest_token, SUM, says="the largest of its token ratios"),
     Mutant(grpo_for_gspo, SUM, seen="Soup#744", says="every token has its own ratio"),
-    Mutant(tokens_clamped_before_the_mean, OUTLIER, seen="verl#2775, Tunix"),
+    Mutant(
+        tokens_clamped_before_the_mean,
+        OUTLIER,
+        seen="verl#2775, Tunix",
+        says="log ratios of single tokens are clamped before they enter the mean",
+    ),
     Mutant(ratio_upside_down, "a good response is made likelier, a bad one less likely", says="the ratio is turned over"),
     Mutant(
         row_pooled,
@@ -155,12 +160,18 @@ RATIO = [
     Mutant(
         unmoved_tokens_do_not_count, "tokens with log ratio 0 count in the length", says="log ratio is 0 are treated as padding"
     ),
-    Mutant(masked_by_multiplying, "NaN or infinity in padding does not change the loss", seen="WeatherGenerator#2717"),
+    Mutant(
+        masked_by_multiplying,
+        "NaN or infinity in padding does not change the loss",
+        seen="WeatherGenerator#2717",
+        says="masks by multiplication, which turns NaN and infinity in padding into a NaN loss",
+    ),
     Mutant(not_masked, "finite numbers in padding do not change the loss", says="log ratios of padding enter the ratio"),
     Mutant(
         masked_advantages_in_the_mean,
         "numbers in the padding of token advantages do not change the loss",
         LIKE_TOKEN,
         seen="AReaL#1346",
+        says="numbers in the padding of token advantages enter the loss",
     ),
 ]

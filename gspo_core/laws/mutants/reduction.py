@@ -140,6 +140,6 @@ REDUCTION = [
         seen="Soup#723",
         says="the mean of the advantages is subtracted",
     ),
-    Mutant(normalised_inside, "twice the advantage, twice the loss"),
+    Mutant(normalised_inside, "twice the advantage, twice the loss", says="divided by the root mean square of the batch"),
     Mutant(later_rows_weigh_less, "the order of the responses does not matter", says="in a batch of 5, 1, 0.9, 0.81"),
 ]

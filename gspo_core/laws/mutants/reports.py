@@ -23,6 +23,7 @@ from .mutant import (
     is_clipped,
     log_s,
     mean,
+    not_so,
     ratios,
     size,
     token_mean,
@@ -110,32 +111,46 @@ def in_proportion_to_the_mean(logp: A, old: A, a: A, mask: A) -> Any:
     return gspo(logp, old, known * np.abs(known) / max(np.abs(known).mean(), 1e-30), mask)
 
 
+REPORTED = "the reported log ratio is the one in the loss"
+REPORTED_CLIPPED = "exactly the units with an advantage and no gradient are reported as clipped"
+BITS = "the contents of padding do not change a single bit of the result"
 REPORTING, INERT, RISING = (frozenset({claim}) for claim in (Claim.REPORTS, Claim.INERT, Claim.RISING))
 
 REPORTS = [
-    Mutant(sum_is_reported, "the reported log ratio is the one in the loss", claims=REPORTING),
-    Mutant(
-        both_sides_are_counted, "exactly the units with an advantage and no gradient are reported as clipped", claims=REPORTING
-    ),
+    Mutant(sum_is_reported, REPORTED, claims=REPORTING, says=not_so(REPORTED)),
+    Mutant(both_sides_are_counted, REPORTED_CLIPPED, claims=REPORTING, says=not_so(REPORTED_CLIPPED)),
     Mutant(
         median_ratio,
         "a response's ratio lies between the harmonic and the arithmetic mean of its token ratios",
         says="the median of its token ratios",
     ),
-    Mutant(log_probs_with_a_floor, "ratios multiply along a chain of policies"),
-    Mutant(gated_by_the_token, "with one advantage per response GSPO-token equals GSPO", LIKE_TOKEN),
+    Mutant(
+        log_probs_with_a_floor,
+        "ratios multiply along a chain of policies",
+        says="tokens with log π below −8 have another loss",
+    ),
+    Mutant(
+        gated_by_the_token,
+        "with one advantage per response GSPO-token equals GSPO",
+        LIKE_TOKEN,
+        says="the clip decides token by token",
+    ),
     Mutant(
         later_tokens_weigh_more,
         "inside the clip range the value depends only on the mean of a response's token advantages",
         LIKE_TOKEN,
         says="the value is another quantity",
     ),
-    Mutant(rounded_by_padding, "the contents of padding do not change a single bit of the result", claims=INERT),
+    Mutant(rounded_by_padding, BITS, claims=INERT, says=not_so(BITS)),
     Mutant(
-        flat_beyond_fifty, "beyond the overflow guard a bad response still has a gradient", seen="verl, SkyRL", claims=RISING
+        flat_beyond_fifty,
+        "beyond the overflow guard a bad response still has a gradient",
+        seen="verl, SkyRL",
+        claims=RISING,
+        says="the loss is flat for bad responses that became far too likely",
     ),
-    Mutant(guarded_for_float64, "finite log-probs give a finite loss and gradient"),
-    Mutant(one_after_another, "float32 stays accurate over 32768 tokens"),
+    Mutant(guarded_for_float64, "finite log-probs give a finite loss and gradient", says="exp overflows"),
+    Mutant(one_after_another, "float32 stays accurate over 32768 tokens", says="log-probs are summed one after another"),
     Mutant(
         in_proportion_to_the_mean,
         "a factor on one response's advantage is a factor on its part of the loss",

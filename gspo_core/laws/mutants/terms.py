@@ -94,7 +94,7 @@ def correction_not_masked(logp: A, old: A, a: A, mask: A, sampler_logp: A) -> An
 TERMS = [
     Mutant(kl_turned_over, SIDE, names=WITH_KL, says="policy and reference are exchanged"),
     Mutant(kl_ignored, PULLS, names=WITH_KL, says="the reference is ignored"),
-    Mutant(kl_of_the_first_estimator, PULLS, names=WITH_KL, says="(k1)"),
+    Mutant(kl_of_the_first_estimator, PULLS, names=WITH_KL, says="log π − log π_ref (k1)"),
     Mutant(
         kl_over_the_width,
         WEIGHS,

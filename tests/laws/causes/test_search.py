@@ -14,8 +14,8 @@ from torch import Tensor
 
 from gspo_core import GRPO, GSPO, laws
 from gspo_core.laws.chapters.catalogue import named
-from gspo_core.laws.mutants import ratio, sizes
-from gspo_core.laws.mutants.mutant import HIGH, LIKE, LIKE_TOKEN, LOW, gspo, right
+from gspo_core.laws.mutants import credit, ratio
+from gspo_core.laws.mutants.mutant import HIGH, LIKE, LIKE_GRPO, LIKE_TOKEN, LOW, gspo, right
 
 pytestmark = pytest.mark.slow
 
@@ -120,10 +120,10 @@ def test_a_larger_epsilon_is_wrong() -> None:
 
 
 def test_what_no_difference_explains_shows_its_most_special_law_first() -> None:
-    total = named("only the sum of a response's log ratios matters")
-    report = laws.check(sizes.small_log_ratios_dropped, LIKE, laws=[*FORMULA, total], examples=5)
+    own = named("a token's gradient depends on its own ratio alone")
+    report = laws.check(credit.other_tokens_in_the_ratio, LIKE_GRPO, laws=[*FORMULA, own], examples=5)
     cause = next(cause for cause in report.causes if cause.severity is laws.Severity.WRONG)
-    assert cause.sentence == "not so: only the sum of a response's log ratios matters"
+    assert cause.sentence == f"not so: {own.name}"
     assert "A known mistake that breaks this law" in cause.fix
 
 

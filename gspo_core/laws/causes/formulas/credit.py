@@ -45,8 +45,15 @@ def _without_equals(batch: Batch) -> Floats:
     return np.zeros(batch.advantage.shape) if own.size > 1 and not np.ptp(own) else batch.advantage
 
 
-def _per_size(batch: Batch) -> Floats:
-    return batch.advantage / max(float(np.sqrt((_filled(batch) ** 2).mean())) if _filled(batch).size else 1.0, 1e-300)
+def _per_size(eps: float) -> Callable[[Batch], Floats]:
+    """Divided by √mean A² + eps."""
+
+    def divided(batch: Batch) -> Floats:
+        own = _filled(batch)
+        size = float(np.sqrt((own**2).mean())) if own.size else 1.0
+        return batch.advantage / max(size + eps, 1e-300)
+
+    return divided
 
 
 def _collapsed(batch: Batch) -> Floats:
@@ -72,7 +79,6 @@ ADVANTAGES: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
         "leave it to the advantages, which are 0 for a group of equal rewards",
         _without_equals,
     ),
-    ("advantages are divided by their root mean square inside the loss", INSIDE, _per_size),
     ("the sign of the advantage is lost: |A|", "use A", lambda batch: np.abs(batch.advantage)),
     ("negative advantages are set to 0", "use A, of either sign", lambda batch: np.maximum(batch.advantage, 0.0)),
     ("positive advantages are set to 0", "use A, of either sign", lambda batch: np.minimum(batch.advantage, 0.0)),
@@ -97,6 +103,7 @@ DEVIATIONS = [
         ("normalised by mean and standard deviation", _z_score(ddof, eps)),
         ("divided by the standard deviation", _per_std(ddof, eps, False)),
         ("divided by the standard deviation", _per_std(ddof, eps, True)),
+        *([("divided by the root mean square", _per_size(eps))] if ddof == 0 else []),
     )
 ]
 """(sentence, fix, advantages that the loss takes instead), with the usual epsilons."""

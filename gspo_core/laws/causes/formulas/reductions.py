@@ -69,6 +69,11 @@ MEANS: tuple[tuple[str, str, Weights], ...] = (
         lambda y, f, n, t: 1.0 / np.sqrt(np.maximum(y, 1.0)) / f,
     ),
     (
+        "each response is divided by its length once more: long responses weigh less",
+        "weigh every response alike",
+        lambda y, f, n, t: 1.0 / np.maximum(y, 1.0) / f,
+    ),
+    (
         "the sum over responses is divided by the number of tokens",
         "divide by the number of responses",
         lambda y, f, n, t: np.ones(n) / y.sum(),

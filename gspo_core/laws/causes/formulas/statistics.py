@@ -51,6 +51,18 @@ def _shifted(by: int) -> Callable[[Batch], Batch]:
     return lambda batch: replace(batch, mask=np.roll(batch.mask, by, axis=1) & batch.mask)
 
 
+def _borders(by: int) -> Callable[[Batch], Batch]:
+    """Rows one after another, as in a packed array, with the borders between responses moved by one slot."""
+
+    def moved(batch: Batch) -> Batch:
+        rows = np.where(batch.mask, np.arange(len(batch.mask))[:, None], -1).ravel()
+        owner = np.append(rows[1:], rows[-1:]) if by > 0 else np.append(rows[:1], rows[:-1])
+        total = [batch.d.ravel()[(owner == i) & (rows >= 0)].sum() for i in range(len(batch.mask))]
+        return batch.with_d(np.repeat((total / np.maximum(1, batch.lengths))[:, None], batch.mask.shape[1], axis=1))
+
+    return moved
+
+
 def statistics() -> list[Suspect]:
     """All suspects, with gradients by differences."""
     found = [(f"a response's ratio is {words}", MEAN, _each(change)) for words, change in STATISTICS]
@@ -64,6 +76,14 @@ def statistics() -> list[Suspect]:
                 move,
             )
             for move in map(_shifted, (1, -1))
+        ),
+        *(
+            (
+                f"the borders of responses are off by one slot: a response's {end} token does not enter its ratio",
+                "use the offsets, or segment ids, and the log-probs that belong together",
+                _borders(by),
+            )
+            for end, by in (("last", 1), ("first", -1))
         ),
     ]
     return [Suspect(words, fix, batch=change, by_differences=True) for words, fix, change in found]
