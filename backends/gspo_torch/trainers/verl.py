@@ -1,0 +1,104 @@
+"""GSPO inside verl: every preset of gspo_core.objectives as a policy loss, `gspo_core_<preset in lower case>`.
+
+verl finds this module by itself, by its entry point. On the command line of `python -m verl.trainer.main_ppo`:
+
+    actor_rollout_ref.actor.policy_loss.loss_mode=gspo_core_gspo actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean
+    actor_rollout_ref.actor.clip_ratio_low=3e-4 actor_rollout_ref.actor.clip_ratio_high=4e-4
+
+The clip range is verl's option for presets that have one. verl's own KL and entropy terms are averaged by `loss_agg_mode`,
+which therefore has to be that of the objective. Options that another loss of verl reads are refused. `register` adds an
+objective of your own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from verl.trainer.ppo.core_algos import register_policy_loss
+
+from gspo_core import Objective, Padded, PerToken, batch_metrics, objectives, summary
+from gspo_torch import policy_loss
+
+LOGGED = ("clip_active", "clip_low", "clip_high", "log_s_mean", "log_s_rms", "log_s_min", "log_s_max", "ess", "zero_advantage")
+OTHERS = {"clip_ratio": 0.2, "clip_ratio_c": 3.0, "tau_pos": 1.0, "tau_neg": 1.05}
+"""Options of the actor that no objective reads here, with their defaults."""
+
+
+def register(name: str, objective: Objective) -> None:
+    """Make an objective known to verl as loss_mode=name.
+
+    Its loss is divided by the whole mini-batch's number of responses or tokens (`global_batch_size`, `batch_num_tokens`), so
+    that micro-batches and ranks add up; verl counts responses without a token as well. An objective with one ratio per
+    sequence needs equal advantages at all tokens of a response: for others, and for a weight per token, there is
+    gspo_core_gspo_token.
+    """
+
+    @register_policy_loss(name)  # type: ignore[untyped-decorator]  # verl is not installed where types are checked
+    def loss(
+        old_log_prob: Tensor, log_prob: Tensor, advantages: Tensor, response_mask: Tensor, loss_agg_mode: str, config: Any,
+        rollout_is_weights: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
+        chosen, layout = _configured(name, objective, loss_agg_mode, config), Padded(response_mask > 0)
+        weighted = advantages if rollout_is_weights is None else advantages * rollout_is_weights
+        advantage = PerToken(weighted) if chosen.ratio.per_token else _per_response(name, weighted, layout)
+        whole = _whole(chosen, config)
+        found = policy_loss(chosen, log_prob, old_log_prob, advantage, layout, denominator=whole)
+        numbers = summary(batch_metrics(chosen, found, log_prob.detach(), old_log_prob, advantage, layout))
+        logged = {f"gspo/{key}": numbers[key] for key in LOGGED if key in numbers}
+        return found.value, {
+            "actor/pg_clipfrac": numbers.get("clip_active_tokens", 0.0),
+            "actor/ppo_kl": numbers.get("kl_k1_per_token", 0.0),
+            "actor/pg_clipfrac_lower": 0.0,
+            **logged,
+        }
+
+
+def _configured(name: str, objective: Objective, mode: str, config: Any) -> Objective:
+    """The objective with verl's clip range. ValueError for an option that would have no effect, or another one than meant."""
+    for option, default in OTHERS.items():
+        if getattr(config, option) != default:
+            raise ValueError(f"{option}: expected its default {default} with loss_mode={name}, which does not read it")
+    expected = _mode(objective)
+    if mode != expected:
+        raise ValueError(f"loss_agg_mode: expected {expected!r}, as loss_mode={name} averages, got {mode!r}")
+    low, high = config.clip_ratio_low, config.clip_ratio_high
+    if hasattr(objective.surrogate, "low") and hasattr(objective.surrogate, "high"):
+        return objective.with_clip(low, high)
+    if (low, high) != (0.2, 0.2):
+        raise ValueError(f"clip_ratio_low, clip_ratio_high: expected the defaults with {name}, which has no clip range")
+    return objective
+
+
+def _mode(objective: Objective) -> str:
+    """verl's name for the objective's average."""
+    if isinstance(objective.reduction, objectives.TokenMean):
+        return "token-mean"
+    return "seq-mean-token-sum-norm" if isinstance(objective.reduction, objectives.FixedLength) else "seq-mean-token-mean"
+
+
+def _per_response(name: str, advantages: Tensor, layout: Padded) -> Tensor:
+    """[N], equal at all tokens of a response."""
+    own = torch.where(layout.valid, advantages, torch.nan)
+    high, low = own.nan_to_num(-torch.inf).amax(1), own.nan_to_num(torch.inf).amin(1)
+    if bool((high > low).any()):
+        raise ValueError(f"advantages: expected one number per response with loss_mode={name}, got tokens that differ")
+    return torch.where(layout.valid.any(1), high, 0.0)
+
+
+def _whole(objective: Objective, config: Any) -> float | Tensor | None:
+    """The number to divide by: the whole mini-batch's, over the ranks whose gradients verl averages; None: this batch's own."""
+    info, shapes = config.global_batch_info, (torch.ones(1, length, dtype=torch.bool) for length in (1, 2))
+    of_one, of_two = (objective.count(Padded(shape)).item() for shape in shapes)
+    name, factor = ("global_batch_size", of_one) if of_one == of_two else ("batch_num_tokens", 1.0)
+    if info.get(name) is None:
+        return None
+    whole: float | Tensor = info[name] * factor / info.get("dp_size", 1)
+    return whole
+
+
+for _name in objectives.__all__:
+    _preset = getattr(objectives, _name)
+    if isinstance(_preset, Objective):
+        register(f"gspo_core_{_name.lower()}", _preset)
