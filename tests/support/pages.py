@@ -58,6 +58,12 @@ def blocks(page: str) -> Iterator[Block]:
             yield Block(this[2], after[2] if after is not None and adjacent else None)
 
 
+def section(page: str, heading: str) -> str:
+    """What stands under a heading of the second level, code included."""
+    parts = re.split(r"^## (.+)$", page, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))[heading]
+
+
 def run(code: str, scope: dict[str, Any], name: str) -> str:
     """What the code prints."""
     out = io.StringIO()

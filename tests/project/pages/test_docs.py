@@ -11,7 +11,7 @@ from support.pages import DOCS, PAGES, anchors, blocks, links, run, slug
 from support.repository import ROOT
 
 CONFIG = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-WITH_TESTS_OF_THEIR_OWN = {"libraries.md", "new-variant.md", "new-backend.md"}
+WITH_TESTS_OF_THEIR_OWN = {"in-your-trainer.md", "libraries.md", "new-variant.md", "new-backend.md"}
 RUNNABLE = [
     page
     for page in sorted(DOCS.glob("*.md"))
