@@ -13,11 +13,11 @@ from gspo_core.objectives.presets import GSPO
 from .finding import ProfileFinding
 
 
-def edge(subject: Subject, advantage: float, direction: float) -> float | None:
+def edge(subject: Subject, advantage: float, direction: float, power: float = 1.0) -> float | None:
     """The smallest |d| at which one token's gradient vanishes; None if it never does up to |d| = 8.
 
-    Where the loss beyond it is the ratio at the bound times A, the bound is read off that value: a bisection of the gradient
-    is only as fine as finite differences are.
+    Where the loss beyond it is the ratio at the bound times A, for a ratio that is this power of the token's own, the bound is
+    read off that value: a bisection of the gradient is only as fine as finite differences are.
     """
 
     def dead(d: float) -> bool:
@@ -33,15 +33,15 @@ def edge(subject: Subject, advantage: float, direction: float) -> float | None:
     for _ in range(30):
         middle = 0.5 * (low + high)
         low, high = (low, middle) if dead(middle) else (middle, high)
-    return _read_off(subject, advantage, direction, high)
+    return _read_off(subject, advantage, direction, high, power)
 
 
-def _read_off(subject: Subject, advantage: float, direction: float, near: float) -> float:
+def _read_off(subject: Subject, advantage: float, direction: float, near: float, power: float) -> float:
     """The bound by the value beyond it, if that is within the reach of the differences of `near`; else `near`."""
     beyond, inside = (
         abs(subject(Batch.of([[direction * d]], [advantage])).value) for d in (2.0 * near + 2 * subject.kink, 0.0)
     )
-    exact = direction * math.log(beyond / inside) if beyond > 0 and inside > 0 else math.nan
+    exact = direction * math.log(beyond / inside) / power if beyond > 0 and inside > 0 else math.nan
     return exact if exact > 0.0 and abs(exact - near) <= 1e-3 * near + 2.0 * subject.kink else near
 
 
@@ -60,21 +60,25 @@ class Edges:
     bad_down: float | None
     error: float = 1e-9
     """Error of a width."""
+    power: float = 1.0
+    """The ratio that is clipped, of a single token, is the token's own to this power."""
 
     @property
     def widths(self) -> tuple[float, float] | None:
-        """(ε_low, ε_high) from the sides that are clipped; None if no side is."""
-        up = self.good_up if self.good_up is not None else self.bad_up
-        down = self.bad_down if self.bad_down is not None else self.good_down
+        """(ε_low, ε_high) of the ratio that is clipped, from the sides that are; None if no side is."""
+        sides = (self.good_up, self.good_down, self.bad_up, self.bad_down)
+        good_up, good_down, bad_up, bad_down = (None if x is None else self.power * x for x in sides)
+        up = good_up if good_up is not None else bad_up
+        down = bad_down if bad_down is not None else good_down
         found = [w for w in (None if down is None else -math.expm1(-down), None if up is None else math.expm1(up)) if w]
         low, high = (found[0], found[-1]) if found else (0.0, 0.0)
         return (_round(min(low, 0.99), self.error), _round(high, self.error)) if found else None
 
 
-def edges(subject: Subject) -> Edges:
+def edges(subject: Subject, power: float = 1.0) -> Edges:
     """The bounds on all four sides."""
-    good, bad = ([edge(subject, a, side) for side in (1.0, -1.0)] for a in (1.0, -1.0))
-    return Edges(good[0], good[1], bad[0], bad[1], max(1e-9, 4.0 * subject.resolution))
+    good, bad = ([edge(subject, a, side, power) for side in (1.0, -1.0)] for a in (1.0, -1.0))
+    return Edges(good[0], good[1], bad[0], bad[1], max(1e-9, 4.0 * subject.resolution), power)
 
 
 def clip(found: Edges, like: Objective = GSPO) -> ProfileFinding:

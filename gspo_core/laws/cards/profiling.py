@@ -98,7 +98,7 @@ NO_EDGES = Edges(None, None, None, None)
 def _edges(subject: Subject) -> Edges:
     """The bounds; none if the loss raises an error far outside."""
     try:
-        return edges(subject)
+        return edges(subject, measure.power_of_a_token(subject))
     except LossError:
         return NO_EDGES
 

@@ -38,15 +38,15 @@ def limits(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | No
 
 
 def _found(subject: Subject, setting: Setting) -> Iterator[Suspect]:
-    rows = _first_wrong(ROWS, 3, lambda n: _is_right(subject, setting, _rows(setting, n)))
-    if rows:
-        yield _of_rows(subject, setting, rows)
     yield from limits_of_advantages(subject, setting)
     yield from _small_log_ratios(subject)
     yield from _low_log_probs(subject, setting)
     tokens = _first_wrong(TOKENS, 3, lambda n: _is_right(subject, setting, _tokens(setting, n)))
     if tokens:
         yield _of_tokens(subject, setting, tokens)
+    rows = _first_wrong(ROWS, 3, lambda n: _is_right(subject, setting, _rows(setting, n)))
+    if rows:
+        yield _of_rows(subject, setting, rows)
 
 
 def _first_wrong(sizes: tuple[int, ...], right: int, is_right: Callable[[int], bool]) -> int:

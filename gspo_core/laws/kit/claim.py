@@ -35,6 +35,7 @@ class Claim(Enum):
     DENOMINATOR = "accepts the number to divide by as an argument"
     KL = "accepts reference log-probs, and adds a plain KL penalty to the policy loss"
     SAMPLER = "accepts the sampler's log-probs, and corrects for it with a weight that is held constant"
+    WHOLE_WEIGHT = "weighs a response by its whole π_old/π_sampler, or each token by its own, and never by a mean over tokens"
     LAYOUTS = "accepts packed, restricted and sharded layouts"
     REPORTS = "reports the log ratio of each unit, and which units are clipped"
     INERT = "the contents of padding do not change a single bit of the result"

@@ -217,7 +217,7 @@ class Subject:
             Claim.OWN_GRADIENT: self.own_gradient,
             Claim.DENOMINATOR: self.names.denominator is not None,
             Claim.KL: self.names.ref_logp is not None,
-            Claim.SAMPLER: self.names.sampler_logp is not None,
+            **dict.fromkeys((Claim.SAMPLER, Claim.WHOLE_WEIGHT), self.names.sampler_logp is not None),
             Claim.DETACHED: self.objective is None and self.framework.autodiff,
             Claim.COMPILES: self.framework.counterpart(self.call) is not None,
             Claim.PRINTED: self._is_printed(like),

@@ -34,6 +34,8 @@ NEAR, CLIP = (
     "near the old policy the correction is π_old/π_sampler, for good and bad responses alike",
     "the correction moves no clip bound",
 )
+BAND = "the clip range reaches from 1 − ε_low to 1 + ε_high"
+WHOLE = "a response's correction is a function of its whole ratio, or each token has its own"
 FOLLOWS = "the correction follows the sampler"
 POSITION = "the positions of a response's tokens do not matter"
 NOT_COUNTED = "the first token of every response is dropped, and still counted in its length"
@@ -199,6 +201,35 @@ def kl_capped(logp: A, old: A, a: A, mask: A, ref_logp: A) -> Any:
     return gspo(logp, old, a, mask) - mean(0.1 * token_mean(np.minimum(np.expm1(x) - x, 0.02), mask), mask)
 
 
+def clipped_around_the_mean(logp: A, old: A, a: A, mask: A) -> Any:
+    """The clip range lies around the mean ratio of the batch."""
+    s, own = exp(log_s(logp, old, mask)), mask.any(axis=1)
+    m = s[own].mean() if own.any() else 1.0
+    return mean(np.minimum(s * a, np.clip(s, m - LOW, m + HIGH) * a), mask)
+
+
+def tighter_for_long_ones(logp: A, old: A, a: A, mask: A) -> Any:
+    """ε/√|y|."""
+    s, root = exp(log_s(logp, old, mask)), np.sqrt(size(mask))
+    return mean(np.minimum(s * a, np.clip(s, 1 - LOW / root, 1 + HIGH / root) * a), mask)
+
+
+def far_tokens_are_masked(logp: A, old: A, a: A, mask: A) -> Any:
+    """Tokens with |log(π/π_old)| above 0.4 leave the response."""
+    return gspo(logp, old, a, mask & (np.abs(ratios(logp, old, mask)) <= 0.4))
+
+
+def weak_advantages_are_ignored(logp: A, old: A, a: A, mask: A) -> Any:
+    """|A| below 0.7 counts as 0."""
+    return gspo(logp, old, np.where(np.abs(a) < 0.7, 0.0, a), mask)
+
+
+def correction_of_each_token(logp: A, old: A, a: A, mask: A, sampler_logp: A) -> Any:
+    """min(π_old/π_sampler, 2) at each token of a response that has one ratio: TRL's token_truncate at sequence level."""
+    weight = np.minimum(exp(ratios(old, sampler_logp, mask)), 2.0)
+    return mean(token_mean(gain(log_s(logp, old, mask), a)[:, None] * weight, mask), mask)
+
+
 STRANGERS = [
     Mutant(length_without_the_eos, EQUAL, says="|y| − 1"),
     Mutant(eos_dropped, SUM, says="the last token of every response is dropped"),
@@ -234,6 +265,21 @@ STRANGERS = [
     Mutant(correction_inside_the_clip, CLIP, names=WITH_SAMPLER, says="the correction is inside the clip"),
     Mutant(
         correction_over_its_mean, "the correction follows the sampler", names=WITH_SAMPLER, says="normalised over the batch"
+    ),
+    Mutant(clipped_around_the_mean, OTHERS, says="the clip range lies around the mean ratio of the batch"),
+    Mutant(tighter_for_long_ones, BAND, says="ε is divided by the square root of the length"),
+    Mutant(far_tokens_are_masked, SUM, says="tokens whose ratio is above 1.49182 or below 0.67032 are masked"),
+    Mutant(
+        weak_advantages_are_ignored,
+        "twice the advantage, twice the loss",
+        says="advantages smaller than 0.7 in size count as 0",
+    ),
+    Mutant(
+        correction_of_each_token,
+        WHOLE,
+        seen="TRL, token_truncate at sequence level",
+        names=WITH_SAMPLER,
+        says="the arithmetic mean of its token ratios, each held at 2 at most",
     ),
     Mutant(kl_capped, "the KL term pulls the policy to the reference", names=WITH_KL, says="the KL term is capped"),
 ]

@@ -18,7 +18,7 @@ from gspo_core.laws.mutants import gspo
 from gspo_core.laws.mutants.clip import clipped_on_both_sides, mirrored_for_negative, not_clipped
 from gspo_core.laws.mutants.credit import stop_gradient_too_many, token_advantages_collapse, wrong_sign
 from gspo_core.laws.mutants.mutant import gain, log_s, mean
-from gspo_core.laws.mutants.ratio import exp_of_the_sum, grpo_for_gspo, width_for_length
+from gspo_core.laws.mutants.ratio import divided_twice, exp_of_the_sum, grpo_for_gspo, length_plus_one, width_for_length
 from gspo_core.laws.mutants.reduction import denominator_counts_empty_rows, ratio_times_token_mask, token_sum
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,16 @@ def test_the_paper_does_not_differ_from_itself() -> None:
         found = laws.profile(loss, examples=3)
         assert found.differs == ()
         assert found.report.ok, str(found.report)
+
+
+@pytest.mark.parametrize("loss", [length_plus_one, divided_twice])
+def test_the_clip_range_of_a_wrong_length_is_no_second_cause(loss: Any) -> None:
+    """The range is that of the ratio that is clipped, which for one token may be a power of the token's own."""
+    found = laws.profile(loss, examples=3)
+    assert found.report.like == "GSPO with Clip(low=0.2, high=0.3)"
+    (cause,) = found.report.causes
+    assert "log ratios are divided by" in cause.sentence
+    assert "clip range" not in cause.sentence
 
 
 @pytest.mark.parametrize("clip", [Clip(3e-4, 4e-4), Clip(0.2, 0.27)], ids=str)

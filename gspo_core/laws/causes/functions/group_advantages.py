@@ -28,6 +28,8 @@ PROBES = (
 )
 """Groups of several sizes, one of them a single response, one of equal rewards, and two that take turns."""
 EPS = (0.0, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3)
+BLOWN_UP = 1e-3
+"""Size of an advantage that is a rounding error of the mean divided by something small."""
 CENTRES = {
     "group": "the mean of the whole group is subtracted, the response's own reward included",
     "others": "the mean of the other responses is subtracted, without the response's own reward",
@@ -129,7 +131,8 @@ def _measured(subject: AdvantageFunction) -> Iterator[Wrong]:
             yield Wrong(f"{group} has the advantage NaN, as 0/0 is", fix, None)
         elif found.any() and len(rewards) > 1:
             words = f"in {group} a rounding error of the mean is divided by a standard deviation of nearly 0"
-            yield Wrong(words, fix, None)
+            small = f"{group} has advantages of about {np.abs(found).max():.1g}, a rounding error of the mean, and not 0"
+            yield Wrong(words if np.abs(found).max() > BLOWN_UP else small, fix, None)
 
 
 def causes(

@@ -86,11 +86,21 @@ def _tokens(subject: Subject) -> Suspect | None:
         weight = subject(replace(batch, sampler_logp=batch.old_logp - np.array([[GAP, -GAP]]))).weight[0]
         if abs(weight[0] - weight[1]) > 1e-3 * abs(weight[0]):
             return None
-        return Suspect(f"{words} the arithmetic mean of its token ratios, not their product", FIX)
+        return _mean_of_weights(subject)
     for word, log_weight in (("largest", GAP), ("smallest", -GAP)):
         if near(mixed, math.exp(log_weight)):
             return Suspect(f"{words} the {word} of its token ratios, not their product", FIX)
     return None
+
+
+def _mean_of_weights(subject: Subject) -> Suspect:
+    """The arithmetic mean of the token ratios, with the cap that each of them has."""
+    far, farther = (_weight(subject, [80 * GAP, 80 * GAP * by]) for by in (1.0, 1.5))
+    cap = f", each held at {far:.6g} at most" if near(far, farther) else ""
+    words = f"a response's correction is the arithmetic mean of its token ratios{cap}, not their product"
+    means = "a weight per token, on one ratio per response, multiplies the response's advantage by that mean"
+    fix = "weigh the whole response, in TRL by sequence_truncate; or, if the mean is meant, pass without={Claim.WHOLE_WEIGHT}"
+    return Suspect(f"{words}: {means}", fix)
 
 
 def _signs(subject: Subject) -> Suspect | None:

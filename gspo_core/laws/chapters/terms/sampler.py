@@ -140,7 +140,7 @@ def constant_weight(subject: Subject, setting: Setting, case: tuple[float, int, 
     "a response's correction is a function of its whole ratio, or each token has its own",
     source="docs/theory.md, D3: π_old(y)/π_sampler(y) is a product over the tokens; a token's weight is its own ratio",
     otherwise="the correction of a response is another mean of its token ratios, which is no importance weight",
-    needs={Claim.SAMPLER},
+    needs={Claim.SAMPLER, Claim.WHOLE_WEIGHT},
     cases=lambda setting: st.tuples(st.sampled_from([0.1, 0.3]), st.integers(0, 1)),
     anchors=lambda setting: [(0.1, 0)],
     effort=0.1,
@@ -148,7 +148,9 @@ def constant_weight(subject: Subject, setting: Setting, case: tuple[float, int, 
 def whole_ratio(subject: Subject, setting: Setting, case: tuple[float, int]) -> bool:
     """On policy, two tokens with log π_old − log π_sampler = g and −g: the loss is that of 0 and 0, unless it is 0.
 
-    A response that is filtered out has loss 0. Two tokens with unequal gradients have a weight each, and are not judged.
+    A weight per token on one ratio per response, as TRL's token_truncate, multiplies the response's advantage by the mean of
+    its tokens' weights: for such a loss pass `without={Claim.WHOLE_WEIGHT}`. A response that is filtered out has
+    loss 0. Two tokens with unequal gradients have a weight each, and are not judged.
     """
     gap, padding = case
     batch = Batch.of([[0.0, 0.0] + [0.0] * padding], [1.0], [[1, 1] + [0] * padding])
