@@ -1,6 +1,6 @@
 """The twenty reference updates through TRL's trainer, on one process or, under torchrun, on several.
 
-    python tests/support/trainers/trl_golden.py OUT --accumulation 2 [--checkpointing]
+    python tests/support/trainers/trl_golden.py OUT --accumulation 2 [--checkpointing] [--fsdp]
 
 Writes the updates as `integration.parity.comparison` reads them, and the parameters after the last one.
 """
@@ -21,6 +21,9 @@ import trl.trainer.grpo_trainer as host
 from datasets import Dataset
 from gspo_torch.trainers.trl import GSPOConfig, GSPOTrainer
 from safetensors.numpy import save_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from gspo_core import GSPO
@@ -30,11 +33,14 @@ from integration.parity.reference import CLIP, START, Golden, Rollout, load, mar
 class Stored(GSPOTrainer):
     """Takes stored responses, and keeps loss, log s and clip decisions of every optimizer step."""
 
-    def __init__(self, golden: Golden, accumulation: int, args: GSPOConfig) -> None:
+    def __init__(self, golden: Golden, accumulation: int, args: GSPOConfig, fsdp: bool) -> None:
         self.golden, self.accumulation = golden, accumulation
         self.updates: list[dict[str, Any]] = []
         self.loss, self.seen = 0.0, []
         model = AutoModelForCausalLM.from_pretrained(START, dtype=torch.float32)
+        if fsdp:  # by hand: accelerate has none on a CPU
+            for part in [*model.model.layers, model]:
+                fully_shard(part, mesh=init_device_mesh("cpu", (args.world_size,)))
         optimizer = torch.optim.AdamW(model.parameters(), lr=golden.options["lr"], weight_decay=0.0)
         warm_up = golden.options["lr_warm_up"]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / warm_up))
@@ -43,6 +49,8 @@ class Stored(GSPOTrainer):
             processing_class=AutoTokenizer.from_pretrained(START), optimizers=(optimizer, schedule),
             rollout_func=stored, callbacks=[Ends(self)],
         )  # fmt: skip
+        if fsdp:
+            self.accelerator.prepare_model = lambda model, **_: model  # no DDP around it
 
     def rows(self) -> list[int]:
         """This rank's responses of the current rollout, micro-batch after micro-batch."""
@@ -107,7 +115,8 @@ class Ends(TrainerCallback):
 def parameters(trainer: Stored) -> dict[str, np.ndarray]:
     """By the checkpoint's names."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    whole = ((name, p.full_tensor() if isinstance(p, DTensor) else p) for name, p in model.named_parameters())
+    return {name: p.detach().numpy().copy() for name, p in whole}
 
 
 def stored(prompts: list[Any], trainer: Stored) -> dict[str, Any]:
@@ -133,6 +142,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--accumulation", type=int, default=1)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--fsdp", action="store_true")
     given = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
     host.shuffle_sequence_dict = lambda batch: batch  # the stored mini-batches are an order already
@@ -145,14 +155,17 @@ def main() -> None:
             max_grad_norm=golden.options["max_grad_norm"], logging_steps=1, disable_tqdm=True,
             gradient_checkpointing=given.checkpointing,
         )  # fmt: skip
-        trainer = Stored(golden, given.accumulation, args)
+        trainer = Stored(golden, given.accumulation, args, given.fsdp)
         trainer.report.add = lambda _, *rest: trainer.keep(*rest)
         assert trainer.accelerator.num_processes == ranks
         trainer.train()
+    if given.fsdp:
+        assert all(isinstance(p, DTensor) for p in trainer.model.parameters())
+    after = parameters(trainer)
     if trainer.accelerator.is_main_process:
         given.out.mkdir(exist_ok=True, parents=True)
         (given.out / "updates.json").write_text(json.dumps(trainer.updates), encoding="utf-8")
-        save_file(parameters(trainer), given.out / "parameters.safetensors")
+        save_file(after, given.out / "parameters.safetensors")
 
 
 if __name__ == "__main__":

@@ -53,14 +53,15 @@ def responses(empty: bool, tools: bool) -> list[dict[str, Any]]:
         if empty and row % 5 == 0:
             mask = [0] * len(ids)
         reward = float(random.random() < 0.5) if (row // GROUP) % 2 else 0.25
-        logp = (-2.0 - random.random(len(ids))).tolist()
+        logp: list[float | None] = (-2.0 - random.random(len(ids))).tolist()
+        logp[0] = None if row % 7 == 0 else logp[0]  # a token that the engine could not score
         found.append({"ids": ids, "mask": mask, "reward": reward, "logp": logp})
     return found
 
 
 def train(trainer: type[GRPOTrainer], config: type[GRPOConfig], *, accumulation: int = 1, empty: bool = False,
           tools: bool = False, lora: bool = False, generation: int = STEPS, model: Any = None, lr: float = 0.01,
-          sampled: bool = False, **options: Any) -> Any:  # fmt: skip
+          sampled: bool = False, judged: Any = None, **options: Any) -> Any:  # fmt: skip
     """Takes STEPS optimizer steps with plain SGD, which shows every factor; `generation` of them have their own responses."""
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     rows = responses(empty, tools)[: ROWS * generation]
@@ -96,8 +97,9 @@ def train(trainer: type[GRPOTrainer], config: type[GRPOConfig], *, accumulation:
             **({"optim": "sgd"} if lora else {}), **{**SMALL, **options},
         )  # fmt: skip
         made = trainer(
-            model, lambda reward, **_: reward, args, Dataset.from_list([{"prompt": "unused"}] * 64), optimizers=optimizers,
+            model, judged or (lambda reward, **_: reward), args, Dataset.from_list([{"prompt": "unused"}] * 64),
             processing_class=AutoTokenizer.from_pretrained(START), rollout_func=rollout, peft_config=peft,
+            optimizers=optimizers,
         )  # fmt: skip
         assert made.accelerator.num_processes == ranks
         shuffled, host.shuffle_sequence_dict = host.shuffle_sequence_dict, lambda batch: batch

@@ -16,7 +16,14 @@ from integration.parity.reference import Run, Update
 SCRIPT = ROOT / "tests" / "support" / "trainers" / "trl_golden.py"
 
 
-@pytest.mark.parametrize(("ranks", "options"), [(1, ["--accumulation", "4"]), (2, ["--accumulation", "2", "--checkpointing"])])
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        (1, ["--accumulation", "4"]),
+        (2, ["--accumulation", "2", "--checkpointing"]),
+        (2, ["--accumulation", "2", "--fsdp"]),
+    ],
+)
 def test_the_reference_updates(tmp_path: Path, ranks: int, options: list[str]) -> None:
     command = [sys.executable]
     if ranks > 1:  # `accelerate launch` would start one process on a CPU

@@ -66,6 +66,21 @@ def test_a_normaliser_of_ours() -> None:
         np.testing.assert_allclose(seen[-1], expected, atol=1e-6)
 
 
+def test_a_response_that_nobody_could_judge_is_not_in_its_group() -> None:
+    seen: list[torch.Tensor] = []
+
+    class Looking(GSPOTrainer):
+        def advantages(self, batch: Any, rewards: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.stack([rewards, batch["advantages"]]))
+            return super().advantages(batch, rewards)
+
+    ours(GSPO, Looking, normaliser=Centred(), judged=lambda reward, **_: [None, *reward[1:]])
+    rewards, advantages = seen[-1].numpy()
+    assert np.isnan(rewards[0])
+    assert not np.isnan(rewards[1:]).any()
+    np.testing.assert_allclose(advantages[:GROUP], [0, *(rewards[1:GROUP] - rewards[1:GROUP].mean())], atol=1e-6)
+
+
 def test_advantages_per_token_and_per_turn() -> None:
     """Equal token advantages are the response's; others train in another way."""
 

@@ -16,7 +16,7 @@ from .batch import Batch, advantage_of, chosen, layout_of, mask_of
 
 logger = logging.getLogger(__name__)
 UNLOGGED = {
-    "batches", "updates", "tokens", "on_policy", "loss", "loss_trained", "length_std", "length_min", "length_max",
+    "batches", "updates", "tokens", "on_policy", "loss_trained", "length_std", "length_min", "length_max",
     "advantage_mean", "positive", "positive_max", "not_finite_advantages", "log_s_q01", "log_s_q25", "log_s_q75",
     "log_s_q99", "abs_log_s_q50", "abs_log_s_q95", "unlikeness",
 }  # fmt: skip
