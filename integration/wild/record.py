@@ -74,6 +74,10 @@ mend it.
 Below each table stands the smallest counterexample to each first cause, with both numbers. In it d is a token's
 log π − log π_old, · a masked slot, A the advantage of the response and |y| its number of tokens.
 
+Four differences are shown by short programs that use nothing of this library, `integration/wild/minimal/`: verl's default
+average, Tunix's packed rows, EasyDeL's clip for A < 0, and the gradient of TRL's LM head where FSDP2 makes a unit of its own
+of it, which no option of a loss can show.
+
 Results as JSON: [results/in-the-wild.json](results/in-the-wild.json). BNPO is the preset of a mean over tokens with the clip
 range 0.2, which is what the token-level defaults compute.
 
