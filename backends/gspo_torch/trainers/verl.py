@@ -24,6 +24,15 @@ from gspo_torch import policy_loss
 LOGGED = ("clip_active", "clip_low", "clip_high", "log_s_mean", "log_s_rms", "log_s_min", "log_s_max", "ess", "zero_advantage")
 OTHERS = {"clip_ratio": 0.2, "clip_ratio_c": 3.0, "tau_pos": 1.0, "tau_neg": 1.05}
 """Options of the actor that no objective reads here, with their defaults."""
+OF_OTHER_LOSSES = {
+    "clip_cov_ratio": 0.0002,
+    "clip_cov_lb": 1.0,
+    "clip_cov_ub": 5.0,
+    "kl_cov_ratio": 0.0002,
+    "ppo_kl_coef": 0.1,
+    "dro_beta": None,
+}
+"""Likewise, of `policy_loss`."""
 
 
 def register(name: str, objective: Objective) -> None:
@@ -57,9 +66,13 @@ def register(name: str, objective: Objective) -> None:
 
 def _configured(name: str, objective: Objective, mode: str, config: Any) -> Objective:
     """The objective with verl's clip range. ValueError for an option that would have no effect, or another one than meant."""
-    for option, default in OTHERS.items():
-        if getattr(config, option) != default:
-            raise ValueError(f"{option}: expected its default {default} with loss_mode={name}, which does not read it")
+    for options, defaults in ((config, OTHERS), (config.policy_loss, OF_OTHER_LOSSES)):
+        for option, default in defaults.items():
+            if options.get(option, default) != default:
+                raise ValueError(f"{option}: expected its default {default} with loss_mode={name}, which does not read it")
+    length = getattr(objective.reduction, "length", None)
+    if config.loss_scale_factor not in (None, length):
+        raise ValueError(f"loss_scale_factor: expected {length or None} with loss_mode={name}, got {config.loss_scale_factor}")
     expected = _mode(objective)
     if mode != expected:
         raise ValueError(f"loss_agg_mode: expected {expected!r}, as loss_mode={name} averages, got {mode!r}")

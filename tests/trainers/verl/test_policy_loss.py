@@ -1,5 +1,6 @@
 """Our objectives behind verl's registry: through its own ppo_loss, against its own losses, and against the core on NumPy."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gspo_torch.trainers.verl import register
+from gspo_torch.trainers.verl import OF_OTHER_LOSSES, OTHERS, register
 from tensordict import TensorDict
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, get_policy_loss_fn
 from verl.utils import tensordict_utils as tu
@@ -22,13 +23,14 @@ from gspo_core.objectives import GSPO, GSPO_TOKEN, Objective
 
 LENGTHS = np.array([3, 1, 5, 2, 4, 6])
 PRESETS = [name for name in objectives.__all__ if isinstance(getattr(objectives, name), Objective)]
+NORM = {"loss_agg_mode": "seq-mean-token-sum-norm", "clip_ratio_low": 0.2, "clip_ratio_high": 0.2}
 PAPER = {"clip_ratio_low": 3e-4, "clip_ratio_high": 4e-4, "loss_agg_mode": "seq-mean-token-mean"}
 
 
 def config(mode: str, **options: Any) -> ActorConfig:
     """Of an actor."""
     named = {"strategy": "fsdp", "rollout_n": 1, "ppo_micro_batch_size_per_gpu": 1, **options}
-    return ActorConfig(policy_loss=PolicyLossConfig(loss_mode=mode), **named)
+    return ActorConfig(**{"policy_loss": PolicyLossConfig(loss_mode=mode), **named})
 
 
 def batch(spread: float = 0.3) -> dict[str, torch.Tensor]:
@@ -175,6 +177,10 @@ def test_token_advantages() -> None:
         ("gspo_core_gspo", {"clip_ratio": 3e-4}, "clip_ratio: expected its default 0.2"),
         ("gspo_core_gspo", {"clip_ratio_c": 2.0}, "clip_ratio_c: expected its default 3.0"),
         ("gspo_core_gspo", {"tau_pos": 2.0}, "tau_pos: expected its default"),
+        ("gspo_core_gspo", {"loss_scale_factor": 7}, "loss_scale_factor: expected None with"),
+        ("gspo_core_dr_grpo", {"loss_scale_factor": 7, **NORM}, "loss_scale_factor: expected 3000 with"),
+        ("gspo_core_gspo", {"policy_loss": PolicyLossConfig("gspo_core_gspo", clip_cov_lb=2.0)}, "clip_cov_lb: expected its"),
+        ("gspo_core_gspo", {"policy_loss": PolicyLossConfig("gspo_core_gspo", dro_beta=2.0)}, "dro_beta: expected its default"),
         ("gspo_core_sapo", {}, "clip_ratio_low, clip_ratio_high: expected the defaults with gspo_core_sapo"),
     ],
 )
@@ -182,6 +188,27 @@ def test_an_option_without_an_effect_is_refused(mode: str, options: dict[str, An
     rows = batch()
     with pytest.raises(ValueError, match=f"^{message}"):
         called(mode, rows, rows["advantage"][:, None].expand(rows["mask"].shape), **options)
+
+
+READ = {"loss_agg_mode", "loss_scale_factor", "clip_ratio_low", "clip_ratio_high", "global_batch_info", "policy_loss"}
+"""By our loss."""
+BY_VERL = """
+strategy ppo_mini_batch_size ppo_micro_batch_size ppo_micro_batch_size_per_gpu ppo_infer_micro_batch_size_per_gpu
+use_dynamic_bsz ppo_max_token_len_per_gpu ppo_infer_max_token_len_per_gpu freeze_vision_tower entropy_coeff calculate_entropy
+calculate_sum_pi_squared use_kl_loss use_prefix_grouper use_torch_compile kl_loss_coef kl_loss_type ppo_epochs shuffle
+data_loader_seed checkpoint optim use_fused_kernels profiler engine rollout_n model_config qat
+"""
+"""Before the loss, or terms that verl adds to it: entropy and KL."""
+
+
+def test_every_option_of_this_version_is_known() -> None:
+    actor, policy = ({field.name for field in dataclasses.fields(kind)} for kind in (ActorConfig, PolicyLossConfig))
+    actor, policy = ({name for name in names if name[0] != "_"} for names in (actor, policy))
+    assert actor == {*READ, *OTHERS, *BY_VERL.split()}
+    assert policy == {*OF_OTHER_LOSSES, "loss_mode", "rollout_correction"}
+    defaults = config("gspo")
+    assert {name: getattr(defaults, name) for name in OTHERS} == OTHERS
+    assert {name: getattr(defaults.policy_loss, name) for name in OF_OTHER_LOSSES} == OF_OTHER_LOSSES
 
 
 def test_an_objective_of_your_own() -> None:
