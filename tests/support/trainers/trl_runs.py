@@ -29,6 +29,9 @@ from integration.parity.reference import START
 ROWS, GROUP, STEPS = 16, 4, 4
 """Responses of an optimizer step over all ranks, to a prompt, and optimizer steps of a generation."""
 
+EVALUATED = Dataset.from_list([{"prompt": "unused"}] * GROUP)
+"""Questions of an evaluation, a group of responses to each."""
+
 SMALL: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
@@ -69,10 +72,9 @@ def train(trainer: type[GRPOTrainer], config: type[GRPOConfig], *, accumulation:
     mine = [row for row in range(len(rows)) if row % ranks == rank]
 
     def rollout(prompts: list[Any], _: Any) -> dict[str, Any]:
-        assert len(prompts) == len(mine)
-        chosen = [rows[row] for row in mine]
+        chosen = [rows[row] for row in mine[: len(prompts)]]
         out = {
-            "prompt_ids": [[5, 6, 7][: 1 + row % 3] for row in mine],
+            "prompt_ids": [[5, 6, 7][: 1 + row % 3] for row in mine[: len(prompts)]],
             "completion_ids": [row["ids"] for row in chosen],
             "logprobs": [row["logp"] for row in chosen] if sampled else None,
             "reward": [row["reward"] for row in chosen],
@@ -97,7 +99,7 @@ def train(trainer: type[GRPOTrainer], config: type[GRPOConfig], *, accumulation:
             **({"optim": "sgd"} if lora else {}), **{**SMALL, **options},
         )  # fmt: skip
         made = trainer(
-            model, judged or (lambda reward, **_: reward), args, Dataset.from_list([{"prompt": "unused"}] * 64),
+            model, judged or (lambda reward, **_: reward), args, Dataset.from_list([{"prompt": "unused"}] * 64), EVALUATED,
             processing_class=AutoTokenizer.from_pretrained(START), rollout_func=rollout, peft_config=peft,
             optimizers=optimizers,
         )  # fmt: skip

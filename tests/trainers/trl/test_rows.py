@@ -122,3 +122,12 @@ def test_metrics_and_sentences_are_in_the_log(caplog: pytest.LogCaptureFixture) 
     said = [record.message for record in caplog.records if "trainers.trl" in record.name]
     assert any("FAR_APART" in message for message in said), "these steps are large"
     assert len(said) == len(set(said)), "each sentence once"
+
+
+def test_an_evaluation_has_its_own_numbers_and_divides_by_its_own_responses() -> None:
+    trained = ours(GSPO, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=ROWS)
+    rows = [row for row in trained.state.log_history if "eval_loss" in row]
+    assert len(rows) == 2
+    assert all(abs(row["eval_loss"] - row["eval_gspo/loss"]) < 1e-4 for row in rows)
+    assert all(row["eval_gspo/sequences"] == ROWS for row in rows)
+    assert len(logged(trained, "gspo/sequences")) == STEPS
