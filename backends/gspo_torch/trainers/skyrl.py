@@ -1,0 +1,96 @@
+"""SkyRL: any objective in its registry of policy losses.
+
+In the script that starts the training, where SkyRL's examples register their own losses:
+
+    from gspo_torch.trainers.skyrl import register
+
+    register("gspo_core_gspo", GSPO)      # trainer.algorithm.policy_loss_type=gspo_core_gspo
+                                          # trainer.algorithm.loss_reduction=sequence_mean
+
+SkyRL divides advantages by the mini-batch's size before the loss sees them, adds up micro-batches and averages over ranks: so
+the denominator is 1 here, whatever the micro-batches. It counts rows without a token. The clip range is eps_clip_low and
+eps_clip_high, 0.2 unless set; `loss_reduction` has to be the objective's; `off_policy_correction` is computed by SkyRL's own
+function, and its weights multiply the advantage.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from gspo_core import Objective, Padded, SequenceMean, TokenMean, batch_metrics, summary
+from gspo_core.objectives import FixedLength
+from gspo_core.types import Reduction
+from gspo_torch import policy_loss
+
+from .responses import advantage_for, with_range
+
+UTILS = "skyrl.backends.skyrl_train.utils."
+NAMES: dict[Reduction, str] = {SequenceMean(): "sequence_mean", TokenMean(): "token_mean"}
+"""SkyRL's names of a mean; that of FixedLength(max_seq_len) is seq_mean_token_sum_norm."""
+
+
+def register(name: str, objective: Objective) -> None:
+    """Makes `policy_loss_type=name` the loss of an objective.
+
+    Args:
+        name: one that SkyRL does not have; it refuses a second loss of the same name.
+        objective: a preset of `gspo_core.objectives`, or your own.
+
+    Returns: nothing.
+    """
+    importlib.import_module(UTILS + "ppo_utils").PolicyLossRegistry.register(name, skyrl_loss(objective))
+
+
+def skyrl_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, float]]]:
+    """A policy loss as SkyRL calls it.
+
+    Args:
+        objective: whose loss it is.
+
+    Returns: a function of (log_probs, old_log_probs, advantages, config, loss_mask, rollout_logprobs), all arrays [N, T] and
+    advantages already divided, that returns (loss, metrics). It raises ValueError for a loss_reduction, clip_ratio_c or clip
+    range that the objective does not have, by name.
+    """
+
+    def loss(
+        log_probs: Tensor,
+        old_log_probs: Tensor,
+        advantages: Tensor,
+        config: Any,
+        loss_mask: Tensor,
+        rollout_logprobs: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        _check(objective, config)
+        ranged = with_range(objective, config.eps_clip_low, config.eps_clip_high, "eps_clip_low, eps_clip_high")
+        layout, tokens, metrics = Padded(loss_mask > 0), advantages, dict[str, float]()
+        if rollout_logprobs is not None and config.off_policy_correction is not None:
+            compute = importlib.import_module(UTILS + "off_policy_correction_utils").compute_off_policy_correction
+            weight, metrics, kept = compute(old_log_probs, rollout_logprobs, loss_mask, config.off_policy_correction)
+            tokens = tokens * kept * (1.0 if weight is None else weight)
+        # The shares of responses and tokens are in the advantages: what is left of any reduction is a sum over tokens.
+        summed = replace(ranged, reduction=FixedLength(1))
+        advantage = advantage_for(summed, tokens, layout)
+        found = policy_loss(summed, log_probs, old_log_probs, advantage, layout, denominator=1.0)
+        numbers = summary(batch_metrics(summed, found, log_probs.detach(), old_log_probs, advantage, layout))
+        ours = {f"gspo_{key}": numbers[key] for key in ("clip_active", "log_s_rms", "ess") if key in numbers}
+        return found.value, {"clip_ratio": numbers.get("clip_active_tokens", 0.0), **metrics, **ours}
+
+    return loss
+
+
+def _check(objective: Objective, config: Any) -> None:
+    """Options of SkyRL that say the same as the objective."""
+    reduction = objective.reduction
+    fixed = isinstance(reduction, FixedLength) and reduction.length == config.max_seq_len
+    expected = "seq_mean_token_sum_norm" if fixed else NAMES.get(reduction)
+    if config.loss_reduction != expected:
+        raise ValueError(f"loss_reduction: expected {expected}, as {reduction} averages, got {config.loss_reduction}")
+    if config.clip_ratio_c != 3.0:
+        raise ValueError(
+            f"clip_ratio_c: expected its default 3.0, since a dual clip is the objective's, got {config.clip_ratio_c}"
+        )

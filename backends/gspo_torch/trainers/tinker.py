@@ -1,0 +1,77 @@
+"""tinker: any objective as a custom loss, or as the weights of its cross-entropy.
+
+    loss_fn = custom_loss(GSPO)
+    training_client.forward_backward_custom(data, loss_fn)      # two passes on the server; metrics come back
+
+    weights = token_weights(GSPO, data, logprobs)               # one pass, if the log-probs of the current policy are known
+    training_client.forward_backward(data with these "weights", "cross_entropy")
+
+Data are those of tinker's recipes for reinforcement learning: `target_tokens`, `logprobs` of the sampler, `advantages`, and a
+`mask` where not every token is the policy's. The server's loss is −Σ weight · logprob, so that a weight is −∂loss/∂logp. Calls
+add up: the denominator is the count of the data of one call, or, with several calls per optimizer step, the number given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gspo_core import Loss, Objective, Packed, batch_metrics, summary
+from gspo_torch import policy_loss
+
+from .responses import advantage_for
+
+
+def custom_loss(objective: Objective, denominator: float | None = None) -> Callable[..., tuple[Tensor, dict[str, float]]]:
+    """A function for `forward_backward_custom`.
+
+    Args:
+        objective: whose loss it is.
+        denominator: the count of all responses (or tokens) of the optimizer step; None: of the data of this call.
+
+    Returns: a function of (data, list of log-probs) that returns (loss, metrics).
+    """
+
+    def loss_fn(data: Sequence[Any], logprobs: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        loss, rest = _loss(objective, data, logprobs, denominator)
+        numbers = summary(batch_metrics(objective, loss, *rest))
+        return loss.value, {f"gspo/{name}": value for name, value in numbers.items()}
+
+    return loss_fn
+
+
+def token_weights(
+    objective: Objective, data: Sequence[Any], logprobs: Sequence[Tensor], denominator: float | None = None
+) -> list[Tensor]:
+    """Weights for the server's "cross_entropy".
+
+    Args:
+        objective, denominator: as of `custom_loss`.
+        data: tinker's Datum, with `logprobs` and `advantages`.
+        logprobs: of the same tokens, under the current policy; of a forward pass, or those of `data` in the first update.
+
+    Returns: −∂loss/∂logp of each datum's tokens.
+    """
+    loss, _ = _loss(objective, data, [x.detach() for x in logprobs], denominator)
+    return list((-loss.logp_grad).split([len(x) for x in logprobs]))
+
+
+def _loss(
+    objective: Objective, data: Sequence[Any], logprobs: Sequence[Tensor], denominator: float | None
+) -> tuple[Loss, tuple[Any, ...]]:
+    """The loss, and the arguments of its metrics. Every datum is a segment of one row."""
+
+    def field(name: str) -> Tensor:
+        return torch.cat([datum.loss_fn_inputs[name].to_torch() for datum in data]).to(logprobs[0].device)
+
+    lengths = torch.tensor([len(x) for x in logprobs])
+    own = torch.arange(len(logprobs)).repeat_interleave(lengths)
+    if "mask" in data[0].loss_fn_inputs:
+        own = torch.where(field("mask") > 0, own, -1)
+    layout, logp, old = Packed(own, len(logprobs)), torch.cat(list(logprobs)), field("logprobs")
+    advantage = advantage_for(objective, field("advantages"), layout)
+    loss = policy_loss(objective, logp, old, advantage, layout, denominator=denominator)
+    return loss, (logp.detach(), old, advantage, layout)

@@ -1,0 +1,49 @@
+"""Advantages of responses out of those of tokens, padded and packed, and a trainer's clip range."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+
+import pytest
+import torch
+from gspo_torch.trainers.responses import advantage_for, with_range
+
+from gspo_core import GSPO, GSPO_TOKEN, Packed, Padded, PerToken
+from gspo_core.objectives import CISPO
+
+MASK = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 1]]) > 0
+TOKENS = torch.tensor([[-0.1, -0.1, 9.0], [9.0, 9.0, 9.0], [9.0, 0.7, 0.7]])
+IDS = torch.where(MASK, torch.arange(3)[:, None], -1)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_number_that_all_tokens_of_a_response_have(packed: bool) -> None:
+    """To the bit; 0 of an empty one. With one that differs by a rounding error, refused."""
+    layout = Packed(IDS.reshape(-1), 3) if packed else Padded(MASK)
+    tokens = TOKENS.reshape(layout.shape)
+    found = advantage_for(GSPO, tokens, layout)
+    assert torch.equal(found, torch.tensor([-0.1, 0.0, 0.7]))
+    other = tokens.clone().reshape(-1)
+    other[8] = torch.nextafter(other[8], torch.tensor(1.0))
+    with pytest.raises(ValueError, match="advantages: expected one number per response"):
+        advantage_for(GSPO, other.reshape(layout.shape), layout)
+
+
+def test_a_ratio_of_tokens_takes_them_as_they_are() -> None:
+    found = advantage_for(GSPO_TOKEN, TOKENS, Padded(MASK))
+    assert isinstance(found, PerToken)
+    assert found.values is TOKENS
+
+
+def test_a_range_that_an_objective_does_not_have_is_refused() -> None:
+    assert with_range(GSPO, 0.1, 0.3, "eps") == GSPO.with_clip(0.1, 0.3)
+    assert with_range(CISPO, 0.2, 0.2, "eps") is CISPO
+    with pytest.raises(ValueError, match=r"^eps: expected the default 0.2, since TruncatedWeight"):
+        with_range(CISPO, 0.2, 0.3, "eps")
+
+
+@pytest.mark.parametrize("module", ["gspo_torch.trainers.responses"])
+def test_the_examples_run(module: str) -> None:
+    failed, attempted = doctest.testmod(importlib.import_module(module))
+    assert (failed, attempted > 0) == (0, True)
