@@ -114,17 +114,6 @@ def exponent(subject: Subject, sides: Edges) -> ProfileFinding:
     return ProfileFinding("power", f"four tokens with ratio r have the ratio r^{f:.4g}; in the paper it is r", "other", False)
 
 
-def power_of_a_token(subject: Subject) -> float:
-    """f, if the loss of a single token grows like r^f, as where log ratios are divided by the length plus one; else 1."""
-    c, sizes = 0.01, list[float]()
-    for x, a in ((0.0, -1.0), (c, -1.0), (0.0, 1.0), (-c, 1.0)):
-        sizes.append(abs(subject.value(Batch.of([[x]], [a])).value))
-    if not all(math.isfinite(x) and x > 0 for x in sizes):
-        return 1.0
-    up, down = math.log(sizes[1] / sizes[0]) / c, math.log(sizes[2] / sizes[3]) / c
-    return up if 0.01 < up < 100 and _near(up, down) else 1.0
-
-
 POWERS = (
     (1.0, "mean", "a response's ratio is a mean over its tokens: four tokens with ratio r have ratio r"),
     (

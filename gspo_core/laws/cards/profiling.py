@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gspo_core.laws.causes.measures import power_of_a_token
 from gspo_core.laws.checking import check
 from gspo_core.laws.kit.claim import Claim
 from gspo_core.laws.kit.names import Names
@@ -98,7 +99,7 @@ NO_EDGES = Edges(None, None, None, None)
 def _edges(subject: Subject) -> Edges:
     """The bounds; none if the loss raises an error far outside."""
     try:
-        return edges(subject, measure.power_of_a_token(subject))
+        return edges(subject, power_of_a_token(subject))
     except LossError:
         return NO_EDGES
 

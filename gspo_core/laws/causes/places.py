@@ -30,11 +30,11 @@ def place(batches: Iterable[tuple[Batch, bool]]) -> Place | None:
         if len(wrong) == 1 and len({float(batch.advantage.flat[0]) > 0 for batch, _ in responses}) == 2:
             bad, good = ("good", "bad") if True in wrong else ("bad", "good")
             words = f"single tokens and {good} responses have the right loss, and {bad} responses of several tokens have not"
-            return Place(words, ("masks", "gspo_token", "credit", "clip", "ratio", "ratio_algebra"), True)
+            return Place(words, ("masks", "gspo_token", "ratio", "ratio_algebra", "clip", "credit"), True)
         words = (
             "single tokens have the right loss, and a response of several has not: the ratio or a mean over tokens is another"
         )
-        return Place(words, ("masks", "gspo_token", "credit", "clip", "ratio", "ratio_algebra"))
+        return Place(words, ("masks", "gspo_token", "ratio", "ratio_algebra", "clip", "credit"))
     if any(not agrees for _, agrees in seen):
         words = "single tokens have the right loss, and several ragged responses have not"
         return Place(words, ("masks", "micro_batches", "reduction"))

@@ -14,10 +14,11 @@ from gspo_core.laws.kit.setting import Setting
 from gspo_core.laws.kit.subject import LossError, LossResult, Subject
 
 from .answers import Seen, agree
+from .shapes import shapes
 from .suspect import Suspect
 from .weights import row_weights
 
-TOKENS = Batch.of([[0.3, 0.05, -0.1], [-0.25, 0.1, 0.02]], [-1.0, 1.0], base=-1.0)
+TOKENS = Batch.of([[0.31, 0.05, -0.11], [-0.26, 0.11, 0.02]], [-1.0, 1.0], base=-1.0)
 """Two responses, each on the side that is never clipped."""
 STEPS = np.array([0.0, 1.0, 2.3, 3.1, 4.7]) * 1e-4
 """Changes of log π that every loss in float32 follows."""
@@ -46,12 +47,14 @@ def _found(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Sus
     if not rounded and not all(_near(subject, setting, plain, other) for other in _shifted(setting)):
         words = "the loss depends on log π itself, not on log π − log π_old alone"
         yield Suspect(words, "use log-probs in their difference only")
+    yield from shapes(subject, setting, seen)
     yield from _together(subject, setting, seen)
 
 
 def _shifted(setting: Setting) -> list[Batch]:
     """The batch with other log-probs and the same log ratios, if the formula is the same on it."""
-    moved = [replace(TOKENS, logp=TOKENS.logp + by, old_logp=TOKENS.old_logp + by) for by in (-1.0, 1.0)]
+    each = np.array([[-1.5, 0.25, 0.5], [0.5, -1.25, 0.75]])
+    moved = [replace(TOKENS, logp=TOKENS.logp + by, old_logp=TOKENS.old_logp + by) for by in (-1.0, 1.0, each)]
     size = setting.expected(TOKENS)
     return [batch for batch in moved if abs(setting.expected(batch).value - size.value) <= 1e-9 * size.scale]
 

@@ -31,6 +31,7 @@ from .formulas.thresholds import thresholds
 from .handling import handling
 from .inputs import MEASURED
 from .limits import limits
+from .measures import power_of_a_token
 from .mends import coarse, constant_term, with_value_of, without_constant_term
 from .places import place
 from .properties import properties
@@ -125,7 +126,8 @@ def _unknown(subject: Subject, setting: Setting, seen: list[Seen], left: list[La
     if measured is not None:
         return Cause(measured.sentence, measured.fix, Severity.WRONG, smallest_first(left), known=False)
     found = place((s.batch, agree(setting, s, s.right)) for s in seen)
-    chosen = next((v for v in left if found and v.law.chapter in found.chapters), left[0])
+    chapters = found.chapters if found else ()
+    chosen = next((v for chapter in chapters for v in left if v.law.chapter == chapter), left[0])
     said = found and (found.limited or chosen.law.chapter in {"paper", "sizes"})
     sentence = found.words if found and said else f"not so: {chosen.law.name}"
     fix = "" if said else f"A known mistake that breaks this law: {chosen.law.otherwise}"
@@ -200,7 +202,7 @@ def _alone(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Sus
     yield from parts(subject, setting)
     yield from statistics()
     yield from other_tokens()
-    yield from power(slope)
+    yield from power(power_of_a_token(subject))
     yield from weights_by_sign(*_by_sign(subject, setting))
     yield from approximations(setting, value)
     yield from decisions(setting)

@@ -18,6 +18,7 @@ from .mutant import Mutant, MutantKind, gspo, right
 from .ratio import RATIO
 from .reduction import REDUCTION
 from .reports import REPORTS
+from .shapes import SHAPES
 from .sizes import SIZES
 from .strangers import STRANGERS
 from .terms import TERMS
@@ -37,6 +38,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *CLIP_FRACTION,
     *PACKED,
     *STRANGERS,
+    *SHAPES,
 )
 
 

@@ -71,9 +71,18 @@ def _next(batch: Batch) -> Floats:
     return np.roll(batch.advantage, 1, axis=1) if batch.per_token else batch.advantage
 
 
+def _less_the_others(batch: Batch) -> Floats:
+    """Less the mean of the advantages of the other responses; as it is for a single one."""
+    own, count = _filled(batch), int(batch.mask.any(axis=1).sum())
+    if batch.per_token or count < 2:
+        return batch.advantage
+    return np.asarray(batch.advantage - (own.sum() - batch.advantage) / (count - 1))
+
+
 INSIDE = "pass the advantages as they are: they are normalised before the loss"
 ADVANTAGES: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
     ("the mean of the advantages is subtracted inside the loss", INSIDE, _centred),
+    ("the mean of the other responses' advantages is subtracted inside the loss", INSIDE, _less_the_others),
     (
         "a batch whose advantages are all equal has loss 0, as if there were nothing to learn",
         "leave it to the advantages, which are 0 for a group of equal rewards",

@@ -71,6 +71,11 @@ STRETCHED: tuple[tuple[str, str, Callable[[Batch], Floats]], ...] = (
         lambda batch: _size(batch) / _span(batch),
     ),
     (
+        "the ratio is turned over where it is below 1: exp of the size of its log ratio",
+        "exchange nothing, and take no absolute value: use the mean log ratio as it is",
+        lambda batch: np.where(batch.d.sum(axis=1) < 0, -1.0, 1.0),
+    ),
+    (
         "tokens whose log ratio is 0 are treated as padding",
         "use the mask, not the numbers",
         lambda batch: _size(batch) / np.maximum((batch.d != 0).sum(axis=1), 1),

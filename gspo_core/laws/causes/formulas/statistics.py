@@ -40,6 +40,14 @@ def _pooled(batch: Batch) -> Batch:
     return batch.with_d(np.full(batch.mask.shape, batch.d.sum() / max(1, batch.mask.sum())))
 
 
+def _over_their_mean(batch: Batch) -> Batch:
+    """The ratio of each response divided by the mean ratio of the batch."""
+    own = batch.mask.any(axis=1)
+    log_s = batch.d.sum(axis=1) / np.maximum(1, batch.lengths)
+    mean = float(np.exp(log_s[own]).mean()) if own.any() else 1.0
+    return batch.with_d(np.repeat((log_s - np.log(mean))[:, None], batch.mask.shape[1], axis=1))
+
+
 def _not_masked(batch: Batch) -> Batch:
     """The log ratios of all slots, in the sum over tokens."""
     total = (batch.logp - batch.old_logp).sum(axis=1) / np.maximum(1, batch.lengths)
@@ -86,4 +94,7 @@ def statistics() -> list[Suspect]:
             for end, by in (("last", 1), ("first", -1))
         ),
     ]
-    return [Suspect(words, fix, batch=change, by_differences=True) for words, fix, change in found]
+    words, fix = "the ratios are divided by their mean over the batch", "use each response's own ratio"
+    held = Suspect(f"{words}, which is held constant", fix, batch=_over_their_mean)
+    found.append((words, fix, _over_their_mean))
+    return [held, *(Suspect(words, fix, batch=change, by_differences=True) for words, fix, change in found)]

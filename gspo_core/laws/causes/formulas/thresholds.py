@@ -55,8 +55,12 @@ def limits_of_advantages(subject: Subject, setting: Setting) -> Iterator[Suspect
         (True, False): f"advantages below −{low:g} are cut",
         (False, True): f"advantages above {high:g} are cut",
     }
-    said = words.get((low < math.inf, high < math.inf))
-    if said:
+    said, bound = words.get((low < math.inf, high < math.inf)), min(low, high)
+    half = share(0.5 * bound if high == bound else -0.5 * bound) if said else 1.0
+    if said and abs(half - 1.0) > SAME:
+        numbers = f"one of {0.5 * bound:g} counts {half:.4g} times, and none counts for more than {bound:g}"
+        yield Suspect(f"advantages are squashed, as by tanh: {numbers}", "use A, whatever its size")
+    elif said:
         yield Suspect(said, "use A, whatever its size", batch=_changed(lambda a: np.clip(a, -low, high)))
     if share(SMALL) == 0.0 == share(-SMALL) and share(LARGE):
         least = edge(SMALL, LARGE, lambda a: share(a) != 0.0)
