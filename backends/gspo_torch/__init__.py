@@ -24,17 +24,20 @@ from .distributed import VocabularyShard, sum_over
 from .kl import kl_penalty
 from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import token_logp, token_scores
+from .model_head import ModelHead, model_head
 from .policy import policy_loss
 from .routing.replay import record_routes, replay_routes
 from .routing.routes import Routes
 
 __all__ = [
     "KLTerm",
+    "ModelHead",
     "Routes",
     "TokenScores",
     "VocabularyShard",
     "kl_penalty",
     "linear_policy_loss",
+    "model_head",
     "policy_loss",
     "record_routes",
     "replay_routes",

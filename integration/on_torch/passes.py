@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from gspo_torch import Routes, linear_policy_loss, record_routes, replay_routes
+from gspo_torch import Routes, linear_policy_loss, model_head, record_routes, replay_routes
 from torch import Tensor
 
 from gspo_core import Padded, PerToken, sampler_weight
@@ -52,11 +52,10 @@ def loss_of(
     kl: KLTerm | None,
 ) -> LinearLoss:
     """The loss, and the log-probs, from the hidden states [N, T, H] of `predicting_states`; no logits are kept."""
-    head, layout = model.get_output_embeddings(), Padded(part.mask)
+    head, layout = model_head(model), Padded(part.mask)
     return linear_policy_loss(
         trainer.objective, hidden, head.weight, part.tokens, old_logp, advantage, layout,
-        denominator=denominator, bias=head.bias, temperature=trainer.config.temperature, kl=kl,
-        return_logp=True, return_entropy=True,
+        denominator=denominator, kl=kl, return_logp=True, return_entropy=True, **head.options(trainer.config.temperature),
     )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ import torch
 from gspo_torch import Routes
 from torch import Tensor
 
+from integration.on_torch.growing import growing, positions
 from integration.on_torch.tape import Tape
-from integration.options.errors import TrainingFailure, UserError
+from integration.options.errors import TrainingFailure
 from integration.shared.prompts import Prompter, left_pad
 from integration.shared.tasks import Example
 
@@ -49,7 +50,7 @@ class Responses:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws responses at a temperature, with the model's KV cache. A prompt is read once for all its responses."""
+    """Draws responses at a temperature, with the model's KV cache where its layers allow it."""
 
     model: Any
     prompter: Prompter
@@ -72,18 +73,10 @@ class Sampler:
         tokens = torch.full((len(everyone), self.max_new_tokens), pad_id, device=self.device)
         mask = torch.zeros(tokens.shape, dtype=torch.bool, device=self.device)
         tape = Tape(self.model, mask, temperature=self.temperature, logp=self.keep_logp, routes=self.keep_routes)
+        batch = growing(self.model, prompt_ids, prompt_mask)
         with tape.forward(everyone // count):
-            out = self.model(
-                input_ids=prompt_ids,
-                attention_mask=prompt_mask,
-                position_ids=positions(prompt_mask),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        cache = out.past_key_values
-        cache.batch_repeat_interleave(count)
+            logits = batch.begin(count)
         prompt_ids, prompt_mask = prompt_ids.repeat_interleave(count, 0), prompt_mask.repeat_interleave(count, 0)
-        logits, attention = out.logits[:, -1].repeat_interleave(count, 0), prompt_mask
         rows = everyone  # the responses that are still growing
         for column in range(self.max_new_tokens):
             token = self._choose(logits, generator)
@@ -92,19 +85,9 @@ class Sampler:
             going = (~torch.isin(token, self.stop_ids)).nonzero()[:, 0]
             if len(going) == 0 or column + 1 == self.max_new_tokens:
                 break
-            if len(going) < len(rows):
-                cache.batch_select_indices(going)
-                rows, token, attention = rows[going], token[going], attention[going]
-            attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
+            rows, token = rows[going], token[going]
             with tape.forward(torch.full_like(everyone, -1).index_copy(0, rows, everyone[: len(rows)])):
-                step = self.model(
-                    input_ids=token[:, None],
-                    attention_mask=attention,
-                    position_ids=attention.sum(-1, keepdim=True) - 1,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-            logits = step.logits[:, -1]
+                logits = batch.step(going, token)
         longest = int(mask.any(0).sum())
         logp = tape.logp()
         return Responses(
@@ -136,11 +119,6 @@ class Sampler:
         return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def positions(attention: Tensor) -> Tensor:
-    """[N, P] positions of left-padded prompts, counted from the first real token."""
-    return (attention.cumsum(-1) - 1).clamp(min=0)
-
-
 def predicting_states(model: Any, batch: Responses) -> Tensor:
     """[N, T, H] the final hidden states at the positions that predict the responses' tokens."""
     ids = torch.cat([batch.prompt_ids, batch.tokens], 1)
@@ -150,54 +128,3 @@ def predicting_states(model: Any, batch: Responses) -> Tensor:
     )  # fmt: skip
     states: Tensor = out.last_hidden_state[:, batch.prompt_ids.shape[1] - 1 : -1]
     return states
-
-
-LARGE = 1000.0
-"""The largest logit that is put through what follows the head: a cap shows there, however small the logits are."""
-
-
-def _require_attention_only(model: Any) -> None:
-    """UserError if layers keep a state that is not keys and values: responses that end could not be taken out of its cache."""
-    config = model.config.get_text_config()
-    other = sorted(
-        set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention", "chunked_attention"}
-    )
-    if other or getattr(model, "_is_stateful", False):
-        raise UserError(
-            f"--model: {type(model).__name__} has layers that are no attention ({', '.join(other) or 'recurrent'}), whose "
-            "state the sampler cannot carry; use a model of attention layers"
-        )
-
-
-@torch.no_grad()
-def require_plain_head(model: Any, sampler: Sampler, example: Example) -> None:
-    """UserError if logits are not hidden states times the LM head (soft-capping, scaling), which token_logp would miss, or if
-    layers are recurrent.
-
-    Looks at all logits of a prompt, twice: as they are, against the product, and with the head's output scaled up to
-    `LARGE`, which whatever follows the head must leave as it is.
-    """
-    _require_attention_only(model)
-    ids, mask = (torch.from_numpy(x).to(sampler.device) for x in left_pad([sampler.prompter.encode(example)], 0))
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
-    head, scaled = model.get_output_embeddings(), []
-
-    def enlarge(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
-        scaled.append(output.float() * (LARGE / output.float().abs().max()))
-        return scaled[0].to(output.dtype)
-
-    product = head(model.get_decoder()(**inputs).last_hidden_state.to(head.weight.dtype)).float()
-    raw = model(**inputs).logits
-    handle = head.register_forward_hook(enlarge)
-    try:
-        large = model(**inputs).logits.float()
-    finally:
-        handle.remove()
-    allowed = 0.05 if raw.dtype.itemsize == 2 else 1e-3  # logits that are rounded to 16 bits
-    for found, expected in ((raw.float(), product), (large, scaled[0])):
-        gap = float((found - expected).abs().max() / expected.abs().max())
-        if not gap <= allowed:
-            raise UserError(
-                f"--model: its logits differ from hidden states times LM head by {gap:.2g} of the largest: it transforms its "
-                "logits (soft-capping or scaling), which is not supported yet"
-            )

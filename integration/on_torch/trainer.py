@@ -10,10 +10,11 @@ import torch
 from gspo_torch.routing.routers import mixture_of
 
 from gspo_core import Objective
+from integration.on_torch.agreement import require_agreement
 from integration.on_torch.checkpoint import load_state, write_checkpoint
 from integration.on_torch.engine import Engine, in_bfloat16
 from integration.on_torch.reference import Reference, load_start
-from integration.on_torch.rollout import Responses, Sampler, require_plain_head
+from integration.on_torch.rollout import Responses, Sampler
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.options.resuming import open_run, remember
@@ -112,7 +113,7 @@ def prepare(config: Config) -> Trainer:
     prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args, ends)
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
-    require_plain_head(model, sampler, task.train[0])
+    require_agreement(model, sampler, task.train[:8])
     trainer = Trainer(
         config, folder, task, model, config.build_objective(),
         torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,

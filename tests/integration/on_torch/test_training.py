@@ -13,8 +13,9 @@ from support.budgets import assert_within, float32_budget
 from support.runs.torch_trainers import draw, make_trainer, response_logp
 
 from gspo_core.planning import Plan
+from integration.on_torch.agreement import require_agreement
 from integration.on_torch.passes import Old
-from integration.on_torch.rollout import Responses, require_plain_head
+from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, update
 from integration.options.choices import CLIP_RANGES, OBJECTIVES
@@ -134,7 +135,7 @@ def test_bfloat16_passes_leave_weights_gradients_and_log_probs_in_float32(traine
     batch = draw(trainer)
     exact = response_logp(trainer.model, batch, 1.0).detach()
     compute_in(trainer.model, torch.bfloat16)
-    require_plain_head(trainer.model, trainer.sampler, trainer.task.train[0])
+    require_agreement(trainer.model, trainer.sampler, trainer.task.train[:4])
     assert trainer.sampler.draw(trainer.task.train[:2], 2, trainer.sampling).mask.any()
     rounded = response_logp(trainer.model, batch, 1.0)
     assert rounded.dtype == torch.float32

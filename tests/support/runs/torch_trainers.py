@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gspo_torch import token_logp
+from gspo_torch import model_head, token_logp
 from torch import Tensor
 
 from gspo_core import Padded
@@ -52,10 +52,8 @@ def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
 
 def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
     """[N, T] log π(token) of the responses at a temperature, at least float32; 0 in masked slots."""
-    head, hidden = model.get_output_embeddings(), predicting_states(model, batch)
-    return token_logp(
-        hidden, head.weight, batch.tokens, layout=Padded(batch.mask), bias=head.bias, temperature=temperature
-    )  # fmt: skip
+    head, hidden = model_head(model), predicting_states(model, batch)
+    return token_logp(hidden, head.weight, batch.tokens, layout=Padded(batch.mask), **head.options(temperature))
 
 
 def draw(trainer: Trainer, count: int = 4) -> Responses:

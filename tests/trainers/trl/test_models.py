@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gspo_torch import token_logp
-from gspo_torch.trainers.trl.head import Head, add_states
+from gspo_torch.trainers.trl.head import add_states
 from support.trainers.trl_runs import STEPS, ours, parameters, theirs
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -45,8 +45,8 @@ def test_log_probs_are_those_of_the_models_logits(kind: str, options: dict[str, 
     expected = torch.log_softmax(model(input_ids=ids).logits[:, :-1].double() / 0.7, -1).gather(2, ids[:, 1:, None])[..., 0]
     add_states(model, 0.7)
 
-    def scored(hidden: Tensor, head: Head) -> Tensor:
-        return token_logp(hidden[:, :-1], head.weight, ids[:, 1:], **head.options)
+    def scored(hidden: Tensor, lm_head: Tensor, options: dict[str, Any]) -> Tensor:
+        return token_logp(hidden[:, :-1], lm_head, ids[:, 1:], **options)
 
     found = model(input_ids=ids, states=scored)["loss"]
     torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=0)

@@ -15,7 +15,7 @@ from gspo_torch import linear_policy_loss, token_logp
 
 from .batch import Batch, advantage_of, chosen, correct, layout_of, normalised, rows_to_run
 from .config import GSPOConfig
-from .head import Head, add_states
+from .head import add_states
 from .report import Report
 
 
@@ -104,8 +104,8 @@ class GSPOTrainer(GRPOTrainer):
     def _logp(self, model: Any, ids: Tensor, mask: Tensor, width: int) -> Tensor:
         layout = Padded(mask[:, -width:] > 0)
 
-        def scored(hidden: Tensor, head: Head) -> Tensor:
-            return token_logp(hidden[:, -width - 1 : -1], head.weight, ids[:, -width:], layout=layout, **head.options)
+        def scored(hidden: Tensor, lm_head: Tensor, options: dict[str, Any]) -> Tensor:
+            return token_logp(hidden[:, -width - 1 : -1], lm_head, ids[:, -width:], layout=layout, **options)
 
         with self.accelerator.autocast():
             logp: Tensor = model(input_ids=ids, attention_mask=mask, states=scored)["loss"]
@@ -136,12 +136,12 @@ class GSPOTrainer(GRPOTrainer):
         width = tokens.shape[1]
         results: list[LinearLoss] = []
 
-        def scored(hidden: Tensor, head: Head) -> Tensor:
+        def scored(hidden: Tensor, lm_head: Tensor, options: dict[str, Any]) -> Tensor:
             loss = linear_policy_loss(
-                args.objective, hidden[:, -width - 1 : -1], head.weight, tokens, old, advantage_of(args.objective, batch),
+                args.objective, hidden[:, -width - 1 : -1], lm_head, tokens, old, advantage_of(args.objective, batch),
                 layout_of(args.objective, batch), denominator=self._denominator if self.model.training else None,
                 on_policy=old is None, kl=kl, entropy_bonus=args.entropy_coef or None,
-                return_logp=True, return_entropy=args.log_entropy, **head.options,
+                return_logp=True, return_entropy=args.log_entropy, **options,
             )  # fmt: skip
             results.append(loss)
             return loss.value  # type: ignore[no-any-return]  # Loss holds arrays of any library
