@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -74,6 +75,14 @@ def beside_a_larger_rank() -> None:
 
 
 SHARD = gspo_torch.VocabularyShard
+
+
+def model_with(layer: Any, **text: Any) -> Any:
+    """What `model_head` looks at."""
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**text))
+    return SimpleNamespace(config=config, get_output_embeddings=lambda: layer)
+
+
 TORCH: list[Row] = [
     Row(
         T,
@@ -157,6 +166,12 @@ TORCH: list[Row] = [
     Row(V, ("start: expected a whole number of at least 0 and at most 3", "got 1.5"), lambda: SHARD(1.5, 3, None)),
     Row(V, ("start: expected a whole number of at least 0 and at most 3", "got 4"), lambda: SHARD(4, 3, None)),
     Row(V, ("layout: expected the same number of sequences", "on every rank, got 2 to 3 (2 here)"), beside_a_larger_rank),
+    Row(V, ("model: expected one with an LM head", "got SimpleNamespace"), lambda: gspo_torch.model_head(model_with(None))),
+    Row(
+        V,
+        ("model: expected logits with a scale or with a cap", "got SimpleNamespace with both"),
+        lambda: gspo_torch.model_head(model_with(torch.nn.Linear(2, 3), logit_scale=2.0, final_logit_softcapping=30.0)),
+    ),
     Row(RuntimeError, ("LM head: its gradient cannot be differentiated again", "log_softmax of full logits"), twice),
     Row(RuntimeError, ("linear_policy_loss: the aligned scheme", "pass budget_bytes=0"), backward_twice),
 ]
