@@ -24,7 +24,7 @@ from .distributed import VocabularyShard, sum_over
 from .kl import kl_penalty
 from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import token_logp, token_scores
-from .model_head import ModelHead, model_head
+from .lm_head.of_model import ModelHead, model_head
 from .policy import policy_loss
 from .routing.replay import record_routes, replay_routes
 from .routing.routes import Routes
