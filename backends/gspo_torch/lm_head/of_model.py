@@ -40,6 +40,8 @@ def model_head(model: Any) -> ModelHead:
     in HyperCLOVA X a factor. A model that does anything else to its logits looks like one that does nothing: compare log-probs
     with those of the model's own logits once before you rely on it.
 
+    Returns: `ModelHead`.
+
     Raises: ValueError naming the model's class if there is no head, or both a scale and a cap.
 
     >>> from types import SimpleNamespace
