@@ -28,6 +28,7 @@ def probes(setting: Setting) -> list[Batch]:
         Batch.of([[outer, -0.8 * outer, 0.1 * inner], [-outer, 0.6 * outer, 0.0]], [1.0, -1.0], [[1, 1, 1], [1, 1, 0]]),
         Batch.of([[outer, 0.9 * outer], [-outer, -2 * outer], [inner, inner]], [1.0, -2.0, 0.0]),
         Batch.of([[2.5, 2.0], [-2.5, -2.0]], [-1.0, 0.5]),
+        Batch.of([[3.9]], [-1.0]),
         *(
             Batch.of([[side * outer, -0.4 * side * outer, 0.2 * side * outer]], [a])
             for side in (1.0, -1.0)

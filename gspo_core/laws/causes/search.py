@@ -137,7 +137,7 @@ def _unknown(subject: Subject, setting: Setting, seen: list[Seen], left: list[La
 def _by_formula(subject: Subject, setting: Setting, seen: list[Seen], broken: list[LawVerdict], seed: int) -> list[Cause]:
     if all(agree(setting, s, s.right) for s in seen):
         return []
-    suspect = _suspect(subject, setting, seen)
+    suspect = suspect_of(subject, setting, seen)
     if suspect is not None:
         model, right = (model_of(x, subject, setting) for x in (suspect, Suspect("", "")))
         follow = [v for v in broken if not _holds(v.law, model, setting, seed)]
@@ -158,7 +158,7 @@ def _cause(suspect: Suspect, follow: list[LawVerdict]) -> list[Cause]:
     return [Cause(suspect.sentence, suspect.fix, suspect.severity, smallest_first(follow))] if follow else []
 
 
-def _suspect(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | None:
+def suspect_of(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect | None:
     """The one suspect, else the pair of suspects, that agrees with the loss on all probes."""
     off = max(relative(setting, s) for s in seen)
     epsilon = agreeing(epsilons(), setting, seen) if off < SMALL else None

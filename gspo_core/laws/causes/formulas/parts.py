@@ -35,12 +35,12 @@ class OtherMask:
     """Token log ratios of one response ↦ what is compared with δ."""
     delta: float
     sign: float = -1.0
-    """Sign of the advantages that are masked."""
+    """Sign of the advantages that are masked; 0: of either sign."""
 
     def __call__(self, d: Array, advantage: Array, layout: Layout, per_token: bool) -> Gated:
         """One response, as the kit evaluates gates that it does not know."""
         drop = self.statistic(d[0]) > self.delta
-        kept = np.where((advantage * self.sign > 0) & drop, 0.0, advantage)
+        kept = np.where(((advantage * self.sign > 0) | (self.sign == 0)) & drop, 0.0, advantage)
         return Gated(d, kept, layout.valid)
 
 

@@ -27,9 +27,9 @@ def correction(subject: Subject, setting: Setting) -> Suspect | None:
     try:
         return (
             _normalised(subject)
+            or _signs(subject)
             or _one_token(subject)
             or _current(subject)
-            or _signs(subject)
             or _clipped(subject, setting)
             or _tokens(subject)
             or _padding(subject)
