@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_policy_loss
 
-from gspo_core import Objective, Padded, PerToken, batch_metrics, objectives, summary
+from gspo_core import Objective, Padded, batch_metrics, objectives, summary
 from gspo_torch import policy_loss
+
+from .responses import advantage_for, with_range
 
 LOGGED = ("clip_active", "clip_low", "clip_high", "log_s_mean", "log_s_rms", "log_s_min", "log_s_max", "ess", "zero_advantage")
 OTHERS = {"clip_ratio": 0.2, "clip_ratio_c": 3.0, "tau_pos": 1.0, "tau_neg": 1.05}
@@ -51,7 +53,7 @@ def register(name: str, objective: Objective) -> None:
     ) -> tuple[Tensor, dict[str, float]]:  # fmt: skip
         chosen, layout = _configured(name, objective, loss_agg_mode, config), Padded(response_mask > 0)
         weighted = advantages if rollout_is_weights is None else advantages * rollout_is_weights
-        advantage = PerToken(weighted) if chosen.ratio.per_token else _per_response(name, weighted, layout)
+        advantage = advantage_for(chosen, weighted, layout)
         whole = _whole(chosen, config)
         found = policy_loss(chosen, log_prob, old_log_prob, advantage, layout, denominator=whole)
         numbers = summary(batch_metrics(chosen, found, log_prob.detach(), old_log_prob, advantage, layout))
@@ -76,12 +78,7 @@ def _configured(name: str, objective: Objective, mode: str, config: Any) -> Obje
     expected = _mode(objective)
     if mode != expected:
         raise ValueError(f"loss_agg_mode: expected {expected!r}, as loss_mode={name} averages, got {mode!r}")
-    low, high = config.clip_ratio_low, config.clip_ratio_high
-    if hasattr(objective.surrogate, "low") and hasattr(objective.surrogate, "high"):
-        return objective.with_clip(low, high)
-    if (low, high) != (0.2, 0.2):
-        raise ValueError(f"clip_ratio_low, clip_ratio_high: expected the defaults with {name}, which has no clip range")
-    return objective
+    return with_range(objective, config.clip_ratio_low, config.clip_ratio_high, "clip_ratio_low, clip_ratio_high")
 
 
 def _mode(objective: Objective) -> str:
@@ -89,15 +86,6 @@ def _mode(objective: Objective) -> str:
     if isinstance(objective.reduction, objectives.TokenMean):
         return "token-mean"
     return "seq-mean-token-sum-norm" if isinstance(objective.reduction, objectives.FixedLength) else "seq-mean-token-mean"
-
-
-def _per_response(name: str, advantages: Tensor, layout: Padded) -> Tensor:
-    """[N], equal at all tokens of a response."""
-    own = torch.where(layout.valid, advantages, torch.nan)
-    high, low = own.nan_to_num(-torch.inf).amax(1), own.nan_to_num(torch.inf).amin(1)
-    if bool((high > low).any()):
-        raise ValueError(f"advantages: expected one number per response with loss_mode={name}, got tokens that differ")
-    return torch.where(layout.valid.any(1), high, 0.0)
 
 
 def _whole(objective: Objective, config: Any) -> float | Tensor | None:
@@ -111,7 +99,5 @@ def _whole(objective: Objective, config: Any) -> float | Tensor | None:
     return whole
 
 
-for _name in objectives.__all__:
-    _preset = getattr(objectives, _name)
-    if isinstance(_preset, Objective):
-        register(f"gspo_core_{_name.lower()}", _preset)
+for _name, _preset in objectives.PRESETS.items():
+    register(f"gspo_core_{_name.lower()}", _preset)
