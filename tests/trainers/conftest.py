@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-DISTRIBUTIONS = {"tunix": "google-tunix"}
+DISTRIBUTIONS = {"liger": "liger-kernel", "tunix": "google-tunix"}
 """Of the folders that are not called like theirs."""
 
 

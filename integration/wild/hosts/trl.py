@@ -13,12 +13,13 @@ from gspo_core.objectives import DAPO
 from integration.wild.host import Host, Loss, Option, without_empty_rows
 
 
-def loss(**settings: Any) -> Loss:
-    """The loss of a micro-batch that is a whole optimizer step."""
-    torch, trainers = importlib.import_module("torch"), importlib.import_module("trl.trainer.grpo_trainer")
-    config = importlib.import_module("trl").GRPOConfig(
+def loss(module: str = "trl", kind: str = "GRPO", **settings: Any) -> Loss:
+    """The loss of a micro-batch that is a whole optimizer step, by the trainer and the configuration of a module."""
+    torch, trainers = importlib.import_module("torch"), importlib.import_module(module)
+    config = getattr(trainers, f"{kind}Config")(
         output_dir=tempfile.gettempdir(), use_cpu=True, bf16=False, report_to=[], **settings
     )
+    trainer = getattr(trainers, f"{kind}Trainer")
 
     def call(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
         inputs = {
@@ -30,17 +31,19 @@ def loss(**settings: Any) -> Loss:
             "old_per_token_logps": old_logp,
             "num_items_in_batch": mask.sum(),
         }
-        return trainers.GRPOTrainer._compute_loss(_trainer(config, logp), None, inputs)
+        return trainer._compute_loss(_trainer(trainer, config, logp), None, inputs)
 
     return call
 
 
-def _trainer(config: Any, logp: Any) -> Any:
+def _trainer(trainer: Any, config: Any, logp: Any) -> Any:
     """What `_compute_loss` reads of a trainer: the options that its `__init__` copies, one process, one micro-batch."""
     names = ("beta", "loss_type", "importance_sampling_level", "top_entropy_quantile", "off_policy_mask_threshold", "use_vllm")
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
     return SimpleNamespace(
         **{name: getattr(config, name) for name in names},
+        get_off_policy_mask=trainer.get_off_policy_mask,
+        get_gamma_weights=trainer.get_gamma_weights,
         args=config,
         epsilon_low=config.epsilon,
         epsilon_high=high,

@@ -10,20 +10,26 @@ from unittest import mock
 from gspo_core import GRPO, GSPO
 from integration.wild.host import Host, Loss, Option
 
+MODULES = {"GRPOConfig": "grpo.grpo", "DAPOConfig": "grpo.dapo", "DrGRPOConfig": "grpo.drgrpo", "PPOConfig": "ppo.ppo"}
+"""Of `tunix.rl`, without `_learner`."""
 
-def loss(**settings: Any) -> Loss:
-    """The loss without a KL term, on responses that are not packed."""
+
+def loss(kind: str = "GRPOConfig", **settings: Any) -> Loss:
+    """The loss without a KL term, on responses that are not packed, that a configuration of the given class selects."""
     jax = importlib.import_module("jax")
     losses = importlib.import_module("tunix.rl.algo_core")
-    config = importlib.import_module("tunix.rl.grpo.grpo_learner").GRPOConfig(beta=0.0, **settings)
-    config.temperature = 1.0  # the learner sets it from the rollout's configuration
+    learner = importlib.import_module(f"tunix.rl.{MODULES[kind]}_learner")
+    config = getattr(learner, kind)(**{"beta": None if kind == "DAPOConfig" else 0.0, **settings})
+    if kind != "PPOConfig":
+        config.temperature = 1.0  # the learner sets it from the rollout's configuration
+    function = importlib.import_module("tunix.rl.function_registry").get_policy_loss_fn(config.policy_loss_fn)
 
     def call(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
         example = SimpleNamespace(
             prompt_ids=None,
             completion_ids=jax.numpy.zeros(mask.shape, dtype="int32"),
             completion_mask=mask,
-            advantages=advantage,
+            advantages=advantage[:, None] if kind == "PPOConfig" and advantage.ndim == 1 else advantage,  # GAE's are per token
             old_per_token_logps=old_logp,
             ref_per_token_logps=None,
         )
@@ -32,7 +38,7 @@ def loss(**settings: Any) -> Loss:
         split = mock.patch.object(losses.nnx, "split", return_value=(None, None))
         run = mock.patch.object(losses.common, "compute_per_token_logps", return_value=(logp, logits))
         with split, run:
-            return losses.grpo_loss_fn(None, example, config, 0, 1)[0]
+            return function(None, example, algo_config=config, pad_id=0, eos_id=1)[0]
 
     return call
 

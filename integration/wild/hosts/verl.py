@@ -13,12 +13,15 @@ from integration.wild.host import Host, Loss, Option
 VANILLA = dataclasses.replace(DAPO, surrogate=DualClip(0.2, 0.2, 3.0))
 
 
-def loss(mode: str = "gspo", **settings: Any) -> Loss:
-    """The loss of one process whose micro-batch is the whole batch."""
+def loss(mode: str = "gspo", policy_loss: dict[str, Any] | None = None, **settings: Any) -> Loss:
+    """The loss of one process whose micro-batch is the whole batch; `policy_loss` are options of a PolicyLossConfig."""
     algorithms = importlib.import_module("verl.trainer.ppo.core_algos")
-    actor = importlib.import_module("verl.workers.config").ActorConfig(
-        strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=1, **settings
-    )
+    configs = importlib.import_module("verl.workers.config")
+    settings = {"strategy": "fsdp", "rollout_n": 1, "ppo_micro_batch_size_per_gpu": 1, **settings}
+    if policy_loss:
+        settings["policy_loss"] = importlib.import_module("verl.workers.config.actor").PolicyLossConfig(**policy_loss)
+    actor = configs.ActorConfig(**settings)
+    actor.global_batch_info["loss_scale_factor"] = actor.loss_scale_factor  # as verl's ppo_loss does
     function = algorithms.get_policy_loss_fn(mode)
 
     def call(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
