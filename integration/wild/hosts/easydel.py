@@ -14,8 +14,11 @@ from integration.wild.host import Host, Loss, Option
 FILE = "easydel/trainers/group_relative_policy_optimization/_fn.py"
 
 
-def loss(**settings: Any) -> Loss:
-    """The loss that an evaluation step returns."""
+def loss(reference: float = 1.0, **settings: Any) -> Loss:
+    """The loss that an evaluation step returns, without a KL term unless `beta` is given.
+
+    With a KL term, `reference` times the old log-probs are those of the reference policy.
+    """
     jax = importlib.import_module("jax")
     given = {
         "jax": jax,
@@ -39,9 +42,10 @@ def loss(**settings: Any) -> Loss:
             "completion_mask": mask.astype("int32"),
             "advantages": advantage,
             "old_per_token_logps": old_logp,
+            "ref_per_token_logps": reference * old_logp,
         }
         state = SimpleNamespace(merge=lambda _: model, graphstate=None)
-        return step(state, batch, num_generations=1, beta=0.0, is_training=False, **settings).loss
+        return step(state, batch, num_generations=1, is_training=False, **{"beta": 0.0, **settings}).loss
 
     return call
 

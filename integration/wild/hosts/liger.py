@@ -10,16 +10,21 @@ from gspo_core.objectives import DAPO
 from integration.wild.host import Host, Loss, Option
 
 
-def loss(*, filled: bool = False, **settings: Any) -> Loss:
-    """The fused loss without a KL term and without its compiler; if `filled`, on the rows that have a token."""
+def loss(*, filled: bool = False, reference: float = 1.0, **settings: Any) -> Loss:
+    """The fused loss without its compiler, without a KL term unless `beta` is given; if `filled`, on rows that have a token.
+
+    With a KL term, `reference` times the old log-probs are those of the reference policy.
+    """
     torch, losses = importlib.import_module("torch"), importlib.import_module("liger_kernel.chunked_loss")
-    fused = losses.LigerFusedLinearGRPOLoss(beta=0.0, use_ref_model=False, compiled=False, **settings)
+    fused = losses.LigerFusedLinearGRPOLoss(
+        **{"beta": 0.0, "use_ref_model": bool(settings.get("beta")), "compiled": False, **settings}
+    )
 
     def call(logits: Any, tokens: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
         rows = mask.any(1) if filled and mask.any() else torch.ones(len(mask), dtype=torch.bool)
         head = torch.eye(logits.shape[-1], dtype=logits.dtype)
         parts = (logits[rows], head, tokens[rows], mask[rows].to(logits.dtype), advantage[rows])
-        return fused(*parts, old_per_token_logps=old_logp[rows])[0]
+        return fused(*parts, old_per_token_logps=old_logp[rows], ref_per_token_logps=reference * old_logp[rows])[0]
 
     return call
 

@@ -13,8 +13,11 @@ from gspo_core.objectives import DAPO
 from integration.wild.host import Host, Loss, Option, without_empty_rows
 
 
-def loss(module: str = "trl", kind: str = "GRPO", **settings: Any) -> Loss:
-    """The loss of a micro-batch that is a whole optimizer step, by the trainer and the configuration of a module."""
+def loss(module: str = "trl", kind: str = "GRPO", reference: float = 1.0, **settings: Any) -> Loss:
+    """The loss of a micro-batch that is a whole optimizer step, by the trainer and the configuration of a module.
+
+    With a KL term, `reference` times the old log-probs are those of the reference policy.
+    """
     torch, trainers = importlib.import_module("torch"), importlib.import_module(module)
     config = getattr(trainers, f"{kind}Config")(
         output_dir=tempfile.gettempdir(), use_cpu=True, bf16=False, report_to=[], **settings
@@ -29,6 +32,7 @@ def loss(module: str = "trl", kind: str = "GRPO", **settings: Any) -> Loss:
             "completion_mask": mask.long(),
             "advantages": advantage,
             "old_per_token_logps": old_logp,
+            "ref_per_token_logps": reference * old_logp,
             "num_items_in_batch": mask.sum(),
         }
         return trainer._compute_loss(_trainer(trainer, config, logp), None, inputs)

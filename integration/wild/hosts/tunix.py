@@ -14,8 +14,11 @@ MODULES = {"GRPOConfig": "grpo.grpo", "DAPOConfig": "grpo.dapo", "DrGRPOConfig":
 """Of `tunix.rl`, without `_learner`."""
 
 
-def loss(kind: str = "GRPOConfig", **settings: Any) -> Loss:
-    """The loss without a KL term, on responses that are not packed, that a configuration of the given class selects."""
+def loss(kind: str = "GRPOConfig", reference: float | None = None, **settings: Any) -> Loss:
+    """The loss that a configuration of the given class selects, on responses that are not packed.
+
+    With a KL term, `reference` times the old log-probs are those of the reference policy.
+    """
     jax = importlib.import_module("jax")
     losses = importlib.import_module("tunix.rl.algo_core")
     learner = importlib.import_module(f"tunix.rl.{MODULES[kind]}_learner")
@@ -31,7 +34,7 @@ def loss(kind: str = "GRPOConfig", **settings: Any) -> Loss:
             completion_mask=mask,
             advantages=advantage[:, None] if kind == "PPOConfig" and advantage.ndim == 1 else advantage,  # GAE's are per token
             old_per_token_logps=old_logp,
-            ref_per_token_logps=None,
+            ref_per_token_logps=None if reference is None else reference * old_logp,
         )
         logits = jax.numpy.zeros((*mask.shape, 2))
         # The model is split and run by two functions of these modules; everything else is Tunix's own.

@@ -57,9 +57,14 @@ class Term(NamedTuple):
         return Term(factor * self.value, factor * self.grad)
 
 
+PLANTED = {0: [1.24, 25.0, 4.5, 0.45, 1.1], 2: [0.7, 3.5, 4.5, 5.5, 25.0, 1.1, 0.9]}
+"""Ratios between the bounds that rows differ in, for a response with A > 0 and one with A < 0, in the batch of wide spread."""
+REFERENCE = 0.9
+"""Log-probs of the reference policy over those of the old one, where there is a KL term."""
 LENGTHS = np.array([5, 1, 7, 3, 2, 6, 4, 4])
-WIDE, NARROW = 1.0, 1e-3
-"""Spreads of log ratios: one at which ratios of 5 occur, and one around the clip range of GSPO's paper."""
+WIDE = 1.0
+SPREADS = (WIDE, 0.25, 1e-3)
+"""Of log ratios: one beyond most bounds, one around the clip range of PPO, one around that of GSPO's paper."""
 
 
 def written(row: Row) -> str:
@@ -75,10 +80,14 @@ def written(row: Row) -> str:
 
 def batch(spread: float, positive: bool = False) -> Batch:
     """Two responses to each of four prompts, one of one token; what stands in masked slots is finite and must not matter."""
-    random = np.random.default_rng(round(1 / spread))
+    random = np.random.default_rng(round(1000 * spread))
     mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
-    old = -random.uniform(0.5, 3.0, mask.shape)
+    old = -random.uniform(0.5, 5.0, mask.shape)
     logp = np.minimum(old + spread * random.normal(size=mask.shape), -0.02)
+    if spread == WIDE:
+        for i, ratios in PLANTED.items():
+            old[i, : len(ratios)] = -4.0
+            logp[i, : len(ratios)] = np.log(ratios) - 4.0
     advantage = random.uniform(0.3, 2.0, len(mask)) * (1 if positive else np.tile([1, -1, -1, 1], 2))
     return Batch(np.where(mask, logp, -0.7), np.where(mask, old, -0.4), advantage, mask, np.arange(len(mask)) // 2)
 
@@ -98,8 +107,8 @@ def here(row: Row, given: Batch) -> Term:
 
 
 def compare(row: Row, theirs: Callable[[Batch], tuple[Any, Any]], rtol: float = 1e-6) -> None:
-    """Fails unless the row's claim holds on two batches. `theirs` returns the loss and its gradient, as NumPy."""
-    for spread in (WIDE, NARROW):
+    """Fails unless the row's claim holds on three batches. `theirs` returns the loss and its gradient, as NumPy."""
+    for spread in SPREADS:
         given = batch(spread, positive=row.of.endswith("A > 0"))
         value, grad = theirs(given)
         ours = here(row, given)
@@ -130,4 +139,4 @@ def _scope(given: Batch) -> dict[str, Any]:
     calls = {"policy_loss": policy_loss, "kl_penalty": kl_penalty, "replace": dataclasses.replace, "np": np}
     sizes = {"layout": layout, "lengths": given.mask.sum(1), "T": given.mask.shape[1]}
     covariance = gspo_core.selection.token_covariance(given.logp, given.A, layout)
-    return {**names, **given._asdict(), **sizes, "cov": covariance, **calls}
+    return {**names, **given._asdict(), **sizes, "ref_logp": REFERENCE * given.old_logp, "cov": covariance, **calls}

@@ -3,9 +3,10 @@
 from typing import Any
 
 import pytest
-from support.trainers.crosswalk import Row, compare
+from support.trainers.crosswalk import REFERENCE, Row, compare
 from support.trainers.crosswalk_calls import in_jax
 from support.trainers.crosswalk_rows import of
+from support.trainers.crosswalk_stated import calls_with_default, check, text
 
 from integration.wild.hosts.easydel import loss
 
@@ -16,6 +17,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What its trainer passes to `grpo_step`."""
 
 
+def theirs(row: Row) -> Any:
+    """Its loss for the settings of a row."""
+    return in_jax(loss(REFERENCE, **{**DEFAULTS[row.kind], **row.settings}))
+
+
 @pytest.mark.parametrize("row", of("EasyDeL"))
 def test_a_row_of_the_crosswalk(row: Row) -> None:
-    compare(row, in_jax(loss(**{**DEFAULTS[row.kind], **row.settings})), rtol=1e-5)
+    compare(row, theirs(row), rtol=1e-5)
+
+
+def test_what_the_page_states() -> None:
+    """Defaults, rows without a token, names of metrics."""
+    folder = "easydel/trainers/group_relative_policy_optimization/"
+    options = calls_with_default(text("easydel", folder + "grpo_config.py"))
+    check("EasyDeL", theirs, options, text("easydel", folder + "_fn.py"), text("easydel", folder + "grpo_trainer.py"))

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.trainers.crosswalk import Row, compare
+from liger_kernel.chunked_loss import LigerFusedLinearGRPOLoss
+from support.trainers.crosswalk import REFERENCE, Row, compare
 from support.trainers.crosswalk_calls import in_torch
 from support.trainers.crosswalk_rows import of
+from support.trainers.crosswalk_stated import check
 
 from integration.wild.hosts.liger import loss
 
@@ -22,6 +24,16 @@ def of_log_probs(loss: Any) -> Any:
     return call
 
 
+def theirs(row: Row) -> Any:
+    """Its loss for the settings of a row."""
+    return in_torch(of_log_probs(loss(reference=REFERENCE, **row.settings)))
+
+
 @pytest.mark.parametrize("row", of("Liger-Kernel"))
 def test_a_row_of_the_crosswalk(row: Row) -> None:
-    compare(row, in_torch(of_log_probs(loss(**row.settings))), rtol=1e-5)
+    compare(row, theirs(row), rtol=1e-5)
+
+
+def test_what_the_page_states() -> None:
+    """Defaults, rows without a token, names of metrics."""
+    check("Liger-Kernel", theirs, LigerFusedLinearGRPOLoss)

@@ -6,6 +6,7 @@ import pytest
 from support.trainers.crosswalk import Row, compare
 from support.trainers.crosswalk_calls import in_torch
 from support.trainers.crosswalk_rows import of
+from support.trainers.crosswalk_stated import calls_with_default, check, text
 
 from integration.wild.hosts.openrlhf import loss
 
@@ -22,6 +23,18 @@ def arguments(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def theirs(row: Row) -> Any:
+    """Its loss for the settings of a row."""
+    return in_torch(loss(**arguments(row.settings)))
+
+
 @pytest.mark.parametrize("row", of("OpenRLHF"))
 def test_a_row_of_the_crosswalk(row: Row) -> None:
-    compare(row, in_torch(loss(**arguments(row.settings))))
+    compare(row, theirs(row))
+
+
+def test_what_the_page_states() -> None:
+    """Defaults, rows without a token, names of metrics."""
+    options = calls_with_default(text("openrlhf", "openrlhf/cli/train_ppo_ray.py"))
+    files = ("ray/ppo_actor.py", "ppo_utils/experience_maker.py")
+    check("OpenRLHF", theirs, options, *(text("openrlhf", f"openrlhf/trainer/{file}") for file in files))

@@ -9,6 +9,7 @@ import torch
 from support.trainers.crosswalk import Row, compare
 from support.trainers.crosswalk_calls import in_torch
 from support.trainers.crosswalk_rows import of
+from support.trainers.crosswalk_stated import check, text
 from tensordict import TensorDict
 from torchrl.objectives.llm import grpo
 
@@ -33,6 +34,16 @@ def loss(kind: str, **settings: Any) -> Any:
     return call
 
 
+def theirs(row: Row) -> Any:
+    """Its loss for the settings of a row."""
+    return in_torch(loss(row.kind, **row.settings))
+
+
 @pytest.mark.parametrize("row", of("torchrl"))
 def test_a_row_of_the_crosswalk(row: Row) -> None:
-    compare(row, in_torch(loss(row.kind, **row.settings)))
+    compare(row, theirs(row))
+
+
+def test_what_the_page_states() -> None:
+    """Defaults, rows without a token, names of metrics."""
+    check("torchrl", theirs, grpo.GRPOLoss, text("torchrl", "torchrl/objectives/llm/grpo.py"))

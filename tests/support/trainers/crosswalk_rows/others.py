@@ -51,6 +51,30 @@ TUNIX = [
         "Objective(Token(), DualClip(0.2, 0.2, 3.0), TokenMean())",
         kind="PPOConfig",
     ),
+    Row(
+        "Tunix",
+        {"beta": 0.04},
+        "response mean of min(w A, clip(w) A) − 0.04 k1",
+        "policy_loss(GRPO, logp, old_logp, A, layout)"
+        " + 0.04 * kl_penalty(K1(), logp, ref_logp, layout, reduction=SequenceMean())",
+        kind="GRPOConfig",
+    ),
+    Row(
+        "Tunix",
+        {"beta": 0.04, "kl_loss_mode": "mse_kl"},
+        "response mean of min(w A, clip(w) A) − 0.04 k2",
+        "policy_loss(GRPO, logp, old_logp, A, layout)"
+        " + 0.04 * kl_penalty(K2(), logp, ref_logp, layout, reduction=SequenceMean())",
+        kind="GRPOConfig",
+    ),
+    Row(
+        "Tunix",
+        {"beta": 0.04, "kl_loss_mode": "low_var_kl"},
+        "response mean of min(w A, clip(w) A) − 0.04 k3",
+        "policy_loss(GRPO, logp, old_logp, A, layout)"
+        " + 0.04 * kl_penalty(K3(), logp, ref_logp, layout, reduction=SequenceMean())",
+        kind="GRPOConfig",
+    ),
 ]
 
 TORCHRL = [
@@ -86,6 +110,15 @@ EASYDEL = [
         "token mean of min(w, 5) A log π, whose weight is not held constant",
         "CISPO",
         "differs",
+        "GRPOConfig",
+    ),
+    Row(
+        "EasyDeL",
+        {"beta": 0.04},
+        "token mean of min(w A, clip(w) A) − 0.04 k3, for A > 0",
+        "policy_loss(DAPO.with_clip(0.2, 0.2), logp, old_logp, A, layout)"
+        " + 0.04 * kl_penalty(K3(), logp, ref_logp, layout, reduction=TokenMean())",
+        GOOD,
         "GRPOConfig",
     ),
     Row("EasyDeL", {}, f"response mean of {GSPO} for A > 0", "GSPO", GOOD, "GSPOConfig"),

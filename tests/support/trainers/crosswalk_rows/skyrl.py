@@ -76,9 +76,9 @@ SKYRL = [
     ),
     Row(
         "SkyRL",
-        {"policy_loss_type": "clip_cov", "clip_cov.clip_ratio": 1.0, "clip_cov.clip_cov_lb": 0.003},
-        f"token mean of {PPO}, without the gradient of tokens whose covariance, over the number of tokens, is in (0.003, 5)",
-        "policy_loss(BNPO, logp, old_logp, kept_advantages(A, cov / lengths.sum() <= 0.003, layout), layout)",
+        {"policy_loss_type": "clip_cov", "clip_cov.clip_ratio": 1.0, "clip_cov.clip_cov_lb": 0.01},
+        f"token mean of {PPO}, without the gradient of tokens whose covariance, over the number of tokens, is in (0.01, 5)",
+        "policy_loss(BNPO, logp, old_logp, kept_advantages(A, cov / lengths.sum() <= 0.01, layout), layout)",
         "gradient",
     ),
     Row(

@@ -46,6 +46,20 @@ TRL = [
         f"response mean of {PPO}, 0 where A < 0 and −log s > 0.5",
         "DEEPSEEK_V3_2",
     ),
+    Row(
+        "TRL",
+        {"beta": 0.04},
+        "token mean of min(w A, clip(w) A) − 0.04 w k3",
+        "policy_loss(DAPO.with_clip(0.2, 0.2), logp, old_logp, A, layout)"
+        " + 0.04 * kl_penalty(TokenKL(), logp, ref_logp, layout, reduction=TokenMean(), old_logp=old_logp)",
+    ),
+    Row(
+        "TRL",
+        {"loss_type": "grpo", "beta": 0.04, "use_bias_correction_kl": False},
+        "response mean of min(w A, clip(w) A) − 0.04 k3",
+        "policy_loss(GRPO, logp, old_logp, A, layout)"
+        " + 0.04 * kl_penalty(K3(), logp, ref_logp, layout, reduction=SequenceMean())",
+    ),
     Row("TRL", {}, "response mean of g A, g the geometric mean of ratios in (e^−0.4, e^0.4)", "GMPO", kind="GMPOConfig"),
 ]
 
@@ -82,5 +96,12 @@ LIGER = [
         {"delta": 4.0},
         f"token mean of {PPO}, for A < 0 at least 4 A",
         "Objective(Token(), DualClip(0.2, 0.2, 4.0), TokenMean())",
+    ),
+    Row(
+        "Liger-Kernel",
+        {"beta": 0.04},
+        "token mean of min(w A, clip(w) A) − 0.04 k3",
+        "policy_loss(DAPO.with_clip(0.2, 0.2), logp, old_logp, A, layout)"
+        " + 0.04 * kl_penalty(K3(), logp, ref_logp, layout, reduction=TokenMean())",
     ),
 ]
