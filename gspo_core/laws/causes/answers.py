@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -59,11 +59,21 @@ def _same(actual: float | Floats, expected: float | Floats, setting: Setting, se
 
 
 def agreeing(suspects: Iterable[Suspect], setting: Setting, seen: list[Seen]) -> Suspect | None:
-    """The first of the suspects that is the loss on all probes."""
+    """The first of the suspects that is the loss on all probes; those on which the formula is not come first."""
+    telling = sorted(seen, key=lambda s: (agree(setting, s, s.right), len(s.batch.mask)))
     for suspect in suspects:
-        if all(agree(setting, s, model) for s, model in ((s, _evaluated(suspect, setting, s.batch)) for s in seen)):
+        if all(_is(suspect, setting, s) for s in telling):
             return suspect
     return None
+
+
+def _is(suspect: Suspect, setting: Setting, seen: Seen) -> bool:
+    """Whether a suspect is the loss on a probe: its value first, where its gradient takes differences of it."""
+    if suspect.by_differences:
+        value = _evaluated(replace(suspect, by_differences=False), setting, seen.batch).value
+        if not _same(seen.found.value, value, setting, seen):
+            return False
+    return agree(setting, seen, _evaluated(suspect, setting, seen.batch))
 
 
 def _evaluated(suspect: Suspect, setting: Setting, batch: Batch) -> LossResult:

@@ -230,7 +230,7 @@ def _in_value_and_gradient(subject: Subject, setting: Setting, seen: list[Seen])
         itertools.product(others, bounds),
         itertools.combinations(others, 2),
     )
-    return agreeing((one.and_also(other) for one, other in pairs), setting, seen[::-1])
+    return agreeing((one.and_also(other) for one, other in pairs), setting, seen)
 
 
 def _mends(subject: Subject, setting: Setting, seen: list[Seen]) -> list[tuple[Suspect, Subject]]:

@@ -250,8 +250,27 @@ def rejected_by_the_sampler(logp: A, old_logp: A, advantage: A, mask: A, rollout
     return -(_gspo_gains(logp, old_logp, advantage, mask) * ~far).sum() / max(1, mask.any(1).sum())
 
 
+def with_a_hinge(logp: A, old_logp: A, advantage: A, mask: A) -> A:
+    """s A − |A| max(0, ±(s − bound)): the clip as what is taken away beyond it."""
+    n = np.add.reduce(mask, axis=1)
+    s = np.exp(np.fmin(np.add.reduce(np.where(mask, logp - old_logp, 0.0), axis=1) / np.fmax(n, 1), 60.0))
+    beyond = np.sign(advantage) * (s - np.where(advantage > 0, 1 + HIGH, 1 - LOW))
+    gains = s * advantage - np.abs(advantage) * np.fmax(0.0, beyond)
+    return -(gains * (n > 0)).sum() / np.fmax((n > 0).sum(), 1)
+
+
 TERMS = [with_a_squared_kl, truncated_correction, masked_correction, rejected_by_the_sampler, over_a_given_number]
-GSPOS = [loops, where_then_mean, rows_filtered_first, in_log_space, packed_bincount, packed_reduceat, masked_array, einsum]
+GSPOS = [
+    loops,
+    where_then_mean,
+    rows_filtered_first,
+    in_log_space,
+    packed_bincount,
+    packed_reduceat,
+    masked_array,
+    einsum,
+    with_a_hinge,
+]
 LOSSES: list[tuple[Any, Objective]] = [
     *((loss, LIKE) for loss in (*GSPOS, by_logaddexp, Trainer((LOW, HIGH)), verls_epsilon, *TERMS)),
     (grpo, GRPO),
