@@ -45,7 +45,7 @@ def probes(setting: Setting) -> list[Batch]:
     found += [
         Batch.of([[side * x * by for by in row]], [a])
         for x in edges
-        for row in ([0.9], [1.1], [0.7, 0.7], [1.3, -0.5])
+        for row in ([0.9], [0.97], [1.04], [1.1], [0.7, 0.7], [1.3, -0.5])
         for side in (1.0, -1.0)
         for a in (1.0, -1.0)
     ]
