@@ -78,11 +78,12 @@ class PolicyLoss(torch.nn.Module):
         global_batch_size: float | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """(loss, clip_ratio, ppo_kl, vllm_kl, is_filter_ratio); all token arrays [N, T]."""
-        objective, layout, tokens, kept = self.objective, Padded(action_mask > 0), advantages, None
+        objective, layout, tokens, filtered = self.objective, Padded(action_mask > 0), advantages, None
         if self.correction is not None:
             weight = sampler_weight(self.correction, old_log_probs, rollout_log_probs, layout)
             tokens = tokens * (weight.weight if self.correction.level.per_token else weight.weight[:, None])
-            kept = weight.kept if self.correction.level.per_token else layout.spread(weight.kept.float()) > 0
+            units = layout.valid if self.correction.level.per_token else layout.non_empty()
+            filtered = ((weight.weight != weight.raw) & units).sum() / units.sum().clamp(min=1)
         advantage = advantage_for(objective, tokens, layout)
         whole = batch_num_tokens if objective.reduction == TokenMean() else global_batch_size
         if whole is not None and isinstance(objective.reduction, FixedLength):
@@ -91,11 +92,10 @@ class PolicyLoss(torch.nn.Module):
         loss = policy_loss(objective, log_probs, old_log_probs, advantage, layout, denominator=denominator)
         numbers = summary(batch_metrics(objective, loss, log_probs.detach(), old_log_probs, advantage, layout))
         clip_ratio, ppo_kl = (loss.value.new_tensor(numbers.get(x, 0.0)) for x in ("clip_active_tokens", "kl_k1_per_token"))
-        if kept is None or rollout_log_probs is None:
+        if filtered is None or rollout_log_probs is None:
             return loss.value, clip_ratio, ppo_kl, None, None
-        count = layout.valid.sum().clamp(min=1)
-        vllm_kl = layout.select(rollout_log_probs - old_log_probs).sum() / count
-        return loss.value, clip_ratio, ppo_kl, vllm_kl, (layout.valid & ~kept).sum() / count
+        vllm_kl = layout.select(rollout_log_probs - old_log_probs).sum() / layout.valid.sum().clamp(min=1)
+        return loss.value, clip_ratio, ppo_kl, vllm_kl, filtered
 
 
 def policy_loss_class(objective: Objective, correction: Correction | None = None) -> Any:

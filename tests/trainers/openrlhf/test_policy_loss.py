@@ -74,14 +74,17 @@ def ranged(objective: Objective) -> bool:
 @given(seed=st.integers(0, 1000))
 def test_a_sampler_s_weights_are_openrlhf_s(seed: int) -> None:
     """is_correction_level=token, clip and mask, at the level of PPO, where OpenRLHF multiplies by them."""
-    batch = rows(seed)
+    batch = rows(seed, sampler=1.5)
     options = {"is_correction_level": "token", "is_correction_threshold": (0.0, 2.0)}
     for mode, correction in (("clip", TIS), ("mask", Correction(TokenWeight(), Mask(0.0, 2.0, drop=False)))):
         own = OWN(**options, is_correction_mode=mode)
         ours = PolicyLoss(DAPO, correction)
         assert same(graded(call(own, {}, True), batch), graded(call(ours, {}, True), batch))
         theirs, mine = (x(*batch[:2], batch.advantages, batch.mask.double(), batch.sampler) for x in (own, ours))
-        assert torch.allclose(torch.stack(theirs[1:4]), torch.stack(mine[1:4]))
+        first = 1 if mode == "clip" else 2  # its clip_ratio counts tokens that the mask has taken out
+        for one, other in zip(theirs[first:], mine[first:], strict=True):
+            assert float(one) == pytest.approx(float(other), abs=1e-6)
+        assert 0 < mine[4] < 1
 
 
 def test_what_is_logged_is_openrlhf_s() -> None:

@@ -6,13 +6,16 @@ import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import gspo_jax.trainers.tunix as adapter
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.errors.places import origin, raises_of
 from support.trainers.tunix_batches import config, packed, padded, registered, rows, saying_nothing, value_and_grad
+from tunix.rl import algo_core, common
 from tunix.rl.agentic.agentic_grpo_learner import GRPOConfig as AgenticConfig
 from tunix.rl.grpo.dapo_learner import DAPOConfig
 from tunix.rl.grpo.drgrpo_learner import DrGRPOConfig
@@ -136,12 +139,24 @@ def test_a_fixed_length_is_tunix_scale_by_the_width_of_its_rows() -> None:
             value_and_grad(wrong, logp, given, options)
 
 
-def test_temperature_is_the_model_s() -> None:
-    """It is passed to the function that computes log-probs. Without old ones, of num_iterations=1, any will do."""
-    batch = rows(0)
-    example, warm = padded(batch, old_per_token_logps=None), saying_nothing(temperature=0.7)
-    value, _, _ = value_and_grad("gspo_core_gspo", batch.logp, example, warm)
-    assert np.isfinite(value)
+def test_temperature_and_packs_reach_tunix_s_log_probs() -> None:
+    """Tunix's own function computes them. Without old ones, of num_iterations=1, any temperature will do."""
+    batch, warm = rows(0), saying_nothing(temperature=0.7)
+    pack = packed(batch, ((0, 1), (2,)), 12)
+    for example, logp in ((padded(batch), batch.logp), (pack.example, pack.logp)):
+        result = (jnp.asarray(logp), jnp.zeros((*logp.shape, 2)))
+        split = mock.patch.object(algo_core.nnx, "split", return_value=("graph", "state"))
+        run = mock.patch.object(common, "compute_per_token_logps", return_value=result)
+        with split, run as called, jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            adapter.tunix_loss(WIDE, None, example.replace(old_per_token_logps=None), warm, 0, 1)
+        passed = called.call_args
+        assert passed.args == ("graph", "state")
+        assert passed.kwargs["temperature"] == 0.7
+        for name in ("segment_ids", "segment_positions"):
+            assert passed.kwargs[name] is getattr(example, name)
+        assert passed.kwargs["prompt_tokens"] is example.prompt_ids
+        assert passed.kwargs["completion_tokens"] is example.completion_ids
+        assert not passed.kwargs["stop_gradient"]
 
 
 def test_another_contract_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
