@@ -83,6 +83,11 @@ def test_the_batches_tell_the_expressions_apart() -> None:
         assert near == equal, (first, second)
 
 
+def test_the_readme_counts_the_rows() -> None:
+    assert f"{len(ROWS)} settings of eight trainers" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(HOSTS) == 8
+
+
 def test_settings_are_written_as_a_user_writes_them() -> None:
     shown = {row.host: written(row) for row in ROWS if row.settings}
     assert all("=" in words or words.startswith("--") for words in shown.values())
