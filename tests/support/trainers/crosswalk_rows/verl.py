@@ -4,7 +4,7 @@ from support.trainers.crosswalk import Row
 from support.trainers.crosswalk_rows.words import DUAL, GSPO, OVER_TOKENS, PPO
 
 PAPER_RANGE = {"clip_ratio_low": 3e-4, "clip_ratio_high": 4e-4}
-IN_REGION = "W A, W = min(w, 20), 0 where π − π_old > 0.15 and A > 0, or < −0.15 and A < 0"
+IN_REGION = "W = min(w, 20), and 0 where π − π_old > 0.15 and A > 0, or < −0.15 and A < 0"
 
 VERL = [
     Row("verl", {}, f"token mean of {DUAL}", "Objective(Token(), DualClip(0.2, 0.2, 3.0), TokenMean())"),
@@ -89,8 +89,15 @@ VERL = [
     ),
     Row(
         "verl",
+        {"policy_loss.loss_mode": "dppo_tv", "clip_ratio_low": 0.15, "clip_ratio_high": 0.15},
+        "the same, with W = min(w, 3)",
+        "replace(DPPO, surrogate=TruncatedWeight(3.0))",
+        "gradient",
+    ),
+    Row(
+        "verl",
         {"policy_loss.loss_mode": "dppo_kl", "clip_ratio_low": 0.05, "clip_ratio_high": 0.05, "clip_ratio_c": 20.0},
-        "the same, by the KL divergence of (π, 1 − π) from (π_old, 1 − π_old)",
+        "the same with W = min(w, 20), by the KL divergence of (π, 1 − π) from (π_old, 1 − π_old)",
         "replace(DPPO, gate=BinaryKL(0.05, 0.05))",
         "gradient",
     ),
