@@ -29,6 +29,7 @@ def probes(setting: Setting) -> list[Batch]:
         Batch.of([[outer, 0.9 * outer], [-outer, -2 * outer], [inner, inner]], [1.0, -2.0, 0.0]),
         Batch.of([[2.5, 2.0], [-2.5, -2.0]], [-1.0, 0.5]),
         Batch.of([[3.9]], [-1.0]),
+        Batch.of([[1.2 * outer], [-inner]], [-1.0, 0.5]),
         *(
             Batch.of([[side * outer, -0.4 * side * outer, 0.2 * side * outer]], [a])
             for side in (1.0, -1.0)

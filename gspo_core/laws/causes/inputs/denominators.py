@@ -36,7 +36,7 @@ def denominator(subject: Subject, setting: Setting) -> Suspect | None:
         words = f"with a denominator the loss is {one[0]:.6g} times the sum divided by it"
         fix = "divide by the denominator alone: not by the number of ranks or accumulation steps, too"
         return Suspect(words, fix)
-    if all(near(x, 1.0) for x in one) and near(two[0], two[1]):
+    if all(near(x, 1.0) for x in one) and near(two[0], two[1]) and not near(two[0], 1.0):
         words = f"the denominator is changed by what is in the batch: two responses are divided by {1 / two[0]:.6g} times it"
         return Suspect(words, "divide the sum by the denominator that is passed, as it is")
     return None

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.explained import explained
 
 from gspo_core import GSPO, laws
 from gspo_core.laws.causes.formulas.thresholds import edge, thresholds
@@ -97,6 +98,20 @@ def test_a_detached_kl_is_told_from_one_with_a_gradient() -> None:
 
     assert off(flowing) < 1e-6
     assert off(held) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("advantages smaller than 0.7 in size count as 0", lambda a: np.where(np.abs(a) < 0.7, 0.0, a)),
+        ("advantages are cut to [−1.25, 1.25]", lambda a: np.clip(a, -1.25, 1.25)),
+        ("advantages above 1.5 are cut", lambda a: np.minimum(a, 1.5)),
+        ("advantages below −1.5 are cut", lambda a: np.maximum(a, -1.5)),
+    ],
+)
+def test_the_models_of_changed_advantages_are_the_losses(words: str, change: Callable[[Any], Any]) -> None:
+    """So that the laws that break because of them follow from them."""
+    assert explained(lambda logp, old, a, mask: gspo(logp, old, change(a), mask), LIKE) == words
 
 
 @pytest.mark.slow
