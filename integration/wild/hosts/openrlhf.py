@@ -12,14 +12,18 @@ from integration.wild.definitions import definitions
 from integration.wild.host import Host, Loss, Option
 
 
-def loss(**settings: Any) -> Loss:
-    """The loss of one process whose micro-batch is the whole batch."""
+def policy_loss(**settings: Any) -> Any:
+    """A `PolicyLoss`."""
     torch = importlib.import_module("torch")
     given: dict[str, Any] = {"torch": torch, "nn": torch.nn, "Optional": typing.Optional}
     given |= definitions("openrlhf", "openrlhf/models/utils.py", ["masked_mean"], given)
-    policy = definitions("openrlhf", "openrlhf/models/loss.py", ["aggregate_loss", "PolicyLoss"], given)["PolicyLoss"](
-        **settings
-    )
+    found = definitions("openrlhf", "openrlhf/models/loss.py", ["aggregate_loss", "PolicyLoss"], given)
+    return found["PolicyLoss"](**settings)
+
+
+def loss(**settings: Any) -> Loss:
+    """The loss of one process whose micro-batch is the whole batch."""
+    policy = policy_loss(**settings)
 
     def call(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
         tokens = advantage if advantage.ndim == 2 else advantage[:, None].expand(mask.shape)

@@ -13,10 +13,10 @@ from gspo_core.objectives import DAPO
 from integration.wild.host import Host, Loss, Option, without_empty_rows
 
 
-def loss(module: str = "trl", kind: str = "GRPO", reference: float = 1.0, **settings: Any) -> Loss:
+def loss(module: str = "trl", kind: str = "GRPO", reference: float = 1.0, metrics: Any = None, **settings: Any) -> Loss:
     """The loss of a micro-batch that is a whole optimizer step, by the trainer and the configuration of a module.
 
-    With a KL term, `reference` times the old log-probs are those of the reference policy.
+    With a KL term, `reference` times the old log-probs are those of the reference policy. What it logs goes into `metrics`.
     """
     torch, trainers = importlib.import_module("torch"), importlib.import_module(module)
     config = getattr(trainers, f"{kind}Config")(
@@ -35,12 +35,12 @@ def loss(module: str = "trl", kind: str = "GRPO", reference: float = 1.0, **sett
             "ref_per_token_logps": reference * old_logp,
             "num_items_in_batch": mask.sum(),
         }
-        return trainer._compute_loss(_trainer(trainer, config, logp), None, inputs)
+        return trainer._compute_loss(_trainer(trainer, config, logp, metrics), None, inputs)
 
     return call
 
 
-def _trainer(trainer: Any, config: Any, logp: Any) -> Any:
+def _trainer(trainer: Any, config: Any, logp: Any, metrics: Any) -> Any:
     """What `_compute_loss` reads of a trainer: the options that its `__init__` copies, one process, one micro-batch."""
     names = ("beta", "loss_type", "importance_sampling_level", "top_entropy_quantile", "off_policy_mask_threshold", "use_vllm")
     high = config.epsilon if config.epsilon_high is None else config.epsilon_high
@@ -57,7 +57,7 @@ def _trainer(trainer: Any, config: Any, logp: Any) -> Any:
         current_gradient_accumulation_steps=1,
         aux_loss_enabled=False,
         _entropy_bonus_enabled=False,
-        _metrics=defaultdict(lambda: defaultdict(list)),
+        _metrics=defaultdict(lambda: defaultdict(list)) if metrics is None else metrics,
         _get_per_token_logps_and_entropies=lambda *_, **__: (logp, logp.detach() * 0, None),
     )
 

@@ -15,7 +15,7 @@ from support.trainers.crosswalk_calls import Theirs
 from support.trainers.crosswalk_rows import ROWS
 from support.trainers.crosswalk_rows.stated import ADVANTAGES, COUNTED, DEFAULTS, EMPTY_ROWS, LEFT_OUT, METRICS
 
-from gspo_core import group_advantages
+from gspo_core import Objective, Padded, batch_metrics, group_advantages, policy_loss, summary
 from gspo_core.advantages import ZScore
 
 
@@ -70,6 +70,13 @@ def check_advantages(host: str, theirs: Any) -> None:
     ours = group_advantages(rewards.ravel(), np.repeat([0, 1, 2], 4), eval(ADVANTAGES[host], {"ZScore": ZScore}))
     np.testing.assert_allclose(theirs(rewards.ravel()), ours, rtol=1e-5)
     assert np.abs(ours).max() > 0.5
+
+
+def numbers(objective: Objective) -> dict[str, float]:
+    """Our metrics of an objective on the batch of wide spread."""
+    given = batch(WIDE)
+    rows = (given.logp, given.old_logp, given.A, Padded(given.mask))
+    return summary(batch_metrics(objective, policy_loss(objective, *rows), *rows))
 
 
 def check(host: str, theirs: Any, source: Any, *texts: str) -> None:

@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
-from support.trainers.crosswalk import Row, compare
+import torch
+from support.trainers.crosswalk import WIDE, Row, batch, compare
 from support.trainers.crosswalk_calls import in_torch
 from support.trainers.crosswalk_rows import of
-from support.trainers.crosswalk_stated import calls_with_default, check, text
+from support.trainers.crosswalk_stated import calls_with_default, check, numbers, text
 
-from integration.wild.hosts.openrlhf import loss
+from gspo_core.objectives import BNPO
+from integration.wild.hosts.openrlhf import loss, policy_loss
 
 
 def arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -38,3 +40,14 @@ def test_what_the_page_states() -> None:
     options = calls_with_default(text("openrlhf", "openrlhf/cli/train_ppo_ray.py"))
     files = ("ray/ppo_actor.py", "ppo_utils/experience_maker.py")
     check("OpenRLHF", theirs, options, *(text("openrlhf", f"openrlhf/trainer/{file}") for file in files))
+
+
+def test_the_metrics_that_the_page_puts_beside_ours() -> None:
+    given, ours = batch(WIDE), numbers(BNPO.with_clip(0.2, 0.2))
+    logp, old, tokens, mask = (
+        torch.tensor(x) for x in (given.logp, given.old_logp, given.A[:, None] * given.mask, given.mask * 1.0)
+    )
+    _, clip_ratio, kl, *_ = policy_loss()(logp, old, tokens, action_mask=mask)
+    assert 0.2 < ours["clip_active_tokens"] < 0.8
+    assert ours["clip_active_tokens"] == pytest.approx(float(clip_ratio), rel=1e-6)
+    assert ours["kl_k1_per_token"] == pytest.approx(float(kl), rel=1e-6)

@@ -9,12 +9,11 @@ import torch
 from support.trainers.crosswalk import WIDE, Row, batch, compare
 from support.trainers.crosswalk_calls import in_torch, nested
 from support.trainers.crosswalk_rows import of
-from support.trainers.crosswalk_stated import check, check_advantages, text
+from support.trainers.crosswalk_stated import check, check_advantages, numbers, text
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 from verl.workers.config import ActorConfig
 from verl.workers.config.actor import PolicyLossConfig
 
-from gspo_core import Padded, batch_metrics, policy_loss, summary
 from gspo_core.objectives import BNPO
 from integration.wild.hosts.verl import loss
 
@@ -48,12 +47,8 @@ def test_the_advantages_that_the_page_states() -> None:
 
 
 def test_the_metrics_that_the_page_puts_beside_ours() -> None:
-    given, objective = batch(WIDE), BNPO.with_clip(0.2, 0.2)
-    arrays = (torch.tensor(x) for x in (given.logp, given.old_logp, given.A, given.mask))
-    _, found = loss("vanilla")(*arrays)
-    layout = Padded(given.mask)
-    ours = policy_loss(objective, given.logp, given.old_logp, given.A, layout)
-    numbers = summary(batch_metrics(objective, ours, given.logp, given.old_logp, given.A, layout))
-    assert 0.2 < numbers["clip_active_tokens"] < 0.8
+    given, ours = batch(WIDE), numbers(BNPO.with_clip(0.2, 0.2))
+    _, found = loss("vanilla")(*(torch.tensor(x) for x in (given.logp, given.old_logp, given.A, given.mask)))
+    assert 0.2 < ours["clip_active_tokens"] < 0.8
     for name, theirs_name in {"clip_active_tokens": "actor/pg_clipfrac", "kl_k1_per_token": "actor/ppo_kl"}.items():
-        assert numbers[name] == pytest.approx(found[theirs_name], rel=1e-6), name
+        assert ours[name] == pytest.approx(found[theirs_name], rel=1e-6), name
