@@ -14,7 +14,6 @@ from gspo_core import GSPO, Objective
 from gspo_core.objectives import BNPO
 from integration.wild.hosts.trl import loss
 
-
 WIDE_GSPO = GSPO.with_clip(0.2, 0.2)
 
 
