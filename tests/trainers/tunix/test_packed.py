@@ -7,12 +7,13 @@ import math
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gspo_jax.trainers.tunix import LOGGED
 from hypothesis import given
 from hypothesis import strategies as st
 from support.trainers.tunix_batches import Rows, config, packed, padded, registered, rows, saying_nothing, value_and_grad
 
-from gspo_core import GSPO
-from gspo_core.objectives import PRESETS
+from gspo_core import GSPO, GSPO_TOKEN, Objective
+from gspo_core.objectives import DAPO, PRESETS
 
 TWO = ((0, 2), (1, 3))
 """Two packs of two responses each, in another order than the rows."""
@@ -58,6 +59,20 @@ def test_any_preset_on_packs_is_that_on_rows(preset: str, seed: int) -> None:
     order = np.concatenate([of_rows[i][batch.mask[i]] for i in (0, 2, 1, 3)])
     assert np.abs(gradient[pack.mask] - order).max() <= 2e-6 * (1 + abs(alone))
     assert not gradient[~pack.mask].any()
+
+
+@pytest.mark.parametrize("objective", [GSPO, GSPO_TOKEN, DAPO], ids=str)
+def test_what_is_logged_of_packs_is_that_of_rows(objective: Objective) -> None:
+    """Every number, Tunix's and ours."""
+    batch, options = rows(1), saying_nothing()
+    pack = packed(batch, TWO, 12)
+    of_packs = value_and_grad(registered(objective), pack.logp, pack.example, options, log=True)[1]
+    of_rows = value_and_grad(registered(objective), batch.logp, padded(batch), options, log=True)[1]
+    assert of_rows["pg_clipfrac"] > 0.1
+    for name in set(of_rows) - set(LOGGED) | {"kl", "pg_clipfrac", "entropy"}:
+        assert abs(of_packs[name] - of_rows[name]) <= 2e-6, name
+    for name in (name for name in LOGGED if name.startswith("gspo/")):
+        assert LOGGED[name]([of_packs[name]]) == pytest.approx(LOGGED[name]([of_rows[name]]), rel=1e-5), name
 
 
 def test_token_advantages_of_a_packed_response_want_a_ratio_of_tokens() -> None:

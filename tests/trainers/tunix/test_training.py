@@ -61,3 +61,20 @@ def test_the_trajectory_is_that_of_tunix_own_loss() -> None:
         for name in ("loss", "grad_norm", "pg_clipfrac"):
             assert abs(one[name] - other[name]) <= 1e-4, name
     assert max(step["grad_norm"] for step in theirs) > 0.1
+
+
+def test_packs_train_too() -> None:
+    """max_seq_token_per_tpu: on policy the loss of a pack is minus the mean advantage of its responses."""
+    with loose_jax():
+        made = cluster(model(), Numbers(), optax.sgd(1e-2), 2, {"mini_batch_size": 2, "max_seq_token_per_tpu": 100}, tokens=6)
+        config = GRPOConfig(policy_loss_fn="gspo_core_gspo", epsilon=None, loss_agg_mode=None, beta=0.0, num_generations=4)
+        learner = GRPOLearner(made, config, share_of_small_numbers)
+        made.actor_trainer.with_rl_metrics_to_log({**LOGGED, "advantage/max": np.max, "log_ratio/abs_mean": np.max})
+        log = logged(made)
+        learner.train([{"prompts": np.array(["3 4", "5"])} for _ in range(2)])
+    assert len(log) == 2
+    for step in log:
+        assert abs(step["loss"]) <= 1e-6  # advantages of a group add up to 0
+        assert step["log_ratio/abs_mean"] == step["gspo/clip_active"] == 0.0
+        assert step["advantage/max"] > 0.5
+        assert step["grad_norm"] > 0.01

@@ -63,14 +63,15 @@ def logged(batch: Batch, loss: Loss, kl_loss: Array, config: Any) -> dict[str, A
     entropy = importlib.import_module("tunix.rl.algo_core").compute_entropy_from_logits(lax.stop_gradient(logits))
     valid, count = layout.valid, jnp.maximum(jnp.sum(layout.valid), 1)
 
-    def at_tokens(x: Array) -> Array:
-        return layout.select(x) if x.shape == layout.shape else layout.spread(x)
+    def at_tokens(x: Array, per_token: bool) -> Array:  # of a pack both have one axis, and as many entries
+        return layout.select(x) if per_token else layout.spread(x)
 
     def mean(x: Array) -> Array:
         return jnp.sum(layout.select(x)) / count
 
-    a = at_tokens(advantage.values if isinstance(advantage, PerToken) else advantage)
-    log_ratio, size = at_tokens(loss.log_ratio), jnp.abs(a)
+    of_tokens = objective.ratio.per_token
+    a = at_tokens(advantage.values, True) if isinstance(advantage, PerToken) else at_tokens(advantage, False)
+    log_ratio, size = at_tokens(loss.log_ratio, of_tokens), jnp.abs(a)
     ratio, d = jnp.exp(log_ratio), layout.select(logp - (logp if old is None else old))
     gain = objective.surrogate(xp, log_ratio, a).value
     estimate = jnp.zeros_like(logp) if reference is None else kl_estimator(config)(xp, layout.select(reference - logp), d).value
@@ -83,7 +84,7 @@ def logged(batch: Batch, loss: Loss, kl_loss: Array, config: Any) -> dict[str, A
         "kl": mean(estimate),
         "kl_loss": lax.stop_gradient(kl_loss),
         "pg_loss": value,
-        "pg_clipfrac": mean(at_tokens(loss.clipped).astype(logp.dtype)),
+        "pg_clipfrac": mean(at_tokens(loss.clipped.astype(logp.dtype), of_tokens)),
         "pg_clipfrac_lower": jnp.zeros(()),
         "ppo_kl": mean(-d),
         "is_ratio/mean": mean(ratio),
