@@ -16,12 +16,10 @@ from gspo_core.laws.mutants.mutant import LIKE
 
 SLOW = {
     "token_mean_of_token_ratios",
-    "normalised_inside",
     "later_rows_weigh_less",
     "last_token_dropped",
     "unmoved_tokens_do_not_count",
     "masked_advantages_in_the_mean",
-    "clipped_token_by_token",
     "advantage_zero_is_nan",
     "gradient_in_padding",
     "token_advantage_divided",
@@ -55,6 +53,9 @@ SLOW = {
     "unknown_gate_that_sees_the_batch",
     "neighbour_leaks",
     "mask_taken_for_a_prefix",
+    "mean_of_two_means",
+    "chunks_of_four_rows",
+    "penalty_for_length_inside",
 }
 """Mutants whose check takes over a quarter of a second: the search for a cause, or long responses."""
 QUICK = {mutant.law: mutant.name for mutant in reversed(MUTANTS) if mutant.name not in SLOW}

@@ -28,6 +28,7 @@ def said(loss: Any, like: Any = LIKE) -> str:
     return "" if found is None else found.sentence
 
 
+@pytest.mark.slow
 @at_most(5)
 @given(st.integers(4, 60), st.integers(0, 3))
 def test_the_number_of_responses_is_exact_and_so_are_their_weights(most: int, dropped: int) -> None:
