@@ -61,7 +61,7 @@ def record(hosts: Iterable[Host], day: date, examples: int = EXAMPLES) -> dict[s
 
 HEAD = """# Losses in the wild
 
-The [conformance kit](laws.md) was run on the policy losses of seven trainers and libraries, each as it is installed from the
+The [conformance kit](laws.md) was run on the policy losses of eight trainers and libraries, each as it is installed from the
 package index, with its defaults and with the settings that it documents for GSPO. Every loss is the trainer's own code; only
 the model is replaced, by log-probs, and each section says what was called. A verdict compares a loss with what its settings
 claim to compute, on one process and one micro-batch: a different weighting of responses may well be intended, and is often

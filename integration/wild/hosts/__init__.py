@@ -6,8 +6,9 @@ from .easydel import EASYDEL
 from .liger import LIGER
 from .openrlhf import OPENRLHF
 from .skyrl import SKYRL
+from .torchrl import TORCHRL
 from .trl import TRL
 from .tunix import TUNIX
 from .verl import VERL
 
-HOSTS: tuple[Host, ...] = (TRL, VERL, LIGER, TUNIX, OPENRLHF, SKYRL, EASYDEL)
+HOSTS: tuple[Host, ...] = (TRL, VERL, LIGER, TUNIX, OPENRLHF, SKYRL, TORCHRL, EASYDEL)

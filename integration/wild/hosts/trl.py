@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import tempfile
 from collections import defaultdict
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 from gspo_core import GSPO
-from gspo_core.objectives import DAPO
+from gspo_core.objectives import BNPO, DAPO, DR_GRPO, GRPO, LUSPO, SAPO, FixedLength
 from integration.wild.host import Host, Loss, Option, without_empty_rows
 
 
@@ -93,7 +94,22 @@ TRL = Host(
             "the paper index of TRL's documentation, section GSPO",
             lambda: loss(**RECIPE),
         ),
-        Option("the same, and rows without a token left out", "the advice below", lambda: without_empty_rows(loss(**RECIPE))),
+        Option('loss_type="grpo"', "the docstring of GRPOConfig", lambda: loss(loss_type="grpo"), GRPO.with_clip(0.2, 0.2)),
+        Option('loss_type="bnpo"', "the docstring of GRPOConfig", lambda: loss(loss_type="bnpo"), BNPO.with_clip(0.2, 0.2)),
+        Option(
+            'loss_type="dr_grpo"',
+            "the docstring of GRPOConfig; the length is max_completion_length",
+            lambda: loss(loss_type="dr_grpo", max_completion_length=256),
+            replace(DR_GRPO.with_clip(0.2, 0.2), reduction=FixedLength(256)),
+        ),
+        Option(
+            'loss_type="luspo", importance_sampling_level="sequence"',
+            "the paper index of TRL's documentation, section LUSPO",
+            lambda: loss(loss_type="luspo", importance_sampling_level="sequence"),
+            LUSPO.with_clip(0.2, 0.2),
+        ),
+        Option('loss_type="sapo"', "the docstring of GRPOConfig", lambda: loss(loss_type="sapo"), SAPO),
+        Option("the recipe, and rows without a token left out", "the advice below", lambda: without_empty_rows(loss(**RECIPE))),
     ),
     "take the settings of TRL's paper index; the mean is over all rows, so let no row of a batch be without a token "
     "(mask_truncated_completions=False, the default)",

@@ -14,8 +14,8 @@ MODULES = {"GRPOConfig": "grpo.grpo", "DAPOConfig": "grpo.dapo", "DrGRPOConfig":
 """Of `tunix.rl`, without `_learner`."""
 
 
-def loss(kind: str = "GRPOConfig", reference: float | None = None, **settings: Any) -> Loss:
-    """The loss that a configuration of the given class selects, on responses that are not packed.
+def loss(kind: str = "GRPOConfig", reference: float | None = None, *, packed: bool = False, **settings: Any) -> Loss:
+    """The loss that a configuration of the given class selects; if packed, with all responses in one row.
 
     With a KL term, `reference` times the old log-probs are those of the reference policy.
     """
@@ -28,7 +28,14 @@ def loss(kind: str = "GRPOConfig", reference: float | None = None, **settings: A
     function = importlib.import_module("tunix.rl.function_registry").get_policy_loss_fn(config.policy_loss_fn)
 
     def call(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
+        segments = {}
+        if packed:
+            ids = jax.numpy.broadcast_to(1 + jax.numpy.arange(mask.shape[0])[:, None], mask.shape)
+            tokens = jax.numpy.broadcast_to(advantage[:, None], mask.shape)
+            logp, old_logp, advantage, mask, ids = (x.reshape(1, -1) for x in (logp, old_logp, tokens, mask, ids))
+            segments = {"segment_ids": ids * mask, "segment_positions": None}
         example = SimpleNamespace(
+            **segments,
             prompt_ids=None,
             completion_ids=jax.numpy.zeros(mask.shape, dtype="int32"),
             completion_mask=mask,
@@ -49,13 +56,19 @@ def loss(kind: str = "GRPOConfig", reference: float | None = None, **settings: A
 TUNIX = Host(
     "Tunix",
     "google-tunix",
-    "grpo_loss_fn with a GRPOConfig of beta=0; log-probs in place of the model, responses not packed",
+    "grpo_loss_fn with a GRPOConfig of beta=0; log-probs in place of the model; responses not packed, but for one line",
     (
         Option("GRPOConfig(beta=0)", "the defaults: GRPO", loss, GRPO.with_clip(0.2, 0.2)),
         Option(
             'GRPOConfig(beta=0, loss_algo="gspo-token")',
             "the docstring of GRPOConfig",
             lambda: loss(loss_algo="gspo-token"),
+            GSPO.with_clip(0.2, 0.2),
+        ),
+        Option(
+            "the same, and the responses packed in one row, as with RLTrainingConfig(max_seq_token_per_tpu=...)",
+            "the docstring of RLTrainingConfig",
+            lambda: loss(packed=True, loss_algo="gspo-token"),
             GSPO.with_clip(0.2, 0.2),
         ),
     ),

@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 from gspo_core import GSPO
-from gspo_core.objectives import DAPO, DualClip
+from gspo_core.objectives import DAPO, GMPO, SAPO, DualClip
 from integration.wild.host import Host, Loss, Option
 
 VANILLA = dataclasses.replace(DAPO, surrogate=DualClip(0.2, 0.2, 3.0))
@@ -40,6 +40,18 @@ VERL = Host(
     (
         Option("ActorConfig()", "the defaults: loss_mode=vanilla, PPO with a dual clip", lambda: loss("vanilla"), VANILLA),
         Option("loss_mode=gspo", "the option alone, loss_agg_mode at its default", loss, GSPO.with_clip(0.2, 0.2)),
+        Option(
+            "loss_mode=sapo, loss_agg_mode=seq-mean-token-mean",
+            "the docstring of compute_policy_loss_sapo recommends the aggregation",
+            lambda: loss("sapo", loss_agg_mode="seq-mean-token-mean"),
+            SAPO,
+        ),
+        Option(
+            "loss_mode=geo_mean, clip_ratio_low=0.4, clip_ratio_high=0.4",
+            "the docstring of compute_policy_loss_geo_mean; the clip range is the paper's",
+            lambda: loss("geo_mean", clip_ratio_low=0.4, clip_ratio_high=0.4),
+            GMPO,
+        ),
         Option(
             "loss_mode=gspo, loss_agg_mode=seq-mean-token-mean, clip_ratio_low=3e-4, clip_ratio_high=4e-4",
             "the docstring of compute_policy_loss_gspo recommends the aggregation; the clip range is the paper's",
