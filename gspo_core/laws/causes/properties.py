@@ -20,6 +20,8 @@ from .weights import row_weights
 
 TOKENS = Batch.of([[0.31, 0.05, -0.11], [-0.26, 0.11, 0.02]], [-1.0, 1.0], base=-1.0)
 """Two responses, each on the side that is never clipped."""
+UNLIKE = ((1.0, -1.0), (2.0, -0.5))
+"""Advantages with the sum 0, where a ratio that responses share cancels, and with another."""
 STEPS = np.array([0.0, 1.0, 2.3, 3.1, 4.7]) * 1e-4
 """Changes of log π that every loss in float32 follows."""
 JUMP = 0.03
@@ -36,7 +38,7 @@ def properties(subject: Subject, setting: Setting, seen: list[Seen]) -> Suspect 
 
 def _found(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Suspect]:
     plain = subject.value(TOKENS).value
-    if _near(subject, setting, plain, replace(TOKENS, old_logp=TOKENS.old_logp - np.array([[0.05], [0.1]]))):
+    if all(_ignores_old(subject, setting, replace(TOKENS, advantage=np.array(x))) for x in UNLIKE):
         yield Suspect("log π_old has no effect on the loss", "use the old log-probs that are passed")
     rounded = _is_rounded(subject)
     if rounded:
@@ -49,6 +51,11 @@ def _found(subject: Subject, setting: Setting, seen: list[Seen]) -> Iterator[Sus
         yield Suspect(words, "use log-probs in their difference only")
     yield from shapes(subject, setting, seen)
     yield from _together(subject, setting, seen)
+
+
+def _ignores_old(subject: Subject, setting: Setting, batch: Batch) -> bool:
+    moved = replace(batch, old_logp=batch.old_logp - np.array([[0.05], [0.1]]))
+    return _near(subject, setting, subject.value(batch).value, moved)
 
 
 def _shifted(setting: Setting) -> list[Batch]:

@@ -32,7 +32,7 @@ from .handling import handling
 from .inputs import MEASURED
 from .limits import limits
 from .measures import power_of_a_token
-from .mends import coarse, constant_term, with_value_of, without_constant_term
+from .mends import COARSE, coarse, constant_term, with_value_of, without_constant_term
 from .places import place
 from .properties import properties
 from .suspect import OfResponses, Suspect, model_of
@@ -137,17 +137,35 @@ def _unknown(subject: Subject, setting: Setting, seen: list[Seen], left: list[La
 def _by_formula(subject: Subject, setting: Setting, seen: list[Seen], broken: list[LawVerdict], seed: int) -> list[Cause]:
     if all(agree(setting, s, s.right) for s in seen):
         return []
-    suspect = suspect_of(subject, setting, seen)
+    suspect, beside = suspect_of(subject, setting, seen), list[Cause]()
+    if suspect is None:
+        suspect, beside = _beside_an_epsilon(subject, setting, seen, broken, seed)
     if suspect is not None:
         model, right = (model_of(x, subject, setting) for x in (suspect, Suspect("", "")))
         follow = [v for v in broken if not _holds(v.law, model, setting, seed)]
         # The formula itself may overflow: a law about extremes follows only if the right formula keeps it.
-        return _cause(suspect, [v for v in follow if v.law.severity is Severity.WRONG or _holds(v.law, right, setting, seed)])
+        follow = [v for v in follow if v.law.severity is Severity.WRONG or _holds(v.law, right, setting, seed)]
+        return [*_cause(suspect, follow), *beside]
     for suspect, mended in _mends(subject, setting, seen):
         found = _cause(suspect, [v for v in broken if _holds(v.law, mended, setting, seed)])
         if found:
             return found
     return []
+
+
+def _beside_an_epsilon(
+    subject: Subject, setting: Setting, seen: list[Seen], broken: list[LawVerdict], seed: int
+) -> tuple[Suspect | None, list[Cause]]:
+    """A suspect that is the loss up to a millionth, as beside a bound in float32, and that epsilon as a cause of its own."""
+    rough = [replace(s, found=s.found._replace(eps=max(s.found.eps, COARSE))) for s in seen]
+    if all(agree(setting, s, s.right) for s in rough):
+        return None, []
+    suspect = suspect_of(subject, setting, rough)
+    if suspect is None:
+        return None, []
+    words = "off by an epsilon besides, as from a constant in float32"
+    harmless = Suspect(words, "harmless at this size; a float64 constant makes it exact", severity=Severity.HARMLESS)
+    return suspect, _cause(harmless, [v for v in broken if _holds(v.law, coarse(subject), setting, seed)])
 
 
 def _holds(law: Law, subject: Subject, setting: Setting, seed: int) -> bool:

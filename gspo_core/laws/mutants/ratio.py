@@ -6,12 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from .mutant import HIGH, LIKE_TOKEN, LOW, A, Mutant, column, exp, gain, gspo, log_s, mean, ratios, size, token_mean
+from gspo_core.laws.kit.packing import OwnGradient
+
+from .mutant import (
+    HIGH,
+    LIKE_TOKEN,
+    LOW,
+    A,
+    Mutant,
+    column,
+    exp,
+    gain,
+    gspo,
+    is_clipped,
+    log_s,
+    mean,
+    ratios,
+    size,
+    token_mean,
+)
 
 EQUAL = "a response of equal tokens has the ratio of one of them"
 SUM = "only the sum of a response's log ratios matters"
 POSITION = "the positions of a response's tokens do not matter"
 WIDER = "more padding does not change the loss"
+OTHERS = "a response does not change the gradients of the others"
 OUTLIER = "an overflow guard acts on the mean log ratio, not on single tokens"
 
 
@@ -104,6 +123,14 @@ def row_pooled(logp: A, old: A, a: A, mask: A) -> Any:
     return mean(gain(np.full(len(a), pooled), a), mask)
 
 
+def pack_pooled(logp: A, old: A, a: A, mask: A) -> OwnGradient:
+    """A packed row taken for one response: one ratio, all tokens weigh the same, and each has its own gradient."""
+    pooled = np.full(len(a), ratios(logp, old, mask).sum() / max(1, mask.sum()))
+    unit = np.where(is_clipped(pooled, a), 0.0, -a * np.exp(np.minimum(pooled, 50.0))) / max(1, mask.sum())
+    value = -(mask.sum(axis=1) * gain(pooled, a)).sum() / max(1, mask.sum())
+    return OwnGradient(value, np.where(mask, unit[:, None], 0.0))
+
+
 def unmoved_tokens_do_not_count(logp: A, old: A, a: A, mask: A) -> Any:
     """Tokens with d = 0 are treated as padding."""
     d = ratios(logp, old, mask)
@@ -157,6 +184,7 @@ RATIO = [
         seen="Tunix#1662",
         says="all responses of the batch share one ratio",
     ),
+    Mutant(pack_pooled, OTHERS, seen="Tunix 0.1.7, packed", says="and all responses of the batch share one ratio"),
     Mutant(
         unmoved_tokens_do_not_count, "tokens with log ratio 0 count in the length", says="log ratio is 0 are treated as padding"
     ),

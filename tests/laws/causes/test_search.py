@@ -238,3 +238,20 @@ def test_a_guard_on_single_tokens_is_fragile_if_it_is_far_out(guard: float, ok: 
 
     asked = [named(name) for name in ("only the sum of a response's log ratios matters", ratio.OUTLIER)]
     assert laws.check(guarded, LIKE, laws=[*FORMULA, *asked], examples=30, framework=laws.TORCH).ok is ok
+
+
+def test_a_constant_in_float32_hides_no_other_difference() -> None:
+    """Bounds that were rounded to float32, as torchrl's are, beside rows without a token that count."""
+
+    def loss(logp: Any, old: Any, a: Any, mask: Any) -> Any:
+        ratio_of = np.exp(np.clip(np.where(mask, logp - old, 0.0), None, 50.0))
+        low, high = (float(np.float32(bound)) for bound in (0.8, 1.2))
+        gain = np.where(mask, np.minimum(ratio_of * a[:, None], np.clip(ratio_of, low, high) * a[:, None]), 0.0)
+        return -(gain.sum(axis=1) / np.maximum(mask.sum(axis=1), 1)).mean()
+
+    found = laws.check(loss, GRPO.with_clip(0.2, 0.2), laws=FORMULA, examples=12).causes
+    assert [cause.sentence for cause in found] == [
+        "rows without a token are counted",
+        "off by an epsilon besides, as from a constant in float32",
+    ]
+    assert [cause.severity for cause in found] == [laws.Severity.WRONG, laws.Severity.HARMLESS]

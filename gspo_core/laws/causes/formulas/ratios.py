@@ -177,6 +177,12 @@ def _filled(batch: Batch) -> Floats:
     return np.full(len(batch.mask), float((batch.lengths > 0).sum()))
 
 
+def _shared(batch: Batch) -> Batch:
+    """Every token has the mean log ratio of all tokens of the batch."""
+    tokens = max(1, int(batch.mask.sum()))
+    return batch.with_d(np.where(batch.mask, batch.d.sum() / tokens, 0.0))
+
+
 def _gradients(objective: Objective) -> list[Suspect]:
     """The right value, with a factor missing in the gradient."""
 
@@ -224,6 +230,8 @@ def ratios(objective: Objective) -> list[Suspect]:
         ),
     ]
     found += _gradients(objective)
+    words = "all responses of the batch share one ratio"  # as a factor of each token's own gradient; statistics.py has its own
+    found.append(Suspect(words, "take the mean over each response's own tokens; in a pack, over each segment", batch=_shared))
     for (words, slot), single in itertools.product((("last", -1), ("first", 0)), (False, True)):
         fix = "do not cut the arrays: all slots count"
         found.append(Suspect(f"the {words} slot of every row is dropped", fix, batch=_without(slot, single)))
