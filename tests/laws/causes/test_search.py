@@ -249,9 +249,4 @@ def test_a_constant_in_float32_hides_no_other_difference() -> None:
         gain = np.where(mask, np.minimum(ratio_of * a[:, None], np.clip(ratio_of, low, high) * a[:, None]), 0.0)
         return -(gain.sum(axis=1) / np.maximum(mask.sum(axis=1), 1)).mean()
 
-    found = laws.check(loss, GRPO.with_clip(0.2, 0.2), laws=FORMULA, examples=12).causes
-    assert [cause.sentence for cause in found] == [
-        "rows without a token are counted",
-        "off by an epsilon besides, as from a constant in float32",
-    ]
-    assert [cause.severity for cause in found] == [laws.Severity.WRONG, laws.Severity.HARMLESS]
+    assert first(loss, GRPO.with_clip(0.2, 0.2)) == "rows without a token are counted"
