@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from gspo_core import GRPO, GSPO, laws
 from gspo_core.laws.chapters.catalogue import named
 from gspo_core.laws.mutants import credit, ratio
 from gspo_core.laws.mutants.mutant import HIGH, LIKE, LIKE_GRPO, LIKE_TOKEN, LOW, gspo, right
+from gspo_core.objectives import DR_GRPO, FixedLength
 
 pytestmark = pytest.mark.slow
 
@@ -250,3 +252,15 @@ def test_a_constant_in_float32_hides_no_other_difference() -> None:
         return -(gain.sum(axis=1) / np.maximum(mask.sum(axis=1), 1)).mean()
 
     assert first(loss, GRPO.with_clip(0.2, 0.2)) == "rows without a token are counted"
+
+
+def test_rows_without_a_token_count_beside_a_fixed_length_too() -> None:
+    """TRL's dr_grpo and luspo."""
+
+    def loss(logp: Any, old: Any, a: Any, mask: Any) -> Any:
+        ratio_of = np.exp(np.clip(np.where(mask, logp - old, 0.0), None, 50.0))
+        gain = np.minimum(ratio_of * a[:, None], np.clip(ratio_of, 0.8, 1.2) * a[:, None])
+        return -np.where(mask, gain, 0.0).sum() / (len(a) * 256)
+
+    like = replace(DR_GRPO, reduction=FixedLength(256))
+    assert first(loss, like) == "rows without a token are counted"

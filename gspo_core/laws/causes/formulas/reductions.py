@@ -134,6 +134,10 @@ def _without_advantage(objective: Objective) -> Callable[[Batch], Floats]:
 def reductions(objective: Objective) -> list[Suspect]:
     """All suspects; the objective's own reduction is among them, and explains nothing."""
     found = [Suspect(sentence, fix, factor=_factor(objective, weights)) for sentence, fix, weights in MEANS]
+    if isinstance(objective.reduction, FixedLength):
+        sentence, fix, _ = MEANS[1]
+        length = objective.reduction.length
+        found.insert(0, Suspect(sentence, fix, factor=_factor(objective, lambda y, f, n, t: y / (n * length))))
     rows = _factor(objective, MEANS[1][2])
     fix = "leave rows without a token out of the sum and of N; or say empty_rows=False, if the trainer drops such rows before"
     words = "a row without a token counts as a response with ratio 1"
