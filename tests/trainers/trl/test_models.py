@@ -84,3 +84,23 @@ def test_the_balancing_loss_of_a_mixture_is_that_of_trl() -> None:
         np.testing.assert_allclose(values, expected[name], atol=1e-6, rtol=1e-5, err_msg=name)
     assert any(np.abs(without[name] - expected[name]).max() > 1e-5 for name in expected)
     assert any("aux_loss" in row for row in mine.state.log_history)
+
+
+def test_in_bfloat16_log_probs_are_not_rounded() -> None:
+    """TRL's default is bf16=True, and its own head rounds logits to bfloat16 then; ours is float32 on the same states."""
+    trainer = ours(DAPO, bf16=True, lr=0.0)
+    ids = torch.randint(3, 20, (2, 9), generator=torch.Generator().manual_seed(2))
+    seen: list[Tensor] = []
+
+    def scored(hidden: Tensor, lm_head: Tensor, options: dict[str, Any]) -> Tensor:
+        logits = (hidden[:, :-1].double() @ lm_head.double().T).log_softmax(-1)
+        seen.append(logits.gather(2, ids[:, 1:, None])[..., 0])
+        return token_logp(hidden[:, :-1], lm_head, ids[:, 1:], **options)
+
+    with torch.no_grad(), trainer.accelerator.autocast():
+        found = trainer.model(input_ids=ids, attention_mask=torch.ones_like(ids), states=scored)["loss"]
+        theirs = trainer.model(input_ids=ids).logits[:, :-1]
+    assert theirs.dtype == torch.bfloat16, "autocast is on"
+    torch.testing.assert_close(found.double(), seen[0], atol=1e-5, rtol=0)
+    rounded = theirs.double().log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+    assert (rounded - seen[0]).abs().max() > 1e-3, "logits that were rounded are off by more than a clip range"
