@@ -16,13 +16,20 @@ from gspo_core.objectives import DAPO
 PAGE = (ROOT / "docs" / "normalisation.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (.+?) \| (.+?) \| `denominator=(.+?)` \| `loss\.(\w+)` \|$", PAGE, flags=re.MULTILINE)
 
-# What each host does with a part's gradient, in numbers: (divides by steps, averages over ranks).
-HOSTS = {
+# What each host does with a part's gradient, in numbers: (divides by steps, averages over ranks, has divided by the count).
+HOSTS: dict[str, tuple[bool, ...]] = {
     "plain loop": (False, False),
     "gradient accumulation that divides (Trainer without `num_items_in_batch`)": (True, False),
     "DDP, FSDP": (False, True),
     "both": (True, True),
+    "TRL (`_compute_loss`)": (False, True),
+    "ms-swift (`_compute_loss_and_metrics`)": (True, True),
     "verl (`register_policy_loss`)": (False, True),
+    "OpenRLHF (`PolicyLoss`)": (False, True),
+    "SkyRL (`register_policy_loss`)": (False, False, True),
+    "torchrl (`GRPOLoss`)": (False, True),
+    "Tunix 0.1.7 (`register_policy_loss_fn`)": (True, False),
+    "tinker (`forward_backward_custom`)": (False, False),
     "NeMo-RL (`LossFunction`)": (False, False),
     "JAX, `lax.pmean` of gradients": (False, True),
     "a service that takes per-token weights": (False, False),
@@ -47,10 +54,11 @@ def gradient(objective: Objective, rows: np.ndarray, denominator: float | None) 
     return out
 
 
-def as_the_host_sees_it(host: str, parts: list[list[np.ndarray]]) -> float:
+def as_the_host_sees_it(host: str, parts: list[list[np.ndarray]], count: float) -> float:
     """The factor by which the host shrinks a part's gradient."""
-    divides, averages = HOSTS[host]
-    return (1 / len(parts[0]) if divides else 1.0) * (1 / len(parts) if averages else 1.0)
+    divides, averages, *divided = HOSTS[host]
+    of_advantages = 1 / count if divided else 1.0
+    return (1 / len(parts[0]) if divides else 1.0) * (1 / len(parts) if averages else 1.0) * of_advantages
 
 
 def test_every_row_is_a_test() -> None:
@@ -74,7 +82,7 @@ def test_the_parts_are_the_whole(objective: Objective, host: str, expression: st
         "global_valid_seqs": count,
     }
     denominator = float(eval(expression, {"__builtins__": {}}, names))
-    factor = as_the_host_sees_it(host, parts)
+    factor = as_the_host_sees_it(host, parts, count)
     total = sum(factor * gradient(objective, rows, denominator) for rank in parts for rows in rank)
     expected = gradient(objective, np.arange(N), None)
     assert (expected != 0).any()
