@@ -32,10 +32,10 @@ class Options:
     """The generator's own arguments, as key=value."""
     objective: ObjectiveName = "gspo"
     """A preset of docs/family.md."""
-    clip_low: float = 0.03
-    """Clip width below ratio 1."""
-    clip_high: float = 0.04
-    """Clip width above ratio 1."""
+    clip_low: float | None = None
+    """Clip width below ratio 1; by default as in train_torch.py: 0.03 for gspo, 0.2 for grpo, else the preset's."""
+    clip_high: float | None = None
+    """Clip width above ratio 1; by default 0.04 for gspo, 0.27 for grpo, else the preset's."""
     lr: float = 1e-4
     """AdamW's learning rate."""
     rollouts: int = 400
@@ -66,10 +66,11 @@ class Options:
 
     @property
     def base(self) -> Config:
-        """The options of train_torch.py that name a task and the model to start from."""
+        """The options of train_torch.py that name a task, the model to start from, and the objective."""
         return Config(
             model=self.model, task=self.task, task_args=self.task_args, train_size=self.train_size, seed=self.seed,
             eval_prompts=self.eval_prompts, max_new_tokens=self.max_new_tokens, cache_dir=self.cache_dir,
+            objective=self.objective, clip_low=self.clip_low, clip_high=self.clip_high,
         )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from gspo_torch.trainers.trl import GSPOConfig, GSPOTrainer
 
 from integration.on_torch.reference import load_start
 from integration.on_torch.rollout import Sampler
-from integration.options.choices import OBJECTIVES
 from integration.options.errors import UserError
 from integration.records.report import gain_interval
 from integration.shared.evaluation import Evaluation, evaluate
@@ -58,7 +57,7 @@ def arguments(options: Options) -> GSPOConfig:
             f"{options.micro_batches} micro-batches on {ranks} processes"
         )
     return GSPOConfig(
-        str(options.run_dir), objective=OBJECTIVES[options.objective].with_clip(options.clip_low, options.clip_high),
+        str(options.run_dir), objective=options.base.build_objective(),
         per_device_train_batch_size=rows // parts, gradient_accumulation_steps=options.micro_batches,
         steps_per_generation=options.mini_batches * options.micro_batches, num_generations=options.group_size,
         max_steps=options.rollouts * options.mini_batches, max_completion_length=options.max_new_tokens,

@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.repository import PATHS, ROOT
 
+from gspo_core import GSPO
+from integration.on_trl.run import arguments
+from integration.options.choices import CLIP_RANGES, OBJECTIVES
+from integration.options.errors import UserError
 from integration.parity.reference import START
+from integration.train_trl import Options
 
 SCRIPT = ROOT / "integration" / "train_trl.py"
 WORDS = ["--task-args", "min_word_len=2", "max_word_len=5", "--model", str(START), "--max-new-tokens", "7"]
@@ -30,6 +36,16 @@ def test_two_rollouts(tmp_path: Path) -> None:
     assert before != after
     assert "% of held-out questions, gain" in done.stdout
     assert list((tmp_path / "run").glob("checkpoint-*/model.safetensors")), "a checkpoint of TRL"
+
+
+def test_every_preset_has_its_own_clip_range_or_none() -> None:
+    """As in train_torch.py, whose options these are."""
+    assert arguments(Options()).objective == GSPO.with_clip(0.03, 0.04)
+    for name, preset in OBJECTIVES.items():
+        if name not in CLIP_RANGES:
+            assert arguments(Options(objective=name)).objective == preset
+    with pytest.raises(UserError, match=r"^--clip-low: --objective sapo has no clip range"):
+        arguments(Options(objective="sapo", clip_low=0.1))
 
 
 def test_sizes_that_do_not_divide(tmp_path: Path) -> None:
