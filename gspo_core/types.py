@@ -19,7 +19,7 @@ Namespace: TypeAlias = Any
 
 
 class TokenScores(NamedTuple):
-    """Two numbers about the policy's distribution at each token: the result of a backend's `token_scores`.
+    """Numbers about the policy's distribution at each token: the result of a backend's `token_scores`.
 
     >>> import numpy as np
     >>> TokenScores(logp=np.log(np.array([0.25])), entropy=np.log(np.array([4.0]))).entropy.round(4).tolist()
@@ -30,6 +30,8 @@ class TokenScores(NamedTuple):
     """[...] log π(token); nats, differentiable."""
     entropy: Array
     """[...] −Σ_v π_v log π_v over the vocabulary; nats."""
+    sum_pi_squared: Array | None = None
+    """[...] Σ_v π_v² over the vocabulary, from 1/V to 1; None if it was not asked for."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,8 @@ def optimal_token_advantages(
         rewards: [N] real numbers, R_i.
         group_ids: [N] integers, equal for the responses to one prompt.
         logp: token array, log π of the sampled tokens under the policy at the rollout; nats.
-        sum_pi_squared: token array, Σ_v π_v² over the vocabulary at each token: exp(2 logp − half_logp), where half_logp is
-            `token_logp` of a backend at half the temperature.
+        sum_pi_squared: token array, Σ_v π_v² over the vocabulary at each token: `token_scores(..., sum_pi_squared=True)` of a
+            backend, in the pass that computes logp.
         layout: where the policy's tokens stand, whole responses. Masked slots are inert.
         keep_alone: the advantage of a token at whose place no other response of the group has one (the end of the longest): its
             reward, as if the baseline were 0, or 0.

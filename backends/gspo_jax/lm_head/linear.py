@@ -20,6 +20,7 @@ from gspo_core.objectives import LinearLoss
 from gspo_jax.door import check_arrays, check_flags
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying, wide
+from .per_token import Wanted
 from .schemes import Job, aligned_loss, cut_for
 from .terms import Constants, Terms, factor_of
 from .two_pass import flat_scores
@@ -131,5 +132,5 @@ def _scored_loss(
     rows, head = varying((rows, head), axes)
     if job.cut is not None:
         return aligned_loss(job, rows, head, flat, live, x)
-    logp, entropy = flat_scores(options, job.entropy, job.terms.has_bonus, rows, head, flat, live)
+    logp, entropy, _ = flat_scores(options, Wanted(job.entropy, job.terms.has_bonus), rows, head, flat, live)
     return job.weigh(logp, entropy, live, x).value, logp, entropy

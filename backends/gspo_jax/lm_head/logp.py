@@ -9,6 +9,7 @@ from gspo_core.types import TokenScores
 from gspo_jax.door import check_flags
 
 from .head import Array, Head, Options, VocabularyAxis, check_head, check_slots, first_row, mesh_axes, token_ids, varying
+from .per_token import Found, Wanted
 from .two_pass import flat_scores
 
 
@@ -54,7 +55,7 @@ def token_logp(
     [[0.25, 0.25, 1.0], [0.25, 1.0, 1.0]]
     """
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
-    return _score(hidden, head, options, tokens, layout, entropy=False, moving=False)[0]
+    return _score(hidden, head, options, tokens, layout, Wanted()).logp
 
 
 def token_scores(
@@ -63,19 +64,23 @@ def token_scores(
     tokens: Array,
     *,
     entropy_gradient: bool = False,
+    sum_pi_squared: bool = False,
     layout: Layout | None = None,
     bias: Array | None = None,
     temperature: float = 1.0,
     soft_cap: float | None = None,
     vocabulary: VocabularyAxis | None = None,
 ) -> TokenScores:
-    """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass.
+    """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass; Σ_v π_v² on request.
 
     Args:
         hidden, lm_head, tokens, layout, bias, temperature, soft_cap, vocabulary: as for `token_logp`.
         entropy_gradient: whether the entropy is differentiable. If not, it is a constant.
 
-    Returns: `TokenScores`, two arrays of the shape and dtype of `token_logp`, both exactly 0 in masked slots.
+        sum_pi_squared: whether Σ_v π_v² is computed, too, for `optimal_token_advantages`; a constant.
+
+    Returns: `TokenScores`, arrays of the shape and dtype of `token_logp`, exactly 0 in masked slots; None for what was not
+    asked for.
 
     Raises: the errors of `token_logp`.
 
@@ -84,16 +89,15 @@ def token_scores(
     >>> scores.logp.shape, bool(jnp.allclose(scores.entropy, jnp.log(4.0)))
     ((1,), True)
     """
-    check_flags(entropy_gradient=entropy_gradient)
+    check_flags(entropy_gradient=entropy_gradient, sum_pi_squared=sum_pi_squared)
     head, options = Head(lm_head, bias), Options(temperature, soft_cap, vocabulary)
-    logp, entropy = _score(hidden, head, options, tokens, layout, entropy=True, moving=entropy_gradient)
-    return TokenScores(logp, entropy if entropy_gradient else lax.stop_gradient(entropy))
+    found = _score(hidden, head, options, tokens, layout, Wanted(True, entropy_gradient, sum_pi_squared))
+    entropy = found.entropy if entropy_gradient else lax.stop_gradient(found.entropy)
+    return TokenScores(found.logp, entropy, lax.stop_gradient(found.squares))
 
 
-def _score(
-    hidden: Array, head: Head, options: Options, tokens: Array, layout: Layout | None, *, entropy: bool, moving: bool
-) -> tuple[Array, Array | None]:
-    """(log-probs, entropies or None if they are not wanted), each of the shape of `tokens`."""
+def _score(hidden: Array, head: Head, options: Options, tokens: Array, layout: Layout | None, wanted: Wanted) -> Found:
+    """Arrays of the shape of `tokens`; None for what is not wanted."""
     check_head(hidden, head, tokens)
     live = None
     if layout is not None:
@@ -103,6 +107,5 @@ def _score(
     # Inside shard_map, gradients are a rank's own; the transpose of `varying` sums those of an array that several ranks share.
     axes = mesh_axes(rows, head, flat, live, first_row(head, options) if options.axis else ())
     rows, head = varying((rows, head), axes)
-    scores = flat_scores(options, entropy, moving, rows, head, flat, live)
-    logp, uncertainty = (None if x is None else x.reshape(tokens.shape) for x in scores)
-    return logp, uncertainty
+    scores = flat_scores(options, wanted, rows, head, flat, live)
+    return Found(*(None if x is None else x.reshape(tokens.shape) for x in scores))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from . import aligned
 from .head import Array, Head, Options, mesh_axes, varying, wide
+from .per_token import Wanted
 from .terms import Constants, Terms, Weighed
 from .two_pass import flat_scores
 
@@ -77,7 +78,7 @@ def aligned_loss(
     job: Job, rows: Array, head: Head, tokens: Array, live: Array, x: Constants
 ) -> tuple[Array, Array, Array | None]:
     """([] value, [T] log-probs, [T] entropies or None), 0 where not live; if no gradient is wanted, one product."""
-    logp, entropy = flat_scores(job.options, job.entropy, False, rows, head, tokens, live)
+    logp, entropy, _ = flat_scores(job.options, Wanted(job.entropy), rows, head, tokens, live)
     return job.weigh(logp, None, live, x).value, logp, entropy
 
 

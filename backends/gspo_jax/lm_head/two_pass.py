@@ -16,6 +16,7 @@ from jax import lax
 
 from .blocks import added, how_many, logits, picked, share, take
 from .head import Array, Head, Options, common, first_row, mesh_axes, product, slope, varying, vocabulary_of, wide
+from .per_token import Found, Kept, Wanted, Weights
 from .runs import by_runs
 
 TILE = (64, 1040)
@@ -35,24 +36,6 @@ class Tiles(NamedTuple):
     """[n, tall] whether there is work; the hidden states of other tokens are not used."""
     count: Array
     """[] tiles with work."""
-
-
-class Weights(NamedTuple):
-    """The gradient of a token's logits is c (1[v = token] − p_v) − e p_v (z_v − mean)."""
-
-    c: Array
-    """[T] ∂value/∂logp."""
-    lse: Array
-    """[T] log Σ_v exp z_v over the whole vocabulary."""
-    e: Array | None
-    """[T] ∂value/∂entropy; None: 0."""
-    mean: Array | None
-    """[T] Σ_v p_v z_v = lse − entropy; None if e is."""
-
-    @property
-    def live(self) -> Array:
-        """[T] boolean: the token has a gradient."""
-        return self.c != 0 if self.e is None else (self.c != 0) | (self.e != 0)
 
 
 def tiled(x: Array, tall: int) -> Array:
@@ -81,30 +64,24 @@ def tile_of(num_tokens: int, vocabulary: int) -> tuple[int, int]:
     return min(tall, num_tokens), -(-vocabulary // max(1, how_many(vocabulary, size)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def flat_scores(
-    options: Options, entropy: bool, _moving: bool, rows: Array, head: Head, tokens: Array, live: Array | None
-) -> tuple[Array, Array | None]:
-    """([T] log-probs, [T] entropies or None if they are not wanted) of [T, H] rows. Entropies are constants unless `_moving`.
-
-    0 where not live, and such rows are not used. None: all rows are live.
-    """
-    return _forward(options, entropy, rows, head, tokens, live)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def flat_scores(options: Options, wanted: Wanted, rows: Array, head: Head, tokens: Array, live: Array | None) -> Found:
+    """Of [T, H] rows; what is not wanted is None. 0 where not live, and such rows are not used. None: all rows are live."""
+    return _forward(options, wanted, rows, head, tokens, live)[0]
 
 
 def _forward(
-    options: Options, entropy: bool, rows: Array, head: Head, tokens: Array, live: Array | None
-) -> tuple[tuple[Array, Array | None], tuple[Array, Array | None]]:
-    """((log-probs, entropies), (log-sum-exps, mean logits)), [T] each; entropies and means are None if not wanted."""
+    options: Options, wanted: Wanted, rows: Array, head: Head, tokens: Array, live: Array | None
+) -> tuple[Found, Kept]:
     cut = tile_of(len(tokens), len(head.weight))
     if live is None:
-        logp, lse, mean = _scores(options, cut, entropy, rows, head, tokens, jnp.ones(tokens.shape, dtype=bool))
-        return (logp, None if mean is None else lse - mean), (lse, mean)
+        logp, lse, mean, squares = _scores(options, cut, wanted, rows, head, tokens, jnp.ones(tokens.shape, dtype=bool))
+        return Found(logp, None if mean is None else lse - mean, squares), Kept(lse, mean)
     order, inverse = dead_last(live)
-    found = _scores(options, cut, entropy, rows[order], head, tokens[order], live[order])
-    logp, lse, mean = jax.tree.map(lambda x: x[inverse], found)
-    uncertainty = None if mean is None else jnp.where(live, lse - mean, 0.0)
-    return (jnp.where(live, logp, 0.0), uncertainty), (lse, mean)
+    found = _scores(options, cut, wanted, rows[order], head, tokens[order], live[order])
+    logp, lse, mean, squares = jax.tree.map(lambda x: x[inverse], found)
+    seen = Found(logp, None if mean is None else lse - mean, squares)
+    return jax.tree.map(lambda x: jnp.where(live, x, 0.0), seen), Kept(lse, mean)
 
 
 def dead_last(live: Array) -> tuple[Array, Array]:
@@ -116,14 +93,14 @@ def dead_last(live: Array) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _scores(
-    options: Options, cut: tuple[int, int], entropy: bool, rows: Array, head: Head, tokens: Array, live: Array
-) -> tuple[Array, Array, Array | None]:
-    """([T] log-probs, log-sum-exps, and mean logits or None), the live tokens first; the numbers of others are arbitrary."""
+    options: Options, cut: tuple[int, int], wanted: Wanted, rows: Array, head: Head, tokens: Array, live: Array
+) -> tuple[Array, Array, Array | None, Array | None]:
+    """([T] log-probs, log-sum-exps, mean logits, Σ π² or None), the live tokens first; the numbers of others are arbitrary."""
     kind, first, axes = wide(rows, head.weight), first_row(head, options), mesh_axes(rows, head)
     (tall, size), blocks = cut, how_many(len(head.weight), cut[1])
     if not len(tokens):
         nothing: Array = varying(jnp.zeros(0, dtype=kind), axes)
-        return nothing, nothing, nothing if entropy else None
+        return nothing, nothing, nothing if wanted.entropy else None, nothing if wanted.squares else None
     x = tiles_of(rows, tokens - first, live, tall)
 
     def run(many: int, j: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -131,49 +108,55 @@ def _scores(
         states = jnp.where(several(x.live, many, j)[:, None], states, 0.0)
 
         def block(v: Array, seen: tuple[Array, ...]) -> tuple[Array, ...]:
-            part, (best, total, hits, *weighted) = take(head, size, v), seen
+            part, (best, total, hits, weighted, squares) = take(head, size, v), seen
             z = logits(options, head, part, states, first)
             # Any shift gives the same log-sum-exp: held constant, and pmax has no derivative in JAX.
             most = jnp.maximum(best, jnp.max(lax.stop_gradient(z), axis=1))
             shift = jnp.where(most > -jnp.inf, most, 0.0)
             scale, e = jnp.exp(best - shift), jnp.exp(z - shift[:, None])
             total = total * scale + jnp.sum(e, axis=1)
-            weighted = [share(scale, w) + jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1) for w in weighted]
-            return most, total, picked(z, part, places, hits), *weighted
+            if wanted.entropy:
+                weighted = share(scale, weighted) + jnp.sum(e * jnp.where(z > -jnp.inf, z, 0.0), axis=1)
+            if wanted.squares:
+                squares = squares * scale * scale + jnp.sum(e * e, axis=1)
+            return most, total, picked(z, part, places, hits), weighted, squares
 
         sums = jnp.zeros(len(places), dtype=kind)
-        nothing = (jnp.full(len(places), -jnp.inf, dtype=kind), *[sums] * (3 if entropy else 2))
+        least = jnp.full(len(places), -jnp.inf, dtype=kind)
+        nothing = (least, sums, sums, sums if wanted.entropy else None, sums if wanted.squares else None)
         seen = lax.fori_loop(jnp.int32(0), jnp.int32(blocks), block, varying(nothing, axes)) if blocks else nothing
-        pairs = zip(found, seen, strict=True)
-        return tuple(lax.dynamic_update_slice_in_dim(a, b.reshape(many, tall), j, 0) for a, b in pairs)
+        put = partial(lax.dynamic_update_slice_in_dim, start_index=j, axis=0)
+        done: tuple[Any, ...] = jax.tree.map(lambda a, b: put(a, b.reshape(many, tall)), found, seen)
+        return done
 
     zeros = jnp.zeros(x.tokens.shape, dtype=kind)
     # Totals of dead tokens are 1: a log of 0 would be −∞ and its derivative NaN.
-    start = varying((zeros, zeros + 1.0, zeros, *([zeros] if entropy else [])), axes)
+    more = (zeros if wanted.entropy else None, zeros if wanted.squares else None)
+    start = varying((zeros, zeros + 1.0, zeros, *more), axes)
     found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, start)
-    best, total, hits, *weighted = (a.reshape(-1)[: len(tokens)] for a in found)
+    best, total, hits, weighted, squares = jax.tree.map(lambda a: a.reshape(-1)[: len(tokens)], found)
     if options.axis is not None:
         local, best = best, lax.pmax(best, options.axis.name)
         scale = jnp.exp(local - best)
-        total, hits, *weighted = lax.psum((total * scale, hits, *(share(scale, w) for w in weighted)), options.axis.name)
+        weighted = None if weighted is None else share(scale, weighted)
+        squares = None if squares is None else squares * scale * scale
+        total, hits, weighted, squares = lax.psum((total * scale, hits, weighted, squares), options.axis.name)
     lse = best + jnp.log(total)
     known = (tokens >= 0) & (tokens < vocabulary_of(head, options))
-    return jnp.where(known, hits, -jnp.inf) - lse, lse, weighted[0] / total if entropy else None
+    mean = None if weighted is None else weighted / total
+    return jnp.where(known, hits, -jnp.inf) - lse, lse, mean, None if squares is None else squares / (total * total)
 
 
 def _forward_rule(
-    options: Options, entropy: bool, _: bool, rows: Array, head: Head, tokens: Array, live: Array | None
-) -> tuple[tuple[Array, Array | None], tuple[Any, ...]]:
-    scores, kept = _forward(options, entropy, rows, head, tokens, live)
+    options: Options, wanted: Wanted, rows: Array, head: Head, tokens: Array, live: Array | None
+) -> tuple[Found, tuple[Any, ...]]:
+    scores, kept = _forward(options, wanted, rows, head, tokens, live)
     return scores, (rows, head, tokens, live, *kept)
 
 
-def _backward_rule(
-    options: Options, _: bool, moving: bool, saved: Any, upstream: tuple[Array, Array | None]
-) -> tuple[Any, ...]:
+def _backward_rule(options: Options, wanted: Wanted, saved: Any, found: Found) -> tuple[Any, ...]:
     rows, head, tokens, live, lse, mean = saved
-    if not moving:
-        upstream, mean = (upstream[0], None), None
+    upstream, mean = (found.logp, found.entropy if wanted.moving else None), mean if wanted.moving else None
     if options.axis is not None and options.axis.name not in mesh_axes(rows, head):
         # check_vma=False: the psums of forward are transposed to psums, as JAX does with every other one.
         upstream = lax.psum(upstream, options.axis.name)

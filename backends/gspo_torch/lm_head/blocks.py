@@ -44,6 +44,8 @@ class Scores(NamedTuple):
     """[n] z of the row's token, 0 if the token is in another part."""
     weighted: Tensor | None
     """[n] Σ_v exp(z_v − best) z_v, for the entropy."""
+    squares: Tensor | None
+    """[n] Σ_v exp(z_v − best)², for Σ_v π_v²."""
 
 
 class Weights(NamedTuple):
@@ -80,8 +82,9 @@ def logits(head: Head, rows: Tensor, block: slice, buffer: Tensor) -> Tensor:
     return tile if head.temperature == 1.0 else tile.div_(head.temperature)
 
 
-def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scores:
-    """Scores of a tile whose first column is the token `first`. Overwrites the tile with exp(z − best)."""
+def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool, squares: bool = False) -> Scores:
+    """Scores of a tile whose first column is the token `first`. Overwrites the tile, with exp(z − best)
+    or, if they are wanted, with the squares."""
     here = (tokens >= first) & (tokens < first + tile.shape[1])
     columns = torch.where(here, tokens - first, 0).long()
     picked = torch.where(here, tile.gather(1, columns[:, None])[:, 0], 0.0)
@@ -91,7 +94,7 @@ def tile_scores(tile: Tensor, tokens: Tensor, first: int, entropy: bool) -> Scor
     # A bias of −∞ excludes a token. If it excludes the whole tile, best is −∞, and −∞ − (−∞) would be NaN.
     total = exponentiate(tile.sub_(torch.where(best == -torch.inf, 0.0, best)[:, None])).sum(1)
     weighted = None if kept is None else kept.mul_(tile).sum(1)
-    return Scores(best, total, picked, weighted)
+    return Scores(best, total, picked, weighted, tile.square_().sum(1) if squares else None)
 
 
 def merge(a: Scores, b: Scores) -> Scores:
@@ -102,7 +105,10 @@ def merge(a: Scores, b: Scores) -> Scores:
     weighted = None
     if a.weighted is not None and b.weighted is not None:
         weighted = share(scale_a, a.weighted) + share(scale_b, b.weighted)
-    return Scores(best, scale_a * a.total + scale_b * b.total, a.picked + b.picked, weighted)
+    squares = None
+    if a.squares is not None and b.squares is not None:
+        squares = scale_a.square() * a.squares + scale_b.square() * b.squares
+    return Scores(best, scale_a * a.total + scale_b * b.total, a.picked + b.picked, weighted, squares)
 
 
 def share(scale: Tensor, weighted: Tensor) -> Tensor:
@@ -110,10 +116,11 @@ def share(scale: Tensor, weighted: Tensor) -> Tensor:
     return torch.where(scale == 0, 0.0, scale * weighted)
 
 
-def nothing_seen(rows: Tensor, dtype: torch.dtype, entropy: bool) -> Scores:
+def nothing_seen(rows: Tensor, dtype: torch.dtype, entropy: bool, squares: bool = False) -> Scores:
     """Scores over an empty part of the vocabulary, the neutral element of `merge`."""
     zeros = torch.zeros(len(rows), dtype=dtype, device=rows.device)
-    return Scores(torch.full_like(zeros, float("-inf")), zeros, zeros, zeros if entropy else None)
+    best = torch.full_like(zeros, float("-inf"))
+    return Scores(best, zeros, zeros, zeros if entropy else None, zeros if squares else None)
 
 
 def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:

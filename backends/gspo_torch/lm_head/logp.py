@@ -6,7 +6,7 @@ bfloat16 changes log s by as much as GSPO's clip range.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,16 @@ from gspo_torch.distributed import VocabularyShard
 from .blocks import Weights
 from .head import Head, admit, check_head, check_ids, check_slots
 from .two_pass import Gradients, backward, forward
+
+
+class Wanted(NamedTuple):
+    """What is computed beside the log-probs."""
+
+    entropy: bool = False
+    moving: bool = False
+    """Whether the entropies are differentiable."""
+    squares: bool = False
+    """Σ_v π_v²."""
 
 
 def token_logp(
@@ -68,8 +78,7 @@ def token_logp(
     [[0.25, 0.25, 1.0], [0.25, 1.0, 1.0]]
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
-    logp, _ = _score(hidden, head, tokens, layout, entropy=False, entropy_gradient=False, static=static)
-    return logp
+    return _score(hidden, head, tokens, layout, Wanted(), static)[0]
 
 
 def token_scores(
@@ -78,6 +87,7 @@ def token_scores(
     tokens: Tensor,
     *,
     entropy_gradient: bool = False,
+    sum_pi_squared: bool = False,
     layout: Layout | None = None,
     bias: Tensor | None = None,
     temperature: float = 1.0,
@@ -85,13 +95,16 @@ def token_scores(
     vocabulary: VocabularyShard | None = None,
     static: bool = False,
 ) -> TokenScores:
-    """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass.
+    """`token_logp`, and the entropy −Σ_v π_v log π_v of each token's distribution, in the same pass; Σ_v π_v² on request.
 
     Args:
         hidden, lm_head, tokens, layout, bias, temperature, soft_cap, vocabulary, static: as for `token_logp`.
         entropy_gradient: whether the entropy is differentiable. If not, it is a constant and no memory is kept for backward.
 
-    Returns: `TokenScores`, two arrays of the shape and dtype of `token_logp`, both exactly 0 in masked slots.
+        sum_pi_squared: whether Σ_v π_v² is computed, too, for `optimal_token_advantages`; a constant.
+
+    Returns: `TokenScores`, arrays of the shape and dtype of `token_logp`, exactly 0 in masked slots; None for what was not
+    asked for.
 
     Raises: the errors of `token_logp`.
 
@@ -101,7 +114,11 @@ def token_scores(
     (torch.Size([1]), True)
     """
     head = Head(lm_head, bias, temperature, soft_cap, vocabulary)
-    return TokenScores(*_score(hidden, head, tokens, layout, entropy=True, entropy_gradient=entropy_gradient, static=static))
+    check_flag("entropy_gradient", entropy_gradient)
+    check_flag("sum_pi_squared", sum_pi_squared)
+    wanted = Wanted(True, entropy_gradient, sum_pi_squared)
+    logp, entropy, squares = _score(hidden, head, tokens, layout, wanted, static)
+    return TokenScores(logp, entropy, squares if sum_pi_squared else None)
 
 
 def _score(
@@ -109,14 +126,11 @@ def _score(
     head: Head,
     tokens: Tensor,
     layout: Layout | None,
-    *,
-    entropy: bool,
-    entropy_gradient: bool,
+    wanted: Wanted,
     static: bool,
-) -> tuple[Tensor, Tensor]:
-    """(log-probs, entropies), each of the shape of `tokens`; the entropies are empty if they are not wanted."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(log-probs, entropies, Σ π²), each of the shape of `tokens`; what is not wanted is empty."""
     check_flag("static", static)
-    check_flag("entropy_gradient", entropy_gradient)
     hidden, head, tokens, layout = admit(hidden, head, tokens, layout)
     check_head(hidden, head, tokens)
     rows, ids = hidden.reshape(-1, hidden.shape[-1]), tokens.reshape(-1)
@@ -124,27 +138,31 @@ def _score(
     if layout is not None:
         check_slots(layout, tokens)
     if static:
-        return score_every_slot(rows, head, tokens, layout, entropy, entropy_gradient)
+        return score_every_slot(rows, head, tokens, layout, wanted)
     if layout is not None:
         live = torch.nonzero(layout.valid.reshape(-1))[:, 0]
         if len(live) < len(ids):
             rows, ids, places = rows.index_select(0, live), ids.index_select(0, live), live
     check_ids(ids, head)
-    logp, uncertainty = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, entropy, entropy_gradient, static)
-    return _at(logp, places, tokens.shape), _at(uncertainty, places, tokens.shape) if entropy else uncertainty
+    logp, *more = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, wanted, static)
+    asked = (wanted.entropy, wanted.squares)
+    entropy, squares = (_at(x, places, tokens.shape) if y else x for x, y in zip(more, asked, strict=True))
+    return _at(logp, places, tokens.shape), entropy, squares
 
 
 def score_every_slot(
-    rows: Tensor, head: Head, tokens: Tensor, layout: Layout | None, entropy: bool, entropy_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """(log-probs, entropies) with shapes that do not depend on any number: masked slots are rows of zeros, left out at last."""
+    rows: Tensor, head: Head, tokens: Tensor, layout: Layout | None, wanted: Wanted
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_score` with shapes that do not depend on any number: masked slots are rows of zeros, left out at last."""
     ids = tokens.reshape(-1)
     valid = torch.ones_like(ids, dtype=torch.bool) if layout is None else layout.valid.reshape(-1)
     inside = (ids >= 0) & (ids < head.vocabulary)
     rows, ids = torch.where(valid[:, None], rows, 0.0), torch.where(valid & inside, ids, 0)
-    logp, uncertainty = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, entropy, entropy_gradient, True)
+    logp, *more = _Scores.apply(rows.contiguous(), head.weight, head.bias, head, ids, wanted, True)
     logp = torch.where(valid, torch.where(inside, logp, -torch.inf), 0.0).reshape(tokens.shape)
-    return logp, torch.where(valid, uncertainty, 0.0).reshape(tokens.shape) if entropy else uncertainty
+    asked = (wanted.entropy, wanted.squares)
+    entropy, squares = (torch.where(valid, x, 0.0).reshape(tokens.shape) if y else x for x, y in zip(more, asked, strict=True))
+    return logp, entropy, squares
 
 
 def _at(x: Tensor, places: Tensor | None, shape: torch.Size) -> Tensor:
@@ -163,23 +181,21 @@ class _Scores(torch.autograd.Function):
         bias: Tensor | None,
         head: Head,
         tokens: Tensor,
-        entropy: bool,
-        entropy_gradient: bool,
+        wanted: Wanted,
         static: bool,
-    ) -> tuple[Tensor, Tensor]:
-        """(log-probs, entropies) of the rows' tokens; the entropies are empty unless they are asked for."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(log-probs, entropies, Σ π²) of the rows' tokens; empty unless they are asked for."""
         with torch.autocast(rows.device.type, enabled=False):
-            scored = forward(head, rows, tokens, entropy)
-        uncertainty = scored.lse.new_zeros(0) if scored.entropy is None else scored.entropy
-        mean = scored.lse - uncertainty if entropy_gradient else None
+            scored = forward(head, rows, tokens, wanted.entropy, wanted.squares)
+        entropy, squares = (scored.lse.new_zeros(0) if x is None else x for x in (scored.entropy, scored.sum_squares))
+        mean = scored.lse - entropy if wanted.moving else None
         ctx.save_for_backward(rows, weight, bias, tokens, scored.lse, mean)
         ctx.options, ctx.static = (head.temperature, head.soft_cap, head.shard), static
-        if not entropy_gradient:
-            ctx.mark_non_differentiable(uncertainty)
-        return scored.logp, uncertainty
+        ctx.mark_non_differentiable(squares, *(() if wanted.moving else (entropy,)))
+        return scored.logp, entropy, squares
 
     @staticmethod
-    def backward(ctx: Any, c: Tensor, e: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, c: Tensor, e: Tensor, _squares: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients for rows, weight and bias, given those of the log-probs, c, and of the entropies, e."""
         rows, weight, bias, tokens, lse, mean = ctx.saved_tensors
         head = Head(weight, bias, *ctx.options)

@@ -104,7 +104,7 @@ class LinearFunction(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             if capacity >= LEAST_CHUNK and any(wanted):
                 seen, ctx.finished = _aligned(head, rows, job, capacity, wanted)
-                scored = two_pass.Scored(seen.logp, seen.logp, seen.entropy)
+                scored = two_pass.Scored(seen.logp, seen.logp, seen.entropy, None)
             else:
                 scored = two_pass.forward(head, rows, job.tokens, job.entropy)
             logp = job.whole(scored.logp, job.base)

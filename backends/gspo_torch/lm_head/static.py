@@ -10,7 +10,7 @@ from torch import Tensor
 from gspo_core.objectives import LinearLoss
 
 from .head import Head
-from .logp import score_every_slot
+from .logp import Wanted, score_every_slot
 from .terms import Terms
 
 
@@ -20,7 +20,7 @@ def static_loss(
     """The loss of every slot of the layout by the two-pass scheme: no token is left out, and no id is checked."""
     layout, has_bonus = terms.layout, terms.entropy_bonus is not None
     rows = hidden.reshape(-1, hidden.shape[-1])
-    logp, entropy = score_every_slot(rows, head, tokens, layout, has_bonus or return_entropy, has_bonus)
+    logp, entropy, _ = score_every_slot(rows, head, tokens, layout, Wanted(has_bonus or return_entropy, has_bonus))
     found = entropy if has_bonus or return_entropy else None
     weighed = terms.weigh(logp.detach(), None if found is None else found.detach())
     value = _Attached.apply(logp, found if has_bonus else None, weighed.value, weighed.c, weighed.e)

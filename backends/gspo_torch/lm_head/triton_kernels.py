@@ -73,10 +73,11 @@ def _to_logits(acc, bias, cols, vocabulary, cap, sharpness, BIAS: tl.constexpr, 
 
 @triton.jit
 def _scores(
-    rows_in, weight, bias, tokens, best_out, total_out, picked_out, weighted_out,
+    rows_in, weight, bias, tokens, best_out, total_out, picked_out, weighted_out, squares_out,
     num_rows, vocabulary, first, splits, cap, sharpness,
     TILES: tl.constexpr, H: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr, DEPTH: tl.constexpr, SHARED: tl.constexpr,
     BIAS: tl.constexpr, CAP: tl.constexpr, SHARP: tl.constexpr, ENTROPY: tl.constexpr, WIDE: tl.constexpr,
+    SQUARES: tl.constexpr,
 ):  # fmt: skip
     row_tile, split = _place(tl.cdiv(num_rows, ROWS), splits, SHARED)
     row0 = row_tile * ROWS
@@ -87,6 +88,7 @@ def _scores(
     total = tl.zeros([ROWS], tl.float32)
     picked = tl.zeros([ROWS], tl.float32)
     weighted = tl.zeros([ROWS], tl.float32)
+    squares = tl.zeros([ROWS], tl.float32)
     for j in tl.range(0, TILES, flatten=True):
         col0 = (split * TILES + j) * COLS
         acc = tl.zeros([ROWS, COLS], tl.float32)
@@ -105,12 +107,16 @@ def _scores(
         total = total * scale + tl.sum(p, 1)
         if ENTROPY:
             weighted = tl.where(scale > 0.0, weighted * scale, 0.0) + tl.sum(p * tl.where(p > 0.0, z, 0.0), 1)
+        if SQUARES:
+            squares = squares * scale * scale + tl.sum(p * p, 1)
     out = split * num_rows + rows
     tl.store(best_out + out, best, mask=rows < num_rows)
     tl.store(total_out + out, total, mask=rows < num_rows)
     tl.store(picked_out + out, picked, mask=rows < num_rows)
     if ENTROPY:
         tl.store(weighted_out + out, weighted, mask=rows < num_rows)
+    if SQUARES:
+        tl.store(squares_out + out, squares, mask=rows < num_rows)
 
 
 @triton.jit
@@ -157,24 +163,25 @@ def usable(head: Head, rows: Tensor) -> bool:
     )
 
 
-def scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
+def scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool, squares: bool = False) -> Scores:
     """Scores of all rows over the head's part of the vocabulary."""
     height, width, depth, warps, stages = _shape(rows.device)
     num_rows, vocabulary = len(rows), len(head.weight)
     tiles = triton.cdiv(triton.cdiv(vocabulary, width), SPLITS)
     splits = triton.cdiv(triton.cdiv(vocabulary, width), tiles)
-    best, total, picked, weighted = torch.empty(4, splits, num_rows, device=rows.device)
+    best, total, picked, weighted, squared = torch.empty(5, splits, num_rows, device=rows.device)
     _scores[(triton.cdiv(num_rows, height) * splits,)](
         TensorDescriptor.from_tensor(rows, [height, depth]), TensorDescriptor.from_tensor(head.weight, [width, depth]),
-        tokens if head.bias is None else head.bias, tokens, best, total, picked, weighted,
+        tokens if head.bias is None else head.bias, tokens, best, total, picked, weighted, squared,
         num_rows, vocabulary, head.first, splits, *_scalars(head),
         TILES=tiles, H=rows.shape[1], ROWS=height, COLS=width, DEPTH=depth, SHARED=SCORES_GROUP, **_flags(head, entropy),
-        num_warps=warps, num_stages=stages,
+        SQUARES=squares, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     highest = best.amax(0)
     scale = (best - highest).exp()
     expected = share(scale, weighted).sum(0) if entropy else None
-    return Scores(highest, (scale * total).sum(0), picked.sum(0), expected)
+    sum_squares = (scale.square() * squared).sum(0) if squares else None
+    return Scores(highest, (scale * total).sum(0), picked.sum(0), expected, sum_squares)
 
 
 def dlogits(head: Head, rows: Tensor, tokens: Tensor, block: slice, weights: Weights, buffer: Tensor) -> Tensor:

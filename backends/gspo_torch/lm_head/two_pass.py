@@ -51,29 +51,35 @@ class Scored(NamedTuple):
     """[n] log Σ_v exp z_v."""
     entropy: Tensor | None
     """[n] −Σ_v p_v log p_v; None if not wanted."""
+    sum_squares: Tensor | None
+    """[n] Σ_v p_v²; None if not wanted."""
 
 
-def forward(head: Head, rows: Tensor, tokens: Tensor, entropy: bool = False) -> Scored:
+def forward(head: Head, rows: Tensor, tokens: Tensor, entropy: bool = False, squares: bool = False) -> Scored:
     """Log-probs of the rows' tokens, [n, H] and [n]; over all ranks if the head is a shard."""
     if kernels is not None and kernels.usable(head, rows):
-        seen = kernels.scores(head, rows, tokens, entropy)
+        seen = kernels.scores(head, rows, tokens, entropy, squares)
     else:
-        seen = _scores(head, rows, tokens, entropy)
+        seen = _scores(head, rows, tokens, entropy, squares)
     return finish(head, seen)
 
 
 def finish(head: Head, seen: Scores) -> Scored:
     """From scores over this rank's part of the vocabulary to log-probs over all of it."""
-    best, total, picked, weighted = seen
+    best, total, picked, weighted, squares = seen
     if head.shard is not None and len(best):
         best = head.shard.maximum(seen.best.clone())
         # A rank without rows of the head has best = −∞, scale 0 and adds nothing.
         scale = (seen.best - best).exp()
-        parts = [scale * total, picked] + ([] if weighted is None else [blocks.share(scale, weighted)])
-        total, picked, *rest = head.shard.sum(torch.stack(parts))
-        weighted = rest[0] if rest else None
+        more = (
+            None if weighted is None else blocks.share(scale, weighted),
+            None if squares is None else scale.square() * squares,
+        )
+        total, picked, *rest = head.shard.sum(torch.stack([scale * total, picked, *(x for x in more if x is not None)]))
+        weighted, squares = (None if x is None else rest.pop(0) for x in more)
     lse = best + total.log()
-    return Scored(picked - lse, lse, None if weighted is None else lse - weighted / total)
+    entropy = None if weighted is None else lse - weighted / total
+    return Scored(picked - lse, lse, entropy, None if squares is None else squares / total.square())
 
 
 def backward(head: Head, rows: Tensor, tokens: Tensor, weights: Weights, into: Gradients, add: bool = False) -> None:
@@ -141,24 +147,25 @@ class _Maker:
         return made.to(self.operand)
 
 
-def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool) -> Scores:
+def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool, squares: bool) -> Scores:
     wide = head.wide(rows)
     tall, broad = _tile_shape(rows, fused=False)
     buffer = torch.empty(min(tall, len(rows)) * min(broad, len(head.weight)), dtype=wide, device=rows.device)
     parts = []
     for top in range(0, len(rows), tall):
         part = slice(top, top + tall)
-        seen = blocks.nothing_seen(rows[part], wide, entropy)
+        seen = blocks.nothing_seen(rows[part], wide, entropy, squares)
         for start in range(0, len(head.weight), broad):
             block = slice(start, min(start + broad, len(head.weight)))
             tile = blocks.logits(head, rows[part], block, buffer)
-            found = blocks.compiled(blocks.tile_scores, tile.device.type)(tile, tokens[part], head.first + start, entropy)
+            score = blocks.compiled(blocks.tile_scores, tile.device.type)
+            found = score(tile, tokens[part], head.first + start, entropy, squares)
             seen = blocks.merge(seen, found)
         parts.append(seen)
     if len(parts) == 1:
         return parts[0]
     if not parts:
-        return blocks.nothing_seen(rows, wide, entropy)
+        return blocks.nothing_seen(rows, wide, entropy, squares)
     columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
     return Scores(*columns)  # type: ignore[arg-type]  # the columns in their order
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gspo_jax.lm_head import two_pass
+from gspo_jax.lm_head.per_token import Wanted
 from support.budgets import assert_within
 from support.jax_programs.linear_cases import largest_array, small_pieces
 
@@ -147,7 +148,7 @@ def test_tokens_without_weight_are_skipped() -> None:
 
     def total(hidden: Any, weight: Any) -> Any:
         head = two_pass.Head(weight, None)
-        return jnp.sum(p.upstream[0] * two_pass.flat_scores(options, False, False, hidden, head, p.tokens[0], live)[0])
+        return jnp.sum(p.upstream[0] * two_pass.flat_scores(options, Wanted(), hidden, head, p.tokens[0], live)[0])
 
     value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(rows, p.weight)
     expected = jnp.sum((p.upstream * naive(p, p.hidden, p.weight, None))[0, :4])

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gspo_jax import TokenScores
+from jax import lax
 from support.budgets import assert_within
 from support.jax_programs.linear_cases import largest_array, small_pieces
 
@@ -22,7 +23,7 @@ V, H = 23, 6
 MASK = np.array([[0, 1, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1]], dtype=bool)
 RNG = np.random.default_rng(4)
 HIDDEN, HEAD, BIAS = RNG.normal(size=(3, 6, H)), RNG.normal(size=(V, H)), RNG.normal(size=V)
-TOKENS, UPSTREAM = RNG.integers(0, V, MASK.shape), RNG.normal(size=(2, *MASK.shape))
+TOKENS, UPSTREAM = RNG.integers(0, V, MASK.shape), RNG.normal(size=(3, *MASK.shape))
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def ours(parameters: dict[str, Any], layout: Any = None, dirty: bool = False, **
     hidden, tokens = parameters["hidden"], jnp.asarray(TOKENS)
     if dirty:
         hidden, tokens = jnp.where(MASK[..., None], hidden, jnp.nan), jnp.where(MASK, tokens, -100)
-    rest = {"bias": parameters["bias"], "layout": layout, **options}
+    rest = {"bias": parameters["bias"], "layout": layout, "sum_pi_squared": True, **options}
     return gspo_jax.token_scores(hidden, parameters["lm_head"], tokens, **rest)
 
 
@@ -48,7 +49,8 @@ def naive(parameters: dict[str, Any], temperature: float = 1.0, soft_cap: float 
     log_p = jax.nn.log_softmax(z / temperature)
     seen = log_p > -jnp.inf
     entropy = -jnp.sum(jnp.where(seen, jnp.exp(log_p) * jnp.where(seen, log_p, 0.0), 0.0), axis=-1)
-    return TokenScores(jnp.take_along_axis(log_p, jnp.asarray(TOKENS)[..., None], -1)[..., 0], entropy)
+    squares = lax.stop_gradient(jnp.sum(jnp.exp(log_p) ** 2, axis=-1))
+    return TokenScores(jnp.take_along_axis(log_p, jnp.asarray(TOKENS)[..., None], -1)[..., 0], entropy, squares)
 
 
 PARAMETERS = {"hidden": HIDDEN, "lm_head": HEAD, "bias": BIAS}
@@ -63,8 +65,8 @@ def both(f: Any, g: Any, weights: tuple[float, float], mask: Any = None, **chang
             found = function(parameters)
             if mask is not None:
                 found = TokenScores(*(jnp.where(mask, x, 0.0) for x in found))
-            parts = [w * jnp.asarray(u) * x for w, u, x in zip(weights, UPSTREAM, found, strict=True)]
-            return jnp.sum(parts[0] + parts[1]), found
+            parts = [w * jnp.asarray(u) * x for w, u, x in zip((*weights, 1.0), UPSTREAM, found, strict=True)]
+            return jnp.sum(sum(parts)), found
 
         gradients, scores = jax.jit(jax.grad(total, has_aux=True))(parameters)
         return scores, gradients
@@ -111,6 +113,7 @@ def test_an_entropy_without_a_gradient_is_a_constant() -> None:
     gradients = jax.grad(lambda x: jnp.sum(ours(x).entropy))(parameters)
     assert not any(np.any(g) for g in gradients.values())
     found = ours(parameters)
+    assert ours(parameters, sum_pi_squared=False).sum_pi_squared is None
     assert_equal(found, naive(parameters))
     logp = gspo_jax.token_logp(parameters["hidden"], parameters["lm_head"], jnp.asarray(TOKENS), bias=parameters["bias"])
     assert jnp.array_equal(found.logp, logp)

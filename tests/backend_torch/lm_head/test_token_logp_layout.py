@@ -23,7 +23,8 @@ MASK = torch.tensor([[False, True, True, False, True], [False, False, False, Fal
 
 def scores(x: Head, layout: Layout | None) -> tuple[Tensor, Tensor]:
     """(log-probs, differentiable entropies)."""
-    return gspo_torch.token_scores(x.hidden, x.lm_head, x.tokens, bias=x.bias, entropy_gradient=True, layout=layout)
+    found = gspo_torch.token_scores(x.hidden, x.lm_head, x.tokens, bias=x.bias, entropy_gradient=True, layout=layout)
+    return found.logp, found.entropy
 
 
 def logp_alone(x: Head, layout: Layout | None) -> tuple[Tensor, ...]:

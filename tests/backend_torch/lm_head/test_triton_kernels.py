@@ -13,7 +13,7 @@ from support.repository import PATHS, ROOT
 pytestmark = pytest.mark.slow
 
 CHECKS = [
-    "log_probs_and_entropies_are_float32_good",
+    "scores_are_float32_good",
     "scores_are_those_of_plain_torch",
     "gradient_tiles_are_those_of_plain_torch",
     "a_minus_infinite_bias_takes_a_token_out",

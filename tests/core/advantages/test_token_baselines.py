@@ -1,4 +1,4 @@
-"""Optimal token baselines by loops over groups and places, in every library and layout; Σπ² is one more pass of the head."""
+"""Optimal token baselines by loops over groups and places, in every library and layout; Σπ² from the head's own pass."""
 
 from __future__ import annotations
 
@@ -117,15 +117,17 @@ def sum_of_squares(options: dict[str, Any]) -> np.ndarray:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["plain", "temperature and cap"])
 @pytest.mark.parametrize(("backend", "array"), BACKENDS)
-def test_the_sum_of_squares_is_one_more_pass_of_the_head_at_half_the_temperature(
+def test_the_sum_of_squares_comes_from_the_pass_that_computes_log_probs(
     backend: Any, array: Any, options: dict[str, Any]
 ) -> None:
-    """log π at half the temperature is 2 z − log Σ exp 2z: 2 log π less that is log Σ π². And on to a loss."""
+    """And on to a loss. Another way to it: log π at half the temperature is 2 z − log Σ exp 2z, 2 log π less that log Σ π²."""
     head = (array(HIDDEN), array(HEAD), array(TOKENS))
-    halved = {**options, "temperature": options["temperature"] / 2}
-    logp, half_logp = (np.asarray(backend.token_logp(*head, bias=array(BIAS), **x)) for x in (options, halved))
-    squares = np.exp(2.0 * logp - half_logp)
+    scores = backend.token_scores(*head, bias=array(BIAS), sum_pi_squared=True, **options)
+    logp, squares = np.asarray(scores.logp), np.asarray(scores.sum_pi_squared)
     np.testing.assert_allclose(squares, sum_of_squares(options), rtol=5e-6)
+    halved = {**options, "temperature": options["temperature"] / 2}
+    half_logp = np.asarray(backend.token_logp(*head, bias=array(BIAS), **halved))
+    np.testing.assert_allclose(squares, np.exp(2.0 * logp - half_logp), rtol=5e-6)
     layout, rewards, ids = Padded(np.ones((3, 4), dtype=bool)), np.array([1.0, 0.0, 0.5]), np.array([5, 5, 5])
     advantage = optimal_token_advantages(rewards, ids, logp, squares, layout)
     loss = policy_loss(GSPO_TOKEN, logp, logp, advantage, layout)

@@ -51,6 +51,7 @@ JAX: list[Row] = [
     Row(T, ("allow_low_precision: expected True or False", "got None"), loss(allow_low_precision=None)),
     Row(T, ("return_logp: expected True or False", "got 1"), lossy(return_logp=1)),
     Row(T, ("entropy_gradient: expected True or False", "got 1"), lambda: gspo_jax.token_scores(**GOOD, entropy_gradient=1)),
+    Row(T, ("sum_pi_squared: expected True or False", "got 1"), lambda: gspo_jax.token_scores(**GOOD, sum_pi_squared=1)),
     Row(T, ("vocabulary: expected a VocabularyAxis or None", "got str"), scored(vocabulary="v")),
     Row(T, ("name: expected the name of a mesh axis", "got None"), lambda: gspo_jax.VocabularyAxis(None, 5)),
     Row(V, ("total: expected a whole number of at least 0", "got -1"), lambda: gspo_jax.VocabularyAxis("v", -1)),

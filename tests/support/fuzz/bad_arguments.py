@@ -100,6 +100,7 @@ LEGAL: dict[str, list[str]] = {
     "token_scores lm_head": ["floats"],
     "token_scores soft_cap": ["0.5", "1e+30", "7", "None"],
     "token_scores static": ["True"],
+    "token_scores sum_pi_squared": ["True"],
     "token_scores temperature": ["0.5", "1e+30", "7"],
     "top_share share": ["0.5"],
     "top_share values": ["floats"],

@@ -140,7 +140,7 @@ def of_heads(rng: np.random.Generator) -> dict[str, Call]:
     }  # fmt: skip
     return {
         "token_logp": (gspo_torch.token_logp, {**scored, "static": True}),
-        "token_scores": (gspo_torch.token_scores, {**scored, "static": True, "entropy_gradient": True}),
+        "token_scores": (gspo_torch.token_scores, {**scored, "static": True, "entropy_gradient": True, "sum_pi_squared": True}),
         "linear_policy_loss": (gspo_torch.linear_policy_loss, linear),
     }
 

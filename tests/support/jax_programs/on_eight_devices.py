@@ -145,16 +145,19 @@ def vocabulary_claim(total: int, **options: Any) -> bool:
     def spread(h: Any, w: Any, b: Any, t: Any) -> Any:
         if not entropy:
             return gspo_jax.token_logp(h, w, t, bias=b, vocabulary=axis, **options)
-        scores = gspo_jax.token_scores(h, w, t, bias=b, vocabulary=axis, entropy_gradient=True, **options)
-        return scores.logp + scores.entropy**2
+        scores = gspo_jax.token_scores(h, w, t, bias=b, vocabulary=axis, entropy_gradient=True, sum_pi_squared=True, **options)
+        return scores.logp * scores.sum_pi_squared + scores.entropy**2
 
     def whole(h: Any, w: Any, b: Any, t: Any) -> Any:
         z = jnp.einsum("nth,vh->ntv", h, w[:total]) + b[None, None, :total]
         cap = options.get("soft_cap")
         z = z if cap is None else cap * jnp.tanh(z / cap)
         log_p = jax.nn.log_softmax(z)
-        squares = jnp.sum(jnp.exp(log_p) * log_p, axis=-1) ** 2 if entropy else 0.0
-        return jnp.take_along_axis(log_p, t[..., None], axis=-1)[..., 0] + squares
+        logp = jnp.take_along_axis(log_p, t[..., None], axis=-1)[..., 0]
+        if not entropy:
+            return logp
+        sum_pi_squared = jax.lax.stop_gradient(jnp.sum(jnp.exp(2 * log_p), axis=-1))
+        return logp * sum_pi_squared + jnp.sum(jnp.exp(log_p) * log_p, axis=-1) ** 2
 
     def run(f: Any) -> Any:
         return jax.jit(jax.value_and_grad(lambda *xs: jnp.sum(upstream * f(*xs, tokens)), argnums=(0, 1, 2)))(

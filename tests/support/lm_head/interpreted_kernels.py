@@ -40,16 +40,18 @@ def float32_of(actual: Tensor, expected: Tensor, budget: float) -> None:
     assert error(actual, expected) <= budget * EPS32, f"{error(actual, expected) / EPS32} units over {budget}"
 
 
-def log_probs_and_entropies_are_float32_good() -> None:
+def scores_are_float32_good() -> None:
     """A logit of order 16 sums H products, a softmax V exponentials: (16 H + V) units; 1/temperature of them."""
     for dtype, shape, options in cells():
         head, states, tokens = head_of(*shape, dtype, **options)
         log_p = torch.log_softmax(logits64(head, states), -1)
-        seen = two_pass.finish(head, kernels.scores(head, states, tokens, True))
+        seen = two_pass.finish(head, kernels.scores(head, states, tokens, True, True))
         budget = (16 * shape[1] + shape[2]) / head.temperature
         float32_of(seen.logp, log_p.gather(1, tokens[:, None])[:, 0], budget)
         assert seen.entropy is not None
         float32_of(seen.entropy, -(log_p.exp() * log_p).sum(1), budget)
+        assert seen.sum_squares is not None
+        float32_of(seen.sum_squares, log_p.exp().square().sum(1), budget)
 
 
 def scores_are_those_of_plain_torch() -> None:
@@ -58,9 +60,9 @@ def scores_are_those_of_plain_torch() -> None:
         dtype = list(ROUNDING)[(i + entropy) % 2]
         head, states, tokens = head_of(*shape, dtype, shard=VocabularyShard(100, 10**4, None))
         tokens = tokens % 100 + torch.tensor([100, 0, 100 + shape[2]])[torch.arange(shape[0]) % 3]
-        theirs = two_pass._scores(head, states, tokens, entropy)
-        mine = kernels.scores(head, states, tokens, entropy)
-        assert (mine.weighted is None) == (not entropy)
+        theirs = two_pass._scores(head, states, tokens, entropy, squares=entropy)
+        mine = kernels.scores(head, states, tokens, entropy, squares=entropy)
+        assert (mine.weighted is None) == (mine.squares is None) == (not entropy)
         budget = 16 * shape[1] + shape[2]
         elsewhere = torch.arange(shape[0]) % 3 > 0
         assert not mine.picked[elsewhere].any()
@@ -237,8 +239,9 @@ def a_wrong_kernel_would_be_seen() -> None:
     """The guard: log-probs off by 1e-3, gradient tiles by 2 %, a lost tile of the vocabulary."""
     scores, dlogits = kernels.scores, kernels.dlogits
     wrong: list[tuple[str, Callable[..., Any], Callable[[], None]]] = [
-        ("scores", lambda *a: scores(*a)._replace(picked=scores(*a).picked + 1e-3), log_probs_and_entropies_are_float32_good),
-        ("scores", lambda *a: scores(*a)._replace(best=scores(*a).best + 1e-3), scores_are_those_of_plain_torch),
+        ("scores", lambda *a: scores(*a)._replace(picked=scores(*a).picked + 1e-3), scores_are_float32_good),
+        ("scores", lambda *a, **k: scores(*a, **k)._replace(best=scores(*a).best + 1e-3), scores_are_those_of_plain_torch),
+        ("scores", lambda *a: scores(*a)._replace(squares=scores(*a).total), scores_are_float32_good),
         ("dlogits", lambda *a: dlogits(*a) * 1.02, gradient_tiles_are_those_of_plain_torch),
         ("dlogits", lambda *a: dlogits(*a) * 1.1, the_whole_loss_goes_through_the_kernels),
     ]
@@ -255,7 +258,7 @@ def a_wrong_kernel_would_be_seen() -> None:
 
 
 CHECKS: list[Callable[[], None]] = [
-    log_probs_and_entropies_are_float32_good,
+    scores_are_float32_good,
     scores_are_those_of_plain_torch,
     gradient_tiles_are_those_of_plain_torch,
     a_minus_infinite_bias_takes_a_token_out,

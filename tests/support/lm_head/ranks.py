@@ -121,7 +121,12 @@ def one_rank(rank: int, split: Split, groups: list[Any]) -> dict[str, Any]:
         valid = part.layout.valid
         vocabulary = part.options["vocabulary"]
         scores = gspo_torch.token_scores(
-            part.hidden[valid], part.lm_head, part.tokens[valid], bias=part.bias, vocabulary=vocabulary
+            part.hidden[valid],
+            part.lm_head,
+            part.tokens[valid],
+            bias=part.bias,
+            vocabulary=vocabulary,
+            sum_pi_squared=True,
         )
     return {
         "value": loss.value.detach(),

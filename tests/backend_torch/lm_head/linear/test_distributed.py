@@ -74,16 +74,17 @@ def test_log_probs_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None
 
 @by_split
 def test_token_scores_are_those_of_one_process(ranks: list[dict[str, Any]], name: str) -> None:
-    """Log-probs and entropies at temperature 1, without cap."""
+    """Log-probs, entropies and sums of squared probabilities at temperature 1, without cap."""
     problem, split = problem_of(SPLITS[name]), SPLITS[name]
     with torch.no_grad():
         states = torch.where(problem.layout.valid[..., None], problem.hidden, 0.0)
         log_p = torch.log_softmax(states @ problem.lm_head.T + problem.bias, -1)
     tokens = torch.where(problem.layout.valid, problem.tokens, 0)
-    logp, entropy = log_p.gather(-1, tokens[..., None])[..., 0], -(log_p.exp() * log_p).sum(-1)
+    p = log_p.exp()
+    expected = log_p.gather(-1, tokens[..., None])[..., 0], -(p * log_p).sum(-1), p.square().sum(-1)
     for rank, columns in ((0, slice(0, split.column)), (1, slice(split.column, None))):
         valid = problem.layout.valid[:, columns]
-        for mine, whole in zip(ranks[rank][name]["scores"], (logp, entropy), strict=True):
+        for mine, whole in zip(ranks[rank][name]["scores"], expected, strict=True):
             within(mine, whole[:, columns][valid])
 
 
