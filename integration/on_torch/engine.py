@@ -38,8 +38,8 @@ def router_noise(model: nn.Module, sd: float, generator: torch.Generator) -> Ite
 
     Raises: ValueError for a model without routers, which has nothing to disturb, or for an sd that is negative or not finite.
     """
-    routers = mixture_of(model).routers
-    if not routers:
+    readers = mixture_of(model).readers
+    if not readers:
         raise ValueError(f"model: expected a mixture of experts, got {type(model).__name__} without routers")
     if not 0 <= sd < float("inf"):
         raise ValueError(f"sd: expected a finite number of at least 0, got {sd}")
@@ -51,8 +51,8 @@ def router_noise(model: nn.Module, sd: float, generator: torch.Generator) -> Ite
         return ((hidden.float() + sd * rms * noise).to(hidden.dtype), *args[1:])
 
     with ExitStack() as stack:
-        for router in routers:
-            stack.enter_context(router.register_forward_pre_hook(disturb))
+        for reader in readers:
+            stack.enter_context(reader.register_forward_pre_hook(disturb))
         yield
 
 

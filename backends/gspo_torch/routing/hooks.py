@@ -1,29 +1,31 @@
-"""Hooks on a model's backbone and routers for the time of a block, removed whatever happens in it."""
+"""Hooks on a model's backbone, and routers under watch, for the time of a block; removed whatever happens in it."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakSet
 
-from torch import nn
+from torch import Tensor, nn
 
 from .routers import Mixture
+from .selection import Selection
 
 _BUSY: WeakSet[nn.Module] = WeakSet()
 """Backbones that are being recorded or replayed."""
 
 
 class Hooks:
-    """Callbacks: the backbone begins, a router has run, the backbone ends."""
+    """Callbacks: the backbone begins, a router chooses, the backbone ends."""
 
     def begin(self, shape: tuple[int, int], mask: Any, start: int) -> None:
         """A batch [N, S] whose first token stands at position `start`."""
 
-    def routed(self, layer: int, router: nn.Module, output: Any) -> Any:
-        """A router's output, or its replacement."""
+    def chosen(self, layer: int, experts: Tensor) -> Tensor | None:
+        """The experts [..., K] that a router takes; returns those to be taken instead, or None for the same."""
 
     def end(self, output: Any) -> None:
         """The backbone's output; None if it raised."""
@@ -53,13 +55,34 @@ def hooked(name: str, mixture: Mixture, hooks: Hooks) -> Iterator[None]:
 
         stack.enter_context(backbone.register_forward_pre_hook(begin, with_kwargs=True))
         stack.enter_context(backbone.register_forward_hook(end, always_call=True))
-        for layer, router in enumerate(mixture.routers):
-            stack.enter_context(router.register_forward_hook(_router_hook(hooks, layer)))
+        for layer in range(len(mixture.routers)):
+            stack.enter_context(_selecting(mixture, layer, hooks))
         yield
 
 
-def _router_hook(hooks: Hooks, layer: int) -> Any:
-    def ran(router: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        return hooks.routed(layer, router, output)
+@contextmanager
+def _selecting(mixture: Mixture, layer: int, hooks: Hooks) -> Iterator[None]:
+    """A router's forward under `Selection`; RuntimeError where it does not choose exactly once."""
+    router = mixture.routers[layer]
+    forward, before = router.forward, vars(router).get("forward")
 
-    return ran
+    @functools.wraps(forward)
+    def selecting(*args: Any, **kwargs: Any) -> Any:
+        groups = hasattr(router, "num_group")
+        with Selection(mixture.top_k, mixture.widths[layer], groups, lambda experts: hooks.chosen(layer, experts)) as selection:
+            output = forward(*args, **kwargs)
+        if selection.count != 1:
+            raise RuntimeError(
+                f"model: expected {type(router).__name__} to choose once, {mixture.top_k} of {mixture.widths[layer]} experts "
+                f"by topk over the last axis, got {selection.count} such choices; its routes cannot be replayed"
+            )
+        return output
+
+    router.forward = selecting
+    try:
+        yield
+    finally:
+        if before is None:
+            del router.forward
+        else:
+            router.forward = before

@@ -10,8 +10,9 @@
         ids = model.generate(prompt_ids, attention_mask=...)
     routes = routes.fit(mask)                                      # mask of all of ids; replayed for the old log-probs, too
 
-g_i = I_i exp(z_i) / Σ_j I_j exp(z_j), with the recorded selection I and the current router logits z: the router keeps its
-gradient through the gate values, and experts outside I get none. Not for transformers' expert parallelism, where ranks
+A router makes gate values g = f(z, I) of its current logits z and a selection I, by default its top K of z. Here I is the
+recorded one and f stays the model's own code, for instance g_i = I_i exp(z_i) / Σ_j I_j exp(z_j): the router keeps its gradient
+through the gate values, and experts outside I get none. Not for transformers' expert parallelism, where ranks
 renumber experts. The balancing loss of transformers looks at the logits alone and counts the experts of free routing.
 
 Source: GSPO, arXiv 2507.18071, section 5.3; R2 and R3: MiniRL, arXiv 2512.01374, and R3, arXiv 2510.11370.
@@ -19,7 +20,7 @@ Source: GSPO, arXiv 2507.18071, section 5.3; R2 and R3: MiniRL, arXiv 2512.01374
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from .hooks import Hooks, hooked
-from .routers import Mixture, gate_values, mixture_of, recomputes
+from .routers import Mixture, mixture_of, recomputes
 from .routes import Routes
 
 
@@ -43,12 +44,14 @@ def record_routes(model: nn.Module) -> Iterator[Routes]:
     again.
 
     Args:
-        model: Qwen3-MoE, Qwen2-MoE, OLMoE or Mixtral of transformers, wrapped or not; any dense model, which is left alone.
+        model: a mixture whose routers choose by `torch.topk`, as those of 55 families of transformers do (docs/moe.md), wrapped
+            or not; any dense model, which is left alone.
 
     Returns: a context manager; its `Routes` are empty in the block and filled when it is left without an exception.
 
-    Raises: TypeError for a model with other routers, RuntimeError inside of another block of the same model, ValueError
-    where a second batch begins in the block, or a cache has been cut.
+    Raises: TypeError for a mixture with other routers, RuntimeError inside of another block of the same model, and from the
+    forward where a router does not choose exactly once, ValueError where a second batch begins in the block, or a cache has
+    been cut.
 
     >>> from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
     >>> config = Qwen3MoeConfig(vocab_size=8, hidden_size=8, head_dim=4, num_hidden_layers=2, num_experts_per_tok=2)
@@ -82,9 +85,9 @@ def replay_routes(model: nn.Module, routes: Routes) -> Iterator[Routes]:
     router would have chosen in the last forward, where the layers before followed the recorded routes: `routes.flips(free)`
     says how far the router has moved away from them. They live where the model ran.
 
-    Raises: TypeError for a model with other routers, or for routes that are no `Routes`; ValueError for routes of another
+    Raises: TypeError for a mixture with other routers, or for routes that are no `Routes`; ValueError for routes of another
     model or other tokens, or of experts that do not exist or come twice; RuntimeError inside of another block of the same
-    model, or if checkpointed layers were not run again when the block ends.
+    model, if checkpointed layers were not run again when the block ends, or where a router does not choose exactly once.
 
     >>> from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
     >>> config = Qwen3MoeConfig(vocab_size=8, hidden_size=8, head_dim=4, num_hidden_layers=2, num_experts_per_tok=2)
@@ -104,7 +107,7 @@ def replay_routes(model: nn.Module, routes: Routes) -> Iterator[Routes]:
     with hooked("replay_routes", mixture, replayer):
         yield free
     if replayer.free:
-        layers = [chosen.reshape(routes.experts.shape[1:]).to(routes.experts.device) for chosen in replayer.free]
+        layers = _in_order(mixture, replayer.free, routes.experts.shape[1:], routes.experts.device)
         free.experts, free.routed = torch.stack(layers), routes.routed
     if replayer.owed > 0:
         raise RuntimeError(
@@ -136,19 +139,20 @@ class _Recorder(Hooks):
         self.mask = mask[:, start : start + shape[1]].bool() if known else torch.ones(shape, dtype=torch.bool)
         self.now = {}
 
-    def routed(self, layer: int, router: nn.Module, output: Any) -> None:
+    def chosen(self, layer: int, experts: Tensor) -> None:
         """Keep the experts that a router chose."""
         if self.now is not None:  # outside of the backbone, a checkpointed layer is run again
-            self.now[layer] = output[2].detach().to(self.dtype)
+            _only_once(self.mixture, layer, self.now)
+            self.now[layer] = experts.detach().to(self.dtype)
 
     def end(self, output: Any) -> None:
         """A forward has ended: its routes are a part of the recording, unless it raised."""
         if output is not None and self.now is not None:
             device = next(iter(self.now.values())).device if self.now else self.mask.device
-            shape = (len(self.now), *self.mask.shape, self.mixture.top_k)
-            layers = [self.now[layer].to(device) for layer in range(len(self.mixture.routers))]
-            experts = torch.stack(layers) if layers else torch.zeros(0, dtype=self.dtype)
-            self.parts.append(Routes(experts.reshape(shape), self.mask.to(device), self.mixture.num_experts))
+            shape = (*self.mask.shape, self.mixture.top_k)
+            layers = _in_order(self.mixture, self.now, shape, device)
+            experts = torch.stack(layers) if layers else torch.zeros(0, *shape, dtype=self.dtype)
+            self.parts.append(Routes(experts, self.mask.to(device), self.mixture.num_experts))
             self.next = self.start + self.mask.shape[1]
         self.now = None
 
@@ -164,8 +168,8 @@ class _Replayer(Hooks):
     def __init__(self, mixture: Mixture, routes: Routes) -> None:
         self.mixture, self.routes = mixture, routes
         self.running = False
-        self.free: list[Tensor] = []
-        """By layer, [N · S, K]: what the router chose in the last forward."""
+        self.free: dict[int, Tensor] = {}
+        """By layer, [..., K]: what the router would have chosen in the last forward."""
         self.owed = 0
         """Forwards whose layers are still to be run again by backward."""
 
@@ -176,23 +180,38 @@ class _Replayer(Hooks):
                 f"routes: expected those of the {shape[0]} × {shape[1]} tokens that the model runs from position {start} on, "
                 f"got {' × '.join(map(str, self.routes.routed.shape))} from 0 on; routes.rows and routes.fit adapt them"
             )
-        self.running, self.free = True, []
+        self.running, self.free = True, {}
 
-    def routed(self, layer: int, router: nn.Module, output: Any) -> Any:
-        """The router's logits with the recorded experts, and the gate values that it gives them now."""
+    def chosen(self, layer: int, experts: Tensor) -> Tensor:
+        """The recorded experts, and where there are none the router's own."""
         self.owed -= layer == 0 and not self.running
-        logits, _, free = output
         if self.running:  # and not when a checkpointed layer is run again
-            self.free.append(free.to(self.routes.experts.dtype))
-        recorded = self.routes.experts[layer].reshape(free.shape).to(free)
-        experts = torch.where(self.routes.routed.reshape(-1, 1).to(free.device), recorded, free)
-        return logits, gate_values(router, logits, experts), experts
+            _only_once(self.mixture, layer, self.free)
+            self.free[layer] = experts.to(self.routes.experts.dtype)
+        recorded = self.routes.experts[layer].reshape(experts.shape).to(experts)
+        routed = self.routes.routed.reshape(*experts.shape[:-1], 1).to(experts.device)
+        return torch.where(routed, recorded, experts)
 
     def end(self, output: Any) -> None:
         """A forward has ended; with gradient checkpointing, backward will run its layers once more."""
         self.running = False
         if self.mixture.routers and output is not None:
             self.owed += output[0].requires_grad and recomputes(self.mixture.backbone)
+
+
+def _only_once(mixture: Mixture, layer: int, seen: dict[int, Tensor]) -> None:
+    if layer in seen:
+        name = type(mixture.routers[layer]).__name__
+        raise RuntimeError(f"model: expected each router to run once in a forward, got {name} of mixture layer {layer} again")
+
+
+def _in_order(mixture: Mixture, seen: dict[int, Tensor], shape: Sequence[int], device: torch.device) -> list[Tensor]:
+    """The choices [N, S, K] of all layers. RuntimeError if a router has not run."""
+    for layer, router in enumerate(mixture.routers):
+        if layer not in seen:
+            name = type(router).__name__
+            raise RuntimeError(f"model: expected every router to run in a forward, got none of {name} of mixture layer {layer}")
+    return [seen[layer].reshape(shape).to(device) for layer in range(len(mixture.routers))]
 
 
 def _check(mixture: Mixture, routes: Routes) -> None:

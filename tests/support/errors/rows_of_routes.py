@@ -10,6 +10,7 @@ from gspo_torch import Routes, record_routes, replay_routes
 from support.errors.places import Row
 from support.errors.rows import T, V
 from support.runs.moes import EXPERTS, batch, log_probs, tiny
+from support.runs.toy_mixtures import TOKENS, Gate, Layer, Model
 from torch import Tensor, nn
 
 MASK = torch.ones(4, 9, dtype=torch.bool)
@@ -17,6 +18,14 @@ MASK = torch.ones(4, 9, dtype=torch.bool)
 
 class DeepseekV3TopkRouter(nn.Linear):
     """Of a class that is not known."""
+
+
+class SizelessGate(nn.Module):
+    """Does not say how many experts there are."""
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """The best."""
+        return scores.topk(1).indices
 
 
 class GptOssExperts(nn.Linear):
@@ -56,6 +65,17 @@ def record(model: Any) -> None:
         log_probs(model, *batch())
 
 
+def record_toy(*layers: nn.Module) -> Callable[[], Any]:
+    """One pass of a toy."""
+
+    def call() -> None:
+        model = Model(*layers)
+        with record_routes(model):
+            model(TOKENS)
+
+    return call
+
+
 def nested() -> None:
     """A replay inside of a recording."""
     model = tiny()
@@ -83,10 +103,27 @@ ROUTES: list[Row] = [
     Row(T, ("model: expected a torch module", "got str"), lambda: record("Qwen3-30B-A3B")),
     Row(
         T,
-        ("model: expected routers of Qwen3MoeTopKRouter", "got DeepseekV3TopkRouter"),
+        ("model: expected a dense model, or a mixture whose layers have experts", "got DeepseekV3TopkRouter"),
         lambda: record(nn.Sequential(DeepseekV3TopkRouter(2, 2))),
     ),
-    Row(T, ("model: expected routers of ", "got GptOssExperts"), lambda: record(nn.Sequential(GptOssExperts(2, 2)))),
+    Row(
+        T,
+        ("model: expected one router that calls topk in Sequential (GptOssExperts)", "got none"),
+        lambda: record(nn.Sequential(GptOssExperts(2, 2))),
+    ),
+    Row(
+        T,
+        ("model: expected routers with one of ('top_k'", "got SizelessGate"),
+        lambda: record(nn.Sequential(SizelessGate(), GptOssExperts(2, 2))),
+    ),
+    Row(
+        T,
+        ("model: expected as many experts per token in every layer", "got 1 and 2"),
+        record_toy(Layer(Gate()), Layer(Gate(top_k=1))),
+    ),
+    Row(RuntimeError, ("model: expected Gate to choose once, 2 of 4 experts", "got 2 such"), record_toy(Layer(Gate(times=2)))),
+    Row(RuntimeError, ("model: expected each router to run once", "got Gate"), record_toy(Layer(Gate(), twice=True))),
+    Row(RuntimeError, ("model: expected every router to run", "none of Gate"), record_toy(Layer(Gate(), skip=True))),
     Row(T, ("routes: expected Routes, as record_routes gives them", "got Tensor"), replay(routes().experts)),
     Row(T, ("experts: expected uint8 or int16", "got torch.int64"), lambda: Routes(routes().experts.long(), MASK, EXPERTS)),
     Row(T, ("routed: expected a boolean tensor", "got torch.int64"), lambda: Routes(routes().experts, MASK.long(), EXPERTS)),
