@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Tape:
-    """Records log-probs and routes step by step, with a KV cache, and returns them in the layout of a training pass."""
+    """Records log-probs and routes step by step, with a KV cache or without, and returns them in the layout of a training pass."""
 
     def __init__(self, model: Any, mask: Tensor, *, temperature: float, logp: bool, routes: bool) -> None:
         """`mask` [N, T] is the responses' mask; the sampler fills it, and it is read when all responses are drawn."""
@@ -22,13 +22,17 @@ class Tape:
 
     @contextmanager
     def forward(self, source: Tensor) -> Iterator[None]:
-        """A forward pass whose batch holds response i as sequence source[i]; −1 for a response that is not in it."""
+        """A forward pass whose batch holds response i as sequence source[i]; −1 for a response that is not in it.
+
+        After the prompts' pass the last column alone is new: without a cache all columns before it are run again.
+        """
         if self._routes is None:
             yield
             return
         with record_routes(self._model) as routes:
             yield
-        placed = routes.rows(source.clamp(min=0))
+        width = routes.routed.shape[1]
+        placed = routes.columns(width - 1 if self._routes else 0, width).rows(source.clamp(min=0))
         self._routes.append(Routes(placed.experts, placed.routed & (source >= 0)[:, None], placed.num_experts))
 
     def chose(self, rows: Tensor, column: int, logits: Tensor, tokens: Tensor) -> None:

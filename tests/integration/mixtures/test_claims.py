@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from gspo_torch import replay_routes
+from gspo_torch.routing.routers import mixture_of
 from gspo_torch.routing.selection import Selection
 from support.repository import ROOT
+from support.runs.moes import checkpointing
 from torch import Tensor
 
 from integration.mixtures.__main__ import row
-from integration.mixtures.claims import log_probs, measure, recorded
+from integration.mixtures.claims import log_probs, measure, moved, recorded
 from integration.mixtures.tiny import families, tiny
 from integration.on_torch.engine import router_noise
 
@@ -32,6 +34,29 @@ def test_a_replay_keeps_what_it_promises(family: str) -> None:
     found = measure(family)
     assert found.right, found
     assert row(family, ", ".join(found.routers), "yes") in PAGE
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("family", sorted(QUICK))
+def test_layers_that_are_run_again_in_backward_take_the_same_routes(family: str, reentrant: bool) -> None:
+    """In training mode; without checkpointing and with it the gradients are the same up to the order of sums."""
+    model = tiny(family)
+    routes = recorded(model)
+    moved(model).train()
+
+    def replayed() -> list[Tensor]:
+        model.zero_grad()
+        with replay_routes(model, routes):
+            log_probs(model).sum().backward()
+        return [p.grad for p in model.parameters() if p.grad is not None]
+
+    plain, calls = replayed(), []
+    checkpointing(model, reentrant)
+    for router in mixture_of(model).routers:
+        router.register_forward_pre_hook(lambda *_: calls.append(1))
+    for a, b in zip(replayed(), plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+    assert len(calls) == 2 * len(mixture_of(model).routers)
 
 
 @pytest.mark.parametrize("family", ["dbrx", *sorted(QUICK)])
