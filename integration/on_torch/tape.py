@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class Tape:
-    """Records log-probs and routes step by step, with a KV cache or without, and returns them in the layout of a training pass."""
+    """Records log-probs and routes step by step, with or without a KV cache; returns them in the layout of a training pass."""
 
     def __init__(self, model: Any, mask: Tensor, *, temperature: float, logp: bool, routes: bool) -> None:
         """`mask` [N, T] is the responses' mask; the sampler fills it, and it is read when all responses are drawn."""
