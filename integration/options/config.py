@@ -116,6 +116,8 @@ class Config:
     """Save every so many rollouts."""
     keep_checkpoints: int = 2
     """Older checkpoints are deleted."""
+    keep_states: int = 1
+    """So many of the checkpoints kept can be resumed from; older ones are the model alone, a third of the size."""
 
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"

@@ -67,6 +67,7 @@ RANGES = {
     "eval_every": FROM_ZERO,
     "checkpoint_every": COUNT,
     "keep_checkpoints": COUNT,
+    "keep_states": COUNT,
     "seed": Range(0, 2**31 - 1),
     "threads": Range(1, 4096),
     "resume_step": COUNT,

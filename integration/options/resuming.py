@@ -13,9 +13,9 @@ from integration.options.errors import NotWritten, UserError
 from integration.options.ranges import flag
 from integration.records.checksums import damage
 from integration.records.files import replace_folder
-from integration.records.run_folder import RunFolder
+from integration.records.run_folder import RunFolder, has_state, model_alone
 
-FREE = {"rollouts", "keep_checkpoints", "checkpoint_every", "cache_dir", "threads"}
+FREE = {"rollouts", "keep_checkpoints", "keep_states", "checkpoint_every", "cache_dir", "threads"}
 """Options that a resumed run may change: they do not change what it computes. (--threads may, in the last digits.)"""
 OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps", "kl_coefficient"}
 """Options that a copy may change."""
@@ -53,7 +53,7 @@ def open_run(config: Config) -> tuple[Config, RunFolder, Path | None]:
     The folder of a new run is only looked at: `RunFolder.create` makes it when everything else is ready.
     """
     if config.resume is None:
-        folder = RunFolder(config.new_run_dir(), keep_checkpoints=config.keep_checkpoints)
+        folder = RunFolder(config.new_run_dir(), keep_checkpoints=config.keep_checkpoints, keep_states=config.keep_states)
         folder.require_free()
         return config, folder, None
     check_changes(config)
@@ -64,7 +64,7 @@ def open_run(config: Config) -> tuple[Config, RunFolder, Path | None]:
         copy_run(config, config.resume, config.run_dir)
         config = dataclasses.replace(config, resume=config.run_dir, run_dir=None, resume_step=None)
     assert config.resume is not None
-    folder = RunFolder(config.resume, keep_checkpoints=config.keep_checkpoints)
+    folder = RunFolder(config.resume, keep_checkpoints=config.keep_checkpoints, keep_states=config.keep_states)
     folder.own("--resume")
     checkpoint = folder.newest_whole()
     _require_enough_rollouts(config, checkpoint)
@@ -83,7 +83,7 @@ def copy_run(config: Config, source: Path, target: Path) -> None:
     The options come last: until then the new folder holds no run. NotWritten, and nothing is left of it, if that fails.
     """
     old = RunFolder(source, keep_checkpoints=1)
-    new = RunFolder(target, keep_checkpoints=config.keep_checkpoints)
+    new = RunFolder(target, keep_checkpoints=config.keep_checkpoints, keep_states=config.keep_states)
     new.require_free()
     old.own("--resume")
     try:
@@ -129,6 +129,8 @@ def _checkpoint_at(folder: RunFolder, step: int) -> Path:
     if step not in there:
         known = ", ".join(map(str, there)) or "none"
         raise UserError(f"--resume-step: {folder.path} has no checkpoint of step {step}; there are: {known}")
+    if not has_state(there[step]):
+        raise UserError(f"--resume-step: {model_alone(there[step])}")
     wrong = damage(there[step])
     if wrong is not None:
         raise UserError(f"--resume-step: checkpoint {there[step]} is broken: {wrong}")

@@ -4,7 +4,8 @@ config.json            the options of the run
 metrics.jsonl          one line per rollout          (also as TensorBoard events under tensorboard/)
 evaluations.jsonl      one line per evaluation
 transcripts/           sampled answers, before and after
-checkpoints/000010/    in the framework's format (on_torch/checkpoint.py, on_jax/checkpoint.py), and checksums of its files
+checkpoints/000010/    in the framework's format (on_torch/checkpoint.py, on_jax/checkpoint.py), and checksums of its files;
+                       older ones are the model alone
 owner.lock             locked by the process that writes here; the lock goes with the process
 report.html
 """
@@ -13,14 +14,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from integration.options.errors import NotWritten, UserError
+from integration.records.checksums import NAME as CHECKSUMS
 from integration.records.checksums import damage, write_checksums
 from integration.records.files import recover, remove, replace_folder, write_whole
 from integration.records.json_lines import Row, append_row, read_rows
@@ -30,14 +34,16 @@ if TYPE_CHECKING:
 
 CONTENTS = ("metrics.jsonl", "evaluations.jsonl", "transcripts", "checkpoints")
 """What a run has beside its options."""
+STATE = ("trainer.pt", "optimizer", "state.json")
+"""What a checkpoint has beside the model, in the formats of either framework."""
 
 
 class RunFolder:
     """One run's folder. Files are replaced whole or appended by the line, checkpoints are renamed into place."""
 
-    def __init__(self, path: Path, *, keep_checkpoints: int) -> None:
+    def __init__(self, path: Path, *, keep_checkpoints: int, keep_states: int = 1) -> None:
         self.path = path
-        self.keep_checkpoints = keep_checkpoints
+        self.keep_checkpoints, self.keep_states = keep_checkpoints, keep_states
         self._events: EventFile | None = None
         self._lock = FileLock(path / "owner.lock")
 
@@ -158,7 +164,7 @@ class RunFolder:
     def newest_whole(self) -> Path | None:
         """The newest checkpoint whose files are those that were written; None if there is no checkpoint at all.
 
-        Broken ones that are newer are named and set aside. UserError if all are broken.
+        Broken ones that are newer are named and set aside. UserError if all that have a state are broken.
         """
         for aside in (self.path / "checkpoints").glob(".*.old"):
             with self.writing("checkpoints"):
@@ -166,7 +172,9 @@ class RunFolder:
         broken: dict[Path, str] = {}
         for checkpoint in reversed(self.checkpoints()):
             wrong = damage(checkpoint)
-            if wrong is None:
+            if wrong is None and not has_state(checkpoint):
+                broken[checkpoint] = model_alone(checkpoint)
+            elif wrong is None:
                 for path, what in broken.items():
                     aside = path.with_name(f"broken-{path.name}")
                     with self.writing(f"checkpoints/{aside.name}"):
@@ -174,7 +182,8 @@ class RunFolder:
                         path.rename(aside)
                     print(f"checkpoint {path} is broken: {what}. It is now {aside.name}; going on from {checkpoint.name}")
                 return checkpoint
-            broken[checkpoint] = wrong
+            else:
+                broken[checkpoint] = wrong
         if broken:
             causes = "; ".join(f"{path.name}: {what}" for path, what in broken.items())
             raise UserError(f"--resume: no checkpoint in {self.path} is whole: {causes}")
@@ -199,15 +208,48 @@ class RunFolder:
         return self.path / name
 
     def tidy(self) -> None:
-        """Delete the oldest checkpoints beyond `keep_checkpoints`, and what a kill while one was written has left behind."""
+        """Delete the oldest checkpoints beyond `keep_checkpoints`, and what a kill while one was written has left behind.
+
+        Of those that stay, the states beyond `keep_states` go, once the newest has been read back from the disk.
+        """
         surplus = self.checkpoints()[: -self.keep_checkpoints]
         for path in [*surplus, *(self.path / "checkpoints").glob(".*.tmp"), *(self.path / "checkpoints").glob(".*.old")]:
             with self.writing(f"checkpoints/{path.name}"):
                 remove(path)
+        spare = [path for path in self.checkpoints()[: -self.keep_states] if has_state(path)]
+        if spare and damage(self.checkpoints()[-1]) is None:
+            for path in spare:
+                with self.writing(f"checkpoints/{path.name}"):
+                    replace_folder(path, partial(_link_model, path))
 
     def close(self) -> None:
         """Give the folder free."""
         self._lock.release()
+
+
+def has_state(checkpoint: Path) -> bool:
+    """Whether a run can go on from a checkpoint: it is more than a model."""
+    return any((checkpoint / name).exists() for name in STATE)
+
+
+def model_alone(checkpoint: Path) -> str:
+    """The sentence about a checkpoint without its state."""
+    return (
+        f"{checkpoint} is a model without the optimizer's state (--keep-states is how many keep it); start a new run from it "
+        f"with --model {checkpoint}"
+    )
+
+
+def _link_model(checkpoint: Path, folder: Path) -> None:
+    """The files of a checkpoint without its state, in a new folder: links, which take no space and no time."""
+    folder.mkdir()
+    for path in checkpoint.iterdir():
+        if path.name not in (*STATE, CHECKSUMS):
+            try:
+                os.link(path, folder / path.name)
+            except OSError:  # a file system without links
+                shutil.copy(path, folder / path.name)
+    write_checksums(folder)
 
 
 def _reason(error: BaseException) -> str:

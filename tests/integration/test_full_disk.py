@@ -28,7 +28,7 @@ from integration.options.errors import NotWritten, UserError
 from integration.options.resuming import open_run, remember, resume_options
 from integration.records import report
 from integration.records.checksums import damage
-from integration.records.run_folder import RunFolder
+from integration.records.run_folder import RunFolder, has_state
 from integration.shared import loop
 from integration.shared.evaluation import Evaluation
 
@@ -50,7 +50,7 @@ class Trainer:
     def __init__(self, path: Path) -> None:
         """As `prepare` of both scripts."""
         begun = (path / "config.json").exists()
-        options = resume_options(path) if begun else Config(run_dir=path, rollouts=4, checkpoint_every=2, keep_checkpoints=1)
+        options = resume_options(path) if begun else Config(run_dir=path, rollouts=4, checkpoint_every=2)
         self.config, self.folder, checkpoint = open_run(options)
         self.step, self.weights = 0, 1
         try:
@@ -71,6 +71,7 @@ class Trainer:
         def fill(folder: Path) -> None:
             folder.mkdir()
             (folder / "weights").write_text(str(self.weights))
+            (folder / "state.json").write_text("{}")
 
         self.folder.save_checkpoint(self.step, fill)
 
@@ -104,9 +105,11 @@ def run(path: Path) -> None:
 
 
 def state(path: Path) -> dict[str, Any]:
-    """All that must be as if nothing had happened."""
-    folders = {"checkpoints", "transcripts"}
-    files = {str(p.relative_to(path)): p.read_text() for f in folders for p in (path / f).rglob("*") if p.is_file()}
+    """All that must be as if nothing had happened. Which older models there are depends on where a run was stopped."""
+    *older, last = sorted((path / "checkpoints").glob("[0-9]*"))
+    assert all(damage(p) is None and not has_state(p) for p in older)
+    folders = (last, path / "transcripts")
+    files = {str(p.relative_to(path)): p.read_text() for f in folders for p in f.rglob("*") if p.is_file()}
     return {"files": files, "metrics": rows(path), "evaluations": rows(path, "evaluations.jsonl")}
 
 
@@ -164,7 +167,7 @@ def test_every_single_write_may_fail(tmp_path: Path, expected: dict[str, Any], s
 
 
 @given(
-    faults=st.lists(st.builds(Fault, at=st.integers(0, 120), errno=st.sampled_from(ERRORS), stays=st.booleans()), max_size=4)
+    faults=st.lists(st.builds(Fault, at=st.integers(0, 150), errno=st.sampled_from(ERRORS), stays=st.booleans()), max_size=4)
 )
 def test_a_run_that_fails_again_and_again_ends_as_an_undisturbed_one(expected: dict[str, Any], faults: list[Fault]) -> None:
     with TemporaryDirectory() as folder:
@@ -175,7 +178,7 @@ def test_a_run_that_fails_again_and_again_ends_as_an_undisturbed_one(expected: d
         assert state(path) == expected
 
 
-@given(at=st.integers(1, 160), later=st.one_of(st.none(), st.integers(1, 12)))
+@given(at=st.integers(1, 190), later=st.one_of(st.none(), st.integers(1, 12)))
 def test_a_run_that_is_stopped_anywhere_ends_as_an_undisturbed_one(
     expected: dict[str, Any], at: int, later: int | None
 ) -> None:

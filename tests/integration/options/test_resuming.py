@@ -19,19 +19,22 @@ from integration.options.sizes import WarmUp
 from integration.records.json_lines import append_row
 from integration.records.run_folder import RunFolder
 
-SAVED = {"model": "small", "lr": 0.5, "rollouts": 7, "keep_checkpoints": 3, "warm_up": WarmUp(hidden=32), "threads": 1}
+SAVED = {
+    "model": "small", "lr": 0.5, "rollouts": 7, "keep_checkpoints": 3, "keep_states": 9, "threads": 1,
+    "warm_up": WarmUp(hidden=32),
+}  # fmt: skip
 
 
 def fill(folder: Path) -> None:
     """A checkpoint's files."""
     folder.mkdir()
     (folder / "weights").write_bytes(b"weights")
-    (folder / "state").write_bytes(b"state")
+    (folder / "state.json").write_bytes(b"state")
 
 
 def make_run(path: Path, steps: tuple[int, ...] = (2, 4, 6)) -> Path:
     """A run that has saved at these steps, closed."""
-    folder = RunFolder(path, keep_checkpoints=100)
+    folder = RunFolder(path, keep_checkpoints=100, keep_states=100)
     folder.create(Config(**SAVED).to_json())
     for step in range(1, 8):
         append_row(path / "metrics.jsonl", {"step": step})
@@ -92,7 +95,9 @@ def test_a_folder_has_one_owner_until_it_is_closed(tmp_path: Path) -> None:
 SUBSETS = [set(), {2}, {4}, {6}, {2, 4}, {2, 6}, {4, 6}, {2, 4, 6}]
 
 
-@pytest.mark.parametrize(("harmed", "name"), list(zip(SUBSETS, cycle(["weights", "state", "checksums.json"]), strict=False)))
+@pytest.mark.parametrize(
+    ("harmed", "name"), list(zip(SUBSETS, cycle(["weights", "state.json", "checksums.json"]), strict=False))
+)
 def test_the_newest_whole_checkpoint_is_used_and_broken_ones_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], harmed: set[int], name: str
 ) -> None:
@@ -182,6 +187,23 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(tmp_path: Path) -
         folder.save_checkpoint(7, full)
     folder.close()
     assert [path.name for path in folder.checkpoints()] == ["000002", "000004", "000006"]
+
+
+def test_a_checkpoint_that_is_a_model_alone_cannot_be_resumed_from(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    config, folder, _ = open_run(resume_options(run, keep_states=1))
+    remember(config, folder)
+    folder.close()
+    with pytest.raises(
+        UserError, match=r"^--resume-step: .*000004 is a model without .*; start a new run from it with --model"
+    ):
+        open_run(resume_options(run, run_dir=tmp_path / "copy", resume_step=4))
+    (run / "checkpoints" / "000006" / "weights").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"no checkpoint in .* is whole: 000006: weights .*; 000004: .*000004 is a model without"
+    ):
+        open_run(resume_options(run))
+    assert len(list((run / "checkpoints").iterdir())) == 3, "nothing is set aside if there is nothing to go on from"
 
 
 def test_options_with_a_byte_order_mark_are_read(tmp_path: Path) -> None:

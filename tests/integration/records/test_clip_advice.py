@@ -89,7 +89,7 @@ def test_the_committed_runs_were_predicted_within_two_points(name: str) -> None:
 def advised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six rollouts with a pilot of three, with its checkpoints of rollouts 4 and 6."""
     folder = tmp_path_factory.mktemp("advice") / "run"
-    options = ("--clip-fraction", "0.1", "--pilot-rollouts", "3", "--checkpoint-every", "2")
+    options = ("--clip-fraction", "0.1", "--pilot-rollouts", "3", "--checkpoint-every", "2", "--keep-states", "2")
     done = run(folder.parent / "cache", *PLAIN, "--rollouts", "6", *options, "--run-dir", str(folder))
     assert done.returncode == 0, done.stderr
     assert "clip range from the pilot" in done.stdout

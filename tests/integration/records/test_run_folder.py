@@ -14,7 +14,8 @@ from integration.on_torch.checkpoint import fingerprint, load_state, write_check
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
 from integration.options.sizes import Experts
-from integration.records.run_folder import RunFolder
+from integration.records.checksums import damage
+from integration.records.run_folder import RunFolder, has_state
 
 
 class Model(torch.nn.Linear):
@@ -83,6 +84,29 @@ def test_old_checkpoints_go_and_new_ones_stay(folder: RunFolder) -> None:
     for step in (9, 10, 100):
         save(folder, step, Model(2, 2), {})
     assert [p.name for p in folder.checkpoints()] == ["000010", "000100"]
+
+
+def test_one_state_stays_and_the_models_of_older_checkpoints(folder: RunFolder) -> None:
+    """A link: the model's file takes its space once. What stays is whole."""
+    older = save(folder, 9, Model(2, 2), {"x": 1})
+    inode = (older / "weights.pt").stat().st_ino
+    newer = save(folder, 10, Model(2, 2), {"x": 2})
+    assert [has_state(path) for path in (older, newer)] == [False, True]
+    assert {path.name for path in older.iterdir()} == {"weights.pt", "tokenizer.json", "checksums.json"}
+    assert (older / "weights.pt").stat().st_ino == inode
+    assert damage(older) is None
+    assert folder.newest_whole() == newer
+
+
+def test_the_older_state_stays_as_long_as_the_newer_is_not_whole(folder: RunFolder) -> None:
+    older = save(folder, 9, Model(2, 2), {"x": 1})
+    folder.keep_states = 2
+    newer = save(folder, 10, Model(2, 2), {"x": 2})
+    folder.keep_states = 1
+    (newer / "trainer.pt").write_bytes(b"torn")
+    folder.tidy()
+    assert has_state(older)
+    assert folder.newest_whole() == older
 
 
 def test_a_checkpoint_knows_its_model(folder: RunFolder) -> None:

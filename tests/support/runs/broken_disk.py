@@ -117,7 +117,7 @@ class Watched(Disk):
 def disk(folder: Path, fault: Fault | None = None, made: Disk | None = None) -> Iterator[Disk]:
     """Whatever changes this folder, inside, does it on a disk with this fault, or on the one given."""
     made = made or Disk(folder, fault)
-    changing = ("open", "mkdir", "rmdir", "unlink", "remove", "rename", "replace", "truncate")
+    changing = ("open", "mkdir", "rmdir", "unlink", "remove", "rename", "replace", "link", "truncate")
     guards = {name: made.guarded(getattr(os, name)) for name in changing}
     with (
         patch.multiple(os, **guards, fsync=made.synced),
