@@ -52,6 +52,9 @@ class Trainer(Advised):
     reference: Reference | None = None
     """With --kl only."""
 
+    def give_up(self) -> None:
+        """A rollout changes nothing before its first optimizer step."""
+
     def save(self) -> None:
         """A checkpoint at the current step."""
         state: dict[str, Any] = {name: getattr(self, name) for name in ("step", "optimizer_steps", "bad_steps")}

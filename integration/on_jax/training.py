@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,11 +31,11 @@ Array = Any
 def train(config: Config) -> int:
     """A run to its end; returns the exit status."""
     trainer = prepare(config)
-    return run(trainer, lambda: one_rollout(trainer))
+    return run(trainer, lambda updating: one_rollout(trainer, updating))
 
 
-def one_rollout(trainer: Trainer) -> dict[str, Any]:
-    """Sample, judge, and take one optimizer step per mini-batch. Returns what was measured."""
+def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Sample, judge, and take one optimizer step per mini-batch; `updating` is called before the first. Returns metrics."""
     config = trainer.config
     began = time.perf_counter()
     keys = random_keys(config.seed, trainer.step)
@@ -51,6 +52,7 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
 
     rollup = Rollup(trainer.objective)
     rollup.add(group_metrics(advantages, np.arange(len(advantages)) // config.group_size))
+    updating()
     for batch, old in zip(batches, olds, strict=True):
         update(trainer, batch, old, rollup)
     updated = time.perf_counter()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from gspo_torch.routing.routers import mixture_of
+from torch import Tensor
 
 from gspo_core import Objective
 from integration.on_torch.agreement import require_agreement
@@ -53,10 +54,20 @@ class Trainer(Advised):
     """The model has routers, whose choices are recorded."""
     reference: Reference | None = None
     """With --kl only."""
+    drawn_from: tuple[Tensor, Tensor] | None = None
+    """The random states before the rollout under way; None before it draws, and from its first optimizer step on."""
 
     def draw(self, examples: list[Example]) -> Responses:
         """The rollout's responses, a group to each example."""
+        self.drawn_from = self.sampling.get_state(), self.shuffling.get_state()
         return (self.engine or self.sampler).draw(examples, self.config.group_size, self.sampling)
+
+    def give_up(self) -> None:
+        """Undo what the rollout under way changed before its first optimizer step."""
+        if self.drawn_from is not None:
+            self.sampling.set_state(self.drawn_from[0])
+            self.shuffling.set_state(self.drawn_from[1])
+            self.drawn_from = None
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint needs beside the weights. The data's state is the step: prompts are a function of it."""

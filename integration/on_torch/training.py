@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +24,11 @@ from integration.shared.measure import Rollup
 def train(config: Config) -> int:
     """A run to its end; returns the exit status."""
     trainer = prepare(config)
-    return run(trainer, lambda: one_rollout(trainer))
+    return run(trainer, lambda updating: one_rollout(trainer, updating))
 
 
-def one_rollout(trainer: Trainer) -> dict[str, Any]:
-    """Sample, judge, and take one optimizer step per mini-batch. Returns what was measured."""
+def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """Sample, judge, and take one optimizer step per mini-batch; `updating` is called before the first. Returns metrics."""
     config = trainer.config
     began = time.perf_counter()
     examples = trainer.task.prompts_for(trainer.step, config.prompts_per_rollout, config.seed)
@@ -41,6 +42,8 @@ def one_rollout(trainer: Trainer) -> dict[str, Any]:
     sampled, rollup = time.perf_counter(), Rollup(trainer.objective)
     rollup.add(group_metrics(advantages, torch.arange(len(advantages), device=advantages.device) // config.group_size))
     olds = [[old_pass(trainer, part, rollup) for part, _ in batch.parts] for batch in batches]  # all before the first update
+    updating()
+    trainer.drawn_from = None
     for batch, old in zip(batches, olds, strict=True):
         update(trainer, batch, old, rollup)
     updated = time.perf_counter()

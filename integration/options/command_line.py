@@ -34,10 +34,10 @@ def guarded(main: Callable[[], int]) -> int:
             print(f"training stopped: {error}", file=sys.stderr)
             return 3
         except OSError as error:
-            print(f"training stopped: {error}; what was saved before is whole", file=sys.stderr)
+            print(f"training stopped: {error}", file=sys.stderr)
             return 3
         except KeyboardInterrupt:
-            print("interrupted at once; what was saved before is whole", file=sys.stderr)
+            print("interrupted at once", file=sys.stderr)
             return 130
 
 

@@ -54,13 +54,14 @@ def summary(folder: RunFolder) -> str:
     """The outcome in a few sentences."""
     metrics, evaluations = folder.rows("metrics.jsonl"), folder.rows("evaluations.jsonl")
     lines = [f"{len(metrics)} rollouts."]
+    at = f" (rollout {evaluations[-1]['step']})" if evaluations else ""
     for kind in ("sampled", "greedy"):
         if len(evaluations) >= 2:
             before, after = evaluations[0][kind], evaluations[-1][kind]
             low, high = gain_interval(before, after)
             start, end = (100 * sum(x) / len(x) for x in (before, after))
             lines.append(
-                f"Held-out accuracy, {kind}: {start:.1f} % → {end:.1f} %, gain {end - start:+.1f} points "
+                f"Held-out accuracy, {kind}: {start:.1f} % → {end:.1f} %{at}, gain {end - start:+.1f} points "
                 f"(95 % interval {low:+.1f} to {high:+.1f}, {len(before)} prompts)."
             )
     if metrics:

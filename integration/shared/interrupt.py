@@ -1,23 +1,29 @@
-"""Ctrl-C is a request, not a crash."""
+"""Ctrl-C is a request, not a crash: what changes no weights is given up at once, and a rollout's updates are finished."""
 
 from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from integration.options.streams import write_nowhere
 
 
+class Abandoned(BaseException):
+    """A stop was asked for while nothing was under way that a checkpoint would need. No error, so that no handler takes it."""
+
+
 class StopOnSignal:
-    """Ctrl-C, SIGTERM and a closed terminal finish the current rollout, save and stop.
+    """Ctrl-C, SIGTERM and a closed terminal save and stop: at once where work may be given up, else when it is finished.
 
     A second Ctrl-C or SIGTERM stops at once, a third without even tidying up.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self._may_give_up = False
         self._terminals = [stream for stream in (1, 2) if os.isatty(stream)]
         self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         for number, before in self._before.items():
@@ -29,6 +35,21 @@ class StopOnSignal:
         for number, before in self._before.items():
             signal.signal(number, before)
 
+    @contextmanager
+    def giving_up(self) -> Iterator[None]:
+        """Inside, a stop raises Abandoned: for sampling and evaluations, which change no weights."""
+        if self.requested:
+            raise Abandoned
+        self._may_give_up = True
+        try:
+            yield
+        finally:
+            self._may_give_up = False
+
+    def finish(self) -> None:
+        """Inside `giving_up`: from here to its end a stop waits. To be called before the first optimizer step."""
+        self._may_give_up = False
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number == signal.SIGHUP:
             write_nowhere(*self._terminals)  # writing to a closed terminal is an error, which would end the run unsaved
@@ -37,5 +58,9 @@ class StopOnSignal:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             raise KeyboardInterrupt
         self.requested = True
+        what = b"stopping" if self._may_give_up else b"finishing what is under way, then saving; once more to stop at once"
         with suppress(OSError):  # not by `print`, in the middle of which this may be
-            os.write(2, b"\nfinishing this rollout, then saving; once more to stop at once\n")
+            os.write(2, b"\n" + what + b"\n")
+        if self._may_give_up:
+            self._may_give_up = False
+            raise Abandoned

@@ -18,7 +18,7 @@ from integration.records.findings import Announcer
 from integration.records.report import summary, write_report
 from integration.records.run_folder import RunFolder
 from integration.shared.evaluation import evaluate
-from integration.shared.interrupt import StopOnSignal
+from integration.shared.interrupt import Abandoned, StopOnSignal
 from integration.shared.pace import Pace
 from integration.shared.tasks import CORRECT, Example, Task
 
@@ -35,8 +35,15 @@ class Run(Protocol):
     def save(self) -> None:
         """A checkpoint at the current step."""
 
+    def give_up(self) -> None:
+        """Undo what the rollout under way changed, if it did already. It was given up before its first optimizer step."""
 
-def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
+
+OneRollout = Callable[[Callable[[], None]], dict[str, Any]]
+"""Does a rollout, and calls its argument before the first optimizer step: what came before may be given up. Returns metrics."""
+
+
+def run(trainer: Run, one_rollout: OneRollout) -> int:
     """Rollouts to the end, to Ctrl-C or to a failure; each gives its line of metrics. Returns the exit status.
 
     A failure in the middle of a rollout saves nothing: the last checkpoint is between two rollouts, and stays as it is.
@@ -45,6 +52,9 @@ def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
     try:
         rollouts(trainer, one_rollout, stop)
         print(f"\n{summary(folder)}\nreport: {write_report(folder)}")
+    except KeyboardInterrupt:
+        print(saved_so_far(folder), file=sys.stderr)
+        raise
     except NotWritten:
         raise  # it says where to go on, and a report could not be written either
     except TrainingFailure as error:
@@ -56,22 +66,49 @@ def run(trainer: Run, one_rollout: Callable[[], dict[str, Any]]) -> int:
     finally:
         folder.close()
         stop.leave()
-    if stop.requested and trainer.step < trainer.config.rollouts:
-        print(f"stopped after rollout {trainer.step}; go on with --resume {folder.path}")
+    if stop.requested and not finished(trainer):
+        print(f"stopped after rollout {trainer.step}; {saved_so_far(folder)}")
         return 130
+    print(f"the trained model: AutoModelForCausalLM.from_pretrained({str(folder.checkpoints()[-1])!r})")
     return 0
 
 
-def rollouts(trainer: Run, one_rollout: Callable[[], dict[str, Any]], stop: StopOnSignal) -> None:
-    """All that are left, with evaluations and checkpoints between them."""
+def finished(trainer: Run) -> bool:
+    """Whether all rollouts are done, and the last evaluation."""
+    return trainer.step == trainer.config.rollouts and not evaluation_due(trainer)
+
+
+def evaluation_due(trainer: Run) -> bool:
+    """Whether the policy is to be evaluated at this step, and was not yet: an evaluation may have been given up."""
+    config, step = trainer.config, trainer.step
+    due = step in (0, config.rollouts) or (config.eval_every > 0 and step % config.eval_every == 0)
+    return due and all(row["step"] != step for row in trainer.folder.rows("evaluations.jsonl"))
+
+
+def rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None:
+    """All that are left, with evaluations and checkpoints between them, up to the end or a stop."""
+    try:
+        _rollouts(trainer, one_rollout, stop)
+    except Abandoned:
+        saved = trainer.folder.checkpoints()
+        if trainer.step and not (saved and int(saved[-1].name) == trainer.step):
+            trainer.save()
+
+
+def _rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None:
     config = trainer.config
     pace = Pace(rollouts=config.rollouts, done=trainer.step, eval_every=config.eval_every)
     announcer = Announcer(trainer.folder.rows("metrics.jsonl"))
-    if trainer.step == 0:
-        evaluation(trainer)
+    if evaluation_due(trainer):
+        evaluation(trainer, stop)
     with tqdm(total=config.rollouts, initial=trainer.step, desc=config.objective, unit="rollout") as bar:
         while trainer.step < config.rollouts and not stop.requested:
-            row = one_rollout()
+            with stop.giving_up():
+                try:
+                    row = one_rollout(stop.finish)
+                except Abandoned:
+                    trainer.give_up()
+                    raise
             trainer.step += 1
             trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
             announcer.after_rollout(trainer.step, row)
@@ -79,11 +116,18 @@ def rollouts(trainer: Run, one_rollout: Callable[[], dict[str, Any]], stop: Stop
             bar.update()
             seconds = row["seconds_sampling"] + row["seconds_updating"]
             pace.after_rollout(seconds, trainer.folder.rows("evaluations.jsonl"))
-            last = trainer.step == config.rollouts
-            if last or (config.eval_every and trainer.step % config.eval_every == 0):
-                evaluation(trainer)
-            if last or stop.requested or trainer.step % config.checkpoint_every == 0:
+            if evaluation_due(trainer):
+                evaluation(trainer, stop)
+            if stop.requested or trainer.step == config.rollouts or trainer.step % config.checkpoint_every == 0:
                 trainer.save()
+
+
+def saved_so_far(folder: RunFolder) -> str:
+    """How to go on with what there is."""
+    saved = folder.checkpoints()
+    if not saved:
+        return f"nothing was saved yet; begin again with --resume {folder.path}"
+    return f"rollout {int(saved[-1].name)} is saved; go on with --resume {folder.path}"
 
 
 def way_on(folder: RunFolder) -> str:
@@ -123,10 +167,11 @@ def judge(trainer: Run, examples: list[Example], texts: list[str]) -> Judged:
     return Judged(rewards, correct, planned)
 
 
-def evaluation(trainer: Run) -> None:
-    """Held-out accuracy, sampled and greedy, and transcripts."""
+def evaluation(trainer: Run, stop: StopOnSignal) -> None:
+    """Held-out accuracy, sampled and greedy, and transcripts. Abandoned, and nothing is written, if it is given up."""
     began = time.perf_counter()
-    result = evaluate(trainer.task, trainer.sampler, samples=trainer.config.eval_samples, seed=trainer.config.seed)
+    with stop.giving_up():
+        result = evaluate(trainer.task, trainer.sampler, samples=trainer.config.eval_samples, seed=trainer.config.seed)
     row = {
         "step": trainer.step,
         "sampled_accuracy": sum(result.sampled) / len(result.sampled),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -75,8 +76,12 @@ class Trainer:
 
         self.folder.save_checkpoint(self.step, fill)
 
-    def one_rollout(self) -> dict[str, Any]:
+    def give_up(self) -> None:
+        """Nothing is given up here: a signal comes when something is written."""
+
+    def one_rollout(self, updating: Callable[[], None]) -> dict[str, Any]:
         """A line of metrics that depends on all that was before."""
+        updating()
         self.weights = self.weights * 6364136223846793005 % 2**61
         return {**ROW, "reward": self.weights / 2**61}
 

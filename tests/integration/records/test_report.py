@@ -45,7 +45,7 @@ def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
     transcript = [{"question": "<b>1 < 2?</b>", "answer": "yes", "texts": ["", "no"], "scores": [0.0, 0.5]}]
     folder.write_json("transcripts/before.json", transcript)
     text = summary(folder)
-    assert "sampled: 25.0 % → 75.0 %, gain +50.0 points (95 % interval +50.0 to +50.0, 9 prompts)" in text
+    assert "sampled: 25.0 % → 75.0 % (rollout 2), gain +50.0 points (95 % interval +50.0 to +50.0, 9 prompts)" in text
     assert "Clip fraction 0.250 on average (low 0.200, high 0.050), largest |log s| 0.1250, 2 optimizer steps skipped" in text
     page = write_report(folder).read_text(encoding="utf-8")
     assert "&lt;b&gt;1 &lt; 2?&lt;/b&gt;" in page
