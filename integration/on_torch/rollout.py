@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from gspo_torch import Routes
 from torch import Tensor
+from tqdm import tqdm
 
 from integration.on_torch.growing import growing, positions
 from integration.on_torch.tape import Tape
 from integration.options.errors import TrainingFailure
+from integration.shared.pace import QUIET
 from integration.shared.prompts import Prompter, left_pad
 from integration.shared.tasks import Example
 
@@ -78,7 +80,7 @@ class Sampler:
             logits = batch.begin(count)
         prompt_ids, prompt_mask = prompt_ids.repeat_interleave(count, 0), prompt_mask.repeat_interleave(count, 0)
         rows = everyone  # the responses that are still growing
-        for column in range(self.max_new_tokens):
+        for column in tqdm(range(self.max_new_tokens), "sampling, longest response", unit="token", **QUIET):
             token = self._choose(logits, generator)
             tape.chose(rows, column, logits, token)
             tokens[rows, column], mask[rows, column] = token, True

@@ -134,7 +134,8 @@ def _warm_up(
     checked = task.train[: warm_up.check_prompts]
     optimizer = torch.optim.AdamW(model.parameters(), lr=warm_up.lr)
     accuracy = 0.0
-    with tqdm(total=warm_up.max_steps, desc="warm-up", unit="step", leave=True) as bar:
+    print(f"warming the model up, once, until {warm_up.target:.0%} of its answers are right", flush=True)
+    with tqdm(desc="warm-up", unit=" steps") as bar:  # without a total: it ends at an accuracy, mostly long before max_steps
         for step in range(1, warm_up.max_steps + 1):
             chosen = torch.randint(len(task.train), (warm_up.batch_size,), generator=generator).tolist()
             _supervised_step(model, prompter, [task.train[i] for i in chosen], optimizer, device)

@@ -21,6 +21,7 @@ from integration.options.errors import UserError
 from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
+from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import compute_in, load_pretrained
 from integration.shared.prompts import Prompter, ends_of
@@ -107,8 +108,9 @@ def prepare(config: Config) -> Trainer:
         raise UserError("--device cuda: this PyTorch sees no CUDA device")
     config, folder, checkpoint = open_run(config)
     # The number is saved: sums over another number of threads differ in their last digits.
-    config = dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
+    config = dataclasses.replace(config, threads=config.threads or min(free_cores(), torch.get_num_threads()))
     torch.set_num_threads(config.threads or 1)
+    print(f"loading {config.model} and {config.task}, {config.threads} CPU thread(s)", flush=True)
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from gspo_core import Padded, group_metrics
 from gspo_core.metrics import Metrics, left_out_metrics
@@ -19,6 +20,7 @@ from integration.on_torch.trainer import Trainer, prepare
 from integration.options.config import Config
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
+from integration.shared.pace import QUIET
 
 
 def train(config: Config) -> int:
@@ -44,7 +46,8 @@ def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -
     olds = [[old_pass(trainer, part, rollup) for part, _ in batch.parts] for batch in batches]  # all before the first update
     updating()
     trainer.drawn_from = None
-    for batch, old in zip(batches, olds, strict=True):
+    steps = tqdm(zip(batches, olds, strict=True), "updating", len(batches), unit="mini-batch", **QUIET)
+    for batch, old in steps:
         update(trainer, batch, old, rollup)
     updated = time.perf_counter()
     return {

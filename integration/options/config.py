@@ -124,7 +124,7 @@ class Config:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward passes; weights, log-probs and the loss are float32 in any case."""
     threads: int | None = None
-    """CPU threads; default: all cores."""
+    """CPU threads; default: the cores that other programs leave idle when the run begins."""
     warm_up: WarmUp = field(default_factory=WarmUp)
     """Of `--model small` and `small-moe` only."""
     experts: Experts = field(default_factory=Experts)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tqdm import tqdm
+
+from integration.shared.pace import QUIET
 from integration.shared.tasks import CORRECT, Task
 
 
@@ -35,7 +38,8 @@ def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 
     greedy: list[float] = []
     transcripts: list[dict[str, Any]] = []
     step = max(1, batch // samples)
-    for start in range(0, len(task.held_out), step):
+    starts = range(0, len(task.held_out), step)
+    for start in tqdm(starts, desc=f"evaluating {len(task.held_out)} held-out questions", unit="batch", **QUIET):
         examples = task.held_out[start : start + step]
         for count, chooser, into in ((samples, generator, sampled), (1, None, greedy)):
             responses = sampler.draw(examples, count, chooser)

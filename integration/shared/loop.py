@@ -17,6 +17,7 @@ from integration.options.errors import NotWritten, TrainingFailure
 from integration.records.findings import Announcer
 from integration.records.report import summary, write_report
 from integration.records.run_folder import RunFolder
+from integration.shared.cores import Neighbours
 from integration.shared.evaluation import evaluate
 from integration.shared.interrupt import Abandoned, StopOnSignal
 from integration.shared.pace import Pace
@@ -98,6 +99,7 @@ def rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None:
 def _rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None:
     config = trainer.config
     pace = Pace(rollouts=config.rollouts, done=trainer.step, eval_every=config.eval_every)
+    neighbours = Neighbours(config.threads or 1)
     announcer = Announcer(trainer.folder.rows("metrics.jsonl"))
     if evaluation_due(trainer):
         evaluation(trainer, stop)
@@ -112,6 +114,9 @@ def _rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None
             trainer.step += 1
             trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
             announcer.after_rollout(trainer.step, row)
+            crowd = neighbours.after_rollout()
+            if crowd is not None:
+                tqdm.write(crowd)
             bar.set_postfix(reward=f"{row['reward']:.3f}", clip=f"{row['clip_fraction']:.2f}")
             bar.update()
             seconds = row["seconds_sampling"] + row["seconds_updating"]

@@ -6,6 +6,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+QUIET: Any = {"leave": False, "delay": 2.0, "disable": None}
+"""Options of a bar inside a rollout: only on a terminal, only if it takes more than two seconds, and gone at the end."""
+
 MEASURED = 3
 """Rollouts of this process after which the estimate is made; the first, which warms the machine up, is left out."""
 
