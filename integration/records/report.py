@@ -1,4 +1,4 @@
-"""A run as one self-contained page: its outcome, findings, six plots, clip ranges by length, transcripts and options."""
+"""A run as one self-contained page: outcome, findings, six plots, answers, clip ranges by length, times, versions, options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import io
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 
@@ -16,10 +15,12 @@ from gspo_core import Clip
 from gspo_core.clip_range import LengthBin
 from integration.options.config import Config
 from integration.records.clip_advice import ranges_by_length
+from integration.records.environment import described
 from integration.records.findings import findings_of_run
 from integration.records.json_lines import Row
-from integration.records.plots import plots
+from integration.records.plots import captioned, plots
 from integration.records.run_folder import RunFolder
+from integration.records.transcripts import transcripts
 
 MISMATCH = (
     "log_s_noise_share",
@@ -33,18 +34,19 @@ MISMATCH = (
 
 def write_report(folder: RunFolder) -> Path:
     """Write report.html and report.png into the run's folder; returns the page's path. NotWritten as on a full disk."""
-    figure, small, picture = plots(folder), io.BytesIO(), io.BytesIO()
+    figure, small = plots(folder), io.BytesIO()
     figure.savefig(small, format="png", dpi=110)
-    figure.savefig(picture, format="svg")
     plt.close(figure)
     folder.write("report.png", small.getvalue())
     page = PAGE.format(
         title=html.escape(folder.path.name),
         summary=html.escape(summary(folder)).replace("\n", "<br>"),
         findings=_findings(folder),
-        picture=base64.b64encode(picture.getvalue()).decode(),
+        pictures=_pictures(folder),
         lengths=_lengths(folder),
-        transcripts=_transcripts(folder),
+        transcripts=transcripts(folder.path / "transcripts"),
+        phases=_phases(folder),
+        made_with=_made_with(folder),
         config=html.escape(json.dumps(folder.config(), indent=1)),
     )
     return folder.write("report.html", page)
@@ -125,6 +127,20 @@ def gain_interval(before: list[float], after: list[float], *, draws: int = 4000)
     return means[int(0.025 * draws)], means[int(0.975 * draws)]
 
 
+def _pictures(folder: RunFolder) -> str:
+    """Each plot with its caption."""
+    found = ""
+    for figure, caption in captioned(folder):
+        picture = io.BytesIO()
+        figure.savefig(picture, format="svg")
+        plt.close(figure)
+        source = f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+        found += (
+            f'<figure><img alt="{html.escape(caption)}" src="{source}"><figcaption>{html.escape(caption)}</figcaption></figure>'
+        )
+    return found
+
+
 def _findings(folder: RunFolder) -> str:
     """Findings of `diagnose` in the rollouts, most frequent first."""
     lines = findings_of_run(folder.rows("metrics.jsonl"))
@@ -160,41 +176,43 @@ LENGTHS = (
 )
 
 
-def _transcripts(folder: RunFolder) -> str:
-    files = sorted((folder.path / "transcripts").glob("*.json"))
-    chosen = [files[0], files[-1]] if len(files) > 1 else files
-    # "after-…" sorts before "before": show them in the order of time.
-    return "".join(_table(_title(file.stem), json.loads(file.read_text(encoding="utf-8"))) for file in reversed(chosen))
+def _phases(folder: RunFolder) -> str:
+    """Where the time went."""
+    metrics, evaluations = folder.rows("metrics.jsonl"), folder.rows("evaluations.jsonl")
+    phases = [
+        ("sampling and scoring", [r["seconds_sampling"] for r in metrics if "seconds_sampling" in r]),
+        ("updates", [r["seconds_updating"] for r in metrics if "seconds_updating" in r]),
+        ("evaluations", [r["seconds"] for r in evaluations if "seconds" in r]),
+    ]
+    total = sum(sum(seconds) for _, seconds in phases)
+    if not total:
+        return ""
+    rows = [
+        (name, f"{len(seconds)} × {sum(seconds) / len(seconds):.2f} s", f"{sum(seconds):.0f} s, {sum(seconds) / total:.0%}")
+        for name, seconds in phases
+        if seconds
+    ]
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(x)}</td>" for x in row) + "</tr>" for row in rows)
+    return f"<h2>Time</h2><table><tr><th>phase</th><th>how often, mean</th><th>in all</th></tr>{body}</table>"
 
 
-def _title(name: str) -> str:
-    """Of the transcripts in a file.
-
-    >>> _title("before"), _title("after-000030")
-    ('Before training', 'After rollout 30')
-    """
-    return "Before training" if name == "before" else f"After rollout {int(name.removeprefix('after-'))}"
-
-
-def _table(title: str, rows: list[dict[str, Any]]) -> str:
-    body = ""
-    for row in rows:
-        scored = zip(row["scores"], row["texts"], strict=True)
-        answers = "<br>".join(f"{score:.2f} &nbsp; {html.escape(text) or '<i>empty</i>'}" for score, text in scored)
-        body += f"<tr><td>{html.escape(row['question'])}</td><td>{html.escape(str(row['answer']))}</td><td>{answers}</td></tr>"
-    head = "<tr><th>question</th><th>solution</th><th>score, answer</th></tr>"
-    return f"<h2>{html.escape(title)}</h2><table>{head}{body}</table>"
+def _made_with(folder: RunFolder) -> str:
+    rows = described(folder.rows("environment.jsonl"))
+    lines = "".join(f"<tr><th>{html.escape(label)}</th><td>{html.escape(text)}</td></tr>" for label, text in rows)
+    return f"<h2>Made with</h2><table>{lines}</table>" if lines else ""
 
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <style>
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1200px; margin: 2em auto; padding: 0 1em; color: #1a202c; }}
+.plots {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(340px, 1fr)); gap: 1em; }}
+figure {{ margin: 0; }} figcaption {{ font-size: 13px; color: #4a5568; }} .right {{ color: #1e7d34; font-weight: 600; }}
 img {{ width: 100%; }} table {{ border-collapse: collapse; width: 100%; font-size: 13px; }}
 td, th {{ border-top: 1px solid #e2e8f0; padding: 4px 8px; text-align: left; vertical-align: top; }}
 pre {{ background: #f7fafc; padding: 1em; overflow: auto; }}
 </style></head>
 <body><h1>{title}</h1><p>{summary}</p>
-{findings}<img alt="plots of the run" src="data:image/svg+xml;base64,{picture}">
-{lengths}{transcripts}<h2>Configuration</h2><pre>{config}</pre></body></html>
+{findings}<div class="plots">{pictures}</div>
+{transcripts}{lengths}{phases}{made_with}<h2>Configuration</h2><pre>{config}</pre></body></html>
 """

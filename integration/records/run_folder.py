@@ -3,6 +3,7 @@
 config.json            the options of the run
 metrics.jsonl          one line per rollout          (also as TensorBoard events under tensorboard/)
 evaluations.jsonl      one line per evaluation
+environment.jsonl      one line per start: versions, commit, machine
 transcripts/           sampled answers, before and after
 checkpoints/000010/    in the framework's format (on_torch/checkpoint.py, on_jax/checkpoint.py), and checksums of its files;
                        older ones are the model alone
@@ -142,6 +143,10 @@ class RunFolder:
 
                 self._events = EventFile(self.path / "tensorboard", row["step"])
             self._events.add(row["step"], {f"{name.removesuffix('.jsonl')}/{key}": value for key, value in numbers.items()})
+
+    def note(self, name: str, row: Row) -> None:
+        """Add a line that belongs to no rollout: no `rewind` takes a torn one away. NotWritten as on a full disk."""
+        self.write(name, "".join(json.dumps(each) + "\n" for each in [*self.rows(name), row]))
 
     def rewind(self, step: int) -> None:
         """Remove the lines after `step`: a resumed run writes them again. UserError for a line without its step."""

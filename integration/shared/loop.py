@@ -14,6 +14,7 @@ from gspo_core import plan
 from gspo_core.planning import Plan
 from integration.options.config import Config
 from integration.options.errors import NotWritten, TrainingFailure
+from integration.records.environment import environment
 from integration.records.findings import Announcer
 from integration.records.report import summary, write_report
 from integration.records.run_folder import RunFolder
@@ -51,6 +52,7 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
     """
     folder, stop = trainer.folder, StopOnSignal()
     try:
+        folder.note("environment.jsonl", environment(trainer.config))
         rollouts(trainer, one_rollout, stop)
         print(f"\n{summary(folder)}\nreport: {write_report(folder)}")
     except KeyboardInterrupt:

@@ -96,7 +96,10 @@ class Picture(Figure):
 
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluations and pictures of nothing."""
+    """Evaluations and pictures of nothing, and no question to git."""
+    monkeypatch.setattr(loop, "environment", lambda _: {"date": "today"})
+    monkeypatch.setattr(report, "captioned", lambda _: [(Picture(), "A caption.")])
+    monkeypatch.setattr(report, "described", lambda _: [])
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: Evaluation([0.5], [0.5], []))
     monkeypatch.setattr(report, "plots", lambda _: Picture())
     monkeypatch.setattr(report, "gain_interval", lambda *_: (0.0, 0.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from support.runs.metrics import metrics_row
 from gspo_core import Clip
 from integration.options.config import Config
 from integration.records.clip_advice import ranges_by_length
+from integration.records.environment import commit, environment
 from integration.records.findings import Announcer, findings_of_run
 from integration.records.plots import plots
 from integration.records.report import gain_interval, summary, write_report
@@ -38,18 +40,31 @@ def test_the_interval_is_over_prompts_not_responses() -> None:
 @pytest.mark.slow
 def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
     for step in (1, 2):
-        folder.append("metrics.jsonl", metrics_row(step))
+        folder.append("metrics.jsonl", metrics_row(step, seconds_sampling=1.0, seconds_updating=3.0))
+    for _ in range(4):
+        folder.note("environment.jsonl", environment(Config()) | {"commit": "abc"})
     for step, right in ((0, 0.25), (2, 0.75)):
         row = {"step": step, "sampled_accuracy": right, "greedy_accuracy": right, "sampled": [right] * 9, "greedy": [right] * 9}
+        row["seconds"] = 1.0
         folder.append("evaluations.jsonl", row)
-    transcript = [{"question": "<b>1 < 2?</b>", "answer": "yes", "texts": ["", "no"], "scores": [0.0, 0.5]}]
-    folder.write_json("transcripts/before.json", transcript)
+    transcript = {"question": "<b>1 < 2?</b>", "answer": "yes", "texts": ["", "no"], "scores": [0.0, 0.5]}
+    folder.write_json("transcripts/before.json", [transcript, {**transcript, "question": "gone"}])
+    folder.write_json("transcripts/after-000001.json", [])
+    folder.write_json("transcripts/after-000002.json", [transcript | {"texts": ["yes", "<i>"], "scores": [1.0, 0.0]}])
     text = summary(folder)
     assert "sampled: 25.0 % → 75.0 % (rollout 2), gain +50.0 points (95 % interval +50.0 to +50.0, 9 prompts)" in text
     assert "Clip fraction 0.250 on average (low 0.200, high 0.050), largest |log s| 0.1250, 2 optimizer steps skipped" in text
     page = write_report(folder).read_text(encoding="utf-8")
     assert "&lt;b&gt;1 &lt; 2?&lt;/b&gt;" in page
     assert "<b>1" not in page
+    row = page[page.index("<tr><td>&lt;b&gt;1") :].partition("</tr>")[0]
+    assert row.index("0.50 &nbsp; no") < row.index('<span class="right">✓ yes</span>'), "before and after, side by side"
+    assert "<th>before training</th><th>after rollout 2</th>" in page
+    assert "gone" not in page, "a question that was not asked again is not compared"
+    assert page.count("<figcaption>") == page.count("data:image/svg+xml;base64,") == 6
+    assert "<td>updates</td><td>2 × 3.00 s</td><td>6 s, 60%</td>" in page
+    assert "<tr><th>Commit</th><td>abc</td></tr>" in page
+    assert "3 times resumed, last 2026" in page
     assert (folder.path / "report.png").stat().st_size > 10_000
     folder.close()
 
@@ -181,3 +196,20 @@ def test_what_utf_8_cannot_hold_is_written_as_its_escape(folder: RunFolder) -> N
     folder.write_json("transcripts/before.json", transcript)
     assert json.loads((folder.path / "transcripts/before.json").read_text(encoding="utf-8")) == transcript
     assert "4\\udfff" in write_report(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_commit_is_that_of_the_checkout_with_a_mark_for_changes(tmp_path: Path) -> None:
+    """And no repository has none."""
+    assert commit(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    (tmp_path / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *words], check=True)
+    clean = commit(tmp_path)
+    assert clean is not None
+    assert len(clean) == 12
+    (tmp_path / "unknown").write_text("1")
+    assert commit(tmp_path) == clean
+    (tmp_path / "file").write_text("2")
+    assert commit(tmp_path) == f"{clean}+"

@@ -78,6 +78,12 @@ class Trainer:
             time.sleep(0)
 
 
+@pytest.fixture(autouse=True)
+def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """git is not asked for a commit."""
+    monkeypatch.setattr(loop, "environment", lambda _: {})
+
+
 @pytest.mark.parametrize(("fails_in", "saved"), [(1, []), (2, []), (3, [2]), (4, [2]), (5, [2, 4])])
 def test_a_failure_keeps_every_checkpoint_as_it_was_between_two_rollouts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_in: int, saved: list[int]
