@@ -136,13 +136,22 @@ class RunFolder:
         """Append a line, and add its numbers to TensorBoard. NotWritten as on a full disk."""
         with self.writing(name):
             append_row(self.path / name, row)
-        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and key != "step"}
+        part = name.removesuffix(".jsonl")
+        numbers = {f"{part}/{key}": value for key, value in row.items() if isinstance(value, (int, float)) and key != "step"}
+        lists = {f"{part}/log_s": row["log_s"]} if "log_s" in row else {}
         with self.writing("tensorboard"):
             if self._events is None:
                 from integration.records.event_file import EventFile  # noqa: PLC0415 (a second, which --help does not need)
 
-                self._events = EventFile(self.path / "tensorboard", row["step"])
-            self._events.add(row["step"], {f"{name.removesuffix('.jsonl')}/{key}": value for key, value in numbers.items()})
+                self._events = EventFile(self.path / "tensorboard", row["step"], self._options())
+            self._events.add(row["step"], numbers, lists)
+
+    def _options(self) -> dict[str, bool | int | float | str]:
+        """The run's options that are plain values; those of a group have its name in front."""
+        flat: dict[str, Any] = {}
+        for key, value in self.config().items():
+            flat |= {f"{key}.{inner}": x for inner, x in value.items()} if isinstance(value, dict) else {key: value}
+        return {key: value for key, value in flat.items() if isinstance(value, (bool, int, float, str))}
 
     def note(self, name: str, row: Row) -> None:
         """Add a line that belongs to no rollout: no `rewind` takes a torn one away. NotWritten as on a full disk."""
