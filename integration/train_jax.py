@@ -1,10 +1,11 @@
-"""Train a Qwen3 with GSPO (arXiv 2507.18071) in JAX, as train_torch.py does in PyTorch, from the same weights.
+"""Train a language model with GSPO (arXiv 2507.18071) in JAX, as train_torch.py does in PyTorch, from the same weights.
 
     make train-jax                                                      the README's run
     python integration/train_jax.py --model small --task spell_backward --rollouts 40
     python integration/train_jax.py --resume runs/...                   continue after a kill or Ctrl-C
 
-Tasks, options, run folder and report are those of train_torch.py. The model is flax nnx, the optimizer optax. A rollout and its
+Tasks, options, run folder and report are those of train_torch.py. The model is a Llama, Mistral, Qwen2, Qwen3 or Qwen3-MoE in
+flax nnx, read from a folder of transformers; the optimizer is optax's. A rollout and its
 updates are on_jax/training.py.
 """
 

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from safetensors.numpy import save_file
 
 from integration.on_jax.learner import Learner
-from integration.on_jax.qwen3 import named_weights
+from integration.on_jax.weights import named_weights
 from integration.options.errors import UserError
 from integration.records.json_lines import Row
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from integration.on_jax.qwen3 import Qwen3
+from integration.on_jax.decoder import Decoder
 
 Array = Any
 
@@ -32,7 +32,7 @@ class Predicting(NamedTuple):
 class Learner:
     """A model in training. `params` and `optimizer_state` are replaced, never written into."""
 
-    def __init__(self, model: Qwen3, *, lr: float, lr_warm_up: int, max_grad_norm: float) -> None:
+    def __init__(self, model: Decoder, *, lr: float, lr_warm_up: int, max_grad_norm: float) -> None:
         self.graph, self.params = nnx.split(model, nnx.Param)
 
         def rate(count: Array) -> Array:

@@ -12,29 +12,31 @@ from flax import nnx
 from huggingface_hub import snapshot_download
 
 from gspo_core.kl import KLTerm
-from integration.on_jax.qwen3 import load_qwen3, named_weights
+from integration.on_jax.weights import load_decoder, named_weights
 from integration.on_torch.small_model import make_small
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.shared.fingerprint import fingerprint_of
-from integration.shared.pretrained import require_whole_model
+from integration.shared.pretrained import SMOLLM2, require_whole_model, smollm2_folder
 from integration.shared.tasks import Task
 
 Array = Any
 
 
 def start_of(config: Config, task: Task) -> Path:
-    """A folder with the weights to start from: the PyTorch script's own for `small`, so that both start from the same."""
-    if config.model == "small":
+    """A folder with the weights to start from: the PyTorch script's own for `small` and the like, so that both start alike."""
+    if config.model in {"small", "small-moe"}:
         return make_small(
-            task, config.warm_up, cache=config.cache_dir, seed=config.seed,
-            max_new_tokens=config.max_new_tokens, device=torch.device("cpu"),
+            task, config.warm_up, config.experts if config.model == "small-moe" else None, cache=config.cache_dir,
+            seed=config.seed, max_new_tokens=config.max_new_tokens, device=torch.device("cpu"),
         )  # fmt: skip
+    if config.model == SMOLLM2:
+        return smollm2_folder(config.cache_dir)
     require_whole_model(config.model)
     if Path(config.model).is_dir():
         return Path(config.model)
     try:
-        return Path(snapshot_download(config.model, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt"]))
+        return Path(snapshot_download(config.model, allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]))
     except (OSError, ValueError) as error:
         raise UserError(f"--model: {config.model} is neither a folder nor found on the hub: {error}") from error
 
@@ -45,7 +47,7 @@ class Reference:
     def __init__(self, config: Config, task: Task) -> None:
         assert config.kl_estimator is not None
         self._estimator, self._coefficient = config.kl_estimator, config.kl_coefficient
-        _, self.params = nnx.split(load_qwen3(start_of(config, task)), nnx.Param)
+        _, self.params = nnx.split(load_decoder(start_of(config, task)), nnx.Param)
         self.fingerprint = fingerprint_of(
             (name, np.asarray(jax.device_get(x))) for name, x in named_weights(self.params).items()
         )

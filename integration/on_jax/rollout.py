@@ -1,4 +1,4 @@
-"""Sampled responses of a Qwen3 for JAX training. Arrays stay on the host, in NumPy, between compiled calls.
+"""Sampled responses for JAX training. Arrays stay on the host, in NumPy, between compiled calls.
 
 Shapes come in buckets, so that little is compiled: rows and columns are filled up to the next power of two, from 8 on.
 """

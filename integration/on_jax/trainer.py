@@ -16,9 +16,9 @@ from gspo_core import Objective
 from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
 from integration.on_jax.learner import Learner
 from integration.on_jax.options import check_options
-from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.reference import Reference, start_of
 from integration.on_jax.rollout import Sampler
+from integration.on_jax.weights import load_decoder
 from integration.options.config import Config
 from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
@@ -90,7 +90,9 @@ def prepare(config: Config) -> Trainer:
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )
     source = checkpoint or start_of(config, task)
-    tokenizer, model = load_tokenizer(str(source)), load_qwen3(source)
+    tokenizer, model = load_tokenizer(str(source)), load_decoder(source)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
     template_args = tuple(parse_args("--template-args", config.template_args).items())
     files = model_files(source)
     ends = ends_of(json.loads(files.get("generation_config.json", files["config.json"])).get("eos_token_id"))

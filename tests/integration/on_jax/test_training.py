@@ -14,10 +14,10 @@ from support.runs.jax_trainers import draw, log_probs, make_trainer
 
 from gspo_core.planning import Plan
 from integration.on_jax.learner import Learner
-from integration.on_jax.qwen3 import load_qwen3, named_weights
 from integration.on_jax.rollout import Responses, resized
 from integration.on_jax.trainer import Trainer
 from integration.on_jax.training import Old, differentiate, mini_batch, old_pass, one_rollout, update
+from integration.on_jax.weights import load_decoder, named_weights
 from integration.options.errors import TrainingFailure
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
@@ -65,7 +65,7 @@ def test_a_mini_batch_without_any_advantage_has_zero_gradients(trainer: Trainer)
 
 
 def test_steps_are_those_of_torch_adamw_with_warm_up_and_clipping(saved: Any) -> None:
-    learner = Learner(load_qwen3(saved[2]), lr=1e-2, lr_warm_up=3, max_grad_norm=0.5)
+    learner = Learner(load_decoder(saved[2]), lr=1e-2, lr_warm_up=3, max_grad_norm=0.5)
     names = list(named_weights(learner.params))
     start = {name: weight.copy() for name, weight in named_weights(learner.params).items()}
     theirs = {name: torch.nn.Parameter(torch.tensor(start[name])) for name in names}

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from integration.on_jax.learner import Learner
-from integration.on_jax.qwen3 import load_qwen3
 from integration.on_jax.rollout import Responses, Sampler, random_keys
 from integration.on_jax.trainer import Trainer, model_files
 from integration.on_jax.training import old_pass
+from integration.on_jax.weights import load_decoder
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.options.config import Config
@@ -53,7 +53,7 @@ def make_trainer(task: Task, saved: tuple[Any, Any, Path], folder: Path, **optio
     config = Config(model="small", group_size=4, prompts_per_rollout=4, max_new_tokens=6, lr=1e-3)
     config = dataclasses.replace(config, clip_low=0.01, clip_high=0.01, **options)
     learner = Learner(
-        load_qwen3(saved[2]),
+        load_decoder(saved[2]),
         lr=config.lr,
         lr_warm_up=config.lr_warm_up,
         max_grad_norm=config.max_grad_norm,
