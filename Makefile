@@ -12,7 +12,7 @@ SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
   --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50
 
-.PHONY: help train train-small train-jax train-trl test test-quick test-trainers fuzz check laws lint format docs clean
+.PHONY: help train train-small train-gpu train-jax train-trl test test-quick test-trainers fuzz check laws lint format docs clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -25,6 +25,13 @@ train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns su
 
 train-small: .venv/.train ## the same script on a 1 M Qwen3 made from a config, nothing downloaded; about 5 minutes on 2 cores
 	$(BIN)/python integration/train_torch.py $(SMALL) $(ARGS)
+
+train-gpu: .venv/.train ## Qwen3-0.6B from the hub, on one GPU of 24 GB or more
+	$(BIN)/python integration/train_torch.py --model Qwen/Qwen3-0.6B --device cuda --dtype bfloat16 \
+	  --task chain_sum --task-args min_terms=3 max_terms=5 min_digits=2 max_digits=4 --template-args enable_thinking=False \
+	  --gradient-checkpointing --micro-batch-tokens 16384 --max-new-tokens 128 \
+	  --lr 1e-6 --rollouts 100 --prompts-per-rollout 32 --group-size 8 \
+	  --eval-prompts 200 --eval-samples 4 --eval-every 10 --checkpoint-every 20 $(ARGS)
 
 train-jax: .venv/.train-jax ## train-small in JAX: the same weights to start from, task and options
 	$(BIN)/python integration/train_jax.py $(SMALL) $(ARGS)

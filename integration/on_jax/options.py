@@ -12,6 +12,10 @@ def check_options(config: Config) -> None:
         raise UserError("--device: JAX chooses its device itself; leave it out, or set JAX_PLATFORMS=cuda")
     if config.dtype != "float32":
         raise UserError(f"--dtype: the JAX script computes in float32, not {config.dtype}")
+    if config.micro_batch_tokens is not None:
+        raise UserError("--micro-batch-tokens: the JAX script compiles passes of one size; use --micro-batch-size")
+    if config.gradient_checkpointing:
+        raise UserError("--gradient-checkpointing: the JAX script has none; use train_torch.py")
     if config.routing_replay != "none":
         raise UserError("--routing-replay: the JAX script routes freely in every pass; use train_torch.py")
     for name in ("router_noise", "sampler_dtype", "sampler_correction"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from gspo_core.kl import KLTerm
 from gspo_core.metrics import sampler_metrics
 from gspo_core.mismatch import SamplerWeight
 from gspo_core.objectives import LinearLoss
+from integration.on_torch.recompute import recomputing
 from integration.on_torch.rollout import Responses, predicting_states
 from integration.on_torch.trainer import Trainer
 from integration.shared.disagreement import UNCORRECTED
@@ -97,7 +98,8 @@ def measured_logp(trainer: Trainer, model: Any, part: Responses) -> Tensor:
 @contextmanager
 def update_pass(trainer: Trainer, old: Old, rollup: Rollup) -> Iterator[None]:
     """For forward and backward of an update, which gradient checkpointing makes a second forward."""
-    with along(trainer, None if trainer.config.routing_replay == "none" else old.routes) as own:
+    again = recomputing(trainer.model) if trainer.config.gradient_checkpointing else nullcontext()
+    with along(trainer, None if trainer.config.routing_replay == "none" else old.routes) as own, again:
         yield
     if own is not None and old.routes is not None:
         rollup.add_flips(old.routes, own, updating=True)

@@ -14,6 +14,8 @@ from gspo_core import Objective
 from integration.on_torch.agreement import require_agreement
 from integration.on_torch.checkpoint import load_state, write_checkpoint
 from integration.on_torch.engine import Engine, in_bfloat16
+from integration.on_torch.memory import check_memory
+from integration.on_torch.recompute import enable_recomputing
 from integration.on_torch.reference import Reference, load_start
 from integration.on_torch.rollout import Responses, Sampler
 from integration.options.config import Config
@@ -114,6 +116,7 @@ def prepare(config: Config) -> Trainer:
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
     )
+    check_memory(config, task, str(checkpoint or config.model), device)
     if checkpoint is None:
         model, tokenizer = load_start(config, task, device)
     else:
@@ -127,6 +130,8 @@ def prepare(config: Config) -> Trainer:
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
     require_agreement(model, sampler, task.train[:8])
+    if config.gradient_checkpointing:
+        enable_recomputing(model)
     trainer = Trainer(
         config, folder, task, model, config.build_objective(),
         torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,

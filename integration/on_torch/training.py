@@ -14,6 +14,7 @@ from tqdm import tqdm
 from gspo_core import Padded, group_metrics
 from gspo_core.metrics import Metrics, left_out_metrics
 from gspo_core.planning import Plan
+from integration.on_torch.micro_batches import micro_batches
 from integration.on_torch.passes import Old, loss_of, old_pass, update_pass
 from integration.on_torch.rollout import Responses, predicting_states
 from integration.on_torch.trainer import Trainer, prepare
@@ -77,7 +78,7 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, plann
     whole = Padded(responses.mask[rows])
     step = planned.step(trainer.objective, whole, rows)
     live = torch.from_numpy(step.rows)
-    pieces = live.split(trainer.config.micro_batch_size or len(rows)) if len(live) else ()
+    pieces = micro_batches(trainer.config, responses, live)
     parts = [(responses.rows(piece), advantages[piece]) for piece in pieces]
     left_out = left_out_metrics(trainer.objective, advantages[rows], whole) if len(live) < len(rows) else None
     return MiniBatch(parts, step.denominator, left_out)

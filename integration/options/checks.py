@@ -44,6 +44,9 @@ def _check_batches(config: Config) -> None:
     if total % config.mini_batches:
         raise UserError(f"--mini-batches: {total} responses cannot be cut into {config.mini_batches} equal mini-batches")
 
+    if config.micro_batch_size is not None and config.micro_batch_tokens is not None:
+        raise UserError("--micro-batch-tokens: takes the place of --micro-batch-size; give one of them")
+
 
 def _check_small(config: Config) -> None:
     warm_up = config.warm_up

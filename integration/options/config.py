@@ -99,6 +99,11 @@ class Config:
     """Optimizer steps per rollout batch (the paper: 4)."""
     micro_batch_size: int | None = None
     """Sequences per forward pass; default: a whole mini-batch. Changes memory, not the result."""
+    micro_batch_tokens: int | None = None
+    """Tokens per forward pass, prompts and padding included, in place of --micro-batch-size: responses of about one length are
+    run together. Changes memory, not the result."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone for the backward pass and compute the rest again: a third more time, much less memory."""
     max_new_tokens: int = 16
     """A response is cut here."""
     temperature: float = 1.0

@@ -59,6 +59,7 @@ RANGES = {
     "group_size": Range(2, 10**6),
     "mini_batches": COUNT,
     "micro_batch_size": COUNT,
+    "micro_batch_tokens": COUNT,
     "max_new_tokens": Range(1, 10**6),
     "temperature": Range(0.01, 100),
     "train_size": Range(1, 10**7),
@@ -142,7 +143,14 @@ def _named(kind: Any) -> str:
         return {str: "words", int: "whole numbers", float: "numbers"}.get(
             get_args(kind)[0]
         ) or f"some of {_named(get_args(kind)[0])}"
-    return {int: "a whole number", float: "a number", str: "a text", Path: "a path", NoneType: "nothing"}[kind]
+    return {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        Path: "a path",
+        bool: "True or False",
+        NoneType: "nothing",
+    }[kind]
 
 
 def _check_content(name: str, value: Any, allowed: Range | None) -> None:

@@ -10,6 +10,9 @@ from tqdm import tqdm
 from integration.shared.pace import QUIET
 from integration.shared.tasks import CORRECT, Task
 
+EVALUATED = 256
+"""Responses that are drawn at a time, at most."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -23,7 +26,7 @@ class Evaluation:
     """A few prompts with their responses and scores."""
 
 
-def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 256) -> Evaluation:
+def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = EVALUATED) -> Evaluation:
     """Sampled and greedy accuracy on the held-out prompts.
 
     Args:

@@ -28,8 +28,19 @@ OPTIONS += [f"{outer}.{f.name}" for outer, kind in NESTED.items() for f in datac
 
 ZERO = {"shots", "lr_warm_up", "eval_every", "seed"}
 ZERO_OR_ANY_NUMBER = {"lr", "clip_low", "clip_high", "router_noise", "warm_up.target", "kl_coefficient"}
-NOTHING = {"sampler_dtype", "clip_low", "clip_high", "clip_fraction", "micro_batch_size", "threads", "run_dir", "resume"}
+NOTHING = {
+    "sampler_dtype",
+    "clip_low",
+    "clip_high",
+    "clip_fraction",
+    "micro_batch_size",
+    "micro_batch_tokens",
+    "threads",
+    "run_dir",
+    "resume",
+}
 NOTHING |= {"resume_step", "kl_cap"}
+FLAGS = {"gradient_checkpointing"}
 PENALTY = {"kl_coefficient": {"kl": "k3"}, "kl_cap": {"kl": "k3", "kl_coefficient": 0.1}}
 """What an option needs beside it."""
 
@@ -38,7 +49,9 @@ def legal(name: str, value: Any) -> bool:
     """Which of the odd values an option takes: written down by hand, apart from the ranges."""
     if value is None:
         return name in NOTHING
-    if isinstance(value, (bool, list, dict)):
+    if isinstance(value, bool):
+        return name in FLAGS
+    if isinstance(value, (list, dict)):
         return False
     if isinstance(value, str):
         return name == "instruction" and value == ""
@@ -139,5 +152,7 @@ def test_odd_words_on_the_command_line_are_legal_or_refused(name: str) -> None:
             continue  # a name like any other: what it names is looked for by the trainer
         if name in {"task_args", "template_args"}:
             assert bool(taken) == (word == "[]")
+        elif name in FLAGS:
+            assert [getattr(config, name) for config in taken] == ([True] if word == "[]" else [])
         else:
             assert bool(taken) == legal(name, value), (word, taken)
