@@ -27,6 +27,7 @@ from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import compute_in, load_pretrained
 from integration.shared.prompts import Prompter, ends_of
+from integration.shared.task_record import begin, require_same_questions
 from integration.shared.tasks import Example, Task, load_task, parse_args
 
 
@@ -114,8 +115,9 @@ def prepare(config: Config) -> Trainer:
     torch.set_num_threads(config.threads or 1)
     print(f"loading {config.model} and {config.task}, {config.threads} CPU thread(s)", flush=True)
     task = load_task(
-        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
-    )
+        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts,
+        seconds=config.verifier_seconds,
+    )  # fmt: skip
     check_memory(config, task, str(checkpoint or config.model), device)
     if checkpoint is None:
         model, tokenizer = load_start(config, task, device)
@@ -142,7 +144,9 @@ def prepare(config: Config) -> Trainer:
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
+        begin(task, folder, config.given_files)
     else:
+        require_same_questions(task, folder, config.given_files)
         if checkpoint is not None:
             trainer.restore(load_state(checkpoint, model))
         remember(config, folder)

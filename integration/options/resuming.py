@@ -108,7 +108,7 @@ def copy_run(config: Config, source: Path, target: Path) -> None:
 def _copy_files(old: RunFolder, new: RunFolder, checkpoint: Path) -> None:
     """All but the options."""
     replace_folder(new.path / "checkpoints" / checkpoint.name, lambda path: shutil.copytree(checkpoint, path))
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "task.json"):
         if (old.path / name).exists():
             shutil.copy(old.path / name, new.path / name)
     new.rewind(int(checkpoint.name))

@@ -1,6 +1,7 @@
 """A run on disk: its configuration, metrics and checkpoints. What has been written here survives a kill and a power cut.
 
 config.json            the options of the run
+task.json              its questions: how disjoint, which constant answer pays, and a fingerprint
 metrics.jsonl          one line per rollout          (also as TensorBoard events under tensorboard/)
 evaluations.jsonl      one line per evaluation
 environment.jsonl      one line per start: versions, commit, machine
@@ -127,6 +128,15 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> None:
         """Replace a file by `content` as JSON."""
         self.write(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Row | None:
+        """A file's content; None if there is no such file. UserError if it is damaged."""
+        try:
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"--resume: {self.path / name} is damaged: {error}") from error
 
     def rows(self, name: str) -> list[Row]:
         """The complete lines of a .jsonl file."""
