@@ -24,6 +24,7 @@ from integration.options.choices import (
 )
 from integration.options.errors import UserError
 from integration.options.sizes import Experts, WarmUp
+from integration.records.tracker import TrackerName
 from integration.shared.prompts import PromptStyle
 
 
@@ -137,6 +138,8 @@ class Config:
     """Of `--model small` and `small-moe` only."""
     experts: Experts = field(default_factory=Experts)
     """Of `--model small-moe` only."""
+    tracker: TrackerName = "none"
+    """Send the numbers to wandb or trackio, too, if it is installed; TensorBoard's files are written in any case."""
     run_dir: Path | None = None
     """Where the run goes; default: a new folder under runs/."""
     cache_dir: Path = Path("runs/cache")

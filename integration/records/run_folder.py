@@ -46,6 +46,8 @@ class RunFolder:
     def __init__(self, path: Path, *, keep_checkpoints: int, keep_states: int = 1) -> None:
         self.path = path
         self.keep_checkpoints, self.keep_states = keep_checkpoints, keep_states
+        self.listeners: list[Callable[[str, Row], None]] = []
+        """Called with the name of the file and the line, after each `append`."""
         self._events: EventFile | None = None
         self._lock = FileLock(path / "owner.lock")
 
@@ -155,6 +157,8 @@ class RunFolder:
 
                 self._events = EventFile(self.path / "tensorboard", row["step"], self._options())
             self._events.add(row["step"], numbers, lists)
+        for listener in self.listeners:
+            listener(name, row)
 
     def _options(self) -> dict[str, bool | int | float | str]:
         """The run's options that are plain values; those of a group have its name in front."""

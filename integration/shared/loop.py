@@ -20,6 +20,7 @@ from integration.records.environment import environment
 from integration.records.findings import Announcer
 from integration.records.report import summary, write_report
 from integration.records.run_folder import RunFolder
+from integration.records.tracker import Tracker
 from integration.rewards.verdicts import failure_findings, failures
 from integration.shared.cores import Neighbours
 from integration.shared.evaluation import evaluate
@@ -54,6 +55,8 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
     A failure in the middle of a rollout saves nothing: the last checkpoint is between two rollouts, and stays as it is.
     """
     folder, stop = trainer.folder, StopOnSignal()
+    tracker = Tracker(trainer.config.tracker, folder.path.name, trainer.config.to_json())
+    folder.listeners.append(tracker.log)
     try:
         folder.note("environment.jsonl", environment(trainer.config))
         rollouts(trainer, one_rollout, stop)
@@ -71,6 +74,7 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
         raise TrainingFailure(f"{error}. {way_on(folder)}") from error
     finally:
         folder.close()
+        tracker.end()
         stop.leave()
     if stop.requested and not finished(trainer):
         print(f"stopped after rollout {trainer.step}; {saved_so_far(folder)}")
