@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol
 
 import torch
@@ -53,7 +54,7 @@ class Cached:
 
 
 class Reread:
-    """Every token reads the prompt and all tokens before it: T times the work, and right for any layer that keeps a state."""
+    """Every token reads the prompt and all tokens before it: T times the work, and right for layers that keep a state."""
 
     def __init__(self, model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> None:
         self._model, self._ids, self._attention = model, prompt_ids, prompt_mask
@@ -76,17 +77,39 @@ class Reread:
         return logits
 
 
-def growing(model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> Growing:
-    """The faster way that the model's layers allow."""
-    return (Cached if keeps_only_keys(model) else Reread)(model, prompt_ids, prompt_mask)
+class Unpadded:
+    """As Reread, a forward pass for each length: for models that know no padding on the left, or count positions otherwise."""
+
+    def __init__(self, model: Any, prompt_ids: Tensor, prompt_mask: Tensor) -> None:
+        self._model = model
+        self._texts = [ids[there > 0] for ids, there in zip(prompt_ids, prompt_mask, strict=True)]
+
+    def begin(self, count: int) -> Tensor:
+        """As in Growing."""
+        logits = self._logits()
+        self._texts = [text for text in self._texts for _ in range(count)]
+        return logits.repeat_interleave(count, 0)
+
+    def step(self, going: Tensor, token: Tensor) -> Tensor:
+        """As in Growing."""
+        pairs = zip(going.tolist(), token[:, None], strict=True)
+        self._texts = [torch.cat([self._texts[row], new]) for row, new in pairs]
+        return self._logits()
+
+    def _logits(self) -> Tensor:
+        found: list[Any] = [None] * len(self._texts)
+        for length in {len(text) for text in self._texts}:
+            rows = [row for row, text in enumerate(self._texts) if len(text) == length]
+            ids = torch.stack([self._texts[row] for row in rows])
+            logits = self._model(input_ids=ids, **without_cache(self._model)).logits[:, -1]
+            for row, values in zip(rows, logits, strict=True):
+                found[row] = values
+        return torch.stack(found)
 
 
-def keeps_only_keys(model: Any) -> bool:
-    """Whether every layer is attention: responses that end can be taken out of its cache, as out of no recurrent state."""
-    config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ())
-    others = kinds - {"full_attention", "sliding_attention", "chunked_attention"}
-    return not (others or getattr(model, "_is_stateful", False))
+def without_cache(model: Any) -> dict[str, bool]:
+    """The argument that says so, where a model has it."""
+    return {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
 
 
 def positions(attention: Tensor) -> Tensor:

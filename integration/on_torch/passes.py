@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from gspo_torch import Routes, linear_policy_loss, model_head, record_routes, replay_routes
+from gspo_torch import Routes, linear_policy_loss, record_routes, replay_routes
 from torch import Tensor
 
 from gspo_core import Padded, PerToken, sampler_weight
@@ -15,6 +15,7 @@ from gspo_core.kl import KLTerm
 from gspo_core.metrics import sampler_metrics
 from gspo_core.mismatch import SamplerWeight
 from gspo_core.objectives import LinearLoss
+from integration.on_torch.head_check import head_of
 from integration.on_torch.recompute import recomputing
 from integration.on_torch.rollout import Responses, predicting_states
 from integration.on_torch.trainer import Trainer
@@ -53,7 +54,7 @@ def loss_of(
     kl: KLTerm | None,
 ) -> LinearLoss:
     """The loss, and the log-probs, from the hidden states [N, T, H] of `predicting_states`; no logits are kept."""
-    head, layout = model_head(model), Padded(part.mask)
+    head, layout = head_of(model), Padded(part.mask)
     return linear_policy_loss(
         trainer.objective, hidden, head.weight, part.tokens, old_logp, advantage, layout,
         denominator=denominator, kl=kl, return_logp=True, return_entropy=True, **head.options(trainer.config.temperature),
@@ -88,11 +89,24 @@ def measured_logp(trainer: Trainer, model: Any, part: Responses) -> Tensor:
     `token_logp` rounds otherwise.
     """
     with torch.no_grad():
-        hidden = predicting_states(model, part)
+        hidden = predicting_states(model, part, trainer.sampler.reading)
     nothing = torch.zeros(part.mask.shape, device=part.mask.device)
     logp = loss_of(trainer, model, part, hidden.requires_grad_(), nothing, nothing[:, 0], None, None).logp
     assert isinstance(logp, Tensor)
     return logp
+
+
+def sampler_gap(trainer: Trainer, responses: Responses) -> float | None:
+    """Nats by which a few rows' log-probs in the sampler differ from the trainer's before the update, at the worst token.
+
+    None with an engine that differs on purpose, whose gap is in the metrics of the mismatch.
+    """
+    if trainer.config.mismatch or responses.watched is None:
+        return None
+    chosen = torch.tensor(list(responses.watched), device=responses.tokens.device)
+    part = responses.rows(chosen)
+    drawn = torch.stack(list(responses.watched.values()))[:, : part.tokens.shape[1]]
+    return float((measured_logp(trainer, trainer.model, part) - drawn)[part.mask].abs().max())
 
 
 @contextmanager

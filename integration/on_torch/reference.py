@@ -11,18 +11,21 @@ from gspo_core.kl import KLTerm
 from integration.on_torch.small_model import load_small
 from integration.options.config import Config
 from integration.shared.fingerprint import fingerprint_of
-from integration.shared.pretrained import compute_in, load_pretrained
+from integration.shared.pretrained import Ready, compute_in, load_pretrained
 from integration.shared.tasks import Task
 
 
-def load_start(config: Config, task: Task, device: torch.device) -> tuple[Any, Any]:
+def load_start(config: Config, task: Task, device: torch.device, ready: Ready | None = None) -> tuple[Any, Any]:
     """(model in float32, tokenizer) that --model names; `small` and `small-moe` are made if the cache has none."""
     if config.model not in {"small", "small-moe"}:
-        return load_pretrained(config.model, cache=config.cache_dir, device=device)
-    return load_small(
+        return load_pretrained(config.model, cache=config.cache_dir, device=device, ready=ready)
+    made = load_small(
         task, config.warm_up, config.experts if config.model == "small-moe" else None, cache=config.cache_dir,
         seed=config.seed, max_new_tokens=config.max_new_tokens, device=device,
     )  # fmt: skip
+    if ready is not None:
+        ready(made[1], made[0].config)
+    return made
 
 
 class Reference:

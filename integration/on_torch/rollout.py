@@ -10,12 +10,15 @@ from gspo_torch import Routes
 from torch import Tensor
 from tqdm import tqdm
 
-from integration.on_torch.growing import growing, positions
+from integration.on_torch.reading import FASTEST, Reading
 from integration.on_torch.tape import Tape
 from integration.options.errors import TrainingFailure
 from integration.shared.pace import QUIET
 from integration.shared.prompts import Prompter, left_pad
 from integration.shared.tasks import Example
+
+WATCHED = 4
+"""Responses of a rollout whose sampler log-probs are compared with the trainer's: the first to each of the first prompts."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class Responses:
     """[N, T] the sampler's own log-probs at its temperature, if it wrote them down; 0 in masked slots."""
     routes: Routes | None = None
     """Of the P + T columns: the experts that the sampler sent each token to, if it wrote them down."""
+    watched: dict[int, Tensor] | None = None
+    """Always of a few rows: [T] the sampler's log-probs, for `sampler_gap`. Not of `rows`."""
 
     def rows(self, index: Tensor) -> Responses:
         """The chosen rows, with columns that are padding in all of them cut away."""
@@ -52,7 +57,7 @@ class Responses:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws responses at a temperature, with the model's KV cache where its layers allow it."""
+    """Draws responses at a temperature, with the model's KV cache where it is right."""
 
     model: Any
     prompter: Prompter
@@ -64,6 +69,8 @@ class Sampler:
     """Write the log-probs of the drawn tokens down."""
     keep_routes: bool = False
     """Write down which experts each token went to."""
+    reading: Reading = FASTEST
+    """With a cache, with padding, or without: what `require_agreement` found."""
 
     @torch.no_grad()
     def draw(self, examples: list[Example], count: int, generator: torch.Generator | None) -> Responses:
@@ -74,8 +81,10 @@ class Sampler:
         everyone = torch.arange(len(examples) * count, device=self.device)
         tokens = torch.full((len(everyone), self.max_new_tokens), pad_id, device=self.device)
         mask = torch.zeros(tokens.shape, dtype=torch.bool, device=self.device)
-        tape = Tape(self.model, mask, temperature=self.temperature, logp=self.keep_logp, routes=self.keep_routes)
-        batch = growing(self.model, prompt_ids, prompt_mask)
+        watched = everyone[::count][:WATCHED]
+        wanted = torch.isin(everyone, everyone if self.keep_logp else watched)
+        tape = Tape(self.model, mask, temperature=self.temperature, logp=wanted, routes=self.keep_routes)
+        batch = self.reading.growing(self.model, prompt_ids, prompt_mask)
         with tape.forward(everyone // count):
             logits = batch.begin(count)
         prompt_ids, prompt_mask = prompt_ids.repeat_interleave(count, 0), prompt_mask.repeat_interleave(count, 0)
@@ -91,14 +100,15 @@ class Sampler:
             with tape.forward(torch.full_like(everyone, -1).index_copy(0, rows, everyone[: len(rows)])):
                 logits = batch.step(going, token)
         longest = int(mask.any(0).sum())
-        logp = tape.logp()
+        logp = tape.logp()[:, :longest]
         return Responses(
             prompt_ids,
             prompt_mask,
             tokens[:, :longest],
             mask[:, :longest],
-            None if logp is None else logp[:, :longest],
+            logp if self.keep_logp else None,
             tape.routes(prompt_mask),
+            {row: logp[row] for row in watched.tolist()},
         )
 
     def texts(self, responses: Responses) -> list[str]:
@@ -121,12 +131,6 @@ class Sampler:
         return torch.searchsorted(cumulative, uniform * cumulative[:, -1:], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
-def predicting_states(model: Any, batch: Responses) -> Tensor:
-    """[N, T, H] the final hidden states at the positions that predict the responses' tokens."""
-    ids = torch.cat([batch.prompt_ids, batch.tokens], 1)
-    attention = torch.cat([batch.prompt_mask, batch.mask.to(batch.prompt_mask.dtype)], 1)
-    out = model.get_decoder()(
-        input_ids=ids, attention_mask=attention, position_ids=positions(attention), use_cache=False
-    )  # fmt: skip
-    states: Tensor = out.last_hidden_state[:, batch.prompt_ids.shape[1] - 1 : -1]
-    return states
+def predicting_states(model: Any, batch: Responses, reading: Reading = FASTEST) -> Tensor:
+    """[N, T, H] what reaches the LM head at the positions that predict the responses' tokens."""
+    return reading.states(model, batch.prompt_ids, batch.prompt_mask, batch.tokens, batch.mask)

@@ -14,10 +14,13 @@ from torch import Tensor
 class Tape:
     """Records log-probs and routes step by step, with or without a KV cache; returns them in the layout of a training pass."""
 
-    def __init__(self, model: Any, mask: Tensor, *, temperature: float, logp: bool, routes: bool) -> None:
-        """`mask` [N, T] is the responses' mask; the sampler fills it, and it is read when all responses are drawn."""
-        self._model, self._mask, self._temperature = model, mask, temperature
-        self._logp = torch.zeros(mask.shape, device=mask.device) if logp else None
+    def __init__(self, model: Any, mask: Tensor, *, temperature: float, logp: Tensor, routes: bool) -> None:
+        """`mask` [N, T] is the responses' mask; the sampler fills it, and it is read when all responses are drawn.
+
+        `logp` [N] is True for those whose log-probs are recorded.
+        """
+        self._model, self._mask, self._temperature, self._wanted = model, mask, temperature, logp
+        self._logp = torch.zeros(mask.shape, device=mask.device)
         self._routes: list[Routes] | None = [] if routes else None
 
     @contextmanager
@@ -37,12 +40,12 @@ class Tape:
 
     def chose(self, rows: Tensor, column: int, logits: Tensor, tokens: Tensor) -> None:
         """Record the tokens [n] that were drawn from logits [n, V] for the responses `rows`."""
-        if self._logp is not None:
-            logp = torch.log_softmax(logits.float() / self._temperature, -1)
-            self._logp[rows, column] = logp.gather(-1, tokens[:, None])[:, 0]
+        kept = self._wanted[rows].nonzero()[:, 0]
+        logp = torch.log_softmax(logits[kept].float() / self._temperature, -1)
+        self._logp[rows[kept], column] = logp.gather(-1, tokens[kept, None])[:, 0]
 
-    def logp(self) -> Tensor | None:
-        """[N, T] log-probs of the responses' tokens at the temperature, float32; 0 in masked slots."""
+    def logp(self) -> Tensor:
+        """[N, T] log-probs of the responses' tokens at the temperature, float32; 0 in masked slots, and where none are kept."""
         return self._logp
 
     def routes(self, prompt_mask: Tensor) -> Routes | None:

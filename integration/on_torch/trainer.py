@@ -15,6 +15,7 @@ from integration.on_torch.agreement import require_agreement
 from integration.on_torch.checkpoint import load_state, write_checkpoint
 from integration.on_torch.engine import Engine, in_bfloat16
 from integration.on_torch.memory import check_memory
+from integration.on_torch.reading import Reading
 from integration.on_torch.recompute import enable_recomputing
 from integration.on_torch.reference import Reference, load_start
 from integration.on_torch.rollout import Responses, Sampler
@@ -26,8 +27,7 @@ from integration.records.run_folder import RunFolder
 from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import compute_in, load_pretrained
-from integration.shared.prompts import Prompter, ends_of
-from integration.shared.task_record import begin, require_same_questions
+from integration.shared.prompts import Prompter, ends_of, require_room
 from integration.shared.tasks import Example, Task, load_task, parse_args
 
 
@@ -115,23 +115,25 @@ def prepare(config: Config) -> Trainer:
     torch.set_num_threads(config.threads or 1)
     print(f"loading {config.model} and {config.task}, {config.threads} CPU thread(s)", flush=True)
     task = load_task(
-        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts,
-        seconds=config.verifier_seconds,
-    )  # fmt: skip
+        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
+    )
     check_memory(config, task, str(checkpoint or config.model), device)
+
+    def ready(tokenizer: Any, model_config: Any) -> None:
+        require_room(model_config, prompter_of(config, task, tokenizer), task, config.max_new_tokens)
+
     if checkpoint is None:
-        model, tokenizer = load_start(config, task, device)
+        model, tokenizer = load_start(config, task, device, ready)
     else:
         model, tokenizer = load_pretrained(str(checkpoint), cache=config.cache_dir, device=device)
     mixture = has_routers(model, config)
     copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
-    compute_in(model, getattr(torch, config.dtype))
-    template_args = tuple(parse_args("--template-args", config.template_args).items())
-    ends = ends_of(model.generation_config.eos_token_id)
-    prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args, ends)
+    prompter = prompter_of(config, task, tokenizer, ends_of(model.generation_config.eos_token_id))
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
-    require_agreement(model, sampler, task.train[:8])
+    sampler = dataclasses.replace(sampler, reading=require_agreement(model, sampler, task.train[:8]))
+    mixture = mixture and routes_can_be_kept(model, config, sampler.reading)
+    compute_in(model, getattr(torch, config.dtype))
     if config.gradient_checkpointing:
         enable_recomputing(model)
     trainer = Trainer(
@@ -144,9 +146,7 @@ def prepare(config: Config) -> Trainer:
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
-        begin(task, folder, config.given_files)
     else:
-        require_same_questions(task, folder, config.given_files)
         if checkpoint is not None:
             trainer.restore(load_state(checkpoint, model))
         remember(config, folder)
@@ -155,6 +155,12 @@ def prepare(config: Config) -> Trainer:
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
     print(f"run folder: {folder.path}", flush=True)
     return trainer
+
+
+def prompter_of(config: Config, task: Task, tokenizer: Any, ends: tuple[int, ...] = ()) -> Prompter:
+    """The form of this run's prompts, and the ids that end a response; UserError if the tokenizer has no such form."""
+    template_args = tuple(parse_args("--template-args", config.template_args).items())
+    return Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args, ends)
 
 
 def has_routers(model: Any, config: Config) -> bool:
@@ -168,6 +174,16 @@ def has_routers(model: Any, config: Config) -> bool:
     if not mixture:
         config.require_mixture(config.model)
     return mixture
+
+
+def routes_can_be_kept(model: Any, config: Config, reading: Reading) -> bool:
+    """Whether routes are those of one padded batch; UserError if they are not, and the options need them."""
+    if not reading.padded and config.routing_replay != "none":
+        raise UserError(
+            f"--routing-replay: {type(model).__name__} is right without padding only, one length at a time, and routes are "
+            "replayed in padded batches"
+        )
+    return reading.padded
 
 
 def build_engine(config: Config, sampler: Sampler, copied: Any, mixture: bool) -> Engine | None:

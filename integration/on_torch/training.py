@@ -15,13 +15,14 @@ from gspo_core import Padded, group_metrics
 from gspo_core.metrics import Metrics, left_out_metrics
 from gspo_core.planning import Plan
 from integration.on_torch.micro_batches import micro_batches
-from integration.on_torch.passes import Old, loss_of, old_pass, update_pass
-from integration.on_torch.rollout import Responses, predicting_states
+from integration.on_torch.passes import Old, loss_of, old_pass, sampler_gap, update_pass
+from integration.on_torch.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.trainer import Trainer, prepare
 from integration.options.config import Config
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
 from integration.shared.pace import QUIET
+from integration.shared.sampling import sampling_row
 
 
 def train(config: Config) -> int:
@@ -45,6 +46,10 @@ def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -
     sampled, rollup = time.perf_counter(), Rollup(trainer.objective)
     rollup.add(group_metrics(advantages, torch.arange(len(advantages), device=advantages.device) // config.group_size))
     olds = [[old_pass(trainer, part, rollup) for part, _ in batch.parts] for batch in batches]  # all before the first update
+    drawn = sampling_row(
+        sampler_gap(trainer, responses), ended(responses, trainer.sampler), low=config.dtype != "float32",
+        new_tokens=config.max_new_tokens,
+    )  # fmt: skip
     updating()
     trainer.drawn_from = None
     steps = tqdm(zip(batches, olds, strict=True), "updating", len(batches), unit="mini-batch", **QUIET)
@@ -53,11 +58,20 @@ def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -
     updated = time.perf_counter()
     return {
         **judged.row(),
-        **rollup.row(),
+        "verifier_errors": trainer.task.verifier_errors,
+        **(measured := rollup.row()),
+        **drawn,
+        "findings": drawn["findings"] + measured["findings"],
         **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
         "seconds_sampling": round(sampled - began, 3),
         "seconds_updating": round(updated - sampled, 3),
     }
+
+
+def ended(responses: Responses, sampler: Sampler) -> float:
+    """The share of responses that ended by themselves."""
+    last = responses.tokens.gather(1, responses.mask.sum(-1, keepdim=True) - 1)
+    return float(torch.isin(last, sampler.stop_ids).float().mean())
 
 
 @dataclass(frozen=True)
@@ -91,7 +105,7 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
         layout = Padded(part.mask)
         weighted = old.weighted(advantage, layout)
         with update_pass(trainer, old, rollup):
-            hidden = predicting_states(trainer.model, part)
+            hidden = predicting_states(trainer.model, part, trainer.sampler.reading)
             loss = loss_of(trainer, trainer.model, part, hidden, old.logp, weighted, batch.denominator, old.kl)
             loss.value.backward()
         ref_logp = None if old.kl is None else old.kl.ref_logp

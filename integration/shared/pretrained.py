@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from integration.options.errors import UserError
@@ -21,13 +22,27 @@ SMOLLM2 = "smollm2"
 SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def load_pretrained(model: str, *, cache: Path, device: torch.device) -> tuple[Any, Any]:
+Ready = Callable[[Any, Any], None]
+"""Called with the tokenizer and the model's config, before the weights are loaded; raises UserError if they will not do."""
+
+
+def load_pretrained(model: str, *, cache: Path, device: torch.device, ready: Ready | None = None) -> tuple[Any, Any]:
     """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be loaded."""
     source = str(smollm2_folder(cache)) if model == SMOLLM2 else model
     tokenizer = load_tokenizer(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if ready is not None:
+        ready(tokenizer, load_config(source))
     return load_model(source).to(device), tokenizer
+
+
+def load_config(source: str) -> Any:
+    """The configuration of a folder or hub id; UserError if there is none that transformers knows."""
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--model: {source} does not load as a causal language model: {_first_line(error)}") from error
 
 
 def load_model(source: str) -> Any:
@@ -46,9 +61,10 @@ def load_model(source: str) -> Any:
         raise UserError(
             f"--model: the weights of {source} do not fit its config: {', '.join(lacking[:3])} missing or of another shape"
         )
-    frozen = [name for name, parameter in loaded.named_parameters() if not parameter.requires_grad]
-    if frozen or getattr(loaded, "_hf_peft_config_loaded", False):
-        raise UserError(f"--model: {source} does not train all its weights (an adapter, or quantised): {ADAPTER}")
+    if getattr(loaded, "_hf_peft_config_loaded", False):
+        raise UserError(f"--model: {source} is an adapter, not a whole model: {ADAPTER}")
+    if getattr(loaded, "is_quantized", False) or not any(parameter.requires_grad for parameter in loaded.parameters()):
+        raise UserError(f"--model: {source} has nothing to train (it is quantised, or frozen): {ADAPTER}")
     return loaded.eval()
 
 

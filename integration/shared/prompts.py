@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from integration.options.errors import UserError
-from integration.shared.tasks import Example
+from integration.shared.tasks import Example, Task
 
 PromptStyle = Literal["chat", "plain"]
 
@@ -46,9 +46,12 @@ class Prompter:
         for shot in self.shots:
             messages += [{"role": "user", "content": self._ask(shot)}, {"role": "assistant", "content": shot.answer}]
         messages.append({"role": "user", "content": self._ask(example)})
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **dict(self.template_args)
-        )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **dict(self.template_args)
+            )
+        except Exception as error:  # whatever a template raises
+            raise UserError(f"--prompt chat: the tokenizer's chat template fails: {error}; use --prompt plain") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ask(self, example: Example) -> str:
@@ -79,6 +82,17 @@ def ends_of(generation: Any) -> tuple[int, ...]:
     ((1, 106), (2,), ())
     """
     return () if generation is None else tuple(int(i) for i in (generation if isinstance(generation, list) else [generation]))
+
+
+def require_room(config: Any, prompter: Prompter, task: Task, new_tokens: int) -> None:
+    """UserError if a prompt and its response need more positions than the model's config names; some name none."""
+    positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+    longest = max(len(prompter.encode(example)) for example in [*task.train, *task.held_out])
+    if isinstance(positions, int) and 0 < positions < longest + new_tokens:
+        raise UserError(
+            f"--model: it has {positions} positions, and the longest prompt of {task.name} has {longest} tokens, with "
+            f"--max-new-tokens {new_tokens} {longest + new_tokens}; lower --max-new-tokens, --shots or the sizes in --task-args"
+        )
 
 
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[np.ndarray, np.ndarray]:

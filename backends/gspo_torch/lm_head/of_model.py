@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
 
 class ModelHead(NamedTuple):
     """What a model does to its last hidden states h: logits z = scale · (W h + b), or cap · tanh((W h + b) / cap).
@@ -35,7 +37,8 @@ class ModelHead(NamedTuple):
 def model_head(model: Any) -> ModelHead:
     """The LM head of a causal language model of transformers.
 
-    Read from its output embeddings and its text config: `final_logit_softcapping` is a cap (Gemma 2, Gemma 3n), `logit_scale`,
+    Read from its output embeddings and its text config: `final_logit_softcapping` (Gemma 2, Gemma 3n), `logits_soft_cap`
+    (RecurrentGemma) and `output_logit_soft_cap` (xLSTM) are caps, `logit_scale`,
     `output_multiplier`, `lm_head_multiplier` a factor (Cohere, Falcon-H1), `logits_scaling` a divisor (Granite, MiniCPM3), or
     in HyperCLOVA X a factor. A model that does anything else to its logits looks like one that does nothing: compare log-probs
     with those of the model's own logits once before you rely on it.
@@ -53,7 +56,8 @@ def model_head(model: Any) -> ModelHead:
     layer, text = model.get_output_embeddings(), model.config.get_text_config()
     if getattr(layer, "weight", None) is None:
         raise ValueError(f"model: expected one with an LM head, got {type(model).__name__}")
-    scale, cap = _scale(text), getattr(text, "final_logit_softcapping", None)
+    scale, caps = _scale(text), [getattr(text, name, None) for name in CAPS]
+    cap = next((cap for cap in caps if cap is not None), None)
     if cap is not None and scale != 1.0:
         raise ValueError(f"model: expected logits with a scale or with a cap, got {type(model).__name__} with both")
     return ModelHead(layer.weight, getattr(layer, "bias", None), scale, cap)

@@ -11,8 +11,9 @@ import transformers
 from support.runs.torch_trainers import response_logp
 
 from integration.on_torch.agreement import require_agreement
-from integration.on_torch.growing import Cached, Reread, growing
-from integration.on_torch.rollout import Sampler
+from integration.on_torch.growing import Cached, Reread, Unpadded
+from integration.on_torch.reading import READINGS, Reading
+from integration.on_torch.rollout import Sampler, predicting_states
 from integration.on_torch.small_model import build_tokenizer
 from integration.on_torch.trainer import Trainer
 from integration.options.errors import UserError
@@ -42,8 +43,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Jamba": {"mamba_d_state": 4, "mamba_dt_rank": 4, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1},
     "FalconMamba": {"state_size": 4},
     "Qwen3Next": HYBRID,
+    "Bart": {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 48},
+    "Roberta": {"is_decoder": True},  # there is a layer between its decoder and its head
 }
 RECURRENT = {"Jamba", "FalconMamba", "Qwen3Next"}
+UNPADDED = {"Bart", "Roberta"}  # count positions in their own way
 
 
 def made(task: Task, kind: str, certain: bool = False) -> tuple[Any, Sampler]:
@@ -65,11 +69,11 @@ def made(task: Task, kind: str, certain: bool = False) -> tuple[Any, Sampler]:
 def test_log_probs_are_those_of_the_models_own_logits(task: Task, kind: str) -> None:
     """Each response alone, without padding, positions or a cache: in a training pass, and in the sampler."""
     model, sampler = made(task, kind)
-    require_agreement(model, sampler, task.train[:8])
+    sampler = dataclasses.replace(sampler, reading=require_agreement(model, sampler, task.train[:8]))
     examples = sorted(task.train[:30], key=lambda e: len(e.question))[::10]
     assert len({len(e.question) for e in examples}) > 1
     drawn = sampler.draw(examples, 2, sampler.chooser(3))
-    mine = response_logp(model, drawn, 0.7)
+    mine = response_logp(model, drawn, 0.7, sampler.reading)
     for row in range(len(drawn.tokens)):
         prompt, tokens = drawn.prompt_ids[row][drawn.prompt_mask[row] > 0], drawn.tokens[row][drawn.mask[row]]
         logits = model(input_ids=torch.cat([prompt, tokens])[None], use_cache=False).logits[0, len(prompt) - 1 : -1]
@@ -81,20 +85,21 @@ def test_log_probs_are_those_of_the_models_own_logits(task: Task, kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_the_cache_is_used_where_every_layer_is_attention(task: Task, kind: str) -> None:
-    model, _ = made(task, kind)
-    ids = torch.ones(1, 2, dtype=torch.int64)
-    assert isinstance(growing(model, ids, ids), Reread if kind in RECURRENT else Cached)
+def test_the_fastest_reading_is_taken_that_is_right(task: Task, kind: str) -> None:
+    model, sampler = made(task, kind)
+    expected = READINGS[1 if kind in RECURRENT else 2 if kind in UNPADDED else 0]
+    assert require_agreement(model, sampler, task.train[:8]) == expected
 
 
-def test_both_ways_draw_the_same_responses(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, sampler = made(task, "Llama")
+def test_every_reading_draws_the_same_responses_with_the_same_hidden_states(task: Task) -> None:
+    model, sampler = made(task, "Llama")
     sampler = dataclasses.replace(sampler, stop_ids=torch.arange(0, 50, 2))
-    drawn = sampler.draw(task.train[:3], 3, sampler.chooser(5))
-    monkeypatch.setattr("integration.on_torch.rollout.growing", Reread)
-    again = sampler.draw(task.train[:3], 3, sampler.chooser(5))
-    assert torch.equal(drawn.tokens, again.tokens)
-    assert not bool(drawn.mask.all()), "some responses end before others"
+    first, *others = [dataclasses.replace(sampler, reading=way).draw(task.train[:3], 3, sampler.chooser(5)) for way in READINGS]
+    assert all(torch.equal(first.tokens, other.tokens) for other in others)
+    assert not bool(first.mask.all()), "some responses end before others"
+    assert len(set(first.prompt_mask.sum(-1).tolist())) > 1, "prompts of several lengths"
+    states = [predicting_states(model, first, way)[first.mask] for way in READINGS]
+    torch.testing.assert_close(states[0], states[2], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("certain", [False, True])
@@ -117,20 +122,50 @@ def test_a_head_that_its_config_does_not_name_is_refused_however_sure_the_model_
         require_agreement(model, sampler, task.train[:4])
 
 
-def test_a_sampler_that_draws_from_another_distribution_is_refused(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", [1, 2, 3])
+def test_a_way_of_sampling_that_draws_from_another_distribution_is_not_taken(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, broken: int
+) -> None:
     """As where a model's cache is not continued, or its positions are counted in another way."""
-    require_agreement(trainer.model, trainer.sampler, trainer.task.train[:4])
-    step = Cached.step
+    for way in (Cached, Reread, Unpadded)[:broken]:
+        step = way.step
 
-    def shifted(self: Cached, going: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
-        return step(self, going, token).roll(1, -1)
+        def shifted(self: Any, going: torch.Tensor, token: torch.Tensor, step: Any = step) -> torch.Tensor:
+            logits: torch.Tensor = step(self, going, token)
+            return logits.roll(1, -1)
 
-    monkeypatch.setattr(Cached, "step", shifted)
-    with pytest.raises(UserError, match=r"^--model: of Qwen3ForCausalLM the sampler's log-probs differ .* by up to"):
+        monkeypatch.setattr(way, "step", shifted)
+    if broken == len(READINGS):
+        with pytest.raises(UserError, match=r"^--model: of Qwen3ForCausalLM the logits of a token change by .* nats"):
+            require_agreement(trainer.model, trainer.sampler, trainer.task.train[:4])
+    else:
+        assert require_agreement(trainer.model, trainer.sampler, trainer.task.train[:4]) == READINGS[broken]
+
+
+@pytest.mark.parametrize("fault", ["states", "gradient"])
+def test_a_training_pass_that_computes_something_else_is_refused(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    states = Reading.states
+
+    def changed(self: Reading, *args: Any) -> torch.Tensor:
+        found = states(self, *args)
+        return found.roll(1, -1) if fault == "states" else 2 * found - found.detach()
+
+    monkeypatch.setattr(Reading, "states", changed)
+    with pytest.raises(UserError, match=r"^--model: of Qwen3ForCausalLM a training pass's (log-probs|gradient) differs? from"):
         require_agreement(trainer.model, trainer.sampler, trainer.task.train[:4])
 
 
+def test_a_model_that_reads_later_tokens_is_refused(task: Task) -> None:
+    _, sampler = made(task, "Llama")
+    config = transformers.BertConfig(**SIZES, vocab_size=len(sampler.prompter.tokenizer), initializer_range=0.3)
+    model = transformers.BertLMHeadModel(config).eval()
+    with pytest.raises(UserError, match=r"^--model: of BertLMHeadModel the logits of a token change by .*is_decoder"):
+        require_agreement(model, dataclasses.replace(sampler, model=model), task.train[:4])
+
+
 def test_any_other_model_ends_in_one_sentence(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.model, "get_decoder", lambda: None)
-    with pytest.raises(UserError, match=r"^--model: Qwen3ForCausalLM cannot be sampled from and scored: TypeError: "):
+    monkeypatch.setattr(trainer.model, "forward", lambda **_: None)
+    with pytest.raises(UserError, match=r"^--model: Qwen3ForCausalLM cannot be sampled from and scored: ValueError: "):
         require_agreement(trainer.model, trainer.sampler, trainer.task.train[:4])

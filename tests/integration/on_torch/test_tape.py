@@ -14,7 +14,7 @@ def test_a_sampler_that_reads_everything_again_adds_one_column_a_step() -> None:
     tokens, attention = tokens[[1, 1, 3, 3]], attention[[1, 1, 3, 3]]
     tokens[:, 6:] = torch.randint(1, 32, (4, 3), generator=torch.Generator().manual_seed(5))
     mask = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1]]) > 0
-    tape = Tape(model, mask, temperature=1.0, logp=False, routes=True)
+    tape = Tape(model, mask, temperature=1.0, logp=torch.zeros(4) > 0, routes=True)
     steps = [([0, 2], 6, [0, 0, 1, 1]), ([0, 1, 2, 3], 7, [0, 1, 2, 3]), ([0, 1, 3], 8, [0, 1, -1, 2])]
     for rows, width, source in steps:
         given = attention[rows, :width]

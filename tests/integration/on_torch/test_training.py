@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.budgets import assert_within, float32_budget
-from support.runs.in_process import Paid
 from support.runs.torch_trainers import draw, make_trainer, response_logp
 
 from gspo_core.planning import Plan
 from integration.on_torch.agreement import require_agreement
+from integration.on_torch.growing import Cached
 from integration.on_torch.passes import Old
 from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer
@@ -115,7 +115,7 @@ def test_logits_that_are_not_finite_end_the_run(trainer: Trainer) -> None:
 def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     # Half of the answers right, or no response of a random model has an advantage.
     coin = iter(range(10**6))
-    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: float(next(coin) % 2)))
+    monkeypatch.setattr(trainer.task, "score", lambda *_: float(next(coin) % 2))
     row = one_rollout(trainer)
     assert row["by_mini_batch"][0] == {"clip_fraction": 0.0, "log_s_rms": 0.0}
     assert all(part["log_s_rms"] > 0 for part in row["by_mini_batch"][1:])
@@ -124,7 +124,7 @@ def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Train
 
 
 def test_a_rollout_that_teaches_nothing_says_why(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: 1.0))
+    monkeypatch.setattr(trainer.task, "score", lambda *_: 1.0)
     row = one_rollout(trainer)
     assert [finding["kind"] for finding in row["findings"]] == ["CONSTANT_GROUPS"]
     assert "None of 16 responses has an advantage" in row["findings"][0]["sentence"]
@@ -214,3 +214,28 @@ def test_an_update_with_the_plan_is_the_update_without_it(task: Task, tmp_path: 
     budget = float32_budget(16 * 6, 0.01) * largest
     assert_within(kept, whole, budget)
     assert float((wrong_denominator - whole).abs().max()) > 10 * budget
+
+
+def test_a_sampler_that_drifts_from_the_trainer_during_a_run_is_found(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a sliding window would that acts only on longer texts than those of the comparison before a run."""
+    row = one_rollout(trainer)
+    assert 0 < row["sampler_gap"] < 1e-4, "other kernels than the trainer's, and the same policy"
+    step = Cached.step
+
+    def shifted(self: Cached, going: torch.Tensor, token: torch.Tensor) -> torch.Tensor:
+        return 1.1 * step(self, going, token)
+
+    monkeypatch.setattr(Cached, "step", shifted)
+    row = one_rollout(trainer)
+    assert row["sampler_gap"] > 2e-3
+    assert "SAMPLER_GAP" in [finding["kind"] for finding in row["findings"]]
+
+
+def test_a_rollout_in_which_nothing_stops_says_so(trainer: Trainer) -> None:
+    assert one_rollout(trainer)["ended"] > 0
+    trainer.sampler = dataclasses.replace(trainer.sampler, stop_ids=torch.empty(0, dtype=torch.int64))
+    row = one_rollout(trainer)
+    assert row["ended"] == 0.0
+    assert "NOTHING_ENDS" in [finding["kind"] for finding in row["findings"]]

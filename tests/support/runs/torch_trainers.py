@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gspo_torch import model_head, token_logp
+from gspo_torch import token_logp
 from torch import Tensor
 
 from gspo_core import Padded
 from integration.on_torch.engine import in_bfloat16
+from integration.on_torch.head_check import head_of
 from integration.on_torch.qwen3 import build_qwen3
+from integration.on_torch.reading import FASTEST, Reading
 from integration.on_torch.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.on_torch.trainer import Trainer, build_engine
@@ -50,9 +52,9 @@ def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
     )  # fmt: skip
 
 
-def response_logp(model: Any, batch: Responses, temperature: float) -> Tensor:
+def response_logp(model: Any, batch: Responses, temperature: float, reading: Reading = FASTEST) -> Tensor:
     """[N, T] log π(token) of the responses at a temperature, at least float32; 0 in masked slots."""
-    head, hidden = model_head(model), predicting_states(model, batch)
+    head, hidden = head_of(model), predicting_states(model, batch, reading)
     return token_logp(hidden, head.weight, batch.tokens, layout=Padded(batch.mask), **head.options(temperature))
 
 
