@@ -15,7 +15,6 @@ from pathlib import Path
 
 import tyro
 
-from integration.options.choices import ObjectiveName
 from integration.options.command_line import guarded
 from integration.options.config import Config
 
@@ -27,11 +26,11 @@ class Options:
     model: str = "small"
     """Folder or hub id of a transformers causal LM with a chat template; `small`: 1 M, made here and warmed up on the task."""
     task: str = "spell_backward"
-    """Any of reasoning-gym's generators."""
+    """Any of reasoning-gym's generators, or your own: a Python file with questions() and score(), docs/tasks.md."""
     task_args: tuple[str, ...] = ("min_word_len=3", "max_word_len=5")
     """The generator's own arguments, as key=value."""
-    objective: ObjectiveName = "gspo"
-    """A preset of docs/family.md."""
+    objective: str = "gspo"
+    """A preset of docs/family.md, or an objective of your own: my_loss.py:NAME (docs/tasks.md)."""
     clip_low: float | None = None
     """Clip width below ratio 1; by default as in train_torch.py: 0.03 for gspo, 0.2 for grpo, else the preset's."""
     clip_high: float | None = None

@@ -27,6 +27,7 @@ from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import load_tokenizer
 from integration.shared.prompts import Prompter, ends_of
+from integration.shared.task_record import begin, require_same_questions
 from integration.shared.tasks import Task, load_task, parse_args
 
 
@@ -87,8 +88,9 @@ def prepare(config: Config) -> Trainer:
     set_up(threads)
     print(f"loading {config.model} and {config.task}, {threads} CPU thread(s)", flush=True)
     task = load_task(
-        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
-    )
+        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts,
+        seconds=config.verifier_seconds,
+    )  # fmt: skip
     source = checkpoint or start_of(config, task)
     tokenizer, model = load_tokenizer(str(source)), load_decoder(source)
     if tokenizer.pad_token_id is None:
@@ -111,7 +113,9 @@ def prepare(config: Config) -> Trainer:
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
+        begin(task, folder, config.given_files)
     else:
+        require_same_questions(task, folder, config.given_files)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         remember(config, folder)

@@ -58,7 +58,6 @@ def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -
     updated = time.perf_counter()
     return {
         **judged.row(),
-        "verifier_errors": trainer.task.verifier_errors,
         **rollup.row(),
         **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
         "seconds_sampling": round(sampled - began, 3),

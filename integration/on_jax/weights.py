@@ -87,7 +87,10 @@ def _files(folder: Path) -> dict[str, Array]:
         shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         found: dict[str, Array] = {}
         for file in sorted(set(shards.values())):
-            found |= {name: x for name, x in load_file(folder / file).items() if shards.get(name) == file}
+            part = load_file(folder / file)
+            if twice := sorted(found.keys() & part.keys()):
+                raise UserError(f"--model: {folder} has {twice[0]} in two of the files that {index.name} names")
+            found |= part
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(f"--model: {folder} does not hold the safetensors of a transformers checkpoint: {error}") from error
     return found

@@ -143,7 +143,7 @@ def _warm_up(
             if step % warm_up.check_every == 0:
                 answers = sampler.draw(checked, 1, drawing)
                 texts = prompter.decode(answers.tokens, answers.mask)
-                accuracy = sum(task.score(e, t) >= CORRECT for e, t in zip(checked, texts, strict=True)) / len(checked)
+                accuracy = sum(score >= CORRECT for score in task.scores(checked, texts)) / len(checked)
                 bar.set_postfix(accuracy=f"{accuracy:.2f}", target=warm_up.target)
                 if accuracy >= warm_up.target:
                     return

@@ -28,6 +28,7 @@ from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import compute_in, load_pretrained
 from integration.shared.prompts import Prompter, ends_of, require_room
+from integration.shared.task_record import begin, require_same_questions
 from integration.shared.tasks import Example, Task, load_task, parse_args
 
 
@@ -115,8 +116,9 @@ def prepare(config: Config) -> Trainer:
     torch.set_num_threads(config.threads or 1)
     print(f"loading {config.model} and {config.task}, {config.threads} CPU thread(s)", flush=True)
     task = load_task(
-        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts
-    )
+        config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts,
+        seconds=config.verifier_seconds,
+    )  # fmt: skip
     check_memory(config, task, str(checkpoint or config.model), device)
 
     def ready(tokenizer: Any, model_config: Any) -> None:
@@ -146,7 +148,9 @@ def prepare(config: Config) -> Trainer:
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())
+        begin(task, folder, config.given_files)
     else:
+        require_same_questions(task, folder, config.given_files)
         if checkpoint is not None:
             trainer.restore(load_state(checkpoint, model))
         remember(config, folder)

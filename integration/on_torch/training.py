@@ -58,7 +58,6 @@ def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -
     updated = time.perf_counter()
     return {
         **judged.row(),
-        "verifier_errors": trainer.task.verifier_errors,
         **(measured := rollup.row()),
         **drawn,
         "findings": drawn["findings"] + measured["findings"],

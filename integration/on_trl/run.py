@@ -16,6 +16,7 @@ from integration.options.errors import UserError
 from integration.records.report import gain_interval
 from integration.shared.evaluation import Evaluation, evaluate
 from integration.shared.prompts import Prompter, ends_of
+from integration.shared.task_record import describe
 from integration.shared.tasks import Task, load_task
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def run(options: Options) -> int:
     model, tokenizer = load_start(base, task, torch.device("cpu"))
     if tokenizer.chat_template is None:
         raise UserError("--model: expected a tokenizer with a chat template, which TRL's conversations need")
+    if os.environ.get("RANK", "0") == "0":
+        print("\n".join(describe(task)["sentences"]), flush=True)
     trainer = GSPOTrainer(
         model, rewards_of(task), arguments(options), questions(task, options.train_size), processing_class=tokenizer
     )
@@ -77,7 +80,7 @@ def rewards_of(task: Task) -> Any:
     """TRL's reward function: the score of reasoning-gym's verifier."""
 
     def score(completions: list[Any], index: list[int], **_: Any) -> list[float]:
-        return [task.score(task.train[i], turns[0]["content"]) for i, turns in zip(index, completions, strict=True)]
+        return task.scores([task.train[i] for i in index], [turns[0]["content"] for turns in completions])
 
     return score
 

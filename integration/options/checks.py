@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from integration.options.errors import UserError
@@ -26,6 +27,10 @@ def check(config: Config) -> None:
     _check_pilot(config)
     _check_kl(config)
     _check_resume(config)
+    if config.tracker != "none" and find_spec(config.tracker) is None:
+        raise UserError(
+            f"--tracker: {config.tracker} is not installed; run `pip install {config.tracker}`, or leave the option out"
+        )
     parse_args("--task-args", config.task_args)
     parse_args("--template-args", config.template_args)
     if config.prompt == "plain" and config.template_args:

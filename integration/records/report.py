@@ -81,7 +81,8 @@ def summary(folder: RunFolder) -> str:
             f"Clip fraction predicted {predicted:.3f}, measured {measured:.3f} on average over the {len(advised)} rollouts "
             f"after the pilot, with the range that it advised: {low:.4g} below, {high:.4g} above."
         )
-    return "\n".join([*lines, *_policy(metrics), *_engine(metrics)])
+    about = (folder.read_json("task.json") or {}).get("sentences", [])
+    return "\n".join([*lines, *_policy(metrics), *_engine(metrics), *about])
 
 
 def _policy(metrics: list[Row]) -> list[str]:

@@ -1,6 +1,7 @@
 """A run on disk: its configuration, metrics and checkpoints. What has been written here survives a kill and a power cut.
 
 config.json            the options of the run
+task.json              its questions: how disjoint, which constant answer pays, and a fingerprint
 metrics.jsonl          one line per rollout          (also as TensorBoard events under tensorboard/)
 evaluations.jsonl      one line per evaluation
 environment.jsonl      one line per start: versions, commit, machine
@@ -45,6 +46,8 @@ class RunFolder:
     def __init__(self, path: Path, *, keep_checkpoints: int, keep_states: int = 1) -> None:
         self.path = path
         self.keep_checkpoints, self.keep_states = keep_checkpoints, keep_states
+        self.listeners: list[Callable[[str, Row], None]] = []
+        """Called with the name of the file and the line, after each `append`."""
         self._events: EventFile | None = None
         self._lock = FileLock(path / "owner.lock")
 
@@ -128,6 +131,15 @@ class RunFolder:
         """Replace a file by `content` as JSON."""
         self.write(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
+    def read_json(self, name: str) -> Row | None:
+        """A file's content; None if there is no such file. UserError if it is damaged."""
+        try:
+            return dict(json.loads((self.path / name).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"--resume: {self.path / name} is damaged: {error}") from error
+
     def rows(self, name: str) -> list[Row]:
         """The complete lines of a .jsonl file."""
         return read_rows(self.path / name)
@@ -145,6 +157,8 @@ class RunFolder:
 
                 self._events = EventFile(self.path / "tensorboard", row["step"], self._options())
             self._events.add(row["step"], numbers, lists)
+        for listener in self.listeners:
+            listener(name, row)
 
     def _options(self) -> dict[str, bool | int | float | str]:
         """The run's options that are plain values; those of a group have its name in front."""

@@ -47,9 +47,10 @@ def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 
         for count, chooser, into in ((samples, generator, sampled), (1, None, greedy)):
             responses = sampler.draw(examples, count, chooser)
             texts = sampler.texts(responses)
+            judged = task.scores([e for e in examples for _ in range(count)], texts)
             for index, example in enumerate(examples):
                 own = texts[index * count : (index + 1) * count]
-                scores = [task.score(example, text) for text in own]
+                scores = judged[index * count : (index + 1) * count]
                 into.append(sum(s >= CORRECT for s in scores) / count)
                 if len(transcripts) < 20 and chooser is not None:
                     transcripts.append({"question": example.question, "answer": example.answer, "texts": own, "scores": scores})

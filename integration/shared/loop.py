@@ -11,13 +11,17 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from gspo_core import plan
+from gspo_core.advantages import ZScore
 from gspo_core.planning import Plan
+from integration.options.choices import NORMALISERS
 from integration.options.config import Config
 from integration.options.errors import NotWritten, TrainingFailure
 from integration.records.environment import environment
 from integration.records.findings import Announcer
 from integration.records.report import summary, write_report
 from integration.records.run_folder import RunFolder
+from integration.records.tracker import Tracker
+from integration.rewards.verdicts import failure_findings, failures
 from integration.shared.cores import Neighbours
 from integration.shared.evaluation import evaluate
 from integration.shared.interrupt import Abandoned, StopOnSignal
@@ -51,6 +55,8 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
     A failure in the middle of a rollout saves nothing: the last checkpoint is between two rollouts, and stays as it is.
     """
     folder, stop = trainer.folder, StopOnSignal()
+    tracker = Tracker(trainer.config.tracker, folder.path.name, trainer.config.to_json())
+    folder.listeners.append(tracker.log)
     try:
         folder.note("environment.jsonl", environment(trainer.config))
         rollouts(trainer, one_rollout, stop)
@@ -68,6 +74,7 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
         raise TrainingFailure(f"{error}. {way_on(folder)}") from error
     finally:
         folder.close()
+        tracker.end()
         stop.leave()
     if stop.requested and not finished(trainer):
         print(f"stopped after rollout {trainer.step}; {saved_so_far(folder)}")
@@ -113,6 +120,7 @@ def _rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None
                 except Abandoned:
                     trainer.give_up()
                     raise
+            row["findings"] = [*row["findings"], *failure_findings(row, config.prompts_per_rollout * config.group_size)]
             trainer.step += 1
             trainer.folder.append("metrics.jsonl", {"step": trainer.step, **row})
             announcer.after_rollout(trainer.step, row)
@@ -155,23 +163,32 @@ class Judged:
     rewards: list[float]
     correct: list[float]
     planned: Plan
+    failures: dict[str, int]
+    """Answers on which the verifier failed, by kind; they score 0."""
 
-    def row(self) -> dict[str, float]:
+    def row(self) -> dict[str, Any]:
         """Its part of the line of metrics."""
         count = len(self.rewards)
-        return {"reward": sum(self.rewards) / count, "accuracy": sum(self.correct) / count}
+        return {
+            "reward": sum(self.rewards) / count,
+            "accuracy": sum(self.correct) / count,
+            "verifier_errors": sum(self.failures.values()),
+            "verifier_failures": self.failures,
+        }
 
 
 def judge(trainer: Run, examples: list[Example], texts: list[str]) -> Judged:
     """Every response against its group; `texts` holds each example's responses one after the other."""
     size = trainer.config.group_size
     owners = [e for e in examples for _ in range(size)]
-    scores = [trainer.task.score(example, text) for example, text in zip(owners, texts, strict=True)]
+    verdicts = trainer.task.verdicts(owners, texts)
+    scores = [verdict.score for verdict in verdicts]
     correct = [float(score >= CORRECT) for score in scores]
     rewards = correct if trainer.config.reward == "correct" else scores
     groups = [index // size for index in range(len(rewards))]
-    planned = plan(rewards, groups, loss_has_other_terms=trainer.config.kl_estimator is not None)
-    return Judged(rewards, correct, planned)
+    normaliser = NORMALISERS.get(trainer.config.objective, ZScore())
+    planned = plan(rewards, groups, normaliser, loss_has_other_terms=trainer.config.kl_estimator is not None)
+    return Judged(rewards, correct, planned, failures(verdicts))
 
 
 def evaluation(trainer: Run, stop: StopOnSignal) -> None:

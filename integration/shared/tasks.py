@@ -1,46 +1,27 @@
-"""Tasks: prompts and verifiers from reasoning-gym, with held-out questions that are never trained on."""
+"""Tasks: prompts and verifiers from reasoning-gym or a file of your own, with held-out problems that are never trained on."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import math
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from integration.options.errors import UserError
+from integration.rewards.files import FileSource
+from integration.rewards.sources import GymSource, Source
+from integration.rewards.verdicts import Limits, Verdict, Verifier
+from integration.rewards.worker import Worker
+from integration.shared.generating import drawn
+from integration.shared.splitting import Example, Split, spaced, split
+
+__all__ = ["CORRECT", "Example", "Task", "load_task", "parse_args"]
 
 CORRECT = 1.0 - 1e-9
 """The smallest score of a right answer; verifiers give partial credit below 1."""
-
-
-EXECUTING = frozenset(
-    {
-        "binary_matrix",
-        "countdown",
-        "intermediate_integration",
-        "n_queens",
-        "polynomial_multiplication",
-        "puzzle24",
-        "simple_integration",
-        "spiral_matrix",
-        "string_insertion",
-    }
-)
-"""Tasks whose verifier passes the answer to `eval`, or to sympy's `parse_expr`, which does. They are refused: what a model
-writes could end the run, hang it, or do anything that this process may do."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One question of a task."""
-
-    question: str
-    answer: str | None
-    """The generator's own solution; some tasks have none, only a verifier."""
-    entry: dict[str, Any] = field(repr=False)
 
 
 @dataclass
@@ -50,22 +31,23 @@ class Task:
     name: str
     train: list[Example]
     held_out: list[Example]
-    verifier: Any = field(repr=False)
+    verifier: Verifier = field(repr=False)
     args: tuple[str, ...] = ()
     """The generator's arguments, as key=value."""
-    verifier_errors: int = 0
-    """Answers on which the verifier itself failed, or gave no number in [0, 1]; they score 0."""
+    parts: Split | None = field(default=None, repr=False)
+    """How the two parts were made."""
+
+    def verdicts(self, examples: Sequence[Example], texts: Sequence[str]) -> list[Verdict]:
+        """Of an answer to each example. All at once: they are one message to the process that judges."""
+        return self.verifier.verdicts([(e.entry, text.strip()) for e, text in zip(examples, texts, strict=True)])
+
+    def scores(self, examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
+        """Rewards in [0, 1]; 0 where the verifier failed."""
+        return [verdict.score for verdict in self.verdicts(examples, texts)]
 
     def score(self, example: Example, text: str) -> float:
-        """Reward of an answer in [0, 1], from reasoning-gym's verifier of the task."""
-        try:
-            score = float(self.verifier.score_answer(answer=text.strip(), entry=example.entry))
-        except Exception:  # reasoning-gym has 106 verifiers, and some fail on odd answers: counted and reported
-            score = math.nan
-        if 0.0 <= score <= 1.0:
-            return score
-        self.verifier_errors += 1
-        return 0.0
+        """Reward of one answer."""
+        return self.scores([example], [text])[0]
 
     def prompts_for(self, step: int, count: int, seed: int) -> list[Example]:
         """`count` training examples for a step: epoch after epoch in a new order. A pure function of its arguments,
@@ -78,67 +60,80 @@ class Task:
         return chosen
 
 
-def load_task(name: str, task_args: Sequence[str], *, seed: int, train_size: int, held_out_size: int) -> Task:
-    """Generate a task and split it by question: no held-out question is ever trained on.
+def load_task(
+    name: str, task_args: Sequence[str], *, seed: int, train_size: int, held_out_size: int, seconds: float = Limits.seconds
+) -> Task:
+    """Generate a task and split it by problem: no held-out problem is ever trained on. The same arguments give the same task.
+
+    Args:
+        name: one of reasoning-gym's, or a Python file.
+        task_args: key=value.
+        seed, train_size, held_out_size: what is drawn.
+        seconds: of processor time that judging an answer may take.
 
     Raises UserError for an unknown task, wrong arguments, or a task with too few distinct questions.
     """
-    import reasoning_gym  # noqa: PLC0415 (a second and a half, which --help does not need)
-    from reasoning_gym.factory import DATASETS  # noqa: PLC0415 (as above)
+    args = parse_args("--task-args", task_args)
+    source: Source
+    entries: Iterable[dict[str, Any]]
+    if name.endswith(".py"):
+        source = FileSource(name, args)
+        entries = source.entries(4 * (train_size + held_out_size), seed)
+        source.open()
+    else:
+        source = GymSource(_known(name), args, spaced(seed), 4 * (train_size + held_out_size))
+        entries = _gym_entries(source, task_args, train_size + held_out_size)
+    parts = split(name, entries, train_size, held_out_size)
+    distinct = len({e.question for e in parts.train})
+    if len(parts.held_out) < held_out_size or distinct < held_out_size:
+        raise UserError(
+            f"--task: {name} has only {len(parts.held_out) + distinct} distinct questions with these arguments; "
+            f"{held_out_size} held out would leave too few to train on. Widen --task-args or lower --eval-prompts"
+        )
+    return Task(name, parts.train, parts.held_out, Worker(source, Limits(seconds)), tuple(task_args), parts)
+
+
+def _known(name: str) -> str:
+    """The name of one of reasoning-gym's tasks; UserError with those that are spelled alike."""
+    from reasoning_gym.factory import DATASETS  # noqa: PLC0415 (a second and a half, which --help does not need)
 
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise UserError(f"--task: reasoning-gym has no task {name!r}{hint}")
-    if name in EXECUTING:
-        raise UserError(
-            f"--task: the verifier of {name} in reasoning-gym executes the model's answer as Python code, in this process and "
-            "without a time limit; choose another task"
-        )
+    return name
+
+
+def _gym_entries(source: GymSource, task_args: Sequence[str], wanted: int) -> Iterable[dict[str, Any]]:
     try:
-        dataset = reasoning_gym.create_dataset(
-            name, seed=seed, size=4 * (train_size + held_out_size), **parse_args("--task-args", task_args)
-        )
-        held_out, train = _split(dataset, train_size, held_out_size)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"--task-args: {name} does not accept {' '.join(task_args) or 'its defaults'}: {error}") from error
-    distinct = len({e.question for e in train})
-    if len(held_out) < held_out_size or distinct < held_out_size:
-        raise UserError(
-            f"--task: {name} has only {len(held_out) + distinct} distinct questions with these arguments; {held_out_size} "
-            "held out would leave too few to train on. Widen --task-args or lower --eval-prompts"
-        )
-    overlap = {e.question for e in held_out} & {e.question for e in train}
-    if overlap:
-        raise AssertionError(f"held-out questions among the training questions: {sorted(overlap)[:3]}")
-    return Task(name, train, held_out, dataset, tuple(task_args))
-
-
-def _split(dataset: Any, train_size: int, held_out_size: int) -> tuple[list[Example], list[Example]]:
-    """The first distinct questions are held out; later draws of other questions are for training, repeats included."""
-    held_out: dict[str, Example] = {}
-    train: list[Example] = []
-    for index in range(len(dataset)):
-        entry = dataset[index]
-        example = Example(entry["question"].strip(), entry["answer"], entry)
-        if len(held_out) < held_out_size:
-            held_out.setdefault(example.question, example)
-        elif example.question not in held_out:
-            train.append(example)
-            if len(train) == train_size:
-                break
-    return list(held_out.values()), train
+        yield from drawn(source.dataset(), source.name, wanted)
+    except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
+        given = " ".join(task_args) or "its defaults"
+        hint = ""
+        if source.name == "composite":
+            hint = """; write --task-args 'datasets=[{"name": "chain_sum", "weight": 1, "config": {"max_terms": 3}}, ...]'"""
+        raise UserError(f"--task-args: {source.name} does not accept {given}: {error}{hint}") from error
 
 
 def parse_args(option: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """`k=v` pairs as keyword arguments; v is a Python literal if it reads as one, else a string."""
+    """`k=v` pairs as keyword arguments; v is a Python literal or JSON if it reads as one, else a string.
+
+    >>> parse_args("--task-args", ["a=1", "b=[1, {'c': None}]", 'd={"deep": [true, null]}', "e=word"])
+    {'a': 1, 'b': [1, {'c': None}], 'd': {'deep': [True, None]}, 'e': 'word'}
+    """
     parsed: dict[str, Any] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"{option}: expected key=value, got {pair!r}")
-        try:
-            parsed[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed[key] = value
+        parsed[key] = _literal(value)
     return parsed
+
+
+def _literal(value: str) -> Any:
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return value

@@ -7,6 +7,7 @@ or the layer itself, whose own code calls `topk`. How gate values follow from wh
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator
 from types import CodeType
@@ -85,7 +86,7 @@ def recomputes(model: nn.Module) -> bool:
 
 def _router(layer: nn.Module) -> nn.Module:
     """The one module of a mixture layer that chooses. TypeError if there is none, or more than one."""
-    choosing = [m for m in (layer, *(m for n, m in _children(layer) if not _are_experts(n, m))) if _calls_topk(type(m))]
+    choosing = [m for m in (layer, *(m for n, m in _children(layer) if not _are_experts(n, m))) if _calls_topk(type(m))]  # type: ignore[arg-type]  # mypy takes no class for hashable
     if len(choosing) != 1:
         got = "none" if not choosing else " and ".join(type(m).__name__ for m in choosing)
         children = ", ".join(type(m).__name__ for n, m in _children(layer))
@@ -117,14 +118,15 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, child in module.named_children():
         inner = child
         while _wraps(inner):
-            inner = next(getattr(inner, w) for w in _WRAPPERS if hasattr(inner, w))
+            inner = next(m for n, m in inner.named_children() if n in _WRAPPERS)
         yield name, inner
 
 
 def _wraps(module: nn.Module) -> bool:
-    return any(isinstance(getattr(module, w, None), nn.Module) for w in _WRAPPERS)
+    return any(name in _WRAPPERS for name, _ in module.named_children())
 
 
+@functools.cache
 def _calls_topk(kind: type) -> bool:
     """Whether a function that a class defines, or inherits from another than torch's, has `topk` among its names."""
     own = (f for c in kind.__mro__ if not c.__module__.startswith("torch.") for f in vars(c).values() if inspect.isfunction(f))

@@ -77,10 +77,25 @@ def test_noise_goes_to_what_the_routers_read(family: str) -> None:
     assert torch.equal(*first) == (family != "llama4_text"), "whose experts' inputs are scaled by the gates"
 
 
-@pytest.mark.slow
 def test_a_group_that_is_not_chosen_today_keeps_its_scores() -> None:
     """DeepSeek-V2 takes gate values from scores that are 0 outside of the groups it chooses."""
+    model = tiny("deepseek_v2", topk_method="group_limited_greedy")
+    mixture, forced = mixture_of(model), torch.tensor([0, 7]).expand(50, 2)
+    router, hidden = mixture.routers[0], torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    assert mixture.num_experts == 8
+    chosen = router(hidden)[2] // 2
+    assert (chosen.ne(0).all(1) | chosen.ne(3).all(1)).any(), "both groups are always chosen"
+    with Selection(2, 8, True, lambda _: forced):
+        logits, weights, experts = router(hidden)
+    assert torch.equal(experts, forced)
+    torch.testing.assert_close(weights, logits.softmax(-1)[:, [0, 7]] * router.routed_scaling_factor)
     found = measure("deepseek_v2", topk_method="group_limited_greedy")
+    assert found.right, found
+
+
+def test_one_group_of_all_experts_is_no_choice() -> None:
+    """Its two best are looked up as the top 2 of 8, just as the choice itself."""
+    found = measure("deepseek_v3", n_group=1, topk_group=1)
     assert found.right, found
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from support.runs.in_process import Paid
 from support.runs.jax_trainers import draw, make_trainer
 
 from gspo_core.planning import Plan
@@ -103,7 +104,7 @@ def test_at_the_reference_the_estimate_is_exactly_zero_and_every_ratio_one(
 ) -> None:
     trainer = with_reference(task, saved, tmp_path, kl="k3", kl_coefficient=BETA, lr=0.0)
     coin = iter(range(10**6))
-    monkeypatch.setattr(trainer.task, "score", lambda *_: float(next(coin) % 4 == 0))
+    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: float(next(coin) % 4 == 0)))
     row = one_rollout(trainer)
     assert (row["kl"], row["max_abs_log_s"]) == (0.0, 0.0)
     assert row["grad_norm"] > 0

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from support.runs.in_process import Paid
 from support.runs.jax_trainers import draw, log_probs, make_trainer
 
 from gspo_core.planning import Plan
@@ -152,7 +153,7 @@ def test_log_s_is_exactly_zero_until_the_policy_moves(
     trainer = make_trainer(task, saved, tmp_path, lr=lr, micro_batch_size=3)
     # Half of the answers right, or no response of a random model has an advantage.
     coin = iter(range(10**6))
-    monkeypatch.setattr(trainer.task, "score", lambda *_: float(next(coin) % 2))
+    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: float(next(coin) % 2)))
     row = one_rollout(trainer)
     assert len(row["log_s"]) == 16
     assert row["grad_norm"] > 0

@@ -197,6 +197,13 @@ def one_shard_less(folder: Path) -> None:
     next(folder.glob("model-00002*")).unlink()
 
 
+def one_name_twice(folder: Path) -> None:
+    """In two files that the index names."""
+    shards(folder)
+    first, second, *_ = sorted(folder.glob("model-*.safetensors"))
+    save_file({**load_file(first), **load_file(second)}, second, {"format": "pt"})
+
+
 def only_pickles(folder: Path) -> None:
     """Weights that are no safetensors."""
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -219,6 +226,7 @@ def integers(folder: Path) -> None:
     ("change", "sentence"),
     [
         (one_shard_less, "does not hold the safetensors of a transformers checkpoint"),
+        (one_name_twice, "in two of the files that model.safetensors.index.json names"),
         (only_pickles, "does not hold the safetensors of a transformers checkpoint"),
         (torn, "does not hold the safetensors of a transformers checkpoint"),
         (integers, "is quantised: model.norm.weight is int8, and the JAX script trains whole weights"),

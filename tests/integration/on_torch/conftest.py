@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from support.runs.in_process import in_process
 from support.runs.torch_trainers import make_trainer
 
 from integration.on_torch.trainer import Trainer
@@ -14,7 +15,9 @@ from integration.shared.tasks import Task, load_task
 @pytest.fixture(scope="session")
 def task() -> Task:
     """Short words backward: prompts and answers of different lengths."""
-    return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
+    return in_process(
+        load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
+    )
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,8 @@ def test_states_of_a_known_model() -> None:
     assert needed.states == 18 * 596_049_920
     assert needed.sampling == 256 * (278 * 28 * 2 * 8 * 128 * 2 + 151936 * 20)
     require_memory(needed, int(24e9), "Qwen/Qwen3-0.6B", "cuda")
+    page = (Path(__file__).parents[3] / "docs/training.md").read_text(encoding="utf-8")
+    assert all(f"| {size / 2**30:.1f} GiB |" in page for size in needed)
     whole = estimate(shape, Config(model="x", max_new_tokens=2048, prompts_per_rollout=64), 200)
     with pytest.raises(UserError, match="smallest GPU for it: none of one GPU"):
         require_memory(whole, int(80e9), "x", "cuda")

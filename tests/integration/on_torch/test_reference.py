@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs.in_process import Paid
 from support.runs.scripts import rows
 from support.runs.torch_trainers import CPU, make_trainer
 
@@ -20,6 +21,7 @@ from integration.on_torch.training import mini_batch, one_rollout, train, update
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.options.resuming import resume_options
+from integration.rewards.verdicts import Verdict
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task
 
@@ -132,7 +134,7 @@ def test_at_the_reference_the_estimate_is_exactly_zero_and_every_ratio_one(
 ) -> None:
     trainer = with_reference(task, tmp_path, kl=name, kl_coefficient=BETA, lr=0.0)
     coin = iter(range(10**6))
-    monkeypatch.setattr(trainer.task, "score", lambda *_: float(next(coin) % 4 == 0))
+    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: float(next(coin) % 4 == 0)))
     row = one_rollout(trainer)
     assert (row["kl"], row["max_abs_log_s"]) == (0.0, 0.0)
     assert row["grad_norm"] > 0
@@ -142,7 +144,7 @@ def test_responses_without_an_advantage_have_a_penalty(task: Task, tmp_path: Pat
     trainer = with_reference(task, tmp_path, kl="token", kl_coefficient=BETA)
     with torch.no_grad():
         trainer.model.get_input_embeddings().weight.mul_(1.5)
-    monkeypatch.setattr(trainer.task, "score", lambda *_: 0.0)
+    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: 0.0))
     row = one_rollout(trainer)
     assert (row["no_advantage"], row["log_s"]) == (1.0, [])
     assert row["kl"] > 0
@@ -156,7 +158,7 @@ def test_a_coefficient_of_zero_measures_and_changes_nothing(
     for folder, options in (("without", {}), ("with", {"kl": "token", "kl_coefficient": 0.0})):
         trainer = make_trainer(task, tmp_path) if not options else with_reference(task, tmp_path / folder, **options)
         coin = iter(range(10**6))
-        monkeypatch.setattr(trainer.task, "score", lambda *_, coin=coin: float(next(coin) % 2))
+        monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _, coin=coin: float(next(coin) % 2)))
         rows.append([one_rollout(trainer) for _ in range(2)])
         weights.append([p.detach().clone() for p in trainer.model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
@@ -166,7 +168,7 @@ def test_a_coefficient_of_zero_measures_and_changes_nothing(
 
 def test_a_run_with_a_penalty_is_resumed_bit_exactly(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A random model answers nothing, so that it would have no advantage and never leave its reference.
-    monkeypatch.setattr(Task, "score", lambda _self, _example, text: float(len(text) % 2))
+    monkeypatch.setattr(Task, "verdicts", lambda _self, _examples, texts: [Verdict(float(len(text) % 2)) for text in texts])
     start = with_reference(task, tmp_path, kl="k3", kl_coefficient=BETA).reference
     assert start is not None
     options: dict[str, Any] = {

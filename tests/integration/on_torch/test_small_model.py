@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.runs.in_process import in_process
 
 from integration.on_torch.small_model import build_tokenizer, load_small, make_small, small_sizes
 from integration.options.errors import UserError
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 
 def counting(*args: str, train_size: int = 20) -> Task:
     """Bits of small numbers."""
-    return load_task("count_bits", args or ("max_n=63",), seed=0, train_size=train_size, held_out_size=5)
+    return in_process(load_task("count_bits", args or ("max_n=63",), seed=0, train_size=train_size, held_out_size=5))
 
 
 def test_each_of_its_ingredients_makes_another_model(tmp_path: Path) -> None:

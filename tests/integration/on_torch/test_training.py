@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.budgets import assert_within, float32_budget
+from support.runs.in_process import Paid
 from support.runs.torch_trainers import draw, make_trainer, response_logp
 
 from gspo_core.planning import Plan
@@ -115,7 +116,7 @@ def test_logits_that_are_not_finite_end_the_run(trainer: Trainer) -> None:
 def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     # Half of the answers right, or no response of a random model has an advantage.
     coin = iter(range(10**6))
-    monkeypatch.setattr(trainer.task, "score", lambda *_: float(next(coin) % 2))
+    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: float(next(coin) % 2)))
     row = one_rollout(trainer)
     assert row["by_mini_batch"][0] == {"clip_fraction": 0.0, "log_s_rms": 0.0}
     assert all(part["log_s_rms"] > 0 for part in row["by_mini_batch"][1:])
@@ -124,7 +125,7 @@ def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Train
 
 
 def test_a_rollout_that_teaches_nothing_says_why(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.task, "score", lambda *_: 1.0)
+    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: 1.0))
     row = one_rollout(trainer)
     assert [finding["kind"] for finding in row["findings"]] == ["CONSTANT_GROUPS"]
     assert "None of 16 responses has an advantage" in row["findings"][0]["sentence"]

@@ -57,7 +57,7 @@ MOE = {"model": "small-moe"}
         ({"warm_up": WarmUp(hidden=8)}, "--warm-up: only --model small and small-moe have a warm-up"),
         ({"objective": "sapo", "clip_low": 0.1}, r"--clip-low: --objective sapo has no clip range, but SoftGate\("),
         ({"objective": "gmpo", "clip_high": 0.1}, r"--clip-high: --objective gmpo has no clip range, but Unclipped\("),
-        ({"objective": "GSPO"}, "--objective: expected gspo or gspo-token or"),
+        ({"objective": "GSPO"}, "--objective: expected gspo, gspo-token, .* or FILE.py:NAME, got GSPO"),
         (
             {"sampler_correction": "tis", "sampler_dtype": "bfloat16", "objective": "luspo"},
             "--sampler-correction tis: has a weight per token, and --objective luspo has one ratio per response",

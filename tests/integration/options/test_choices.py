@@ -9,7 +9,7 @@ import pytest
 
 from gspo_core import Clip, kl, mismatch
 from gspo_core.kl import K3, Capped
-from gspo_core.objectives import PRESETS, TotalVariation
+from gspo_core.objectives import PRESETS, FixedLength, TotalVariation
 from integration.options.choices import CLIP_RANGES, CORRECTIONS, KL_ESTIMATORS, OBJECTIVES
 from integration.options.command_line import read_options
 from integration.options.config import Config
@@ -25,6 +25,8 @@ def test_a_preset_is_chosen_by_its_name_in_small_letters(name: str, monkeypatch:
     if word in CLIP_RANGES:
         low, high = CLIP_RANGES[word]
         assert found == PRESETS[name].with_clip(low, high) != PRESETS[name]
+    elif word == "dr-grpo":  # whose constant is the budget of the run, not of its paper
+        assert found == replace(PRESETS[name], reduction=FixedLength(Config().max_new_tokens))
     else:
         assert found == PRESETS[name]
 

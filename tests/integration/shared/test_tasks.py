@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
+import json
 import random
-import textwrap
 from typing import Any
 
 import numpy as np
 import pytest
+from support.runs.in_process import in_process
 
 from integration.on_torch.small_model import build_tokenizer
 from integration.options.errors import UserError
+from integration.rewards.sources import Direct
 from integration.shared.prompts import Prompter, ends_of, left_pad
-from integration.shared.tasks import EXECUTING, Task, load_task, parse_args
+from integration.shared.tasks import Task, load_task, parse_args
 
 
 @pytest.fixture(scope="module")
 def spelling() -> Task:
     """Words of three to five letters, to be spelled backward."""
-    return load_task("spell_backward", ["min_word_len=3", "max_word_len=5"], seed=1, train_size=60, held_out_size=20)
+    return in_process(
+        load_task("spell_backward", ["min_word_len=3", "max_word_len=5"], seed=1, train_size=60, held_out_size=20)
+    )
 
 
 def test_held_out_questions_are_disjoint_and_of_the_asked_number(spelling: Task) -> None:
@@ -31,20 +33,30 @@ def test_held_out_questions_are_disjoint_and_of_the_asked_number(spelling: Task)
 
 @pytest.mark.parametrize("name", ["spell_backward", "chain_sum", "gcd", "count_bits", "products", "letter_counting"])
 def test_the_generators_own_solution_scores_one(name: str) -> None:
-    task = load_task(name, [], seed=0, train_size=10, held_out_size=5)
+    task = in_process(load_task(name, [], seed=0, train_size=10, held_out_size=5))
     assert [task.score(e, f" {e.answer}\n") for e in task.train] == [1.0] * 10
     assert all(task.score(e, "certainly wrong, whatever was asked") < 0.5 for e in task.train)
-    assert task.verifier_errors == 0
+    assert not any(v.failure for v in task.verdicts(task.train, ["x"] * 10))
 
 
-def test_a_verifier_that_fails_scores_zero_and_is_counted(spelling: Task) -> None:
-    class Broken:
-        def score_answer(self, answer: str, entry: dict[str, Any]) -> float:
-            raise ZeroDivisionError
+class Odd:
+    """A verifier whose score is anything."""
 
-    broken = Task("broken", spelling.train, spelling.held_out, Broken())
-    assert broken.score(spelling.train[0], "anything") == 0.0
-    assert broken.verifier_errors == 1
+    def __init__(self, score: Any) -> None:
+        self._score = score
+
+    def score(self, entry: dict[str, Any], text: str) -> Any:
+        """It, or it is raised."""
+        if isinstance(self._score, BaseException):
+            raise self._score
+        return self._score
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -1.0, 2.0, None, "x", ZeroDivisionError(), KeyboardInterrupt()])
+def test_a_score_that_is_no_number_in_the_unit_interval_counts_as_a_failure(spelling: Task, score: Any) -> None:
+    odd = Task("odd", spelling.train, spelling.held_out, Direct(Odd(score)))
+    assert odd.verdicts(odd.train[:1], ["12"]) == [(0.0, "error")]
+    assert odd.score(odd.train[0], "12") == 0.0
 
 
 def test_an_epoch_shows_every_question_once_in_a_new_order(spelling: Task) -> None:
@@ -65,6 +77,35 @@ def test_task_arguments_are_python_literals_or_strings() -> None:
     assert parsed == {"a": 1, "b": 0.5, "c": True, "d": ("+", "-"), "e": "word", "f": "x=y"}
     with pytest.raises(UserError, match=r"--task-args: expected key=value, got '1=2'"):
         parse_args("--task-args", ["1=2"])
+
+
+@pytest.mark.parametrize(
+    "value", [[1, {"a": (2, None)}], {"b": [True, "x"]}, [{"name": "chain_sum", "config": {"max_terms": 3}}]]
+)
+def test_nested_arguments_are_written_in_python_or_in_json(value: Any) -> None:
+    assert parse_args("--task-args", [f"key={value!r}"]) == {"key": value}
+    listed = json.loads(json.dumps(value))
+    assert parse_args("--task-args", [f"key={json.dumps(value)}"]) == {"key": listed}
+
+
+def test_a_composite_draws_from_its_parts_and_judges_each_by_its_own_verifier() -> None:
+    parts = 'datasets=[{"name": "chain_sum", "weight": 2, "config": {"max_terms": 3}}, {"name": "spell_backward"}]'
+    task = in_process(load_task("composite", [parts], seed=0, train_size=60, held_out_size=20))
+    kinds = [e.entry["metadata"]["source_dataset"] for e in task.train]
+    assert 20 < kinds.count("chain_sum") < 55
+    assert set(kinds) == {"chain_sum", "spell_backward"}
+    assert task.scores(task.train, [str(e.answer) for e in task.train]) == [1.0] * 60
+
+
+def test_a_composite_without_parts_is_refused_with_an_example() -> None:
+    with pytest.raises(UserError, match=r"--task-args: composite does not accept its defaults: .*datasets=\[\{"):
+        load_task("composite", [], seed=0, train_size=5, held_out_size=2)
+
+
+def test_runs_of_different_seeds_have_different_questions() -> None:
+    """reasoning-gym draws question i from seed + i: seeds 0 and 1 used to share all but one."""
+    first, second = ({e.question for e in load_task("gcd", [], seed=s, train_size=60, held_out_size=9).train} for s in (0, 1))
+    assert len(first & second) < 3
 
 
 def test_the_small_tokenizer_keeps_letters_single_and_loses_nothing(spelling: Task) -> None:
@@ -119,35 +160,6 @@ def test_prompt_order_does_not_depend_on_global_random_state(spelling: Task) -> 
     first = spelling.prompts_for(3, 5, seed=0)
     random.seed(99)
     assert spelling.prompts_for(3, 5, seed=0) == first
-
-
-def executing(kind: type) -> bool:
-    """Whether `score_answer`, or a method that it may call, passes something to what executes it."""
-    names = {"eval", "exec", "parse_expr", "sympify"}
-    source = textwrap.dedent(inspect.getsource(kind.score_answer))  # type: ignore[attr-defined]  # a class of reasoning-gym's
-    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    return any((f.id if isinstance(f, ast.Name) else getattr(f, "attr", "")) in names for f in calls)
-
-
-def test_tasks_whose_verifier_executes_the_answer_are_refused() -> None:
-    """The list is what reasoning-gym's sources show; number_sorting executes its own solution only."""
-    from reasoning_gym.factory import DATASETS  # noqa: PLC0415 (only this test wants it)
-
-    assert {name for name, (kind, _) in DATASETS.items() if executing(kind)} == EXECUTING | {"number_sorting"}
-    for name in EXECUTING:
-        with pytest.raises(UserError, match=f"--task: the verifier of {name} in reasoning-gym executes"):
-            load_task(name, (), seed=0, train_size=5, held_out_size=2)
-
-
-@pytest.mark.parametrize("score", [float("nan"), float("inf"), -1.0, 2.0, None, "x"])
-def test_a_score_that_is_no_number_in_the_unit_interval_counts_as_a_failure(spelling: Task, score: Any) -> None:
-    class Odd:
-        def score_answer(self, **_: Any) -> Any:
-            return score
-
-    odd = Task("odd", spelling.train, spelling.held_out, Odd())
-    assert odd.score(odd.train[0], "nan") == 0.0
-    assert odd.verifier_errors == 1
 
 
 def test_a_response_ends_at_any_of_the_models_ends_which_are_not_read(spelling: Task) -> None:

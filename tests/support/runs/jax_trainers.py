@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 import torch
+from support.runs.in_process import in_process
 
 from integration.on_jax.learner import Learner
 from integration.on_jax.rollout import Responses, Sampler, random_keys
@@ -35,7 +36,9 @@ def promotion() -> Iterator[None]:
 
 def words() -> Task:
     """Short words backward: prompts and answers of different lengths."""
-    return load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
+    return in_process(
+        load_task("spell_backward", ["min_word_len=2", "max_word_len=6"], seed=2, train_size=40, held_out_size=10)
+    )
 
 
 def save_model(task: Task, folder: Path) -> tuple[Any, Any, Path]:
