@@ -150,9 +150,9 @@ def _inside(name: str, layers: dict[str, nn.Module]) -> bool:
 
 
 def _names_experts(model: nn.Module) -> bool:
-    """Whether the config says that there are several experts."""
-    configs: list[Any] = [config for m in model.modules() if (config := getattr(m, "config", None)) is not None]
-    return any(_several(getattr(config, name, None)) for config in configs[:1] for name in _CONFIG)
+    """Whether a config, of the model or of a part of it, says that there are several experts."""
+    configs: dict[int, Any] = {id(config): config for m in model.modules() if (config := vars(m).get("config")) is not None}
+    return any(_several(getattr(config, name, None)) for config in configs.values() for name in _CONFIG)
 
 
 def _several(number: Any) -> bool:

@@ -35,6 +35,7 @@ def test_any_module_that_chooses_beside_experts_is_a_router() -> None:
         (Model(SomeRouter(3, 3)), "got SomeRouter"),
         (Model(nn.Linear(3, 3), num_experts=8), "got Model"),
         (Model(nn.Linear(3, 3), num_local_experts=[8, 4]), "got Model"),
+        (Model(Model(nn.Linear(3, 3), n_routed_experts=8)), "got Model"),
         (Model(Layer(nn.Linear(3, 4))), r"expected one router that calls topk in Layer \(Linear, ToyExperts\), got none"),
         (Model(Layer(Gate()), Layer(Gate(top_k=1))), "expected as many experts per token in every layer, got 1 and 2"),
     ],

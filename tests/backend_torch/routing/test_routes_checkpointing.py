@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from gspo_torch import record_routes, replay_routes
@@ -36,6 +38,29 @@ def test_checkpointed_layers_replay_the_same_routes(reentrant: bool) -> None:
     model.eval()
     free = gradients(model, log_probs(model, *data).sum())
     assert any(not torch.allclose(a, b, rtol=1e-2, atol=1e-4) for a, b in zip(free, plain, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_backward_may_run_the_layers_in_another_thread(reentrant: bool) -> None:
+    """As autograd does for CUDA: a router is under watch wherever it is called."""
+    model, data = tiny(), batch()
+    _, routes = recorded(model, *data)
+    moved(model).train()
+    checkpointing(model, reentrant)
+    results = []
+    for threaded in (False, True):
+        model.zero_grad()
+        with replay_routes(model, routes):
+            loss = log_probs(model, *data).sum()
+            if threaded:
+                thread = threading.Thread(target=loss.backward)
+                thread.start()
+                thread.join()
+            else:
+                loss.backward()
+        results.append([p.grad for p in model.parameters()])
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
