@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import cmath
 import re
+from fractions import Fraction
+from itertools import takewhile
 from typing import Any
 
 WORDS = {"game_of_life_halting": {"true", "false"}}
@@ -18,6 +20,25 @@ def passes(name: str, entry: dict[str, Any], text: str) -> bool:
     if name in WORDS:
         return text.strip().lower() == answer.strip().lower()
     return not non_finite(text) or text.strip() == answer.strip()
+
+
+def mended(name: str, entry: dict[str, Any], text: str, score: Any) -> Any:
+    """The verifier's score, or a smaller one where it pays too much.
+
+    coin_flip divides the common beginning of answer and solution by the shorter of the two, so that "0" is right for every
+    probability below 1; here by the longer.
+
+    >>> [mended("coin_flip", {"answer": "0.3125"}, text, 1.0) for text in ("0", "5/16", "0.31")]
+    [0.16666666666666666, 1.0, 0.6666666666666666]
+    """
+    if name != "coin_flip" or score != 1.0:
+        return score
+    given, solution = (float(Fraction(x.replace(",", ""))) for x in (text, entry["answer"]))
+    if abs(given - solution) <= 1e-4:
+        return score
+    texts = [f"{x:.10g}" for x in (given, solution)]
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))
+    return len(list(common)) / max(map(len, texts))
 
 
 def non_finite(text: str) -> bool:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from integration.rewards.holes import passes
+import numpy as np
+
+from integration.rewards.holes import mended, passes
 from integration.rewards.verdicts import Verdict, checked
 
 EXECUTING = frozenset(
@@ -87,13 +89,13 @@ class _Gym:
     def score(self, entry: dict[str, Any], text: str) -> Any:
         """By reasoning-gym's verifier, where its holes are closed."""
         kind = entry.get("metadata", {}).get("source_dataset", self.name) if self.name == "composite" else self.name
-        return self.dataset.score_answer(answer=text, entry=entry) if passes(kind, entry, text) else 0.0
+        if not passes(kind, entry, text):
+            return 0.0
+        return mended(kind, entry, text, self.dataset.score_answer(answer=text, entry=entry))
 
 
 def judge(task: Opened, entry: dict[str, Any], text: str) -> Verdict:
     """One answer in this process, without limits. Random numbers that a verifier draws are the same every time."""
-    import numpy as np  # noqa: PLC0415 (reasoning-gym imports it anyway)
-
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 (of a verifier that draws from it)
     try:

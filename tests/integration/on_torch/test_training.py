@@ -23,6 +23,7 @@ from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, up
 from integration.options.choices import CLIP_RANGES, OBJECTIVES
 from integration.options.errors import TrainingFailure
 from integration.shared.evaluation import evaluate
+from integration.shared.loop import judge
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in
 from integration.shared.tasks import Task
@@ -122,6 +123,28 @@ def test_the_first_mini_batch_is_on_policy_and_later_ones_are_not(trainer: Train
     assert all(part["log_s_rms"] > 0 for part in row["by_mini_batch"][1:])
     assert row["clip_low"] + row["clip_high"] == pytest.approx(row["clip_fraction"])
     assert len(row["log_s"]) == 16
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_rollout_with_every_preset_changes_the_weights(task: Task, tmp_path: Path, objective: str) -> None:
+    trainer = make_trainer(task, tmp_path, objective=objective, clip_low=None, clip_high=None)
+    coin = iter(range(10**6))
+    trainer.task = dataclasses.replace(task, verifier=Paid(lambda _: float(next(coin) % 2)))
+    before = copy.deepcopy(trainer.model.state_dict())
+    row = one_rollout(trainer)
+    assert row["skipped_steps"] == 0
+    assert row["grad_norm"] > 0
+    assert any(not torch.equal(before[name], now) for name, now in trainer.model.state_dict().items())
+
+
+def test_dr_grpo_is_given_rewards_minus_their_mean(task: Task, tmp_path: Path) -> None:
+    """Of its paper, while every other preset divides by the standard deviation, too."""
+    examples = task.train[:4]
+    for objective, wanted in (("dr-grpo", 0.75), ("gspo", 3**0.5)):
+        trainer = make_trainer(task, tmp_path, objective=objective, clip_low=None, clip_high=None)
+        coin = iter(range(10**6))
+        trainer.task = dataclasses.replace(task, verifier=Paid(lambda _, coin=coin: float(next(coin) % 4 == 0)))
+        assert judge(trainer, examples, ["x"] * 16).planned.advantage[0] == pytest.approx(wanted)
 
 
 def test_a_rollout_that_teaches_nothing_says_why(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:

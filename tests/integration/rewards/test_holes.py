@@ -34,6 +34,19 @@ def test_a_game_of_life_that_does_not_halt_is_not_answered_by_anything() -> None
         assert [judge(task, entry, text).score for text in (right, wrong, "", "anything", "yes")] == [1.0, 0.0, 0.0, 0.0, 0.0]
 
 
+def test_the_beginning_of_a_probability_is_not_the_probability() -> None:
+    """coin_flip took "0" for every one below 1: 88 % of its questions."""
+    source = GymSource("coin_flip", {}, 0, 30)
+    task, dataset = source.open(), source.dataset()
+    entries = [dataset[i] for i in range(30)]
+    assert all(judge(task, entry, entry["answer"]) == (1.0, "") for entry in entries)
+    for entry in entries:
+        numerator, denominator = entry["metadata"]["rational"].values()
+        assert judge(task, entry, f"{numerator}/{denominator}").score == 1.0
+        if numerator / denominator > 2e-4:
+            assert judge(task, entry, "0").score < 0.4
+
+
 def test_a_word_that_reads_as_no_number_is_right_where_it_is_the_solution() -> None:
     assert passes("spell_backward", {"answer": "nan"}, "nan")
     assert not passes("spell_backward", {"answer": "not"}, "nan")
