@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from integration.options.errors import UserError
 from integration.options.ranges import check_values
 from integration.options.sizes import Experts, WarmUp
+from integration.options.task_names import require_known, written_names
 from integration.shared.tasks import parse_args
 
 if TYPE_CHECKING:
@@ -42,6 +44,17 @@ def check(config: Config) -> None:
             f"--train-size: expected at least the {config.eval_prompts} questions of --eval-prompts, got {config.train_size}"
         )
     config.build_objective()
+    _check_names(config)
+
+
+def _check_names(config: Config) -> None:
+    """What can be known to be missing before anything is imported."""
+    known = written_names()
+    if known and not config.task.endswith(".py"):
+        require_known(config.task, known)
+    path = Path(config.model).expanduser()
+    if (path.is_absolute() or config.model.startswith(".")) and not path.exists():
+        raise UserError(f"--model: there is no {path}; name a folder of transformers, a file.gguf, or an id of the hub")
 
 
 def _check_batches(config: Config) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import json
 import random
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from integration.options.errors import UserError
+from integration.options.task_names import require_known
 from integration.rewards.files import FileSource
 from integration.rewards.sources import GymSource, Source
 from integration.rewards.verdicts import Limits, Verdict, Verifier
@@ -97,10 +97,7 @@ def _known(name: str) -> str:
     """The name of one of reasoning-gym's tasks; UserError with those that are spelled alike."""
     from reasoning_gym.factory import DATASETS  # noqa: PLC0415 (a second and a half, which --help does not need)
 
-    if name not in DATASETS:
-        close = difflib.get_close_matches(name, DATASETS, n=3, cutoff=0.4)
-        hint = f"; did you mean {', '.join(close)}?" if close else ""
-        raise UserError(f"--task: reasoning-gym has no task {name!r}{hint}")
+    require_known(name, DATASETS)
     return name
 
 

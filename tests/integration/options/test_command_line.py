@@ -53,8 +53,8 @@ def test_help_and_wrong_options_need_no_framework(script: str, options: list[str
 
 @pytest.mark.slow
 def test_what_comes_after_the_options_does_import_one() -> None:
-    """The guard of the test above: an unknown task is found out by the trainer."""
-    assert answer("train_torch", "--task", "nosuch")[1] == "2 matplotlib reasoning_gym torch transformers"
+    """The guard of the test above: an argument that a task does not have is found out by the trainer."""
+    assert answer("train_torch", "--task-args", "nosuch=1")[1] == "2 matplotlib reasoning_gym torch transformers"
 
 
 @pytest.mark.parametrize(
