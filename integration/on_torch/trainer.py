@@ -26,7 +26,8 @@ from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
 from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
-from integration.shared.pretrained import compute_in, load_pretrained
+from integration.shared.gguf_files import gguf_file
+from integration.shared.pretrained import compute_in, load_pretrained, source_of
 from integration.shared.prompts import Prompter, ends_of, require_room
 from integration.shared.task_record import begin, require_same_questions
 from integration.shared.tasks import Example, Task, load_task, parse_args
@@ -119,7 +120,8 @@ def prepare(config: Config) -> Trainer:
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts,
         seconds=config.verifier_seconds,
     )  # fmt: skip
-    check_memory(config, task, str(checkpoint or config.model), device)
+    source = str(checkpoint or config.model)
+    check_memory(config, task, source if gguf_file(source) is None else source_of(source, config.cache_dir), device)
 
     def ready(tokenizer: Any, model_config: Any) -> None:
         require_room(model_config, prompter_of(config, task, tokenizer), task, config.max_new_tokens)

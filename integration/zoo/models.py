@@ -13,7 +13,7 @@ from integration.zoo.sizes import tiny_config
 LOGITS = 3.0
 """Standard deviation of the logits."""
 
-LARGEST = 20_000_000
+LARGEST = 80_000_000
 """Parameters."""
 
 
