@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--write", action="store_true", help="write the page and its record")
     options = parser.parse_args(arguments)
     trials: list[Trial] = []
-    for trial in sweep(options.families or families()):
+    for trial in sweep(dict.fromkeys(options.families or families())):
         trials.append(trial)
         print(trial.line(), flush=True)
     if options.write:

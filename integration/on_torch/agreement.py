@@ -132,7 +132,8 @@ def _drawn(model: Any, sampler: Sampler, examples: list[Example], allowed: Preci
     if not gap <= allowed.nats:
         raise UserError(
             f"--model: of {type(model).__name__} the logits of a token change by {gap:.2g} nats with the tokens after it: it "
-            "does not read from left to right (is_decoder: false in its config?), so no responses can be drawn from it"
+            "does not read from left to right (is_decoder: false in its config?), or takes a padding token in a text for the "
+            "text's end, so no responses can be drawn from it"
         )
     mask[1::2, (drawn.shape[1] + 1) // 2 :] = False
     return texts

@@ -63,7 +63,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 def tiny_config(family: str, vocabulary: int, pad: int, end: int) -> PreTrainedConfig:
     """The configuration class of a family with small sizes; whatever it raises if these do not go together."""
     kind = CONFIG_MAPPING[family]
-    tokens = {"vocab_size": vocabulary, "pad_token_id": pad, "eos_token_id": end, "bos_token_id": end}
+    tokens = {"vocab_size": vocabulary, "pad_token_id": pad, "eos_token_id": end, "bos_token_id": end, "pad_index": pad}
     return kind(**_options(kind, tokens, EXCEPTIONS.get(family, {})))
 
 
