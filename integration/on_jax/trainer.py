@@ -53,6 +53,8 @@ class Trainer(Advised):
     """With --clip-fraction only."""
     reference: Reference | None = None
     """With --kl only."""
+    unfinished: None = None
+    """A rollout's updates are always finished."""
 
     def give_up(self) -> None:
         """A rollout changes nothing before its first optimizer step."""
@@ -119,7 +121,7 @@ def prepare(config: Config) -> Trainer:
         if checkpoint is not None:
             trainer.restore(checkpoint)
         remember(config, folder)
-    folder.rewind(trainer.step if trainer.step else -1)
+    folder.rewind(-1 if checkpoint is None else trainer.step)
     size = sum(x.size for x in jax.tree.leaves(learner.params))
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
     print(f"run folder: {folder.path}", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from integration.on_jax.learner import Predicting
 from integration.on_jax.rollout import Responses, random_keys, resized
 from integration.on_jax.trainer import Trainer, prepare
 from integration.options.config import Config
+from integration.shared.interrupt import NEVER, Stopping
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
 
@@ -31,11 +31,11 @@ Array = Any
 def train(config: Config) -> int:
     """A run to its end; returns the exit status."""
     trainer = prepare(config)
-    return run(trainer, lambda updating: one_rollout(trainer, updating))
+    return run(trainer, lambda stop: one_rollout(trainer, stop))
 
 
-def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Sample, judge, and take one optimizer step per mini-batch; `updating` is called before the first. Returns metrics."""
+def one_rollout(trainer: Trainer, stop: Stopping = NEVER) -> dict[str, Any]:
+    """Sample, judge, and take one optimizer step per mini-batch; `stop` waits from the first on. Returns metrics."""
     config = trainer.config
     began = time.perf_counter()
     keys = random_keys(config.seed, trainer.step)
@@ -52,7 +52,7 @@ def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -
 
     rollup = Rollup(trainer.objective)
     rollup.add(group_metrics(advantages, np.arange(len(advantages)) // config.group_size))
-    updating()
+    stop.finish()
     for batch, old in zip(batches, olds, strict=True):
         update(trainer, batch, old, rollup)
     updated = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from integration.on_torch.reading import Reading
 from integration.on_torch.recompute import enable_recomputing
 from integration.on_torch.reference import Reference, load_start
 from integration.on_torch.rollout import Responses, Sampler
+from integration.on_torch.unfinished import Unfinished, load_unfinished, write_unfinished
+from integration.options.choices import OBJECTIVES
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.options.resuming import open_run, remember
@@ -62,6 +65,13 @@ class Trainer(Advised):
     """With --kl only."""
     drawn_from: tuple[Tensor, Tensor] | None = None
     """The random states before the rollout under way; None before it draws, and from its first optimizer step on."""
+    unfinished: Unfinished | None = None
+    """What is left of a rollout that was stopped between two optimizer steps."""
+
+    @property
+    def can_be_continued(self) -> bool:
+        """Whether a stopped rollout can be saved: an objective from a file of the user's cannot be read back safely."""
+        return self.config.objective in OBJECTIVES
 
     def draw(self, examples: list[Example]) -> Responses:
         """The rollout's responses, a group to each example."""
@@ -103,7 +113,11 @@ class Trainer(Advised):
     def save(self) -> None:
         """A checkpoint at the current step."""
         tokenizer, state = self.sampler.prompter.tokenizer, self.state()
-        self.folder.save_checkpoint(self.step, lambda folder: write_checkpoint(folder, self.model, tokenizer, state))
+        self.folder.save_checkpoint(self.step, lambda folder: self._write(folder, tokenizer, state))
+
+    def _write(self, folder: Path, tokenizer: Any, state: dict[str, Any]) -> None:
+        write_checkpoint(folder, self.model, tokenizer, state)
+        write_unfinished(folder, self.unfinished)
 
 
 def prepare(config: Config) -> Trainer:
@@ -155,8 +169,9 @@ def prepare(config: Config) -> Trainer:
         require_same_questions(task, folder, config.given_files)
         if checkpoint is not None:
             trainer.restore(load_state(checkpoint, model))
+            trainer.unfinished = load_unfinished(checkpoint, device)
         remember(config, folder)
-    folder.rewind(trainer.step if trainer.step else -1)
+    folder.rewind(-1 if checkpoint is None else trainer.step)
     size = sum(p.numel() for p in model.parameters())
     print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
     print(f"run folder: {folder.path}", flush=True)

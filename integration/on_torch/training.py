@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from gspo_core import Padded, group_metrics
-from gspo_core.metrics import Metrics, left_out_metrics
-from gspo_core.planning import Plan
-from integration.on_torch.micro_batches import micro_batches
+from integration.on_torch.batches import MiniBatch, mini_batch
 from integration.on_torch.passes import Old, loss_of, old_pass, sampler_gap, update_pass
 from integration.on_torch.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.trainer import Trainer, prepare
+from integration.on_torch.unfinished import Unfinished
 from integration.options.config import Config
+from integration.shared.interrupt import NEVER, Abandoned, Stopping
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
 from integration.shared.pace import QUIET
@@ -28,11 +25,39 @@ from integration.shared.sampling import sampling_row
 def train(config: Config) -> int:
     """A run to its end; returns the exit status."""
     trainer = prepare(config)
-    return run(trainer, lambda updating: one_rollout(trainer, updating))
+    return run(trainer, lambda stop: one_rollout(trainer, stop))
 
 
-def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """Sample, judge, and take one optimizer step per mini-batch; `updating` is called before the first. Returns metrics."""
+def one_rollout(trainer: Trainer, stop: Stopping = NEVER) -> dict[str, Any]:
+    """Sample, judge, and take one optimizer step per mini-batch. Returns metrics.
+
+    A stop between two of the steps leaves the rest in `trainer.unfinished`, with which the next call begins.
+    """
+    work = trainer.unfinished or begin(trainer)
+    stop.finish()
+    trainer.drawn_from = trainer.unfinished = None
+    left = list(zip(work.batches, work.olds, strict=True))[work.done :]
+    for batch, old in tqdm(left, "updating", unit="mini-batch", **QUIET):
+        began = time.perf_counter()
+        update(trainer, batch, old, work.rollup)
+        work.seconds_updating += time.perf_counter() - began
+        work.done += 1
+        if stop.requested and work.done < len(work.batches) and trainer.can_be_continued:
+            trainer.unfinished = work
+            raise Abandoned
+    return {
+        **work.judged,
+        **(measured := work.rollup.row()),
+        **work.drawn,
+        "findings": work.drawn["findings"] + measured["findings"],
+        **trainer.advised(work.rollup.pilot(work.lengths, work.advantages)),
+        "seconds_sampling": round(work.seconds_sampling, 3),
+        "seconds_updating": round(work.seconds_updating, 3),
+    }
+
+
+def begin(trainer: Trainer) -> Unfinished:
+    """A rollout up to its first optimizer step: responses, advantages, and the log-probs of the policy that sampled."""
     config = trainer.config
     began = time.perf_counter()
     examples = trainer.task.prompts_for(trainer.step, config.prompts_per_rollout, config.seed)
@@ -50,50 +75,16 @@ def one_rollout(trainer: Trainer, updating: Callable[[], None] = lambda: None) -
         sampler_gap(trainer, responses), ended(responses, trainer.sampler), low=config.dtype != "float32",
         new_tokens=config.max_new_tokens,
     )  # fmt: skip
-    updating()
-    trainer.drawn_from = None
-    steps = tqdm(zip(batches, olds, strict=True), "updating", len(batches), unit="mini-batch", **QUIET)
-    for batch, old in steps:
-        update(trainer, batch, old, rollup)
-    updated = time.perf_counter()
-    return {
-        **judged.row(),
-        **(measured := rollup.row()),
-        **drawn,
-        "findings": drawn["findings"] + measured["findings"],
-        **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
-        "seconds_sampling": round(sampled - began, 3),
-        "seconds_updating": round(updated - sampled, 3),
-    }
+    return Unfinished(
+        judged.row(), drawn, responses.mask.sum(-1), advantages, batches, olds, rollup,
+        seconds_sampling=sampled - began, seconds_updating=time.perf_counter() - sampled,
+    )  # fmt: skip
 
 
 def ended(responses: Responses, sampler: Sampler) -> float:
     """The share of responses that ended by themselves."""
     last = responses.tokens.gather(1, responses.mask.sum(-1, keepdim=True) - 1)
     return float(torch.isin(last, sampler.stop_ids).float().mean())
-
-
-@dataclass(frozen=True)
-class MiniBatch:
-    """Inputs of one optimizer step."""
-
-    parts: list[tuple[Responses, Tensor]]
-    """Micro-batches of responses with their advantages, those without an advantage left out: their gradient is zero."""
-    denominator: Tensor
-    """[] the objective's count over all responses of the mini-batch, those left out included: the loss stays exact."""
-    left_out: Metrics | None
-    """Of the responses that are not run; None if all are."""
-
-
-def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, planned: Plan, rows: Tensor) -> MiniBatch:
-    """Those of the chosen rows that have to be run, in micro-batches."""
-    whole = Padded(responses.mask[rows])
-    step = planned.step(trainer.objective, whole, rows)
-    live = torch.from_numpy(step.rows)
-    pieces = micro_batches(trainer.config, responses, live)
-    parts = [(responses.rows(piece), advantages[piece]) for piece in pieces]
-    left_out = left_out_metrics(trainer.objective, advantages[rows], whole) if len(live) < len(rows) else None
-    return MiniBatch(parts, step.denominator, left_out)
 
 
 def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) -> None:

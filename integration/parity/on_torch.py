@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
+from integration.on_torch.batches import mini_batch
 from integration.on_torch.passes import old_pass
 from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer, prepare
-from integration.on_torch.training import mini_batch, update
+from integration.on_torch.training import update
 from integration.options.config import Config
 from integration.options.sizes import WarmUp
 from integration.parity import reference as golden

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 CONTENTS = ("metrics.jsonl", "evaluations.jsonl", "transcripts", "checkpoints")
 """What a run has beside its options."""
-STATE = ("trainer.pt", "optimizer", "state.json")
+STATE = ("trainer.pt", "unfinished.pt", "optimizer", "state.json")
 """What a checkpoint has beside the model, in the formats of either framework."""
 
 

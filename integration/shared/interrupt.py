@@ -7,12 +7,35 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Protocol
 
 from integration.options.streams import write_nowhere
 
 
 class Abandoned(BaseException):
     """A stop was asked for while nothing was under way that a checkpoint would need. No error, so that no handler takes it."""
+
+
+class Stopping(Protocol):
+    """The view of a rollout on the signals."""
+
+    requested: bool
+    """A stop was asked for."""
+
+    def finish(self) -> None:
+        """From here on a stop waits; to be called before the first optimizer step."""
+
+
+class Never:
+    """No stop is ever asked for."""
+
+    requested = False
+
+    def finish(self) -> None:
+        """Nothing waits."""
+
+
+NEVER = Never()
 
 
 class StopOnSignal:

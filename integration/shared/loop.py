@@ -24,7 +24,7 @@ from integration.records.tracker import Tracker
 from integration.rewards.verdicts import failure_findings, failures
 from integration.shared.cores import Neighbours
 from integration.shared.evaluation import evaluate
-from integration.shared.interrupt import Abandoned, StopOnSignal
+from integration.shared.interrupt import Abandoned, StopOnSignal, Stopping
 from integration.shared.pace import Pace
 from integration.shared.tasks import CORRECT, Example, Task
 
@@ -37,6 +37,8 @@ class Run(Protocol):
     task: Task
     sampler: Any
     step: int
+    unfinished: Any
+    """The rest of a rollout that was stopped between two optimizer steps; None between two rollouts."""
 
     def save(self) -> None:
         """A checkpoint at the current step."""
@@ -45,8 +47,10 @@ class Run(Protocol):
         """Undo what the rollout under way changed, if it did already. It was given up before its first optimizer step."""
 
 
-OneRollout = Callable[[Callable[[], None]], dict[str, Any]]
-"""Does a rollout, and calls its argument before the first optimizer step: what came before may be given up. Returns metrics."""
+OneRollout = Callable[[Stopping], dict[str, Any]]
+"""Does a rollout, and calls `finish` before the first optimizer step: what came before may be given up. Returns metrics.
+
+If a stop is requested it may raise Abandoned between two steps, with the rest of the rollout in `unfinished`."""
 
 
 def run(trainer: Run, one_rollout: OneRollout) -> int:
@@ -101,7 +105,7 @@ def rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None:
         _rollouts(trainer, one_rollout, stop)
     except Abandoned:
         saved = trainer.folder.checkpoints()
-        if trainer.step and not (saved and int(saved[-1].name) == trainer.step):
+        if trainer.unfinished is not None or (trainer.step and not (saved and int(saved[-1].name) == trainer.step)):
             trainer.save()
 
 
@@ -116,7 +120,7 @@ def _rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None
         while trainer.step < config.rollouts and not stop.requested:
             with stop.giving_up():
                 try:
-                    row = one_rollout(stop.finish)
+                    row = one_rollout(stop)
                 except Abandoned:
                     trainer.give_up()
                     raise
@@ -142,7 +146,7 @@ def saved_so_far(folder: RunFolder) -> str:
     saved = folder.checkpoints()
     if not saved:
         return f"nothing was saved yet; begin again with --resume {folder.path}"
-    return f"rollout {int(saved[-1].name)} is saved; go on with --resume {folder.path}"
+    return f"all is saved up to here; go on with --resume {folder.path}"
 
 
 def way_on(folder: RunFolder) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
 from contextlib import suppress
 from itertools import cycle
 from pathlib import Path
@@ -32,6 +31,7 @@ from integration.records.checksums import damage
 from integration.records.run_folder import RunFolder, has_state
 from integration.shared import loop
 from integration.shared.evaluation import Evaluation
+from integration.shared.interrupt import Stopping
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,7 @@ class Trainer:
     """A run whose weights are a number, which every rollout scrambles."""
 
     task: Any = None
+    unfinished: Any = None
     sampler: Any = None
 
     def __init__(self, path: Path) -> None:
@@ -79,9 +80,9 @@ class Trainer:
     def give_up(self) -> None:
         """Nothing is given up here: a signal comes when something is written."""
 
-    def one_rollout(self, updating: Callable[[], None]) -> dict[str, Any]:
+    def one_rollout(self, stop: Stopping) -> dict[str, Any]:
         """A line of metrics that depends on all that was before."""
-        updating()
+        stop.finish()
         self.weights = self.weights * 6364136223846793005 % 2**61
         return {**ROW, "reward": self.weights / 2**61}
 

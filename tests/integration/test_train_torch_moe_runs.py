@@ -19,6 +19,7 @@ from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.options.resuming import resume_options
 from integration.options.sizes import Experts, WarmUp
+from integration.shared.interrupt import Stopping
 from integration.shared.tasks import Task, load_task
 
 pytestmark = pytest.mark.slow
@@ -67,10 +68,10 @@ def test_a_run_that_died_goes_on_bit_exactly_with_noise_and_replay(tmp_path: Pat
     config = dataclasses.replace(TINY, cache_dir=tmp_path / "cache", run_dir=tmp_path / "whole")
     assert train(config) == 0
 
-    def die_in_the_fourth(trainer: Trainer) -> dict[str, Any]:
+    def die_in_the_fourth(trainer: Trainer, stop: Stopping) -> dict[str, Any]:
         if trainer.step == 3:
             raise MemoryError
-        return one_rollout(trainer)
+        return one_rollout(trainer, stop)
 
     monkeypatch.setattr(training, "one_rollout", die_in_the_fourth)
     died = dataclasses.replace(config, run_dir=tmp_path / "died")

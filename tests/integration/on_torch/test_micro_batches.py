@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from support.runs.torch_trainers import draw, make_trainer
 
 from gspo_core.planning import Plan
+from integration.on_torch.batches import mini_batch
 from integration.on_torch.micro_batches import by_tokens
 from integration.on_torch.passes import old_pass
 from integration.on_torch.recompute import enable_recomputing
-from integration.on_torch.training import mini_batch, update
+from integration.on_torch.training import update
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.shared.measure import Rollup

@@ -13,11 +13,12 @@ from support.runs.scripts import rows
 from support.runs.torch_trainers import CPU, make_trainer
 
 from gspo_core.planning import Plan
+from integration.on_torch.batches import mini_batch
 from integration.on_torch.passes import old_pass
 from integration.on_torch.reference import Reference
 from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer
-from integration.on_torch.training import mini_batch, one_rollout, train, update
+from integration.on_torch.training import one_rollout, train, update
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.options.resuming import resume_options

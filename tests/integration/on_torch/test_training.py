@@ -15,11 +15,12 @@ from support.runs.torch_trainers import draw, make_trainer, response_logp
 
 from gspo_core.planning import Plan
 from integration.on_torch.agreement import require_agreement
+from integration.on_torch.batches import MiniBatch, mini_batch
 from integration.on_torch.growing import Cached
 from integration.on_torch.passes import Old
 from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer
-from integration.on_torch.training import MiniBatch, mini_batch, one_rollout, update
+from integration.on_torch.training import one_rollout, update
 from integration.options.choices import CLIP_RANGES, OBJECTIVES
 from integration.options.errors import TrainingFailure
 from integration.shared.evaluation import evaluate

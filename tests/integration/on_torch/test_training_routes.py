@@ -17,10 +17,11 @@ from support.runs.torch_trainers import make_trainer, response_logp
 from gspo_core import GSPO, Padded
 from gspo_core.metrics import left_out_metrics
 from gspo_core.planning import Plan
+from integration.on_torch.batches import mini_batch
 from integration.on_torch.passes import Old, old_pass, update_pass
 from integration.on_torch.rollout import Responses
 from integration.on_torch.trainer import Trainer
-from integration.on_torch.training import mini_batch, one_rollout, update
+from integration.on_torch.training import one_rollout, update
 from integration.shared.disagreement import Flips
 from integration.shared.measure import Rollup
 from integration.shared.tasks import Task

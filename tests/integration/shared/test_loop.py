@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from integration.options.errors import TrainingFailure
 from integration.records.run_folder import RunFolder
 from integration.shared import loop
 from integration.shared.evaluation import Evaluation
+from integration.shared.interrupt import Abandoned, Stopping
 
 FILES = ("metrics.jsonl", "evaluations.jsonl")
 MORE = {"skipped_steps": 0, "grad_norm": 1.0, "findings": [], "seconds_sampling": 0.0, "seconds_updating": 0.0}
@@ -29,6 +29,7 @@ class Trainer:
     """A run whose weights are a number, changed by every optimizer step; it fails in the middle of a rollout."""
 
     task: Any = None
+    unfinished: Any = None
     sampler: Any = None
 
     def __init__(self, folder: Path, fails_in: int = 0, stops: tuple[int, str] | None = None) -> None:
@@ -39,16 +40,16 @@ class Trainer:
         if not (folder / "config.json").exists():
             self.folder.create(self.config.to_json())
         for checkpoint in self.folder.checkpoints()[-1:]:
-            self.weights, self.random = json.loads((checkpoint / "state.json").read_text())
+            self.weights, self.random, self.unfinished = json.loads((checkpoint / "state.json").read_text())
             self.step = int(checkpoint.name)
-        self.folder.rewind(self.step if self.step else -1)
+        self.folder.rewind(self.step if self.folder.checkpoints() else -1)
 
     def save(self) -> None:
         """The weights as a file."""
 
         def fill(folder: Path) -> None:
             folder.mkdir()
-            (folder / "state.json").write_text(json.dumps([self.weights, self.random]))
+            (folder / "state.json").write_text(json.dumps([self.weights, self.random, self.unfinished]))
 
         self.folder.save_checkpoint(self.step, fill)
 
@@ -57,18 +58,24 @@ class Trainer:
         if self.before is not None:
             self.random = self.before
 
-    def one_rollout(self, updating: Callable[[], None]) -> dict[str, Any]:
-        """Random numbers, then two optimizer steps, which depend on them."""
-        self.at("before")
-        self.before, self.random = self.random, self.random + 1
-        self.at("sampling")
-        updating()
-        self.before = None
-        self.weights += self.random
-        self.at("updating")
+    def one_rollout(self, stop: Stopping) -> dict[str, Any]:
+        """Random numbers, then two optimizer steps, which depend on them; a stop between the two leaves the second."""
+        if self.unfinished is None:
+            self.at("before")
+            self.before, self.random = self.random, self.random + 1
+            self.at("sampling")
+            stop.finish()
+            self.before = None
+            self.weights += self.random
+            self.at("between")
+            if stop.requested:
+                self.unfinished = "the second step"
+                raise Abandoned
+        self.unfinished = None
         if self.step + 1 == self.fails_in:
             raise TrainingFailure("3 gradients in a row were not finite")
         self.weights += 1
+        self.at("updating")
         return ROW
 
     def at(self, place: str) -> None:
@@ -96,11 +103,11 @@ def test_a_failure_keeps_every_checkpoint_as_it_was_between_two_rollouts(
         loop.run(trainer, trainer.one_rollout)
     assert [int(path.name) for path in trainer.folder.checkpoints()] == saved
     for last in trainer.folder.checkpoints()[-1:]:
-        assert json.loads((last / "state.json").read_text()) == [sum(range(saved[-1] + 1)) + saved[-1], saved[-1]]
+        assert json.loads((last / "state.json").read_text()) == [sum(range(saved[-1] + 1)) + saved[-1], saved[-1], None]
     assert [row["step"] for row in trainer.folder.rows("metrics.jsonl")] == list(range(1, fails_in))
 
 
-PLACES = [(step, place) for step in range(6) for place in ("before", "sampling", "updating")]
+PLACES = [(step, place) for step in range(6) for place in ("before", "sampling", "between", "updating")]
 PLACES += [(step, "evaluation") for step in (0, 3, 6)]
 
 
@@ -125,7 +132,7 @@ def test_a_stop_anywhere_saves_and_the_run_ends_as_an_undisturbed_one(
         done = stops[0] + (stops[1] == "updating")
         if where is not None:
             assert (status, trainer.step) == (130, done)
-            wanted = f"rollout {done} is saved; go on" if done else "nothing was saved yet; begin again"
+            wanted = "all is saved up to here; go on" if done or stops[1] == "between" else "nothing was saved yet; begin again"
             assert f"stopped after rollout {done}; {wanted} with --resume {trainer.folder.path}" in said
             continue
         assert status == 0
