@@ -55,6 +55,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "deepseek_v4": {"mlp_layer_types": ["hash_moe", "moe", "moe"]},
     "dots3_note_text": {"layer_types": ["indexed_attention"] * 3},
     "gemma4_text": {"enable_moe_block": True, "num_kv_shared_layers": 0, "vocab_size_per_layer_input": VOCABULARY},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention", "linear_attention"]},
     "jamba": {"expert_layer_offset": 0, "attn_layer_offset": 1, "attn_layer_period": 2},
     "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
