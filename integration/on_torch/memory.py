@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 
 from integration.options.config import Config
 from integration.options.errors import UserError
@@ -73,7 +74,7 @@ def _longest_prompt(config: Config, task: Task, tokenizer: Any) -> int:
 
 def estimate(model_config: Any, config: Config, longest_prompt: int) -> Estimate:
     """Of a run with this model; `model_config` is transformers', and no weight is allocated."""
-    text = model_config.get_text_config()
+    text: Any = _Largest(model_config.get_text_config())
     count = parameters(model_config)
     item = 2 if config.dtype == "bfloat16" else 4
     states = count * (16 + (2 if item == 2 else 0))
@@ -90,6 +91,7 @@ def estimate(model_config: Any, config: Config, longest_prompt: int) -> Estimate
 
 def activations(text: Any, tokens: int, item: int, checkpointing: bool) -> int:
     """Bytes that are kept from the forward to the backward pass; of one layer alone, and each layer's input, if recomputed."""
+    text = _Largest(text)
     hidden, inner = text.hidden_size, getattr(text, "intermediate_size", None) or 4 * text.hidden_size
     active, routed = getattr(text, "num_experts_per_tok", None), 0
     if active:  # experts compute in float32, on copies of their tokens
@@ -129,6 +131,20 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
+
+
+class _Largest:
+    """A config whose layers may have sizes of their own, as Gemma 4's: of a size that differs, the largest."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return getattr(self._config, name)
+        except AmbiguousGlobalPerLayerAttributeError:
+            layers = (self._config.per_layer_config[index] for index in range(self._config.num_hidden_layers))
+            return max(getattr(layer, name) or 0 for layer in layers)
 
 
 def _head_size(text: Any) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, Gemma4TextConfig, GPT2Config, LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
 from integration.on_torch.memory import CARDS, Estimate, activations, estimate, parameters, require_memory
 from integration.options.config import Config
@@ -94,3 +94,12 @@ def test_the_named_card_is_the_smallest_that_is_large_enough(states: int, sampli
     fitting = [card for card in CARDS if needed.peak <= 0.95e9 * card]
     assert (int(named[1]) if named else None) == (fitting[0] if fitting else None)
     assert needed.peak >= states + max(sampling, updating)
+
+
+def test_layers_of_different_sizes_count_as_the_largest() -> None:
+    """Gemma 4's global layers have wider heads, which transformers does not give for the model as a whole."""
+    mixed: dict[str, Any] = {**HEADS, "hidden_size": 64, "intermediate_size": 96, "head_dim": 8}
+    narrow = activations(Gemma4TextConfig(**mixed, global_head_dim=8), 64, 4, checkpointing=False)
+    wide = activations(Gemma4TextConfig(**mixed, global_head_dim=256), 64, 4, checkpointing=False)
+    assert wide == activations(Gemma4TextConfig(**{**mixed, "head_dim": 256}, global_head_dim=256), 64, 4, checkpointing=False)
+    assert wide > 2 * narrow
