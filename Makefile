@@ -17,11 +17,11 @@ SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns sums; about 9 minutes on 2 cores
+train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns sums; about 10 minutes on 2 cores
 	$(BIN)/python integration/train_torch.py --model smollm2 \
 	  --task chain_sum --task-args min_terms=2 max_terms=2 min_digits=1 max_digits=2 --prompt plain --max-new-tokens 10 \
-	  --lr 5e-6 --rollouts 30 --prompts-per-rollout 12 --group-size 8 \
-	  --eval-prompts 150 --eval-samples 4 --checkpoint-every 10 $(ARGS)
+	  --lr 7e-6 --rollouts 20 --prompts-per-rollout 20 --group-size 8 \
+	  --eval-prompts 150 --eval-samples 4 --eval-every 3 --checkpoint-every 10 $(ARGS)
 
 train-small: .venv/.train ## the same script on a 1 M Qwen3 made from a config, nothing downloaded; about 5 minutes on 2 cores
 	$(BIN)/python integration/train_torch.py $(SMALL) $(ARGS)

@@ -63,10 +63,14 @@ def _shown(folder: RunFolder) -> Shown:
     return Shown(folder.rows("metrics.jsonl"), folder.rows("evaluations.jsonl"), clip)
 
 
+FEW = 10
+"""Rollouts below which there is nothing to average."""
+
+
 def _curve(axes: Axes, steps: list[int], values: list[float], color: str, label: str | None = None, dash: str = "-") -> None:
-    """Every value, faint, and their running mean over a twentieth of the run."""
-    half = len(values) // 40
-    if half:
+    """Every value, faint, and their moving average over a twentieth of the run, five rollouts at least; not of a few rollouts."""
+    half = max(2, len(values) // 40)
+    if len(values) >= FEW:
         windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
         axes.plot(steps, values, color=color, lw=0.8, alpha=0.2)
         axes.plot(steps, [sum(w) / len(w) for w in windows], color=color, lw=1.8, ls=dash, label=label)
@@ -150,7 +154,7 @@ def _room_for_legend(axes: Axes) -> None:
 PLOTS: tuple[tuple[Callable[[Axes, Shown], None], str], ...] = (
     (
         _reward,
-        "Faint: the mean reward of each rollout, which depends on the questions drawn; bold: its moving average. Points: the "
+        "Faint: the mean reward of each rollout, which depends on the questions drawn; bold: the moving average. Points: the "
         "share of held-out questions answered right, the same questions at each point. The verifier may give partial credit: "
         "the reward can be above the accuracy.",
     ),
