@@ -68,7 +68,7 @@ FEW = 10
 
 
 def _curve(axes: Axes, steps: list[int], values: list[float], color: str, label: str | None = None, dash: str = "-") -> None:
-    """Every value, faint, and their moving average over a twentieth of the run, five rollouts at least; not of a few rollouts."""
+    """Every value, faint, and a moving average over a twentieth of the run, five rollouts at least; none of a few rollouts."""
     half = max(2, len(values) // 40)
     if len(values) >= FEW:
         windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
