@@ -12,8 +12,10 @@ from gspo_torch.trainers.trl import GSPOConfig, GSPOTrainer
 
 from integration.on_torch.reference import load_start
 from integration.on_torch.rollout import Sampler
+from integration.options.choices import NORMALISERS
 from integration.options.errors import UserError
 from integration.records.report import gain_interval
+from integration.rewards.verdicts import failure_findings, failures
 from integration.shared.evaluation import Evaluation, evaluate
 from integration.shared.prompts import Prompter, ends_of
 from integration.shared.task_record import describe
@@ -60,7 +62,7 @@ def arguments(options: Options) -> GSPOConfig:
             f"{options.micro_batches} micro-batches on {ranks} processes"
         )
     return GSPOConfig(
-        str(options.run_dir), objective=options.base.build_objective(),
+        str(options.run_dir), objective=options.base.build_objective(), normaliser=NORMALISERS.get(options.objective),
         per_device_train_batch_size=rows // parts, gradient_accumulation_steps=options.micro_batches,
         steps_per_generation=options.mini_batches * options.micro_batches, num_generations=options.group_size,
         max_steps=options.rollouts * options.mini_batches, max_completion_length=options.max_new_tokens,
@@ -77,10 +79,16 @@ def questions(task: Task, count: int) -> Dataset:
 
 
 def rewards_of(task: Task) -> Any:
-    """TRL's reward function: the score of reasoning-gym's verifier."""
+    """TRL's reward function: the score of the task's verifier. Each way in which that fails is named when it is first seen."""
+    known: set[str] = set()
 
     def score(completions: list[Any], index: list[int], **_: Any) -> list[float]:
-        return task.scores([task.train[i] for i in index], [turns[0]["content"] for turns in completions])
+        verdicts = task.verdicts([task.train[i] for i in index], [turns[0]["content"] for turns in completions])
+        for finding in failure_findings({"verifier_failures": failures(verdicts)}, len(verdicts)):
+            if finding["kind"] not in known:
+                known.add(finding["kind"])
+                print(finding["sentence"], flush=True)
+        return [verdict.score for verdict in verdicts]
 
     return score
 
