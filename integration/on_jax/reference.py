@@ -18,7 +18,7 @@ from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.shared.fingerprint import fingerprint_of
 from integration.shared.pretrained import SMOLLM2, require_whole_model, smollm2_folder
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 Array = Any
 

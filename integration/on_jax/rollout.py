@@ -17,8 +17,8 @@ from flax import nnx
 
 from integration.on_jax.learner import Learner
 from integration.options.errors import TrainingFailure
-from integration.shared.prompts import Prompter, left_pad
-from integration.shared.tasks import Example
+from integration.tasks.prompts import Prompter, left_pad
+from integration.tasks.task import Example
 
 Array = Any
 LEAST = 8

@@ -26,9 +26,9 @@ from integration.records.run_folder import RunFolder
 from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import load_tokenizer
-from integration.shared.prompts import Prompter, ends_of
-from integration.shared.task_record import begin, require_same_questions
-from integration.shared.tasks import Task, load_task, parse_args
+from integration.tasks.prompts import Prompter, ends_of
+from integration.tasks.record import begin, require_same_questions
+from integration.tasks.task import Task, load_task, parse_args
 
 
 @dataclass

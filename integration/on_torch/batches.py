@@ -11,7 +11,7 @@ from gspo_core import Padded
 from gspo_core.metrics import Metrics, left_out_metrics
 from gspo_core.planning import Plan
 from integration.on_torch.micro_batches import micro_batches
-from integration.on_torch.rollout import Responses
+from integration.on_torch.sampling.rollout import Responses
 from integration.on_torch.trainer import Trainer
 
 

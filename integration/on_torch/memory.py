@@ -16,7 +16,7 @@ from transformers.integrations.heterogeneity.configuration_utils import Ambiguou
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.shared.evaluation import EVALUATED
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 GIB = 2**30
 CARDS = (24, 40, 80, 141)

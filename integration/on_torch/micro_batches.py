@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from integration.on_torch.rollout import Responses
+from integration.on_torch.sampling.rollout import Responses
 from integration.options.config import Config
 
 

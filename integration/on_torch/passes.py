@@ -15,9 +15,9 @@ from gspo_core.kl import KLTerm
 from gspo_core.metrics import sampler_metrics
 from gspo_core.mismatch import SamplerWeight
 from gspo_core.objectives import LinearLoss
-from integration.on_torch.head_check import head_of
 from integration.on_torch.recompute import recomputing
-from integration.on_torch.rollout import Responses, predicting_states
+from integration.on_torch.sampling.head_check import head_of
+from integration.on_torch.sampling.rollout import Responses, predicting_states
 from integration.on_torch.trainer import Trainer
 from integration.shared.disagreement import UNCORRECTED
 from integration.shared.measure import Rollup

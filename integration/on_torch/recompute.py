@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from integration.on_torch.growing import positions
+from integration.on_torch.sampling.growing import positions
 from integration.options.errors import UserError
 
 

@@ -12,7 +12,7 @@ from integration.on_torch.small_model import load_small
 from integration.options.config import Config
 from integration.shared.fingerprint import fingerprint_of
 from integration.shared.pretrained import Ready, compute_in, load_pretrained
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 
 def load_start(config: Config, task: Task, device: torch.device, ready: Ready | None = None) -> tuple[Any, Any]:

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
-from integration.on_torch.rollout import Sampler
+from integration.on_torch.sampling.rollout import Sampler
 from integration.options.errors import UserError
 from integration.options.sizes import Experts, WarmUp
 from integration.shared.model_cache import cached_model
 from integration.shared.pretrained import load_pretrained
-from integration.shared.prompts import Prompter
-from integration.shared.tasks import CORRECT, Example, Task
+from integration.tasks.prompts import Prompter
+from integration.tasks.task import CORRECT, Example, Task
 
 PAD, UNKNOWN, USER, ASSISTANT, END = "<|pad|>", "<|unknown|>", "<|user|>", "<|assistant|>", "<|end|>"
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))

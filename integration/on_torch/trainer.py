@@ -12,14 +12,14 @@ from gspo_torch.routing.routers import mixture_of
 from torch import Tensor
 
 from gspo_core import Objective
-from integration.on_torch.agreement import require_agreement
 from integration.on_torch.checkpoint import load_state, write_checkpoint
-from integration.on_torch.engine import Engine, in_bfloat16
 from integration.on_torch.memory import check_memory
-from integration.on_torch.reading import Reading
 from integration.on_torch.recompute import enable_recomputing
 from integration.on_torch.reference import Reference, load_start
-from integration.on_torch.rollout import Responses, Sampler
+from integration.on_torch.sampling.agreement import require_agreement
+from integration.on_torch.sampling.engine import Engine, in_bfloat16
+from integration.on_torch.sampling.reading import Reading
+from integration.on_torch.sampling.rollout import Responses, Sampler
 from integration.on_torch.unfinished import Unfinished, load_unfinished, write_unfinished
 from integration.options.choices import OBJECTIVES
 from integration.options.config import Config
@@ -31,9 +31,9 @@ from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.gguf_files import gguf_file
 from integration.shared.pretrained import compute_in, load_pretrained, source_of
-from integration.shared.prompts import Prompter, ends_of, require_room
-from integration.shared.task_record import begin, require_same_questions
-from integration.shared.tasks import Example, Task, load_task, parse_args
+from integration.tasks.prompts import Prompter, ends_of, require_room
+from integration.tasks.record import begin, require_same_questions
+from integration.tasks.task import Example, Task, load_task, parse_args
 
 
 @dataclass

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from gspo_core import Padded, group_metrics
 from integration.on_torch.batches import MiniBatch, mini_batch
 from integration.on_torch.passes import Old, loss_of, old_pass, sampler_gap, update_pass
-from integration.on_torch.rollout import Responses, Sampler, predicting_states
+from integration.on_torch.sampling.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.trainer import Trainer, prepare
 from integration.on_torch.unfinished import Unfinished
 from integration.options.config import Config

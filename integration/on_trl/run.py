@@ -11,15 +11,15 @@ from datasets import Dataset
 from gspo_torch.trainers.trl import GSPOConfig, GSPOTrainer
 
 from integration.on_torch.reference import load_start
-from integration.on_torch.rollout import Sampler
+from integration.on_torch.sampling.rollout import Sampler
 from integration.options.choices import NORMALISERS
 from integration.options.errors import UserError
 from integration.records.report import gain_interval
 from integration.rewards.verdicts import failure_findings, failures
 from integration.shared.evaluation import Evaluation, evaluate
-from integration.shared.prompts import Prompter, ends_of
-from integration.shared.task_record import describe
-from integration.shared.tasks import Task, load_task
+from integration.tasks.prompts import Prompter, ends_of
+from integration.tasks.record import describe
+from integration.tasks.task import Task, load_task
 
 if TYPE_CHECKING:
     from integration.train_trl import Options

@@ -10,7 +10,7 @@ from integration.options.errors import UserError
 from integration.options.ranges import check_values
 from integration.options.sizes import Experts, WarmUp
 from integration.options.task_names import require_known, written_names
-from integration.shared.tasks import parse_args
+from integration.tasks.task import parse_args
 
 if TYPE_CHECKING:
     from integration.options.config import Config

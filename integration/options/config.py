@@ -25,7 +25,7 @@ from integration.options.choices import (
 from integration.options.errors import UserError
 from integration.options.sizes import Experts, WarmUp
 from integration.records.tracker import TrackerName
-from integration.shared.prompts import PromptStyle
+from integration.tasks.prompts import PromptStyle
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from integration.on_torch.batches import mini_batch
 from integration.on_torch.passes import old_pass
-from integration.on_torch.rollout import Responses
+from integration.on_torch.sampling.rollout import Responses
 from integration.on_torch.trainer import Trainer, prepare
 from integration.on_torch.training import update
 from integration.options.config import Config
@@ -33,7 +33,7 @@ from integration.parity import reference as golden
 from integration.parity.comparison import compare
 from integration.parity.reference import START, Golden, Recorder, Rollout, Run, Update
 from integration.shared.measure import Rollup
-from integration.shared.tasks import CORRECT
+from integration.tasks.task import CORRECT
 
 OPTIONS: dict[str, Any] = {
     "task": "spell_backward",

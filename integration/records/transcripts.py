@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from integration.records.json_lines import Row
-from integration.shared.tasks import CORRECT
+from integration.tasks.task import CORRECT
 
 
 def transcripts(folder: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from integration.rewards.verdicts import failures
-from integration.shared.tasks import CORRECT, Example, Task
+from integration.tasks.task import CORRECT, Example, Task
 
 JUNK = (
     "",

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from integration.shared.pace import QUIET
-from integration.shared.tasks import CORRECT, Task
+from integration.tasks.task import CORRECT, Task
 
 EVALUATED = 256
 """Responses that are drawn at a time, at most."""

@@ -26,7 +26,7 @@ from integration.shared.cores import Neighbours
 from integration.shared.evaluation import evaluate
 from integration.shared.interrupt import Abandoned, StopOnSignal, Stopping
 from integration.shared.pace import Pace
-from integration.shared.tasks import CORRECT, Example, Task
+from integration.tasks.task import CORRECT, Example, Task
 
 
 class Run(Protocol):

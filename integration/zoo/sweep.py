@@ -14,7 +14,7 @@ import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
 
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 from integration.zoo.trial import Trial, sweep_task, try_family
 
 SECONDS = 120.0

@@ -14,14 +14,14 @@ from gspo_torch import token_logp
 from torch import Tensor
 
 from gspo_core import Padded
-from integration.on_torch.agreement import require_agreement
-from integration.on_torch.head_check import head_of
-from integration.on_torch.rollout import Responses, Sampler, predicting_states
+from integration.on_torch.sampling.agreement import require_agreement
+from integration.on_torch.sampling.head_check import head_of
+from integration.on_torch.sampling.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.small_model import build_tokenizer
 from integration.options.errors import TrainingFailure, UserError
 from integration.shared.pretrained import load_pretrained
-from integration.shared.prompts import Prompter
-from integration.shared.tasks import Task, load_task
+from integration.tasks.prompts import Prompter
+from integration.tasks.task import Task, load_task
 from integration.zoo.models import write_model
 
 TEMPERATURE, PROMPTS, COUNT, LONGEST = 0.7, 5, 3, 10

@@ -20,7 +20,7 @@ from integration.options.errors import UserError
 from integration.options.resuming import resume_options
 from integration.options.sizes import Experts, WarmUp
 from integration.shared.interrupt import Stopping
-from integration.shared.tasks import Task, load_task
+from integration.tasks.task import Task, load_task
 
 pytestmark = pytest.mark.slow
 

@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_a_person_looks_for(finished: Path) -> None:
 
 
 def test_held_out_questions_are_never_trained_on(finished: Path) -> None:
-    from integration.shared.tasks import load_task  # noqa: PLC0415 (imports reasoning-gym: 4 s)
+    from integration.tasks.task import load_task  # noqa: PLC0415 (imports reasoning-gym: 4 s)
 
     task = load_task("count_bits", ["min_n=1", "max_n=63"], seed=0, train_size=40, held_out_size=10)
     trained = {e.question for step in range(30) for e in task.prompts_for(step, 4, 0)}

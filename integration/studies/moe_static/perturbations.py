@@ -12,7 +12,7 @@ from gspo_torch import Routes, policy_loss, record_routes
 from torch import Tensor
 
 from gspo_core import GSPO, Clip
-from integration.on_torch.engine import in_bfloat16, router_noise
+from integration.on_torch.sampling.engine import in_bfloat16, router_noise
 from integration.studies.moe_static.models import PROMPT, Kind, Policy, Rollout, every_token
 
 MINI_BATCHES = 8

@@ -10,8 +10,8 @@ import torch
 from gspo_torch import Routes, record_routes, replay_routes
 from torch import Tensor
 
-from integration.on_torch.engine import router_noise
 from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
+from integration.on_torch.sampling.engine import router_noise
 from integration.studies.moe_training.arms import Sizes
 
 EVALUATIONS = 4

@@ -18,7 +18,7 @@ from torch import Tensor
 from integration.mixtures.__main__ import row
 from integration.mixtures.claims import log_probs, measure, moved, recorded
 from integration.mixtures.tiny import families, tiny
-from integration.on_torch.engine import router_noise
+from integration.on_torch.sampling.engine import router_noise
 
 REFUSED = {"doge", "phimoe"}
 PAGE = (ROOT / "docs/moe.md").read_text()

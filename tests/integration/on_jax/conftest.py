@@ -10,7 +10,7 @@ import pytest
 from support.runs.jax_trainers import make_trainer, promotion, save_model, words
 
 from integration.on_jax.trainer import Trainer
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 
 @pytest.fixture

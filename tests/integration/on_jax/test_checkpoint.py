@@ -21,7 +21,7 @@ from integration.on_torch.small_model import small_sizes
 from integration.options.errors import NotWritten, UserError
 from integration.options.sizes import WarmUp
 from integration.records.checksums import damage
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 

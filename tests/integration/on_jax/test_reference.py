@@ -22,7 +22,7 @@ from integration.on_jax.training import mini_batch, old_pass, one_rollout, updat
 from integration.on_jax.weights import named_weights
 from integration.options.errors import UserError
 from integration.shared.measure import Rollup
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 BETA = 0.3

@@ -18,7 +18,7 @@ from integration.on_jax import rollout as rollout_jax
 from integration.on_jax.rollout import Responses, bucket, random_keys, resized
 from integration.on_jax.trainer import Trainer
 from integration.shared.evaluation import evaluate
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 

@@ -21,7 +21,7 @@ from integration.on_jax.training import Old, differentiate, mini_batch, old_pass
 from integration.on_jax.weights import load_decoder, named_weights
 from integration.options.errors import TrainingFailure
 from integration.shared.measure import Rollup
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 

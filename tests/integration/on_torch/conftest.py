@@ -9,7 +9,7 @@ from support.runs.in_process import in_process
 from support.runs.torch_trainers import make_trainer
 
 from integration.on_torch.trainer import Trainer
-from integration.shared.tasks import Task, load_task
+from integration.tasks.task import Task, load_task
 
 
 @pytest.fixture(scope="session")

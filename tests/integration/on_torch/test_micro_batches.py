@@ -20,7 +20,7 @@ from integration.on_torch.training import update
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.shared.measure import Rollup
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 200)), max_size=40)
 

@@ -16,7 +16,7 @@ from gspo_core.planning import Plan
 from integration.on_torch.batches import mini_batch
 from integration.on_torch.passes import old_pass
 from integration.on_torch.reference import Reference
-from integration.on_torch.rollout import Responses
+from integration.on_torch.sampling.rollout import Responses
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import one_rollout, train, update
 from integration.options.config import Config
@@ -24,7 +24,7 @@ from integration.options.errors import UserError
 from integration.options.resuming import resume_options
 from integration.rewards.verdicts import Verdict
 from integration.shared.measure import Rollup
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 pytestmark = pytest.mark.slow
 BETA = 0.3

@@ -13,7 +13,7 @@ from support.runs.in_process import in_process
 from integration.on_torch.small_model import build_tokenizer, load_small, make_small, small_sizes
 from integration.options.errors import UserError
 from integration.options.sizes import Experts, WarmUp
-from integration.shared.tasks import Task, load_task
+from integration.tasks.task import Task, load_task
 
 QUICK = WarmUp(target=0.0, check_every=1, check_prompts=4, batch_size=4, layers=1, hidden=16)
 CPU = torch.device("cpu")

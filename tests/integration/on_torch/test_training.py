@@ -14,11 +14,11 @@ from support.runs.in_process import Paid
 from support.runs.torch_trainers import draw, make_trainer, response_logp
 
 from gspo_core.planning import Plan
-from integration.on_torch.agreement import require_agreement
 from integration.on_torch.batches import MiniBatch, mini_batch
-from integration.on_torch.growing import Cached
 from integration.on_torch.passes import Old
-from integration.on_torch.rollout import Responses
+from integration.on_torch.sampling.agreement import require_agreement
+from integration.on_torch.sampling.growing import Cached
+from integration.on_torch.sampling.rollout import Responses
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import one_rollout, update
 from integration.options.choices import CLIP_RANGES, OBJECTIVES
@@ -27,7 +27,7 @@ from integration.shared.evaluation import evaluate
 from integration.shared.loop import judge
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 
 def gradients(trainer: Trainer, responses: Responses, advantages: torch.Tensor, old: torch.Tensor) -> list[torch.Tensor]:

@@ -19,12 +19,12 @@ from gspo_core.metrics import left_out_metrics
 from gspo_core.planning import Plan
 from integration.on_torch.batches import mini_batch
 from integration.on_torch.passes import Old, old_pass, update_pass
-from integration.on_torch.rollout import Responses
+from integration.on_torch.sampling.rollout import Responses
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import one_rollout, update
 from integration.shared.disagreement import Flips
 from integration.shared.measure import Rollup
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 NOISY: dict[str, Any] = {"router_noise": 0.3}
 

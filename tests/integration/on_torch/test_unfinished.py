@@ -18,7 +18,7 @@ from integration.on_torch.training import one_rollout
 from integration.on_torch.unfinished import NAME, load_unfinished
 from integration.options.errors import UserError
 from integration.shared.interrupt import Abandoned
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

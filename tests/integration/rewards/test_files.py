@@ -13,8 +13,8 @@ from gspo_core.objectives import SequenceMean, SequenceToken
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.records.run_folder import RunFolder
-from integration.shared.task_record import FILE, begin, require_same_questions
-from integration.shared.tasks import Task, load_task
+from integration.tasks.record import FILE, begin, require_same_questions
+from integration.tasks.task import Task, load_task
 
 VOWELS = str(ROOT / "docs" / "examples" / "vowels.py")
 LOSS = str(ROOT / "docs" / "examples" / "my_loss.py")

@@ -6,8 +6,8 @@ import pytest
 from support.runs.in_process import Paid, in_process
 
 from integration.rewards.probe import QUESTIONS, probe
-from integration.shared.task_record import describe
-from integration.shared.tasks import Task, load_task
+from integration.tasks.record import describe
+from integration.tasks.task import Task, load_task
 
 
 def task(name: str) -> Task:

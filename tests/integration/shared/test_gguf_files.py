@@ -16,7 +16,7 @@ from integration.options.errors import UserError
 from integration.shared import gguf_files
 from integration.shared.gguf_files import gguf_file, gguf_folder
 from integration.shared.pretrained import load_pretrained
-from integration.shared.tasks import Example
+from integration.tasks.task import Example
 
 CPU = torch.device("cpu")
 NAMES = {

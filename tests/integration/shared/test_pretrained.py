@@ -13,7 +13,7 @@ from integration.on_torch.small_model import build_tokenizer
 from integration.options.errors import UserError
 from integration.shared import pretrained
 from integration.shared.pretrained import load_model, load_pretrained
-from integration.shared.tasks import Example
+from integration.tasks.task import Example
 
 
 def test_the_folder_of_an_adapter_is_refused_with_the_way_out(tmp_path: Path) -> None:

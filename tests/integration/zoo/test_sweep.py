@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 from integration.zoo import sweep
 from integration.zoo.trial import Trial
 

@@ -13,10 +13,10 @@ import torch
 import transformers
 from gspo_torch import ModelHead
 
-from integration.on_torch.agreement import require_agreement
-from integration.on_torch.reading import FASTEST, Reading
+from integration.on_torch.sampling.agreement import require_agreement
+from integration.on_torch.sampling.reading import FASTEST, Reading
 from integration.options.errors import UserError
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 from integration.zoo import trial as trials
 from integration.zoo.page import RECORD
 from integration.zoo.sweep import families

@@ -9,7 +9,7 @@ from typing import Any
 from integration.rewards.sources import Direct
 from integration.rewards.verdicts import Verdict
 from integration.rewards.worker import Worker
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 
 def in_process(task: Task) -> Task:

@@ -23,8 +23,8 @@ from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.options.config import Config
 from integration.options.sizes import WarmUp
 from integration.records.run_folder import RunFolder
-from integration.shared.prompts import Prompter
-from integration.shared.tasks import Task, load_task
+from integration.tasks.prompts import Prompter
+from integration.tasks.task import Task, load_task
 
 
 @contextmanager

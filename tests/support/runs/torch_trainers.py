@@ -11,19 +11,19 @@ from gspo_torch import token_logp
 from torch import Tensor
 
 from gspo_core import Padded
-from integration.on_torch.engine import in_bfloat16
-from integration.on_torch.head_check import head_of
 from integration.on_torch.qwen3 import build_qwen3
-from integration.on_torch.reading import FASTEST, Reading
-from integration.on_torch.rollout import Responses, Sampler, predicting_states
+from integration.on_torch.sampling.engine import in_bfloat16
+from integration.on_torch.sampling.head_check import head_of
+from integration.on_torch.sampling.reading import FASTEST, Reading
+from integration.on_torch.sampling.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.small_model import build_tokenizer, small_sizes
 from integration.on_torch.trainer import Trainer, build_engine
 from integration.options.config import Config
 from integration.options.sizes import Experts, WarmUp
 from integration.records.run_folder import RunFolder
 from integration.shared.pretrained import compute_in
-from integration.shared.prompts import Prompter
-from integration.shared.tasks import Task
+from integration.tasks.prompts import Prompter
+from integration.tasks.task import Task
 
 CPU = torch.device("cpu")
 

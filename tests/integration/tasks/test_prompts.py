@@ -10,8 +10,8 @@ import pytest
 
 from integration.on_torch.small_model import build_tokenizer
 from integration.options.errors import UserError
-from integration.shared.prompts import Prompter, ends_of, require_room
-from integration.shared.tasks import Task, load_task
+from integration.tasks.prompts import Prompter, ends_of, require_room
+from integration.tasks.task import Task, load_task
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from integration.rewards.files import FileSource
 from integration.rewards.sources import GymSource, Source
 from integration.rewards.verdicts import Limits, Verdict, Verifier
 from integration.rewards.worker import Worker
-from integration.shared.generating import drawn
-from integration.shared.splitting import Example, Split, spaced, split
+from integration.tasks.generating import drawn
+from integration.tasks.splitting import Example, Split, spaced, split
 
 __all__ = ["CORRECT", "Example", "Task", "load_task", "parse_args"]
 

@@ -8,7 +8,7 @@ from gspo_torch import record_routes, replay_routes
 from support.runs.moes import batch, log_probs, moved, recorded, routers, tiny
 from torch import Tensor
 
-from integration.on_torch.engine import in_bfloat16, router_noise, take_weights
+from integration.on_torch.sampling.engine import in_bfloat16, router_noise, take_weights
 
 
 def noisy(model: torch.nn.Module, sd: float, seed: int = 3) -> Tensor:

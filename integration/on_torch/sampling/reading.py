@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from integration.on_torch.growing import Cached, Growing, Reread, Unpadded, positions, without_cache
+from integration.on_torch.sampling.growing import Cached, Growing, Reread, Unpadded, positions, without_cache
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from integration.shared.splitting import PROBLEMS, problem_of, spaced, split
-from integration.shared.tasks import load_task
+from integration.tasks.splitting import PROBLEMS, problem_of, spaced, split
+from integration.tasks.task import load_task
 
 
 def program(question: str) -> str:

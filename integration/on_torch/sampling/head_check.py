@@ -8,8 +8,8 @@ import torch
 from gspo_torch import ModelHead, model_head
 from torch import Tensor
 
-from integration.on_torch.growing import without_cache
-from integration.on_torch.reading import head_inputs
+from integration.on_torch.sampling.growing import without_cache
+from integration.on_torch.sampling.reading import head_inputs
 from integration.options.errors import UserError
 
 LARGE = 1000.0

@@ -9,9 +9,9 @@ import torch
 from support.runs.answers import assert_stops
 from support.runs.torch_trainers import draw, make_trainer, response_logp
 
-from integration.on_torch.rollout import Responses
+from integration.on_torch.sampling.rollout import Responses
 from integration.on_torch.trainer import Trainer
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 
 def naive_logp(trainer: Trainer, batch: Responses, row: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from support.runs.moes import batch, recorded, tiny
 
-from integration.on_torch.tape import Tape
+from integration.on_torch.sampling.tape import Tape
 
 
 def test_a_sampler_that_reads_everything_again_adds_one_column_a_step() -> None:

@@ -13,8 +13,8 @@ from support.runs.in_process import in_process
 from integration.on_torch.small_model import build_tokenizer
 from integration.options.errors import UserError
 from integration.rewards.sources import Direct
-from integration.shared.prompts import Prompter, ends_of, left_pad
-from integration.shared.tasks import Task, load_task, parse_args
+from integration.tasks.prompts import Prompter, ends_of, left_pad
+from integration.tasks.task import Task, load_task, parse_args
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from integration.options.errors import UserError
-from integration.shared.tasks import Example, Task
+from integration.tasks.task import Example, Task
 
 PromptStyle = Literal["chat", "plain"]
 

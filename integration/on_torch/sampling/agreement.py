@@ -9,13 +9,13 @@ import torch
 from gspo_torch import ModelHead
 from torch import Tensor
 
-from integration.on_torch.growing import Growing, Unpadded, without_cache
-from integration.on_torch.head_check import head_of, logits_of, require_head
-from integration.on_torch.reading import READINGS, Reading
-from integration.on_torch.rollout import Sampler
+from integration.on_torch.sampling.growing import Growing, Unpadded, without_cache
+from integration.on_torch.sampling.head_check import head_of, logits_of, require_head
+from integration.on_torch.sampling.reading import READINGS, Reading
+from integration.on_torch.sampling.rollout import Sampler
 from integration.options.errors import TrainingFailure, UserError
-from integration.shared.prompts import left_pad
-from integration.shared.tasks import Example
+from integration.tasks.prompts import left_pad
+from integration.tasks.task import Example
 
 TOKENS = 6
 """Drawn for each response."""

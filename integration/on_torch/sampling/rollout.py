@@ -10,12 +10,12 @@ from gspo_torch import Routes
 from torch import Tensor
 from tqdm import tqdm
 
-from integration.on_torch.reading import FASTEST, Reading
-from integration.on_torch.tape import Tape
+from integration.on_torch.sampling.reading import FASTEST, Reading
+from integration.on_torch.sampling.tape import Tape
 from integration.options.errors import TrainingFailure
 from integration.shared.pace import QUIET
-from integration.shared.prompts import Prompter, left_pad
-from integration.shared.tasks import Example
+from integration.tasks.prompts import Prompter, left_pad
+from integration.tasks.task import Example
 
 WATCHED = 4
 """Responses of a rollout whose sampler log-probs are compared with the trainer's: the first to each of the first prompts."""

@@ -10,15 +10,15 @@ import torch
 import transformers
 from support.runs.torch_trainers import response_logp
 
-from integration.on_torch.agreement import require_agreement
-from integration.on_torch.growing import Cached, Reread, Unpadded
-from integration.on_torch.reading import READINGS, Reading
-from integration.on_torch.rollout import Sampler, predicting_states
+from integration.on_torch.sampling.agreement import require_agreement
+from integration.on_torch.sampling.growing import Cached, Reread, Unpadded
+from integration.on_torch.sampling.reading import READINGS, Reading
+from integration.on_torch.sampling.rollout import Sampler, predicting_states
 from integration.on_torch.small_model import build_tokenizer
 from integration.on_torch.trainer import Trainer
 from integration.options.errors import UserError
-from integration.shared.prompts import Prompter
-from integration.shared.tasks import Task
+from integration.tasks.prompts import Prompter
+from integration.tasks.task import Task
 
 SIZES = {
     "hidden_size": 32,

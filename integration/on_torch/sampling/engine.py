@@ -18,8 +18,8 @@ from gspo_torch.routing.routers import mixture_of
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from integration.on_torch.rollout import Responses, Sampler
-    from integration.shared.tasks import Example
+    from integration.on_torch.sampling.rollout import Responses, Sampler
+    from integration.tasks.task import Example
 
 
 @contextmanager

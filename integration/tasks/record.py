@@ -12,7 +12,7 @@ from integration.options.errors import UserError
 from integration.records.json_lines import Row
 from integration.records.run_folder import RunFolder
 from integration.rewards.probe import probe
-from integration.shared.tasks import Task
+from integration.tasks.task import Task
 
 FILE = "task.json"
 

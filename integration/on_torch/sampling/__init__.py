@@ -1,0 +1,1 @@
+"""How responses are drawn and read: caches, tapes, an engine that differs, and the checks before a run."""

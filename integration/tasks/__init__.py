@@ -1,0 +1,1 @@
+"""Questions, how they are put to a model, and how they are kept apart."""
