@@ -14,6 +14,8 @@ def check_options(config: Config) -> None:
         raise UserError(f"--dtype: the JAX script computes in float32, not {config.dtype}")
     if config.micro_batch_tokens is not None:
         raise UserError("--micro-batch-tokens: the JAX script compiles passes of one size; use --micro-batch-size")
+    if config.lora_rank is not None:
+        raise UserError("--lora-rank: the JAX script trains all weights; use train_torch.py")
     if config.gradient_checkpointing:
         raise UserError("--gradient-checkpointing: the JAX script has none; use train_torch.py")
     if config.routing_replay != "none":

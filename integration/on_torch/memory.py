@@ -1,7 +1,7 @@
 """How much memory a run will need, before anything large is loaded: counted from the model's config and the run's options.
 
-Weights, gradients and AdamW's two moments are float32: 16 bytes a parameter. The rest depends on what is in flight at once: the
-cache and the logits of the responses that are sampled, or the activations of one micro-batch.
+Weights, gradients and AdamW's two moments are float32: 16 bytes a parameter, 4 if it is frozen. The rest depends on what is in
+flight at once: the cache and the logits of the responses that are sampled, or the activations of one micro-batch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 
+from integration.on_torch.adapters import add_adapter, trained
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.shared.evaluation import EVALUATED
@@ -31,7 +32,7 @@ class Estimate(NamedTuple):
     """Bytes at the peak, by what they are for."""
 
     states: int
-    """Weights, gradients and optimizer, and in bfloat16 the weights' copies for the products."""
+    """Weights, in bfloat16 their copies for the products, and of those that are trained gradients and AdamW's two moments."""
     sampling: int
     """The KV cache and the logits of all responses of a rollout."""
     updating: int
@@ -77,7 +78,8 @@ def estimate(model_config: Any, config: Config, longest_prompt: int) -> Estimate
     text: Any = _Largest(model_config.get_text_config())
     count = parameters(model_config)
     item = 2 if config.dtype == "bfloat16" else 4
-    states = count * (16 + (2 if item == 2 else 0))
+    moving = count if config.lora_rank is None else adapter_parameters(model_config, config)
+    states = count * (4 + (2 if item == 2 else 0)) + moving * 12
     rows, length = config.prompts_per_rollout * config.group_size, longest_prompt + config.max_new_tokens
     per_step = rows // config.mini_batches
     heads = text.num_attention_heads
@@ -105,6 +107,14 @@ def activations(text: Any, tokens: int, item: int, checkpointing: bool) -> int:
     layer = 5 * stream + item * (2 * hidden + 5 * queries + 4 * keys + 4 * inner) + routed
     kept = text.num_hidden_layers * (stream if checkpointing else layer) + (layer if checkpointing else 0)
     return int(tokens * (kept + 3 * stream))
+
+
+def adapter_parameters(model_config: Any, config: Config) -> int:
+    """How many are trained with --lora-rank."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(model_config)
+        add_adapter(model, config)
+    return sum(parameter.numel() for parameter in trained(model))
 
 
 def parameters(model_config: Any) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from integration.on_torch.sampling.growing import positions
+from integration.on_torch.sampling.growing import without_cache
+from integration.on_torch.sampling.reading import head_inputs
 from integration.options.errors import UserError
 
 
@@ -24,12 +25,10 @@ def enable_recomputing(model: Any) -> None:
     if not _layers(model):
         raise UserError(f"--gradient-checkpointing: {name} has no layers that transformers can recompute")
     ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
-    mask = torch.ones_like(ids)
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask), "use_cache": False}
     with torch.no_grad():
-        expected = model.get_decoder()(**inputs).last_hidden_state
+        expected = head_inputs(model, ids, **without_cache(model))
         with recomputing(model):
-            found = model.get_decoder()(**inputs).last_hidden_state
+            found = head_inputs(model, ids, **without_cache(model))
     if not torch.equal(found, expected):
         raise UserError(f"--gradient-checkpointing: the layers of {name} compute something else in training, such as dropout")
 

@@ -12,6 +12,7 @@ from gspo_torch.routing.routers import mixture_of
 from torch import Tensor
 
 from gspo_core import Objective
+from integration.on_torch.adapters import add_adapter, load_adapter, trained
 from integration.on_torch.checkpoint import load_state, write_checkpoint
 from integration.on_torch.memory import check_memory
 from integration.on_torch.recompute import enable_recomputing
@@ -140,10 +141,12 @@ def prepare(config: Config) -> Trainer:
     def ready(tokenizer: Any, model_config: Any) -> None:
         require_room(model_config, prompter_of(config, task, tokenizer), task, config.max_new_tokens)
 
-    if checkpoint is None:
+    if checkpoint is None or config.lora_rank is not None:
         model, tokenizer = load_start(config, task, device, ready)
     else:
         model, tokenizer = load_pretrained(str(checkpoint), cache=config.cache_dir, device=device)
+    if config.lora_rank is not None:
+        add_adapter(model, config) if checkpoint is None else load_adapter(model, checkpoint)
     mixture = has_routers(model, config)
     copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
     prompter = prompter_of(config, task, tokenizer, ends_of(model.generation_config.eos_token_id))
@@ -156,7 +159,7 @@ def prepare(config: Config) -> Trainer:
         enable_recomputing(model)
     trainer = Trainer(
         config, folder, task, model, config.build_objective(),
-        torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True), sampler,
+        torch.optim.AdamW(trained(model), lr=config.lr, weight_decay=0.0, fused=True), sampler,
         torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed),
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
         engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
@@ -172,8 +175,11 @@ def prepare(config: Config) -> Trainer:
             trainer.unfinished = load_unfinished(checkpoint, device)
         remember(config, folder)
     folder.rewind(-1 if checkpoint is None else trainer.step)
-    size = sum(p.numel() for p in model.parameters())
-    print(f"{config.model}: {size:,} parameters. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out.")
+    size, moving = (sum(p.numel() for p in some) for some in (model.parameters(), trained(model)))
+    part = "" if moving == size else f", of which {moving:,} are trained"
+    print(
+        f"{config.model}: {size:,} parameters{part}. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out."
+    )
     print(f"run folder: {folder.path}", flush=True)
     return trainer
 

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from gspo_core import Padded, group_metrics
+from integration.on_torch.adapters import trained
 from integration.on_torch.batches import MiniBatch, mini_batch
 from integration.on_torch.passes import Old, loss_of, old_pass, sampler_gap, update_pass
 from integration.on_torch.sampling.rollout import Responses, Sampler, predicting_states
@@ -89,7 +90,7 @@ def ended(responses: Responses, sampler: Sampler) -> float:
 
 def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) -> None:
     """One optimizer step. Micro-batches add up exactly: they share the mini-batch's denominator."""
-    for parameter in trainer.model.parameters():  # zeros, not None: without any gradient AdamW shall still step
+    for parameter in trained(trainer.model):  # zeros, not None: without any gradient AdamW shall still step
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
     for (part, advantage), old in zip(batch.parts, olds, strict=True):
         layout = Padded(part.mask)
@@ -100,7 +101,7 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
             loss.value.backward()
         ref_logp = None if old.kl is None else old.kl.ref_logp
         rollup.add_loss(loss, old.logp, advantage, layout, weighted=weighted, sampler_logp=part.logp, ref_logp=ref_logp)
-    norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.config.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(trained(trainer.model), trainer.config.max_grad_norm)
     finite = bool(torch.isfinite(norm)) and rollup.is_finite()
     rollup.add_step(float(norm), batch.left_out, skipped=not finite)
     if finite:

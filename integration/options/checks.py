@@ -29,6 +29,7 @@ def check(config: Config) -> None:
     _check_pilot(config)
     _check_kl(config)
     _check_resume(config)
+    _check_lora(config)
     if config.tracker != "none" and find_spec(config.tracker) is None:
         raise UserError(
             f"--tracker: {config.tracker} is not installed; run `pip install {config.tracker}`, or leave the option out"
@@ -45,6 +46,13 @@ def check(config: Config) -> None:
         )
     config.build_objective()
     _check_names(config)
+
+
+def _check_lora(config: Config) -> None:
+    if config.lora_alpha is not None and config.lora_rank is None:
+        raise UserError("--lora-alpha: scales adapters; give them a rank, such as --lora-rank 16")
+    if config.lora_rank is not None and find_spec("peft") is None:
+        raise UserError('--lora-rank: peft is not installed; run `pip install -e ".[lora]"`, or leave the option out')
 
 
 def _check_names(config: Config) -> None:

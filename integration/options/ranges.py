@@ -70,6 +70,8 @@ RANGES = {
     "checkpoint_every": COUNT,
     "keep_checkpoints": COUNT,
     "keep_states": COUNT,
+    "lora_rank": Range(1, 4096),
+    "lora_alpha": Range(1e-6, 1e6),
     "seed": Range(0, 2**31 - 1),
     "threads": Range(1, 4096),
     "resume_step": COUNT,
