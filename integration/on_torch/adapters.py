@@ -35,10 +35,10 @@ def load_adapter(model: Any, checkpoint: Path) -> None:
         model.load_adapter(str(checkpoint), adapter_name=NAME, is_trainable=True)
 
 
-def alpha_of(config: Config) -> float:
+def alpha_of(config: Config) -> int:
     """--lora-alpha, or twice the rank."""
     assert config.lora_rank is not None
-    return 2.0 * config.lora_rank if config.lora_alpha is None else config.lora_alpha
+    return 2 * config.lora_rank if config.lora_alpha is None else config.lora_alpha
 
 
 def trained(model: Any) -> list[torch.nn.Parameter]:

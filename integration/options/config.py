@@ -90,7 +90,7 @@ class Config:
     """Optimizer steps over which the learning rate rises from 0: Adam's first steps are the largest for their gradient."""
     lora_rank: int | None = None
     """Train adapters of this rank (LoRA, with peft) in all linear layers but the head, and leave the weights as they are."""
-    lora_alpha: float | None = None
+    lora_alpha: int | None = None
     """The adapters' part is multiplied by this over the rank; default: twice the rank."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""

@@ -71,7 +71,7 @@ RANGES = {
     "keep_checkpoints": COUNT,
     "keep_states": COUNT,
     "lora_rank": Range(1, 4096),
-    "lora_alpha": Range(1e-6, 1e6),
+    "lora_alpha": Range(1, 10**6),
     "seed": Range(0, 2**31 - 1),
     "threads": Range(1, 4096),
     "resume_step": COUNT,

@@ -106,7 +106,7 @@ def test_a_run_is_resumed_bit_exactly_and_transformers_loads_what_it_leaves(tmp_
     weights = [(last / "adapter_model.safetensors").read_bytes() for last in lasts]
     assert weights[0] == weights[1]
     made = json.loads((lasts[0] / "adapter_config.json").read_text())
-    assert (made["r"], made["lora_alpha"]) == (2, 4.0)
+    assert (made["r"], made["lora_alpha"]) == (2, 4)
     loaded = AutoModelForCausalLM.from_pretrained(lasts[0], dtype=torch.float32)
     assert any("lora_" in name for name, _ in loaded.named_parameters())
 
@@ -125,7 +125,7 @@ def test_layers_that_cannot_be_adapted_are_named() -> None:
 
 def test_options_that_miss_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^--lora-alpha: scales adapters; give them a rank"):
-        Config(lora_alpha=4.0)
+        Config(lora_alpha=4)
     monkeypatch.setattr("integration.options.checks.find_spec", lambda name: None if name == "peft" else object())
     with pytest.raises(UserError, match=r"^--lora-rank: peft is not installed"):
         Config(lora_rank=4)
