@@ -69,7 +69,8 @@ def test_its_entropy_is_that_of_the_others(low: float) -> None:
     bias[:8] = bias[25:] = low
 
     def scores(weight: Tensor, ids: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-        return gspo_torch.token_scores(hidden, weight, ids, entropy_gradient=True, **options)
+        found = gspo_torch.token_scores(hidden, weight, ids, entropy_gradient=True, **options)
+        return found.logp, found.entropy
 
     with small_pieces((3, 4)):
         mine, theirs = scores(head, tokens, bias=bias), scores(head[8:25], tokens - 8)

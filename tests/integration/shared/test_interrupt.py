@@ -13,14 +13,22 @@ from integration.shared.interrupt import StopOnSignal
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Whoever runs the tests under nohup, or in the background, ignores some of them."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in NUMBERS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def stop() -> Iterator[StopOnSignal]:
     """The handlers, taken away afterwards."""
-    before = [signal.getsignal(number) for number in NUMBERS]
     made = StopOnSignal()
     yield made
     made.leave()
-    assert [signal.getsignal(number) for number in NUMBERS] == before
+    assert [signal.getsignal(number) for number in NUMBERS] == [signal.default_int_handler] * 3
 
 
 @pytest.mark.parametrize("number", NUMBERS)
