@@ -17,7 +17,7 @@ SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word
 help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns sums; about 10 minutes on 2 cores
+train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns sums; 10 to 15 minutes on 2 cores
 	$(BIN)/python integration/train_torch.py --model smollm2 \
 	  --task chain_sum --task-args min_terms=2 max_terms=2 min_digits=1 max_digits=2 --prompt plain --max-new-tokens 10 \
 	  --lr 7e-6 --rollouts 20 --prompts-per-rollout 20 --group-size 8 \
