@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import tyro
-
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
+from integration.options.groups import from_command_line
 from integration.options.resuming import check_changes, saved_options
 from integration.options.streams import steady_streams
 
@@ -64,7 +63,7 @@ def read_options(description: str | None) -> Config:
     except argparse.ArgumentError:  # tyro says it better
         resume = None
     if resume is None:
-        return tyro.cli(Config, description=description)
-    config = tyro.cli(Config, description=description, default=saved_options(resume))
+        return from_command_line(description)
+    config = from_command_line(description, saved_options(resume))
     check_changes(config)
     return config
