@@ -135,18 +135,7 @@ def prepare(config: Config) -> Trainer:
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts,
         seconds=config.verifier_seconds,
     )  # fmt: skip
-    source = str(checkpoint or config.model)
-    check_memory(config, task, source if gguf_file(source) is None else source_of(source, config.cache_dir), device)
-
-    def ready(tokenizer: Any, model_config: Any) -> None:
-        require_room(model_config, prompter_of(config, task, tokenizer), task, config.max_new_tokens)
-
-    if checkpoint is None or config.lora_rank is not None:
-        model, tokenizer = load_start(config, task, device, ready)
-    else:
-        model, tokenizer = load_pretrained(str(checkpoint), cache=config.cache_dir, device=device)
-    if config.lora_rank is not None:
-        add_adapter(model, config) if checkpoint is None else load_adapter(model, checkpoint)
+    model, tokenizer = loaded(config, task, checkpoint, device)
     mixture = has_routers(model, config)
     copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
     prompter = prompter_of(config, task, tokenizer, ends_of(model.generation_config.eos_token_id))
@@ -165,6 +154,30 @@ def prepare(config: Config) -> Trainer:
         engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
         reference=None if config.kl_estimator is None else Reference(config, task, device),
     )  # fmt: skip
+    start(trainer, checkpoint)
+    return trainer
+
+
+def loaded(config: Config, task: Task, checkpoint: Path | None, device: torch.device) -> tuple[Any, Any]:
+    """(model, tokenizer) to begin or to go on with, adapters included; UserError if they do not fit the memory or the task."""
+    source = str(config.model if checkpoint is None or config.lora_rank is not None else checkpoint)
+    check_memory(config, task, source if gguf_file(source) is None else source_of(source, config.cache_dir), device)
+
+    def ready(tokenizer: Any, model_config: Any) -> None:
+        require_room(model_config, prompter_of(config, task, tokenizer), task, config.max_new_tokens)
+
+    if checkpoint is None or config.lora_rank is not None:
+        model, tokenizer = load_start(config, task, device, ready)
+    else:
+        model, tokenizer = load_pretrained(str(checkpoint), cache=config.cache_dir, device=device)
+    if config.lora_rank is not None:
+        add_adapter(model, config) if checkpoint is None else load_adapter(model, checkpoint)
+    return model, tokenizer
+
+
+def start(trainer: Trainer, checkpoint: Path | None) -> None:
+    """Begin the run's folder, or put the trainer where the checkpoint is; then say what is trained."""
+    config, folder, task, model = trainer.config, trainer.folder, trainer.task, trainer.model
     if config.resume is None:
         folder.create(config.to_json())
         begin(task, folder, config.given_files)
@@ -172,7 +185,7 @@ def prepare(config: Config) -> Trainer:
         require_same_questions(task, folder, config.given_files)
         if checkpoint is not None:
             trainer.restore(load_state(checkpoint, model))
-            trainer.unfinished = load_unfinished(checkpoint, device)
+            trainer.unfinished = load_unfinished(checkpoint, torch.device(config.device))
         remember(config, folder)
     folder.rewind(-1 if checkpoint is None else trainer.step)
     size, moving = (sum(p.numel() for p in some) for some in (model.parameters(), trained(model)))
@@ -181,7 +194,6 @@ def prepare(config: Config) -> Trainer:
         f"{config.model}: {size:,} parameters{part}. {config.task}: {len(task.train)} questions, {len(task.held_out)} held out."
     )
     print(f"run folder: {folder.path}", flush=True)
-    return trainer
 
 
 def prompter_of(config: Config, task: Task, tokenizer: Any, ends: tuple[int, ...] = ()) -> Prompter:

@@ -131,8 +131,7 @@ def _scores(
 
     zeros = jnp.zeros(x.tokens.shape, dtype=kind)
     # Totals of dead tokens are 1: a log of 0 would be −∞ and its derivative NaN.
-    more = (zeros if wanted.entropy else None, zeros if wanted.squares else None)
-    start = varying((zeros, zeros + 1.0, zeros, *more), axes)
+    start = varying((zeros, zeros + 1.0, zeros, zeros if wanted.entropy else None, zeros if wanted.squares else None), axes)
     found = by_runs(jnp.int32(0), x.count, len(x.tokens), None, run, start)
     best, total, hits, weighted, squares = jax.tree.map(lambda a: a.reshape(-1)[: len(tokens)], found)
     if options.axis is not None:
