@@ -25,6 +25,7 @@ from .kl import kl_penalty
 from .lm_head.linear import linear_policy_loss
 from .lm_head.logp import token_logp, token_scores
 from .lm_head.of_model import ModelHead, model_head
+from .merging import merge_over
 from .policy import policy_loss
 from .routing.replay import record_routes, replay_routes
 from .routing.routes import Routes
@@ -37,6 +38,7 @@ __all__ = [
     "VocabularyShard",
     "kl_penalty",
     "linear_policy_loss",
+    "merge_over",
     "model_head",
     "policy_loss",
     "record_routes",

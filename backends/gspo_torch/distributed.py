@@ -41,7 +41,7 @@ class VocabularyShard:
     def __post_init__(self) -> None:
         object.__setattr__(self, "total", as_whole("total", self.total, 0))
         object.__setattr__(self, "start", as_whole("start", self.start, 0, self.total))
-        _check_group(self.group)
+        check_group(self.group)
 
     def maximum(self, x: Tensor) -> Tensor:
         """x, replaced by its maximum over the group."""
@@ -54,7 +54,8 @@ class VocabularyShard:
         return x
 
 
-def _check_group(group: Any) -> None:
+def check_group(group: Any) -> None:
+    """TypeError for what is no process group, nor None for the default one."""
     if group is not None and not isinstance(group, dist.ProcessGroup):
         raise TypeError(f"group: expected a ProcessGroup or None, got {type(group).__name__}")
 
@@ -74,7 +75,7 @@ def sum_over(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tenso
     >>> callable(sum_over())
     True
     """
-    _check_group(group)
+    check_group(group)
 
     def all_sum(x: Tensor) -> Tensor:
         if not x.is_floating_point() and x.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -121,6 +121,8 @@ class Metrics(NamedTuple):
 
         dist.all_reduce(m.counts), dist.all_reduce(m.sums), dist.all_reduce(m.minima, MIN), dist.all_reduce(m.maxima, MAX)
 
+    which is `gspo_torch.merge_over`; it also keeps a NaN, which the minimum of a communication library may lose.
+
     A tuple of arrays, and so a pytree for JAX. A batch without a sequence is the neutral element. Counts are exact up to the
     largest number of the library's default integer (2³¹ − 1 under JAX without x64); one that `merge` drives beyond is refused
     by `summary`.

@@ -16,7 +16,7 @@ from support.errors.rows import LAYOUT, ONES, ZEROS, T, V
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, distribute_tensor
 
-from gspo_core import GSPO, Clip, Padded, SequenceMean, sharded
+from gspo_core import GSPO, Clip, Padded, SequenceMean, group_metrics, sharded
 from gspo_core.kl import K3
 
 MASK = torch.ones(2, 3) > 0
@@ -129,6 +129,12 @@ TORCH: list[Row] = [
     Row(T, ("layout: expected a layout", "got the class Clip"), linear(layout=Clip)),
     Row(T, ("group: expected a ProcessGroup or None", "got str"), lambda: SHARD(0, 5, "gloo")),
     Row(T, ("group: expected a ProcessGroup or None", "got int"), lambda: gspo_torch.sum_over(1)),
+    Row(T, ("metrics: expected Metrics", "got dict"), lambda: gspo_torch.merge_over({})),
+    Row(
+        T,
+        ("metrics: expected Metrics of torch tensors", "got ndarray"),
+        lambda: gspo_torch.merge_over(group_metrics(np.ones(2), np.zeros(2, dtype=int))),
+    ),
     Row(T, ("return_entropy: expected True or False", "got 1"), linear(return_entropy=1)),
     Row(T, ("static: expected True or False", "got None"), lambda: twice(static=None)),
     Row(T, ("hidden: expected a tensor whose numbers can be read", "got one that torch.compile is tracing"), in_one_graph),
