@@ -19,6 +19,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 WORLD, VOCABULARY = 2, 13
 PLACEMENTS = {"rows": Shard(0), "columns": Shard(1), "replicated": Replicate()}
 BUDGETS = (0, 2**20)
+UNITS = ("its own", "with the norm", "with the norm, kept", "of everything")
+"""What `fully_shard` makes one unit with the head; the last two stay whole between forward and backward."""
+READ = ("inside", "outside")
+"""Where the loss reads the head: in the forward of the module that is the root, or after it."""
 
 
 def problem_of(rank: int) -> Problem:
@@ -70,11 +74,72 @@ def by_fsdp(rank: int, mesh: DeviceMesh) -> dict[str, Any]:
     return {"fsdp": answer(replace(problem, lm_head=head.weight, bias=head.bias), 0)}
 
 
+class Tail(nn.Module):
+    """The end of a model: a norm, and a head that is called without a token, since the loss multiplies.
+
+    The states depend on what the head returns, which is nothing: FSDP2 puts a unit together for the backward pass when a
+    gradient reaches the output of its last module. Without it the norm of a unit [norm, head] reads freed memory.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__()
+        vocabulary, width = problem.lm_head.shape
+        self.norm = nn.RMSNorm(width, eps=1e-6, dtype=torch.float64)
+        self.head = nn.Linear(width, vocabulary, dtype=torch.float64)
+        assert problem.bias is not None
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.linspace(0.5, 1.5, width))
+            self.head.weight.copy_(problem.lm_head)
+            self.head.bias.copy_(problem.bias)
+
+    def forward(self, problem: Problem, read: str) -> Any:
+        """The loss, if it is read inside; else the states."""
+        hidden = self.normed(problem)
+        hidden = hidden + self.head(hidden[..., :0, :]).sum()
+        return self.loss(problem, hidden) if read == "inside" else hidden
+
+    def normed(self, problem: Problem) -> Tensor:
+        """The states; a norm would spread the NaN of masked slots to the gradient of its weight."""
+        states: Tensor = self.norm(problem.hidden.nan_to_num())
+        return states
+
+    def loss(self, problem: Problem, hidden: Tensor) -> Tensor:
+        """With the head as it is at this moment."""
+        return replace(problem, hidden=hidden, lm_head=self.head.weight, bias=self.head.bias).loss().value
+
+
+def by_units(rank: int, mesh: DeviceMesh) -> dict[str, Any]:
+    """The gradients that a backward pass leaves in a model of FSDP2's units."""
+    answers: dict[str, Any] = {}
+    for unit, read in ((u, r) for u in UNITS for r in READ):
+        problem = problem_of(rank)
+        tail = Tail(problem)
+        if unit != "of everything":
+            modules = tail.head if unit == "its own" else [tail.norm, tail.head]
+            fully_shard(modules, mesh=mesh, reshard_after_forward="kept" not in unit)
+        fully_shard(tail, mesh=mesh)
+        found = tail(problem, read)
+        value = found if read == "inside" else tail.loss(problem, found)
+        value.backward()
+        gradients = {name: p.grad.full_tensor() for name, p in tail.named_parameters() if isinstance(p.grad, DTensor)}
+        answers[f"{unit}, {read}"] = {"value": value.detach(), **gradients}
+    return answers
+
+
+def by_full_tensor_alone(rank: int, mesh: DeviceMesh) -> dict[str, Any]:
+    """The gradient that a head has whose rows were put together by `full_tensor()`, without a word on its gradient."""
+    problem = problem_of(rank)
+    head = spread(problem.lm_head, mesh, Shard(0))
+    loss = replace(problem, lm_head=head.full_tensor()).loss()
+    return {"full_tensor alone": torch.autograd.grad(loss.value, head)[0].full_tensor()}
+
+
 def main(rank: int, folder: str) -> None:
     """All of it; answers go to a file."""
     torch.set_num_threads(1)
     patience = datetime.timedelta(seconds=60)
     dist.init_process_group("gloo", f"file://{folder}/rendezvous", patience, WORLD, rank)
     mesh = init_device_mesh("cpu", (WORLD,))
-    torch.save(by_hand(rank, mesh) | by_fsdp(rank, mesh), Path(folder) / f"{rank}.pt")
+    answers = by_hand(rank, mesh) | by_fsdp(rank, mesh) | by_units(rank, mesh) | by_full_tensor_alone(rank, mesh)
+    torch.save(answers, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
