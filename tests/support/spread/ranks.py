@@ -65,7 +65,7 @@ def refusals(context: Context) -> dict[str, str]:
     said = {}
     for family, sizes in {**MIXING, **FIT}.items():
         try:
-            require_context(model_of(family, sizes), context)
+            require_context(model_of(family, sizes).float(), context)
             said[family] = ""
         except UserError as error:
             said[family] = str(error)
