@@ -69,7 +69,7 @@ def test_second_derivatives_in_torch_are_those_of_the_weight(member: Member, bat
 @pytest.mark.parametrize("name", ["GMPO", "DEEPSEEK_V3_2", "VESPO"])
 def test_a_compiled_gradient_is_the_eager_one(name: str) -> None:
     """One preset with each kind of gate, one without a clip; compiling takes seconds, and the weights of all are compiled in
-    test_family_matches_the_papers."""
+    core/objectives/family/test_matches_the_papers.py."""
     batch = EXAMPLES["holes"].clean()
     logp, old, advantage, mask = (torch.tensor(x) for x in (batch.logp, batch.old_logp, batch.advantage, batch.mask))
 

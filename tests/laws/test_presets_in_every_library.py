@@ -62,7 +62,7 @@ class OnLibrary:
 @pytest.mark.slow
 @by_member
 def test_all_laws(member: Member) -> None:
-    """By turns in array-api-strict and in PyTorch: test_family_matches_the_papers asks each member of both for its numbers."""
+    """By turns in array-api-strict and in PyTorch: family/test_matches_the_papers.py asks each of both for its numbers."""
     library = (STRICT, TORCH)[MEMBERS.index(member) % 2]
     report = laws.check(member.objective, like=member.objective, framework=OnLibrary(library), examples=1)
     assert not report.broken, str(report)

@@ -4,7 +4,7 @@ NumPy and PyTorch meet every combination. In a library that compiles, or takes a
 members × 6 layouts × 2 precisions would be a third of the suite's time, so that cells are chosen by pairs. Members are
 compositions of parts that do not look at the library, and layouts do not look at the precision, so that pairs suffice there:
 in such a library every ratio, surrogate, gate and reduction of the family occurs and every layout meets every precision, and
-among these libraries together every member that occurs meets both precisions; test_family_matches_the_papers.py asserts it.
+among these libraries together every member that occurs meets both precisions; family/test_matches_the_papers.py asserts it.
 JAX without jit, whose operations are those of jit, meets every layout once. Members meet every layout in the quick libraries.
 """
 

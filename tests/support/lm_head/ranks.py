@@ -84,20 +84,18 @@ class Exchanges:
         dist.all_reduce = self._real
 
 
-def one_rank(rank: int, split: Split, groups: list[Any]) -> dict[str, Any]:
-    """This rank's answers: loss, log-probs, gradients of its columns and rows, and what it exchanged."""
+def part_of(whole: Problem, rank: int, split: Split, of_vocabulary: Any, of_tokens: Any) -> Problem:
+    """This rank's columns of the tokens and rows of the head; the groups are those that it shares the others with."""
     row, column = divmod(rank, 2)
-    whole = problem_of(split)
     rows = slice(0, split.row) if row == 0 else slice(split.row, None)
     columns = slice(0, split.column) if column == 0 else slice(split.column, None)
     options = dict(whole.options)
     if "kl" in options:
         options["kl"] = KLTerm(options["kl"].estimator, options["kl"].ref_logp[:, columns], options["kl"].coefficient)
-    of_vocabulary, of_tokens = groups[0][column], groups[1][row]
     assert whole.old_logp is not None
     assert whole.bias is not None
     advantage: Any = whole.advantage
-    part = replace(
+    return replace(
         whole,
         hidden=whole.hidden.detach()[:, columns].clone().requires_grad_(),
         lm_head=whole.lm_head.detach()[rows].clone().requires_grad_(),
@@ -108,6 +106,13 @@ def one_rank(rank: int, split: Split, groups: list[Any]) -> dict[str, Any]:
         layout=sharded(Padded(whole.layout.valid[:, columns]), sum_over(of_tokens)),
         options=options | {"vocabulary": VocabularyShard(rows.start, VOCABULARY, of_vocabulary)},
     )
+
+
+def one_rank(rank: int, split: Split, groups: list[Any]) -> dict[str, Any]:
+    """This rank's answers: loss, log-probs, gradients of its columns and rows, and what it exchanged."""
+    row, column = divmod(rank, 2)
+    of_vocabulary, of_tokens = groups[0][column], groups[1][row]
+    part = part_of(problem_of(split), rank, split, of_vocabulary, of_tokens)
     with Exchanges() as forward:
         loss = part.loss(return_logp="return_logp" in split.options)
     with Exchanges() as backward:
