@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from integration.options.errors import UserError
+from integration.options.pairs import parse_args
 from integration.options.ranges import check_values
 from integration.options.sizes import Experts, WarmUp
 from integration.options.task_names import require_known, written_names
-from integration.tasks.task import parse_args
+from integration.options.words import require_objective
 
 if TYPE_CHECKING:
     from integration.options.config import Config
@@ -25,9 +26,7 @@ def check(config: Config) -> None:
     _check_batches(config)
     _check_small(config)
     _check_mixture(config)
-    _check_engine(config)
     _check_pilot(config)
-    _check_kl(config)
     _check_resume(config)
     _check_lora(config)
     if config.tracker != "none" and find_spec(config.tracker) is None:
@@ -44,8 +43,11 @@ def check(config: Config) -> None:
         raise UserError(
             f"--train-size: expected at least the {config.eval_prompts} questions of --eval-prompts, got {config.train_size}"
         )
-    config.build_objective()
+    require_objective(config.objective)
     _check_names(config)
+    _check_engine(config)
+    _check_kl(config)
+    config.build_objective()  # here at the latest the core is imported
 
 
 def _check_lora(config: Config) -> None:
@@ -105,14 +107,14 @@ def _check_mixture(config: Config) -> None:
 
 
 def _check_engine(config: Config) -> None:
-    correction = config.correction
-    if correction is None:
+    if config.sampler_correction == "none":
         return
     if not config.mismatch:
         raise UserError(
             "--sampler-correction: without --router-noise or --sampler-dtype sampler and trainer agree: all weights are 1"
         )
-    if correction.level.per_token and not config.build_objective().ratio.per_token:
+    correction = config.correction
+    if correction is not None and correction.level.per_token and not config.build_objective().ratio.per_token:
         raise UserError(
             f"--sampler-correction {config.sampler_correction}: has a weight per token, and --objective {config.objective} has "
             "one ratio per response; use mis, sequence-tis or a rejection, or --objective gspo-token"
@@ -139,9 +141,9 @@ def _check_kl(config: Config) -> None:
         raise UserError("--kl-coefficient: is the factor of a penalty; name its estimator, such as --kl token")
     if config.kl != "none" and config.kl_coefficient is None:
         raise UserError(f"--kl-coefficient: expected the factor of --kl {config.kl}, such as 0.001")
-    estimator = config.kl_estimator
-    if estimator is None and config.kl_cap is not None:
+    if config.kl == "none" and config.kl_cap is not None:
         raise UserError("--kl-cap: bounds a penalty; name its estimator, such as --kl k3")
+    estimator = config.kl_estimator
     if estimator is not None and not estimator.per_token and config.build_objective().reduction.sums_tokens:
         raise UserError(
             f"--kl {config.kl}: has one estimate per response, and --objective {config.objective} weighs tokens; use --kl token"

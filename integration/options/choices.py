@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import replace
+from typing import Any
 
 from gspo_core import TIS, Objective
 from gspo_core.advantages import Centred, Normaliser
-from gspo_core.kl import K1, K2, K3, KAbs, KLEstimator, SequenceK2, SequenceKL, TokenKL
+from gspo_core.kl import K1, K2, K3, Capped, KAbs, KLEstimator, SequenceK2, SequenceKL, TokenKL
 from gspo_core.mismatch import (
     ICEPOP,
     MIS,
@@ -21,8 +21,9 @@ from gspo_core.mismatch import (
     TokensInside,
     Truncate,
 )
-from gspo_core.objectives import PRESETS
+from gspo_core.objectives import PRESETS, FixedLength, Region
 from integration.options.errors import UserError
+from integration.options.words import CorrectionName, KLName, require_objective
 from integration.rewards.files import load_file
 
 OBJECTIVES = {name.lower().replace("_", "-"): preset for name, preset in PRESETS.items()}
@@ -36,7 +37,7 @@ that are not here have the range of their preset."""
 NORMALISERS: dict[str, Normaliser] = {"dr-grpo": Centred()}
 """How rewards become advantages, where a preset's paper has another way than (r − mean)/std."""
 
-CORRECTIONS: dict[str, Correction | None] = {
+CORRECTIONS: dict[CorrectionName, Correction | None] = {
     "none": None,
     "tis": TIS,
     "icepop": ICEPOP,
@@ -50,7 +51,7 @@ CORRECTIONS: dict[str, Correction | None] = {
 """Corrections that keep every response in the denominator: those that drop responses would have to see the ones without an
 advantage, too, which are never run. The bounds are for answers of a few tokens; GEO_RS's band of 0.1 % is for thousands."""
 
-KL_ESTIMATORS: dict[str, KLEstimator | None] = {
+KL_ESTIMATORS: dict[KLName, KLEstimator | None] = {
     "none": None,
     "k1": K1(),
     "k2": K2(),
@@ -66,11 +67,8 @@ def objective_named(word: str) -> Objective:
     """The preset of that name, or the objective NAME in a file of yours, from FILE.py:NAME; UserError if there is none."""
     if word in OBJECTIVES:
         return OBJECTIVES[word]
+    require_objective(word)
     path, _, name = word.partition(":")
-    if not path.endswith(".py"):
-        close = difflib.get_close_matches(word, OBJECTIVES, n=3, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise UserError(f"--objective: expected {', '.join(OBJECTIVES)} or FILE.py:NAME, got {word}{hint}")
     found = getattr(load_file("--objective", path), name or "OBJECTIVE", None)
     if not isinstance(found, Objective):
         got = "nothing of that name" if found is None else f"a {type(found).__name__}"
@@ -78,9 +76,26 @@ def objective_named(word: str) -> Objective:
     return found
 
 
-if TYPE_CHECKING:
-    CorrectionName: TypeAlias = str
-    KLName: TypeAlias = str
-else:  # one list of words, for the command line and for what it stands for
-    CorrectionName = Literal[tuple(CORRECTIONS)]
-    KLName = Literal[tuple(KL_ESTIMATORS)]
+def built_objective(word: str, clip_low: float | None, clip_high: float | None, max_new_tokens: int) -> Objective:
+    """`objective_named` with this clip range, or trust region; UserError for one that it refuses or does not have."""
+    preset = objective_named(word)
+    if word == "dr-grpo":  # its constant is the generation budget
+        preset = replace(preset, reduction=FixedLength(max_new_tokens))
+    place = "gate" if isinstance(preset.gate, Region) else "surrogate"
+    bounded: Any = getattr(preset, place)
+    given = {"low": clip_low, "high": clip_high}
+    widths = dict(zip(given, CLIP_RANGES.get(word, ()), strict=False))
+    widths |= {name: width for name, width in given.items() if width is not None}
+    for name in widths:
+        if not hasattr(bounded, name):
+            raise UserError(f"--clip-{name}: --objective {word} has no clip range, but {bounded}")
+    try:
+        return preset if not widths else replace(preset, **{place: replace(bounded, **widths)})
+    except ValueError as error:
+        raise UserError(f"--clip-{error}") from error
+
+
+def capped(word: KLName, cap: float | None) -> KLEstimator | None:
+    """The estimator of that name, whose penalty sees differences up to the cap; None for no penalty."""
+    estimator = KL_ESTIMATORS[word]
+    return estimator if estimator is None or cap is None else Capped(estimator, cap)

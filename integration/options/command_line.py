@@ -12,7 +12,6 @@ from pathlib import Path
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
 from integration.options.groups import from_command_line
-from integration.options.resuming import check_changes, saved_options
 from integration.options.streams import steady_streams
 
 
@@ -64,6 +63,8 @@ def read_options(description: str | None) -> Config:
         resume = None
     if resume is None:
         return from_command_line(description)
+    from integration.options.resuming import check_changes, saved_options  # noqa: PLC0415 (files of runs: a fiftieth of a second)
+
     config = from_command_line(description, saved_options(resume))
     check_changes(config)
     return config

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
-from dataclasses import dataclass, field, replace
+import os
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from gspo_core import Objective
-from gspo_core.kl import Capped, KLEstimator
-from gspo_core.mismatch import Correction
-from gspo_core.objectives import FixedLength, Region
 from integration.options.checks import PILOT_ROLLOUTS, check
-from integration.options.choices import (
-    CLIP_RANGES,
-    CORRECTIONS,
-    KL_ESTIMATORS,
-    CorrectionName,
-    KLName,
-    objective_named,
-)
 from integration.options.errors import UserError
 from integration.options.sizes import Experts, WarmUp
-from integration.records.tracker import TrackerName
-from integration.tasks.prompts import PromptStyle
+from integration.options.words import CorrectionName, KLName, PromptStyle, TrackerName
+
+if TYPE_CHECKING:  # the core is imported when an option's object is asked for: --help and most refusals do not need it
+    from gspo_core import Objective
+    from gspo_core.kl import KLEstimator
+    from gspo_core.mismatch import Correction
 
 
 @dataclass(frozen=True)
@@ -168,13 +160,20 @@ class Config:
     @property
     def correction(self) -> Correction | None:
         """The correction whose weights multiply the advantages; None for no weights."""
+        if self.sampler_correction == "none":
+            return None
+        from integration.options.choices import CORRECTIONS  # noqa: PLC0415
+
         return CORRECTIONS[self.sampler_correction]
 
     @property
     def kl_estimator(self) -> KLEstimator | None:
         """The estimator of the penalty, with its cap; None for no penalty."""
-        estimator = KL_ESTIMATORS[self.kl]
-        return estimator if estimator is None or self.kl_cap is None else Capped(estimator, self.kl_cap)
+        if self.kl == "none":
+            return None
+        from integration.options.choices import capped  # noqa: PLC0415
+
+        return capped(self.kl, self.kl_cap)
 
     @property
     def mismatch(self) -> bool:
@@ -188,28 +187,16 @@ class Config:
 
     def build_objective(self) -> Objective:
         """The preset with this run's clip range, or trust region; UserError for one that it refuses or does not have."""
-        preset = objective_named(self.objective)
-        if self.objective == "dr-grpo":  # its constant is the generation budget
-            preset = replace(preset, reduction=FixedLength(self.max_new_tokens))
-        place = "gate" if isinstance(preset.gate, Region) else "surrogate"
-        bounded: Any = getattr(preset, place)
-        given = {"low": self.clip_low, "high": self.clip_high}
-        widths = dict(zip(given, CLIP_RANGES.get(self.objective, ()), strict=False))
-        widths |= {name: width for name, width in given.items() if width is not None}
-        for name in widths:
-            if not hasattr(bounded, name):
-                raise UserError(f"--clip-{name}: --objective {self.objective} has no clip range, but {bounded}")
-        try:
-            return preset if not widths else replace(preset, **{place: replace(bounded, **widths)})
-        except ValueError as error:
-            raise UserError(f"--clip-{error}") from error
+        from integration.options.choices import built_objective  # noqa: PLC0415
+
+        return built_objective(self.objective, self.clip_low, self.clip_high, self.max_new_tokens)
 
     def new_run_dir(self) -> Path:
         """--run-dir, or runs/<model>-<task>-<objective>-seed<seed>-<time>-<four digits>: runs that start together differ."""
         if self.run_dir is not None:
             return self.run_dir
         run = f"{Path(self.model).name}-{Path(self.task).stem}-{Path(self.objective).name.replace(':', '-')}-seed{self.seed}"
-        name = f"{run}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        name = f"{run}-{datetime.now():%Y%m%d-%H%M%S}-{os.urandom(2).hex()}"
         return Path("runs") / name
 
     def to_json(self) -> dict[str, Any]:

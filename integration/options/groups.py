@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import inspect
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable
+from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -29,20 +31,20 @@ FIRST = {
 def from_command_line(description: str | None, default: Config | None = None) -> Config:
     """The options that were given; those left out are as in `default`."""
     kinds = {name: _kind(name, fields) for name, fields in grouped().items()}
-    nested = {f.name: get_type_hints(Config)[f.name] for f in dataclasses.fields(Config) if _is_nested(f)}
+    nested = {f.name: f_default(f) for f in dataclasses.fields(Config) if _is_nested(f)}
+    inner = {name: _inner(type(value)) for name, value in nested.items()}
     flat_names: Any = tyro.conf.OmitArgPrefixes
-    members: list[Any] = [(name, flat_names[kind], _new(kind)) for name, kind in kinds.items()]
-    members += [(name, kind, _new(kind)) for name, kind in nested.items()]
+    members: list[Any] = [(name, flat_names[_described(kind)], _new(kind)) for name, kind in kinds.items()]
+    members += [(name, _described(kind), _new(kind)) for name, kind in inner.items()]
     whole: Any = dataclasses.make_dataclass("Options", members, frozen=True)
     whole.__doc__ = Config.__doc__
     given: dict[str, Any] = {}
     if default is not None:
-        parts = {
-            name: kind(**{f.name: getattr(default, f.name) for f in dataclasses.fields(kind)}) for name, kind in kinds.items()
-        }
-        given["default"] = whole(**parts, **{name: getattr(default, name) for name in nested})
+        parts = {name: _with_values_of(default, kind) for name, kind in kinds.items()}
+        parts |= {name: _with_values_of(getattr(default, name), kind) for name, kind in inner.items()}
+        given["default"] = whole(**parts)
     parsed = tyro.cli(whole, description=description, **given)
-    flat = {name: getattr(parsed, name) for name in nested}
+    flat = {name: _with_values_of(getattr(parsed, name), type(value)) for name, value in nested.items()}
     for name, kind in kinds.items():
         flat |= {f.name: getattr(getattr(parsed, name), f.name) for f in dataclasses.fields(kind)}
     return Config(**flat)
@@ -61,14 +63,33 @@ def grouped() -> dict[str, list[dataclasses.Field[Any]]]:
 
 def _kind(name: str, fields: list[dataclasses.Field[Any]]) -> Any:
     """A dataclass of these options, with the texts that stand behind them in the source."""
-    hints, helps = get_type_hints(Config), dict(_helps())
+    return _with_texts(name, dict(FIRST.values())[name], Config, fields)
+
+
+def _inner(kind: type[Any]) -> Any:
+    """The same of options inside an option; its text and that of its class describe them."""
+    (name,) = (f.name for f in dataclasses.fields(Config) if type(f_default(f)) is kind)
+    return _with_texts(kind.__name__, f"{_texts(Config)[name]} {kind.__doc__}", kind, dataclasses.fields(kind))
+
+
+def _with_texts(name: str, about: str, source: type[Any], fields: Iterable[dataclasses.Field[Any]]) -> Any:
+    hints, texts = get_type_hints(source), _texts(source)
     members: list[Any] = [
-        (f.name, Annotated[hints[f.name], tyro.conf.arg(help=helps.get(f.name, ""))], dataclasses.field(default=f.default))
+        (f.name, Annotated[hints[f.name], tyro.conf.arg(help=texts.get(f.name, ""))], dataclasses.field(default=f.default))
         for f in fields
     ]
     kind = dataclasses.make_dataclass(name, members, frozen=True)
-    kind.__doc__ = dict(FIRST.values())[name]
+    kind.__doc__ = about
     return kind
+
+
+def _described(kind: Any) -> Any:
+    """Its text said outright: tyro would read source files for it, which takes longer than everything else here."""
+    return Annotated[kind, tyro.conf.arg(help=kind.__doc__)]
+
+
+def _with_values_of(one: Any, kind: Any) -> Any:
+    return kind(**{f.name: getattr(one, f.name) for f in dataclasses.fields(kind)})
 
 
 def _new(kind: Any) -> Any:
@@ -79,10 +100,13 @@ def _is_nested(field: dataclasses.Field[Any]) -> bool:
     return dataclasses.is_dataclass(f_default(field))
 
 
-def _helps() -> Iterator[tuple[str, str]]:
-    """(option, the string behind it in the source of `Config`)."""
-    (body,) = ast.parse(inspect.getsource(Config)).body
-    assert isinstance(body, ast.ClassDef)
-    for field, text in pairwise(body.body):
+@cache
+def _texts(kind: type[Any]) -> dict[str, str]:
+    """The string behind each option in the source of its dataclass."""
+    tree = ast.parse(Path(sys.modules[kind.__module__].__file__ or "").read_text(encoding="utf-8"))
+    (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
+    found = {}
+    for field, text in pairwise(body):
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            yield field.target.id, " ".join(ast.literal_eval(text.value).split())
+            found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return found

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Any
 
+from integration.options.words import TrackerName
 from integration.records.json_lines import Row
 
-TrackerName = Literal["none", "wandb", "trackio"]
 PROJECT = "gspo-core"
 
 

@@ -7,6 +7,7 @@ import io
 import sys
 import time
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -18,12 +19,18 @@ EVERY = 30.0
 
 
 def drawn(dataset: Any, name: str, wanted: int) -> Iterator[dict[str, Any]]:
-    """The entries of a dataset, of which about `wanted` will be taken."""
+    """The entries of a dataset, of which about `wanted` will be taken.
+
+    Each is drawn in an empty folder: codeio runs programs for its questions, and some of them write files.
+    """
     terminal = sys.stderr is not None and sys.stderr.isatty()
     began, said = time.monotonic(), -EVERY
-    with tqdm(total=wanted, desc=f"questions of {name}", unit="", delay=QUIET, leave=False, disable=not terminal) as bar:
+    with (
+        tqdm(total=wanted, desc=f"questions of {name}", unit="", delay=QUIET, leave=False, disable=not terminal) as bar,
+        TemporaryDirectory() as elsewhere,
+    ):
         for index in range(len(dataset)):
-            with contextlib.redirect_stdout(io.StringIO()):  # bf prints a dot for every question
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.chdir(elsewhere):  # bf prints a dot for every question
                 entry = dataset[index]
             yield entry
             bar.update()

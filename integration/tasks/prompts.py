@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from integration.options.errors import UserError
+from integration.options.words import PromptStyle
 from integration.tasks.task import Example, Task
-
-PromptStyle = Literal["chat", "plain"]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
-import json
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from integration.options.errors import UserError
+from integration.options.pairs import parse_args
 from integration.options.task_names import require_known
 from integration.rewards.files import FileSource
 from integration.rewards.sources import GymSource, Source
@@ -52,12 +52,14 @@ class Task:
     def prompts_for(self, step: int, count: int, seed: int) -> list[Example]:
         """`count` training examples for a step: epoch after epoch in a new order. A pure function of its arguments,
         so that a resumed run has the same prompts."""
-        chosen = []
-        for position in range(step * count, (step + 1) * count):
-            epoch, index = divmod(position, len(self.train))
-            order = random.Random(f"{seed}:{epoch}").sample(range(len(self.train)), len(self.train))
-            chosen.append(self.train[order[index]])
-        return chosen
+        places = (divmod(position, len(self.train)) for position in range(step * count, (step + 1) * count))
+        return [self.train[_order(seed, epoch, len(self.train))[index]] for epoch, index in places]
+
+
+@lru_cache(maxsize=4)  # a step sees one epoch or two
+def _order(seed: int, epoch: int, count: int) -> list[int]:
+    """The order of an epoch: every number below `count` once."""
+    return random.Random(f"{seed}:{epoch}").sample(range(count), count)
 
 
 def load_task(
@@ -110,27 +112,3 @@ def _gym_entries(source: GymSource, task_args: Sequence[str], wanted: int) -> It
         if source.name == "composite":
             hint = """; write --task-args 'datasets=[{"name": "chain_sum", "weight": 1, "config": {"max_terms": 3}}, ...]'"""
         raise UserError(f"--task-args: {source.name} does not accept {given}: {error}{hint}") from error
-
-
-def parse_args(option: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """`k=v` pairs as keyword arguments; v is a Python literal or JSON if it reads as one, else a string.
-
-    >>> parse_args("--task-args", ["a=1", "b=[1, {'c': None}]", 'd={"deep": [true, null]}', "e=word"])
-    {'a': 1, 'b': [1, {'c': None}], 'd': {'deep': [True, None]}, 'e': 'word'}
-    """
-    parsed: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise UserError(f"{option}: expected key=value, got {pair!r}")
-        parsed[key] = _literal(value)
-    return parsed
-
-
-def _literal(value: str) -> Any:
-    for read in (ast.literal_eval, json.loads):
-        try:
-            return read(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return value

@@ -12,7 +12,8 @@ from integration.options.command_line import command_line
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
 
-HEAVY = ("torch", "transformers", "jax", "flax", "matplotlib", "reasoning_gym")
+LATE = ("numpy", "gspo_core", "integration.records.run_folder", "integration.tasks.task", "integration.options.choices")
+HEAVY = ("torch", "transformers", "jax", "flax", "matplotlib", "reasoning_gym", *LATE)
 PROGRAM = """
 import sys
 from importlib import import_module
@@ -41,20 +42,36 @@ def answer(script: str, *options: str) -> tuple[str, str]:
         ("train_torch", ["--help"], 0),
         ("train_torch", ["--clip-fraction", "2"], 2),
         ("train_torch", ["--no-such-option"], 2),
+        ("train_torch", ["--task", "count_bitz"], 2),
+        ("train_torch", ["--objective", "ppo"], 2),
         ("train_jax", ["--help"], 0),
-        ("train_jax", ["--model", "small", "--device", "cuda"], 2),
+        ("train_jax", ["--rollouts", "-1"], 2),
     ],
 )
-def test_help_and_wrong_options_need_no_framework(script: str, options: list[str], status: int) -> None:
+def test_help_and_wrong_options_need_neither_a_framework_nor_the_core(script: str, options: list[str], status: int) -> None:
+    """Half a second of processor time is what they may take, and NumPy with the core would be most of it."""
     printed, last = answer(script, *options)
     assert last == str(status)
     assert ("--lr-warm-up" in printed) == (status == 0)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [("train_torch", ["--objective", "vespo", "--clip-low", "0.1"]), ("train_jax", ["--model", "small", "--device", "cuda"])],
+)
+def test_options_that_do_not_go_together_need_the_core_and_no_framework(script: str, options: list[str]) -> None:
+    """It knows which objectives have a clip range. (A guard of the test above, too: what is imported is found.)"""
+    assert answer(script, *options)[1] == "2 gspo_core integration.options.choices numpy"
+
+
+@pytest.mark.slow
 def test_what_comes_after_the_options_does_import_one() -> None:
-    """The guard of the test above: an argument that a task does not have is found out by the trainer."""
-    assert answer("train_torch", "--task-args", "nosuch=1")[1] == "2 matplotlib reasoning_gym torch transformers"
+    """The guard of both: an argument that a task does not have is found out by the trainer."""
+    frameworks = {"matplotlib", "reasoning_gym", "torch", "transformers"}
+    status, *imported = answer("train_torch", "--task-args", "nosuch=1")[1].split()
+    assert status == "2"
+    assert frameworks <= set(imported)
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.runs.in_process import in_process
 
 from integration.on_torch.small_model import build_tokenizer
 from integration.options.errors import UserError
 from integration.rewards.sources import Direct
 from integration.tasks.prompts import Prompter, ends_of, left_pad
-from integration.tasks.task import Task, load_task, parse_args
+from integration.tasks.task import Example, Task, load_task
 
 
 @pytest.fixture(scope="module")
@@ -67,25 +69,27 @@ def test_an_epoch_shows_every_question_once_in_a_new_order(spelling: Task) -> No
     assert epochs[0] != [e.question for s in range(12) for e in spelling.prompts_for(s, 5, seed=4)]
 
 
+@given(st.integers(1, 40), st.integers(0, 300), st.integers(1, 9), st.integers(0, 5))
+def test_the_prompts_of_a_step_are_the_next_ones_of_shuffled_epochs(size: int, step: int, count: int, seed: int) -> None:
+    """As one long list of shuffled epochs says it. This order is kept in run folders: a resumed run goes on in it."""
+    task = Task("numbers", [Example(str(i), None, {}) for i in range(size)], [], Direct(Odd(1.0)))
+    order = [i for epoch in range((step + 1) * count // size + 1) for i in Random(f"{seed}:{epoch}").sample(range(size), size)]
+    expected = order[step * count : (step + 1) * count]
+    assert [int(e.question) for e in task.prompts_for(step, count, seed)] == expected
+
+
+def test_an_epoch_is_shuffled_once(spelling: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to be shuffled for every prompt: a hundred thousand questions take a tenth of a second."""
+    made: list[object] = []
+    monkeypatch.setattr("integration.tasks.task.random.Random", lambda x: made.append(x) or Random(x))
+    for step in range(24):
+        spelling.prompts_for(step, 5, seed=12345)
+    assert made == ["12345:0", "12345:1"]
+
+
 def test_a_task_space_that_is_too_small_is_refused() -> None:
     with pytest.raises(UserError, match=r"--task: count_bits has only 7 distinct questions"):
         load_task("count_bits", ["min_n=1", "max_n=7"], seed=0, train_size=50, held_out_size=5)
-
-
-def test_task_arguments_are_python_literals_or_strings() -> None:
-    parsed = parse_args("--task-args", ["a=1", "b=0.5", "c=True", "d=('+','-')", "e=word", "f=x=y"])
-    assert parsed == {"a": 1, "b": 0.5, "c": True, "d": ("+", "-"), "e": "word", "f": "x=y"}
-    with pytest.raises(UserError, match=r"--task-args: expected key=value, got '1=2'"):
-        parse_args("--task-args", ["1=2"])
-
-
-@pytest.mark.parametrize(
-    "value", [[1, {"a": (2, None)}], {"b": [True, "x"]}, [{"name": "chain_sum", "config": {"max_terms": 3}}]]
-)
-def test_nested_arguments_are_written_in_python_or_in_json(value: Any) -> None:
-    assert parse_args("--task-args", [f"key={value!r}"]) == {"key": value}
-    listed = json.loads(json.dumps(value))
-    assert parse_args("--task-args", [f"key={json.dumps(value)}"]) == {"key": listed}
 
 
 def test_a_composite_draws_from_its_parts_and_judges_each_by_its_own_verifier() -> None:
