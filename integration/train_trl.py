@@ -29,6 +29,8 @@ class Options:
     """Any of reasoning-gym's generators, or your own: a Python file with questions() and score(), docs/tasks.md."""
     task_args: tuple[str, ...] = ("min_word_len=3", "max_word_len=5")
     """The generator's own arguments, as key=value."""
+    verifier_seconds: float = 2.0
+    """Processor time that judging one answer may take; it then scores 0."""
     objective: str = "gspo"
     """A preset of docs/family.md, or an objective of your own: my_loss.py:NAME (docs/tasks.md)."""
     clip_low: float | None = None
@@ -67,7 +69,8 @@ class Options:
     def base(self) -> Config:
         """The options of train_torch.py that name a task, the model to start from, and the objective."""
         return Config(
-            model=self.model, task=self.task, task_args=self.task_args, train_size=self.train_size, seed=self.seed,
+            model=self.model, task=self.task, task_args=self.task_args, verifier_seconds=self.verifier_seconds,
+            train_size=self.train_size, seed=self.seed,
             eval_prompts=self.eval_prompts, max_new_tokens=self.max_new_tokens, cache_dir=self.cache_dir,
             objective=self.objective, clip_low=self.clip_low, clip_high=self.clip_high,
         )  # fmt: skip
@@ -75,7 +78,8 @@ class Options:
 
 def train(options: Options) -> int:
     """A run to its end; returns the exit status."""
-    from integration.on_trl.run import run  # noqa: PLC0415 (--help and wrong options do not wait for TRL)
+    options.base  # noqa: B018 (checked here: --help and wrong options do not wait for TRL)
+    from integration.on_trl.run import run  # noqa: PLC0415
 
     return run(options)
 

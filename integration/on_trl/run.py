@@ -22,13 +22,14 @@ from integration.tasks.record import describe
 from integration.tasks.task import Task, load_task
 
 if TYPE_CHECKING:
+    from integration.options.config import Config
     from integration.train_trl import Options
 
 
 def run(options: Options) -> int:
     """Evaluate, train, evaluate again; returns the exit status."""
     base = options.base
-    task = load_task(base.task, base.task_args, seed=base.seed, train_size=base.train_size, held_out_size=base.eval_prompts)
+    task = task_of(base)
     model, tokenizer = load_start(base, task, torch.device("cpu"))
     if tokenizer.chat_template is None:
         raise UserError("--model: expected a tokenizer with a chat template, which TRL's conversations need")
@@ -50,6 +51,14 @@ def run(options: Options) -> int:
                 f"{kind}: {mean(first):.1f} -> {mean(last):.1f} % of held-out questions, gain {low:+.1f} to {high:+.1f} (95 %)"
             )
     return 0
+
+
+def task_of(base: Config) -> Task:
+    """Questions, and the verifier with its limit."""
+    return load_task(
+        base.task, base.task_args, seed=base.seed, train_size=base.train_size, held_out_size=base.eval_prompts,
+        seconds=base.verifier_seconds,
+    )  # fmt: skip
 
 
 def arguments(options: Options) -> GSPOConfig:

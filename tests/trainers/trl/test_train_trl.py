@@ -12,11 +12,12 @@ from support.repository import PATHS, ROOT
 
 from gspo_core import GSPO
 from gspo_core.objectives import FixedLength
-from integration.on_trl.run import arguments
+from integration.on_trl.run import arguments, task_of
 from integration.options.choices import CLIP_RANGES, OBJECTIVES
 from integration.options.errors import UserError
 from integration.parity.reference import START
-from integration.train_trl import Options
+from integration.rewards.worker import Worker
+from integration.train_trl import Options, train
 
 SCRIPT = ROOT / "integration" / "train_trl.py"
 WORDS = ["--task-args", "min_word_len=2", "max_word_len=5", "--model", str(START), "--max-new-tokens", "7"]
@@ -50,6 +51,21 @@ def test_every_preset_has_its_own_clip_range_or_none() -> None:
             assert arguments(Options(objective=name)).objective == expected
     with pytest.raises(UserError, match=r"^--clip-low: --objective sapo has no clip range"):
         arguments(Options(objective="sapo", clip_low=0.1))
+
+
+def test_an_answer_may_take_as_long_to_judge_as_the_option_says() -> None:
+    small = Options(verifier_seconds=0.25, train_size=400, eval_prompts=20)
+    verifier = task_of(small.base).verifier
+    assert isinstance(verifier, Worker)
+    assert verifier.limits.seconds == 0.25
+
+
+def test_a_wrong_option_does_not_wait_for_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "integration.on_trl.run", None)  # an import of it would raise
+    with pytest.raises(UserError, match=r"^--verifier-seconds: expected"):
+        train(Options(verifier_seconds=0.0))
+    with pytest.raises(ImportError):  # the guard: options without a fault do go on to it
+        train(Options())
 
 
 def test_sizes_that_do_not_divide(tmp_path: Path) -> None:
