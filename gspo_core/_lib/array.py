@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,6 @@ EXP_CAP = 50.0
 # Statistics that sum squares of exp(x) count a larger x as this: e^40 times any number of tokens fits into float32.
 EXP_SQUARED_CAP = 20.0
 
-_NUMPY: Namespace = array_namespace(np.empty(0))
 _BITS = {np.dtype(np.float32): np.dtype(np.int32), np.dtype(np.float64): np.dtype(np.int64)}
 
 
@@ -64,13 +64,19 @@ def _library_at_once(x: Array) -> Namespace | None:
     which traces through every cached function, spent half of its tracing there.
     """
     if type(x) is np.ndarray:
-        return _NUMPY
+        return _numpy()
     torch = sys.modules.get("torch")
     if torch is not None and type(x) in (torch.Tensor, torch.nn.Parameter):
         from array_api_compat import torch as library  # noqa: PLC0415 - imports PyTorch, which is there
 
         return library
     return None
+
+
+@cache
+def _numpy() -> Namespace:
+    """Imported when the first array is met: it takes every part of NumPy along, a third of the time of the core's import."""
+    return array_namespace(np.empty(0))
 
 
 def _odd_one_out(arrays: Mapping[str, Array]) -> tuple[str, str]:
@@ -115,7 +121,7 @@ def check_array(name: str, x: Any) -> None:
 
 
 def _device(x: Array) -> Any:
-    return x.device if _library_at_once(x) not in (None, _NUMPY) else device_of_any(x)
+    return device_of_any(x) if isinstance(x, np.ndarray) or _library_at_once(x) is None else x.device
 
 
 def is_of(xp: Namespace, x: Array) -> bool:
@@ -214,7 +220,7 @@ def signed(xp: Namespace, x: Array) -> Array:
 
 def where_true(xp: Namespace, mask: Array, x: Array) -> Array:
     """x, broadcast to the mask's shape, where the mask is True; +0 elsewhere, whatever their content (NaN included)."""
-    bits = _BITS.get(x.dtype) if xp is _NUMPY else None
+    bits = _BITS.get(x.dtype) if isinstance(x, np.ndarray) else None
     if bits is None:
         return xp.where(mask, x, 0.0)
     # Every bit times 0 or 1, as exact as where and five times as fast as NumPy's.

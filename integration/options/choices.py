@@ -24,7 +24,6 @@ from gspo_core.mismatch import (
 from gspo_core.objectives import PRESETS, FixedLength, Region
 from integration.options.errors import UserError
 from integration.options.words import CorrectionName, KLName, require_objective
-from integration.rewards.files import load_file
 
 OBJECTIVES = {name.lower().replace("_", "-"): preset for name, preset in PRESETS.items()}
 """Every preset of the core: GSPO is gspo, DR_GRPO is dr-grpo."""
@@ -69,6 +68,8 @@ def objective_named(word: str) -> Objective:
         return OBJECTIVES[word]
     require_objective(word)
     path, _, name = word.partition(":")
+    from integration.rewards.files import load_file  # noqa: PLC0415 (a twentieth of a second, for files alone)
+
     found = getattr(load_file("--objective", path), name or "OBJECTIVE", None)
     if not isinstance(found, Objective):
         got = "nothing of that name" if found is None else f"a {type(found).__name__}"

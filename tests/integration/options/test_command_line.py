@@ -12,7 +12,10 @@ from integration.options.command_line import command_line
 from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
 
-LATE = ("numpy", "gspo_core", "integration.records.run_folder", "integration.tasks.task", "integration.options.choices")
+LATE = (
+    *("numpy", "numpy.testing", "gspo_core", "typeguard"),
+    *("integration.records.run_folder", "integration.tasks.task", "integration.options.choices"),
+)
 HEAVY = ("torch", "transformers", "jax", "flax", "matplotlib", "reasoning_gym", *LATE)
 PROGRAM = """
 import sys
