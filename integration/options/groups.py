@@ -73,7 +73,7 @@ def _inner(kind: type[Any]) -> Any:
     return _with_texts(kind.__name__, f"{_texts(Config)[name]} {kind.__doc__}", kind, dataclasses.fields(kind))
 
 
-def _with_texts(name: str, about: str, source: type[Any], fields: Iterable[dataclasses.Field[Any]]) -> Any:
+def _with_texts(name: str, about: str, source: Any, fields: Iterable[dataclasses.Field[Any]]) -> Any:
     hints, texts = get_type_hints(source), _texts(source)
     members: list[Any] = [
         (
@@ -120,7 +120,7 @@ def _is_nested(field: dataclasses.Field[Any]) -> bool:
 
 
 @cache
-def _texts(kind: type[Any]) -> dict[str, str]:
+def _texts(kind: Any) -> dict[str, str]:
     """The string behind each option in the source of its dataclass."""
     tree = ast.parse(Path(sys.modules[kind.__module__].__file__ or "").read_text(encoding="utf-8"))
     (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind.__name__)
