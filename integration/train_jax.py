@@ -2,6 +2,7 @@
 
     make train-jax                                                      the README's run
     python integration/train_jax.py --model small --task spell_backward --rollouts 40
+    python integration/train_jax.py --data-parallel 4 --model-parallel 2 ...     on a mesh of 8 devices, docs/training.md
     python integration/train_jax.py --resume runs/...                   continue after a kill or Ctrl-C
 
 Tasks, options, run folder and report are those of train_torch.py. The model is a Llama, Mistral, Qwen2, Qwen3 or Qwen3-MoE in

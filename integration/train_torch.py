@@ -18,13 +18,25 @@ import sys
 
 from integration.options.command_line import command_line
 from integration.options.config import Config
+from integration.options.errors import UserError
 
 
 def train(config: Config) -> int:
     """A run to its end; returns the exit status."""
+    require_no_mesh(config)
     from integration.on_torch.training import train as run  # noqa: PLC0415 (--help and wrong options do not wait for PyTorch)
 
     return run(config)
+
+
+def require_no_mesh(config: Config) -> None:
+    """UserError for the devices of a JAX mesh."""
+    for name in ("data_parallel", "model_parallel"):
+        if getattr(config, name) > 1:
+            raise UserError(
+                f"--{name.replace('_', '-')}: is of the JAX script, which has one process for all devices; PyTorch has one for "
+                "each: torchrun --nproc-per-node 8 integration/train_torch.py ..."
+            )
 
 
 if __name__ == "__main__":

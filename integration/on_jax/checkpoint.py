@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from safetensors.numpy import save_file
 
@@ -34,7 +35,8 @@ def restore_checkpoint(checkpoint: Path, learner: Learner) -> Row:
         raise UserError(f"--resume: {checkpoint} was not written by the JAX script; go on with the script that wrote it")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            learner.optimizer_state = checkpointer.restore(checkpoint.absolute() / "optimizer", learner.optimizer_state)
+            as_here = jax.tree.map(ocp.utils.to_shape_dtype_struct, learner.optimizer_state)  # on whatever mesh it was saved
+            learner.optimizer_state = checkpointer.restore(checkpoint.absolute() / "optimizer", as_here)
         return dict(json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0]

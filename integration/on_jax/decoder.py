@@ -43,7 +43,7 @@ class Attention(nnx.Module):
         q, k = rotate(q, angles, self.scale), rotate(k, angles, self.scale)
         if past is not None:
             k, v = (jax.lax.dynamic_update_slice_in_dim(old, new, start, 1) for old, new in zip(past, (k, v), strict=True))
-        out = jax.nn.dot_product_attention(q, k, v, mask=mask)
+        out = attend(q, k, v, mask)
         return self.o_proj(out.reshape(*x.shape[:2], -1)), (k, v)
 
 
@@ -121,12 +121,23 @@ class Decoder(nnx.Module):
         positions = jax.lax.dynamic_slice_in_dim(positions, start, ids.shape[1], 1)
         frequencies = jnp.asarray(self.shape.frequencies, dtype=jnp.float32)[None, None, None]
         angles = positions[:, :, None, None].astype(jnp.float32) * frequencies
-        x, written = self.model.embed_tokens(ids), []
+        x, written = jnp.take(self.model.embed_tokens.embedding[...], ids, axis=0), []  # in the weights' own dtype
         for layer, past in zip(self.model.layers, cache, strict=True):
             mask = causal if layer.window is None else causal & (place - slots < layer.window)[None, None]
             x, grown = layer(x, angles, mask, past, start)
             written.append(grown)
         return self.model.norm(x), tuple(written)
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
+    """[N, S, heads, D] of queries and of keys and values [N, L, kv heads, D]; mask [N, 1, S, L]."""
+    if q.dtype != jnp.float64:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask)
+    # That function takes every softmax in float32, and with it the exact comparisons that float64 is here for.
+    q = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])
+    z = jnp.einsum("nsgrd,nlgd->ngrsl", q, k) * q.shape[-1] ** -0.5
+    p = jax.nn.softmax(jnp.where(mask[:, :, None], z, jnp.finfo(jnp.float32).min), axis=-1)
+    return jnp.einsum("ngrsl,nlgd->nsgrd", p, v).reshape(*q.shape[:2], -1, q.shape[-1])
 
 
 def rotate(x: Array, angles: Array, scale: float = 1.0) -> Array:

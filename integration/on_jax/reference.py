@@ -12,6 +12,8 @@ from flax import nnx
 from huggingface_hub import snapshot_download
 
 from gspo_core.kl import KLTerm
+from integration.on_jax.learner import ONE_DEVICE
+from integration.on_jax.mesh import Placement
 from integration.on_jax.weights import load_decoder, named_weights
 from integration.on_torch.small_model import make_small
 from integration.options.config import Config
@@ -44,10 +46,11 @@ def start_of(config: Config, task: Task) -> Path:
 class Reference:
     """The frozen weights. They are loaded anew on --resume, and their fingerprint says whether they are still the same."""
 
-    def __init__(self, config: Config, task: Task) -> None:
+    def __init__(self, config: Config, task: Task, place: Placement = ONE_DEVICE) -> None:
         assert config.kl_estimator is not None
         self._estimator, self._coefficient = config.kl_estimator, config.kl_coefficient
-        _, self.params = nnx.split(load_decoder(start_of(config, task)), nnx.Param)
+        _, params = nnx.split(load_decoder(start_of(config, task)), nnx.Param)
+        self.params = place.parameters(params)
         self.fingerprint = fingerprint_of(
             (name, np.asarray(jax.device_get(x))) for name, x in named_weights(self.params).items()
         )

@@ -15,10 +15,14 @@ import torch
 from gspo_core import Objective
 from integration.on_jax.checkpoint import restore_checkpoint, write_checkpoint
 from integration.on_jax.learner import Learner
+from integration.on_jax.mesh import in_host_memory, mesh_of, placement
 from integration.on_jax.options import check_options
 from integration.on_jax.reference import Reference, start_of
 from integration.on_jax.rollout import Sampler
+from integration.on_jax.unfinished import Unfinished
 from integration.on_jax.weights import load_decoder
+from integration.on_torch.unfinished import load_unfinished, write_unfinished
+from integration.options.choices import OBJECTIVES
 from integration.options.config import Config
 from integration.options.resuming import open_run, remember
 from integration.records.clip_advice import Advised, ClipAdvice
@@ -53,8 +57,13 @@ class Trainer(Advised):
     """With --clip-fraction only."""
     reference: Reference | None = None
     """With --kl only."""
-    unfinished: None = None
-    """A rollout's updates are always finished."""
+    unfinished: Unfinished | None = None
+    """What is left of a rollout that was stopped between two optimizer steps."""
+
+    @property
+    def can_be_continued(self) -> bool:
+        """Whether a stopped rollout can be saved: an objective from a file of the user's cannot be read back safely."""
+        return self.config.objective in OBJECTIVES
 
     def give_up(self) -> None:
         """A rollout changes nothing before its first optimizer step."""
@@ -64,10 +73,12 @@ class Trainer(Advised):
         state: dict[str, Any] = {name: getattr(self, name) for name in ("step", "optimizer_steps", "bad_steps")}
         state["advice"] = None if self.advice is None else self.advice.state()
         state["reference"] = None if self.reference is None else self.reference.fingerprint
-        tokenizer = self.sampler.prompter.tokenizer
-        self.folder.save_checkpoint(
-            self.step, lambda folder: write_checkpoint(folder, self.learner, tokenizer, self.model_files, state)
-        )
+        self.folder.save_checkpoint(self.step, lambda folder: self._write(folder, state))
+
+    def _write(self, folder: Path, state: dict[str, Any]) -> None:
+        write_checkpoint(folder, self.learner, self.sampler.prompter.tokenizer, self.model_files, state)
+        work: Any = self.unfinished
+        write_unfinished(folder, work)
 
     def restore(self, checkpoint: Path) -> None:
         """Continue exactly where it was saved."""
@@ -78,23 +89,27 @@ class Trainer(Advised):
         if self.advice is not None:
             self.advice.restore(state["advice"])
             self.take_advice()
+        work: Any = load_unfinished(checkpoint, torch.device("cpu"))
+        self.unfinished = work
 
 
 def prepare(config: Config) -> Trainer:
     """Everything a run needs, new or resumed."""
     check_options(config)
+    threads = config.threads or free_cores()
+    set_up(threads)
+    mesh = mesh_of(config.data_parallel, config.model_parallel)
     config, folder, checkpoint = open_run(config)
     # The number is saved: sums over another number of threads differ in their last digits.
-    threads = config.threads or free_cores()
     config = dataclasses.replace(config, threads=threads)
-    set_up(threads)
     print(f"loading {config.model} and {config.task}, {threads} CPU thread(s)", flush=True)
     task = load_task(
         config.task, config.task_args, seed=config.seed, train_size=config.train_size, held_out_size=config.eval_prompts,
         seconds=config.verifier_seconds,
     )  # fmt: skip
     source = checkpoint or start_of(config, task)
-    tokenizer, model = load_tokenizer(str(source)), load_decoder(source)
+    with in_host_memory(mesh):
+        tokenizer, model = load_tokenizer(str(source)), load_decoder(source)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     template_args = tuple(parse_args("--template-args", config.template_args).items())
@@ -106,12 +121,13 @@ def prepare(config: Config) -> Trainer:
         lr=config.lr,
         lr_warm_up=config.lr_warm_up,
         max_grad_norm=config.max_grad_norm,
+        place=placement(mesh, model.shape),
     )
     trainer = Trainer(
         config, folder, task, learner, config.build_objective(),
         Sampler(learner, prompter, config.max_new_tokens, config.temperature), files,
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
-        reference=None if config.kl_estimator is None else Reference(config, task),
+        reference=None if config.kl_estimator is None else Reference(config, task, learner.place),
     )  # fmt: skip
     if config.resume is None:
         folder.create(config.to_json())

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from gspo_jax import linear_policy_loss
+from tqdm import tqdm
 
-from gspo_core import Objective, Padded, group_metrics
+from gspo_core import Padded, group_metrics
 from gspo_core.kl import KLTerm
 from gspo_core.metrics import Metrics, left_out_metrics
 from gspo_core.objectives import LinearLoss
 from gspo_core.planning import Plan
 from integration.on_jax.learner import Predicting
+from integration.on_jax.loss import differentiate
 from integration.on_jax.rollout import Responses, random_keys, resized
 from integration.on_jax.trainer import Trainer, prepare
+from integration.on_jax.unfinished import Unfinished
 from integration.options.config import Config
-from integration.shared.interrupt import NEVER, Stopping
+from integration.shared.interrupt import NEVER, Abandoned, Stopping
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
+from integration.shared.pace import QUIET
+from integration.shared.sampling import sampling_row
 
 Array = Any
 
@@ -35,7 +38,35 @@ def train(config: Config) -> int:
 
 
 def one_rollout(trainer: Trainer, stop: Stopping = NEVER) -> dict[str, Any]:
-    """Sample, judge, and take one optimizer step per mini-batch; `stop` waits from the first on. Returns metrics."""
+    """Sample, judge, and take one optimizer step per mini-batch. Returns metrics.
+
+    A stop between two of the steps leaves the rest in `trainer.unfinished`, with which the next call begins.
+    """
+    work = trainer.unfinished or begin(trainer)
+    stop.finish()
+    trainer.unfinished = None
+    left = list(zip(work.batches, work.olds, strict=True))[work.done :]
+    for batch, old in tqdm(left, "updating", unit="mini-batch", **QUIET):
+        began = time.perf_counter()
+        update(trainer, batch, old, work.rollup)
+        work.seconds_updating += time.perf_counter() - began
+        work.done += 1
+        if stop.requested and work.done < len(work.batches) and trainer.can_be_continued:
+            trainer.unfinished = work
+            raise Abandoned
+    return {
+        **work.judged,
+        **(measured := work.rollup.row()),
+        **work.drawn,
+        "findings": work.drawn["findings"] + measured["findings"],
+        **trainer.advised(work.rollup.pilot(work.lengths, work.advantages)),
+        "seconds_sampling": round(work.seconds_sampling, 3),
+        "seconds_updating": round(work.seconds_updating, 3),
+    }
+
+
+def begin(trainer: Trainer) -> Unfinished:
+    """A rollout up to its first optimizer step: responses, advantages, and the log-probs of the policy that sampled."""
     config = trainer.config
     began = time.perf_counter()
     keys = random_keys(config.seed, trainer.step)
@@ -46,23 +77,17 @@ def one_rollout(trainer: Trainer, stop: Stopping = NEVER) -> dict[str, Any]:
 
     order = np.split(np.asarray(jax.random.permutation(next(keys), len(advantages))), config.mini_batches)
     batches = [mini_batch(trainer, responses, advantages, judged.planned, rows) for rows in order]
-    sampled = time.perf_counter()
+    sampled, rollup = time.perf_counter(), Rollup(trainer.objective)
+    rollup.add(group_metrics(advantages, np.arange(len(advantages)) // config.group_size))
     # Of the policy that all mini-batches of this rollout are measured against.
     olds = [[old_pass(trainer, part, batch.denominator) for part, _ in batch.parts] for batch in batches]
-
-    rollup = Rollup(trainer.objective)
-    rollup.add(group_metrics(advantages, np.arange(len(advantages)) // config.group_size))
-    stop.finish()
-    for batch, old in zip(batches, olds, strict=True):
-        update(trainer, batch, old, rollup)
-    updated = time.perf_counter()
-    return {
-        **judged.row(),
-        **rollup.row(),
-        **trainer.advised(rollup.pilot(responses.mask.sum(-1), advantages)),
-        "seconds_sampling": round(sampled - began, 3),
-        "seconds_updating": round(updated - sampled, 3),
-    }
+    drawn = sampling_row(
+        sampler_gap(batches, olds), trainer.sampler.ended(responses), low=False, new_tokens=config.max_new_tokens
+    )
+    return Unfinished(
+        judged.row(), drawn, responses.mask.sum(-1), advantages, batches, olds, rollup,
+        seconds_sampling=sampled - began, seconds_updating=time.perf_counter() - sampled,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -83,7 +108,8 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Array, planne
     step = planned.step(trainer.objective, whole, rows)
     size = trainer.config.micro_batch_size or len(rows)
     pieces = [step.rows[start : start + size] for start in range(0, len(step.rows), size)]
-    parts = [(part, resized(advantages[p], part.mask.shape[:1])) for p in pieces for part in [responses.rows(p)]]
+    shares = trainer.learner.place.data
+    parts = [(part, resized(advantages[p], part.mask.shape[:1])) for p in pieces for part in [responses.rows(p, shares)]]
     left_out = left_out_metrics(trainer.objective, advantages[rows], whole) if len(step.rows) < len(rows) else None
     return MiniBatch(parts, step.denominator, left_out)
 
@@ -92,7 +118,7 @@ class Old(NamedTuple):
     """Reference values for the updates of a micro-batch."""
 
     logp: Array
-    """[N, T] the trainer's log-probs before the first update."""
+    """[N, T] the trainer's log-probs before the first update, in NumPy."""
     kl: KLTerm | None
     """The penalty on the KL divergence from the reference policy, if there is one."""
 
@@ -110,10 +136,21 @@ def old_pass(trainer: Trainer, part: Responses, denominator: Array) -> Old:
         zeros = np.zeros(part.mask.shape, dtype=states.hidden.dtype)
         unmeasured = None if reference is None else reference.term(zeros)
         advantage = np.zeros(len(part.mask), dtype=np.float32)
-        return loss_of(trainer, part, states, zeros, advantage, denominator, unmeasured)[1].logp
+        return jax.device_get(loss_of(trainer, part, states, zeros, advantage, denominator, unmeasured)[1].logp)
 
     kl = None if reference is None else reference.term(measured_logp(reference.params))
     return Old(measured_logp(trainer.learner.params), kl)
+
+
+def sampler_gap(batches: list[MiniBatch], olds: list[list[Old]]) -> float | None:
+    """Nats by which the sampler's log-probs differ from the trainer's before the update, at the worst token that is trained on.
+
+    None if no response has an advantage: then none is run.
+    """
+    parts = [part for batch in batches for part, _ in batch.parts]
+    passes = zip(parts, (old for found in olds for old in found), strict=True)
+    gaps = [np.abs(old.logp - part.logp)[part.mask].max() for part, old in passes if part.logp is not None]
+    return float(np.max(gaps)) if gaps else None
 
 
 def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) -> None:
@@ -145,33 +182,7 @@ def loss_of(
     kl: KLTerm | None,
 ) -> tuple[Predicting, LinearLoss]:
     """(the loss's gradient with respect to hidden states and LM head, the loss and its log-probs)."""
-    options = trainer.objective, trainer.config.temperature
-    pair: tuple[Predicting, LinearLoss] = differentiate(
-        *options, states, part.tokens, old_logp, advantage, Padded(part.mask), denominator, kl
-    )
-    return pair
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def differentiate(
-    objective: Objective,
-    temperature: float,
-    states: Predicting,
-    tokens: Array,
-    old_logp: Array,
-    advantage: Array,
-    layout: Padded,
-    denominator: Array,
-    kl: KLTerm | None,
-) -> tuple[Predicting, LinearLoss]:
-    """`loss_of`, compiled once for each shape."""
-
-    def value(states: Predicting) -> tuple[Array, LinearLoss]:
-        loss = linear_policy_loss(
-            objective, *states, tokens, old_logp, advantage, layout,
-            denominator=denominator, temperature=temperature, kl=kl, return_logp=True, return_entropy=True,
-        )  # fmt: skip
-        return loss.value, loss
-
-    pair: tuple[Predicting, LinearLoss] = jax.grad(value, has_aux=True)(states)
+    place = trainer.learner.place
+    batch = place.rows((part.tokens, old_logp, advantage, Padded(part.mask), denominator, kl))
+    pair: tuple[Predicting, LinearLoss] = differentiate(trainer.objective, trainer.config.temperature, place, states, *batch)
     return pair

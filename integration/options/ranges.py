@@ -74,6 +74,8 @@ RANGES = {
     "lora_alpha": Range(1, 10**6),
     "seed": Range(0, 2**31 - 1),
     "threads": Range(1, 4096),
+    "data_parallel": Range(1, 4096),
+    "model_parallel": Range(1, 4096),
     "resume_step": COUNT,
     "warm_up.target": Range(0, 1),
     "warm_up.max_steps": COUNT,

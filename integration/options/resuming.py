@@ -15,8 +15,11 @@ from integration.records.checksums import damage
 from integration.records.files import replace_folder
 from integration.records.run_folder import RunFolder, has_state, model_alone
 
-FREE = {"rollouts", "keep_checkpoints", "keep_states", "checkpoint_every", "cache_dir", "threads", "tracker"}
-"""Options that a resumed run may change: they do not change what it computes. (--threads may, in the last digits.)"""
+FREE = {
+    "rollouts", "keep_checkpoints", "keep_states", "checkpoint_every", "cache_dir", "threads", "tracker", "data_parallel",
+    "model_parallel",
+}  # fmt: skip
+"""Options that a resumed run may change: they do not change what it computes. (Threads and devices may, in the last digits.)"""
 OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps", "kl_coefficient"}
 """Options that a copy may change."""
 

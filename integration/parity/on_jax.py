@@ -48,4 +48,4 @@ def widen(trainer: Trainer) -> None:
     """float64 throughout, where x64 is on."""
     learner = trainer.learner
     learner.params = jax.tree.map(lambda x: x.astype(jnp.float64), learner.params)
-    learner.optimizer_state = learner.optimizer.init(learner.params)
+    learner.optimizer_state = learner.place.parameters(learner.optimizer.init(learner.params))

@@ -20,6 +20,8 @@ from support.runs.scripts import PRETRAINED, TINY, refusal
         (["--group-size", "1"], "--group-size: expected at least 2"),
         (["--model", "/nowhere/model"], "--model"),
         (["--eval-prompts", "60", "--train-size", "400"], "--task: count_bits has only"),
+        (["--data-parallel", "2"], "--data-parallel: is of the JAX script, which has one process for all devices"),
+        (["--model-parallel", "0"], "--model-parallel: expected at least 1, got 0"),
         (["--resume", "/nowhere/run"], "--resume: /nowhere/run is not the folder of a run"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import time
@@ -115,3 +116,19 @@ def test_a_refusal_is_the_exit_status_of_the_process(workplace: Path) -> None:
     assert "--device: JAX chooses its device itself" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (workplace / "bad").exists()
+
+
+def test_a_run_goes_on_on_a_mesh(workplace: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four host devices. More than there are: one sentence, and nothing is touched."""
+    folder, options = workplace / "on-a-mesh", ("--rollouts", "7", "--data-parallel", "2", "--model-parallel", "2")
+    shutil.copytree(finished, folder)
+    refused = run(workplace / "cache", "--resume", str(folder), *options)
+    assert refused.returncode == 2
+    assert "--data-parallel 2 --model-parallel 2: expected 4 devices, JAX sees 1" in refused.stderr
+    assert json.loads((folder / "config.json").read_text())["rollouts"] == 6
+    monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4")
+    done = run(workplace / "cache", "--resume", str(folder), *options)
+    assert done.returncode == 0, done.stderr
+    assert rows(folder)[:6] == rows(finished)
+    assert math.isfinite(rows(folder)[6]["loss"])
+    assert json.loads((folder / "config.json").read_text())["model_parallel"] == 2

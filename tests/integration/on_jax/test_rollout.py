@@ -55,6 +55,23 @@ def test_log_probs_are_those_of_transformers(task: Task, saved: Any, tmp_path: P
     assert not part.mask[len(order) :].any()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_the_sampler_writes_down_the_log_probs_of_what_it_draws(
+    task: Task, saved: Any, tmp_path: Path, temperature: float
+) -> None:
+    trainer = make_trainer(task, saved, tmp_path, temperature=temperature)
+    batch = draw(trainer, 16)
+    assert batch.logp is not None
+    np.testing.assert_allclose(batch.logp[batch.mask], log_probs(trainer, batch)[batch.mask], atol=1e-5, rtol=0)
+    part = batch.rows(np.array([5, 3]))
+    assert part.logp is not None
+    assert (part.logp[0][part.mask[0]] == batch.logp[5][batch.mask[5]]).all()
+    stops = set(trainer.sampler.prompter.stop_ids())
+    last = [sequence(batch, row)[1].tolist()[-1] for row in range(64)]
+    assert trainer.sampler.ended(batch) == sum(token in stops for token in last) / 64
+    assert 0 < trainer.sampler.ended(batch) < 1
+
+
 def test_a_response_ends_with_its_stop_token_and_holds_no_other(trainer: Trainer) -> None:
     batch = draw(trainer, 16)
     assert_stops(

@@ -14,10 +14,12 @@ from support.runs.in_process import Paid
 from support.runs.jax_trainers import draw, log_probs, make_trainer
 
 from gspo_core.planning import Plan
+from integration.on_jax import rollout as rollout_jax
 from integration.on_jax.learner import Learner
+from integration.on_jax.loss import differentiate
 from integration.on_jax.rollout import Responses, resized
 from integration.on_jax.trainer import Trainer
-from integration.on_jax.training import Old, differentiate, mini_batch, old_pass, one_rollout, update
+from integration.on_jax.training import Old, mini_batch, old_pass, one_rollout, update
 from integration.on_jax.weights import load_decoder, named_weights
 from integration.options.errors import TrainingFailure
 from integration.shared.measure import Rollup
@@ -144,6 +146,25 @@ def test_logits_that_are_not_finite_end_the_run(trainer: Trainer) -> None:
     trainer.learner.params = jax.tree.map(lambda x: x * jnp.nan, trainer.learner.params)
     with pytest.raises(TrainingFailure, match="logits are not finite"):
         draw(trainer)
+
+
+@pytest.mark.parametrize(("shift", "kinds"), [(0.0, []), (0.1, ["SAMPLER_GAP"])])
+def test_a_sampler_of_another_policy_is_said(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch, shift: float, kinds: list[str]
+) -> None:
+    coin = iter(range(10**6))
+    monkeypatch.setattr(trainer.task, "verifier", Paid(lambda _: float(next(coin) % 2)))
+    right = rollout_jax.generate
+
+    def shifted(*arguments: Any) -> Any:
+        tokens, mask, logp, finite = right(*arguments)
+        return tokens, mask, logp + shift, finite
+
+    monkeypatch.setattr(rollout_jax, "generate", shifted)
+    row = one_rollout(trainer)
+    assert row["sampler_gap"] == pytest.approx(shift, abs=1e-5)
+    assert [finding["kind"] for finding in row["findings"] if finding["kind"].startswith("SAMPLER")] == kinds
+    assert 0 <= row["ended"] <= 1
 
 
 @pytest.mark.parametrize("lr", [0.0, 1e-3])

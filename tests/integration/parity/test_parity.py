@@ -87,7 +87,7 @@ def test_the_truth_is_made_again_in_float64(stored: Golden, tmp_path: Path) -> N
 
 
 def test_in_float64_jax_is_pytorch(stored: Golden, tmp_path: Path) -> None:
-    """To 1e-6: jax.nn.dot_product_attention takes its softmax in float32, and rotary angles are float32, as ever."""
+    """To 1e-6: rotary angles are float32, as ever."""
     run, truth = of_jax(stored, tmp_path / "run", wide=True), stored.float64
     for a, b in zip(run.updates, truth.updates, strict=True):
         assert a.clipped == b.clipped

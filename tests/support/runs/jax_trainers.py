@@ -14,6 +14,7 @@ import torch
 from support.runs.in_process import in_process
 
 from integration.on_jax.learner import Learner
+from integration.on_jax.mesh import mesh_of, placement
 from integration.on_jax.rollout import Responses, Sampler, random_keys
 from integration.on_jax.trainer import Trainer, model_files
 from integration.on_jax.training import old_pass
@@ -52,14 +53,16 @@ def save_model(task: Task, folder: Path) -> tuple[Any, Any, Path]:
 
 
 def make_trainer(task: Task, saved: tuple[Any, Any, Path], folder: Path, **options: Any) -> Trainer:
-    """A trainer on it."""
+    """A trainer on it, on one device or on the mesh of its options."""
     config = Config(model="small", group_size=4, prompts_per_rollout=4, max_new_tokens=6, lr=1e-3)
-    config = dataclasses.replace(config, clip_low=0.01, clip_high=0.01, **options)
+    config = dataclasses.replace(config, **{"clip_low": 0.01, "clip_high": 0.01, **options})
+    decoder = load_decoder(saved[2])
     learner = Learner(
-        load_decoder(saved[2]),
+        decoder,
         lr=config.lr,
         lr_warm_up=config.lr_warm_up,
         max_grad_norm=config.max_grad_norm,
+        place=placement(mesh_of(config.data_parallel, config.model_parallel), decoder.shape),
     )
     sampler = Sampler(learner, Prompter(saved[1], "chat"), config.max_new_tokens, config.temperature)
     run = RunFolder(folder, keep_checkpoints=1)
