@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.runs.in_process import Paid
 from support.runs.torch_trainers import make_trainer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from integration.on_torch.adapters import add_adapter, load_adapter, trained
 from integration.on_torch.checkpoint import load_state
@@ -26,6 +26,7 @@ from integration.options.sizes import WarmUp
 from integration.tasks.task import Task
 
 pytestmark = pytest.mark.slow
+SIZES = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1}
 IDS = torch.arange(12).reshape(2, 6)
 TINY = Config(
     model="small", task="spell_backward", task_args=("min_word_len=3", "max_word_len=4"), train_size=200, prompts_per_rollout=2,
@@ -129,3 +130,37 @@ def test_options_that_miss_each_other_are_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("integration.options.checks.find_spec", lambda name: None if name == "peft" else object())
     with pytest.raises(UserError, match=r"^--lora-rank: peft is not installed"):
         Config(lora_rank=4)
+
+
+def test_drawing_adapters_leaves_the_callers_random_numbers_alone_and_the_seed_chooses_them() -> None:
+    def drawn(seed: int, **options: Any) -> list[torch.Tensor]:
+        torch.manual_seed(7)
+        model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
+        before = torch.get_rng_state()
+        add_adapter(model, dataclasses.replace(TINY, seed=seed, **options))
+        assert torch.equal(torch.get_rng_state(), before)
+        return trained(model)
+
+    first, again, other = drawn(0), drawn(0), drawn(1)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 4), (1, 1), (6, 6)])
+def test_alpha_is_twice_the_rank_or_as_given(given: int | None, expected: int) -> None:
+    """The output moves by α/r B A x."""
+    model: Any = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
+    layer, x = model.model.layers[0].mlp.down_proj, torch.ones(1, SIZES["intermediate_size"])
+    plain = layer(x)
+    add_adapter(model, dataclasses.replace(TINY, lora_alpha=given))
+    layer = model.model.layers[0].mlp.down_proj
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    with torch.no_grad():
+        b.fill_(0.5)
+    torch.testing.assert_close(layer(x), plain + expected / 2 * (x @ a.T @ b.T))
+
+
+def test_a_checkpoint_that_holds_no_adapters_is_said_to(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
+    with pytest.raises(UserError, match=r"^--lora-rank: LlamaForCausalLM takes no such adapters: "):
+        load_adapter(model, tmp_path)

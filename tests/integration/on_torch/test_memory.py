@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma4TextConfig, GPT2Config, LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
-from integration.on_torch.memory import CARDS, Estimate, activations, estimate, parameters, require_memory
+from integration.on_torch import memory
+from integration.on_torch.adapters import add_adapter
+from integration.on_torch.memory import CARDS, Estimate, activations, check_memory, estimate, parameters, require_memory
+from integration.on_torch.small_model import build_tokenizer
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.shared.pretrained import compute_in
+from integration.tasks.prompts import Prompter, PromptStyle
+from integration.tasks.task import Example, Task
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 4, "vocab_size": 100}
 MODELS = {
@@ -93,7 +100,11 @@ def test_the_named_card_is_the_smallest_that_is_large_enough(states: int, sampli
     named = re.search(r"for it: (\d+) GB", str(refused.value))
     fitting = [card for card in CARDS if needed.peak <= 0.95e9 * card]
     assert (int(named[1]) if named else None) == (fitting[0] if fitting else None)
-    assert needed.peak >= states + max(sampling, updating)
+    assert needed.peak == pytest.approx(1.1 * (states + max(sampling, updating)), abs=1), "a tenth more than the larger phase"
+    require_memory(needed, needed.peak, "m", "cuda")
+    if needed.peak:
+        with pytest.raises(UserError, match="smallest GPU"):
+            require_memory(needed, needed.peak - 1, "m", "cuda")
 
 
 def test_layers_of_different_sizes_count_as_the_largest() -> None:
@@ -103,3 +114,79 @@ def test_layers_of_different_sizes_count_as_the_largest() -> None:
     wide = activations(Gemma4TextConfig(**mixed, global_head_dim=256), 64, 4, checkpointing=False)
     assert wide == activations(Gemma4TextConfig(**{**mixed, "head_dim": 256}, global_head_dim=256), 64, 4, checkpointing=False)
     assert wide > 2 * narrow
+
+
+LLAMA = MODELS["llama"]
+LONG: dict[str, Any] = {"model": "x", "max_new_tokens": 50, "mini_batches": 4, "eval_prompts": 1, "eval_samples": 1}
+
+
+def test_adapters_alone_have_gradients_and_moments() -> None:
+    """The frozen weights take 4 bytes each, 6 with their copies in bfloat16."""
+    config = Config(**LONG, lora_rank=3)
+    model: Any = AutoModelForCausalLM.from_config(LLAMA)
+    count = sum(p.numel() for p in model.parameters())
+    add_adapter(model, config)
+    moving = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert 0 < moving < count / 4
+    assert estimate(LLAMA, config, 50).states == 4 * count + 12 * moving
+    assert estimate(LLAMA, Config(**LONG, lora_rank=3, dtype="bfloat16"), 50).states == 6 * count + 12 * moving
+    assert estimate(LLAMA, Config(**LONG), 50).states == 16 * count
+
+
+def test_an_update_has_the_tokens_of_a_micro_batch_and_its_options_say_how_many() -> None:
+    """8 × 8 responses of 50 tokens to prompts of 50, in 4 mini-batches of 16 rows."""
+
+    def updating(**options: Any) -> int:
+        return estimate(LLAMA, Config(**LONG, **options), 50).updating - memory.TILES
+
+    whole = activations(LLAMA, 16 * 100, 4, checkpointing=False)
+    assert updating() == whole
+    assert updating(micro_batch_size=4) == whole // 4
+    assert updating(micro_batch_tokens=400) == whole // 4
+    assert updating(gradient_checkpointing=True) == activations(LLAMA, 1600, 4, checkpointing=True) < whole / 2
+    assert updating(dtype="bfloat16") == activations(LLAMA, 1600, 2, checkpointing=False) < whole
+
+
+def test_what_is_sampled_at_once_is_a_rollout_or_a_piece_of_an_evaluation() -> None:
+    rollout = estimate(LLAMA, Config(**LONG), 50).sampling
+    many = LONG | {"eval_prompts": 100, "train_size": 400}
+    assert estimate(LLAMA, Config(**many | {"eval_samples": 2}), 50).sampling == rollout * 200 // 64
+    assert estimate(LLAMA, Config(**many | {"eval_samples": 3}), 50).sampling == rollout * 256 // 64, "256 at a time"
+    half = estimate(LLAMA, Config(**LONG, dtype="bfloat16"), 50).sampling
+    keys = 64 * 100 * LLAMA.num_hidden_layers * 2 * 2 * 32
+    assert (rollout, half) == (4 * keys + 64 * 100 * 20, 2 * keys + 64 * 100 * 20)
+
+
+@pytest.mark.parametrize("shots", [0, 3])
+@pytest.mark.parametrize("prompt", ["chat", "plain"])
+def test_no_prompt_is_longer_than_was_estimated(task: Task, prompt: PromptStyle, shots: int) -> None:
+    tokenizer = build_tokenizer(task.train)
+    long = Example("Spell this word backward " * 30, "drawkcab", {})
+    one_long = dataclasses.replace(task, train=[*task.train[:5], long, *task.train[5:]])
+    config = Config(prompt=prompt, shots=shots, instruction="Spell this word " * 20)
+    prompter = Prompter(tokenizer, prompt, (long,) * shots, config.instruction)
+    longest = max(len(prompter.encode(example)) for example in one_long.train)
+    assert longest > 200
+    assert longest <= memory._longest_prompt(config, one_long, tokenizer) <= longest + 48 + 30 * (shots + 1)
+
+
+def test_before_a_run_the_estimate_is_printed_and_what_cannot_fit_is_refused(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LLAMA.save_pretrained(tmp_path)
+    build_tokenizer(task.train).save_pretrained(tmp_path)
+    config, cpu = Config(**LONG | {"model": str(tmp_path)}), torch.device("cpu")
+    check_memory(config, task, str(tmp_path), cpu)
+    printed = re.fullmatch(
+        r"memory: (about 0\.\d GiB) \(states 0\.0, sampling 0\.0, updating 0\.\d\)\n", capsys.readouterr().out
+    )
+    assert printed
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2**27, total=2**40))
+    with pytest.raises(UserError, match=f"^--model: {tmp_path} needs {printed[1]} .* the cpu has 0.1 GiB; the smallest GPU"):
+        check_memory(config, task, str(tmp_path), cpu)
+    capsys.readouterr()
+    check_memory(Config(), task, "smollm2", cpu)
+    assert capsys.readouterr().out == "", "a model that fits everywhere"
+    (tmp_path / "config.json").write_text("{")
+    check_memory(config, task, str(tmp_path), cpu)  # loading it will say what is wrong
+    assert capsys.readouterr().out.startswith("no estimate of the memory: ")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig
 
 from integration.on_torch.recompute import enable_recomputing, recomputing
 from integration.options.errors import UserError
@@ -57,3 +57,54 @@ def test_layers_with_dropout_of_their_own_are_refused() -> None:
         enable_recomputing(built(config))
     config.dropout = 0.0
     enable_recomputing(built(config))
+
+
+def test_dropout_inside_the_layers_stays_off() -> None:
+    """GPT-2's layers have theirs in modules of their own, which are not put into training mode."""
+    config: Any = GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=40, n_positions=64, bos_token_id=0, eos_token_id=0)
+    assert config.resid_pdrop > 0
+    model = built(config)
+    enable_recomputing(model)
+    _, expected = saved_bytes(model)
+    with recomputing(model):
+        assert torch.equal(saved_bytes(model)[1], expected)
+    model.train()
+    assert not torch.equal(saved_bytes(model)[1], expected), "the guard: it would be seen"
+
+
+def test_an_update_that_fails_leaves_nothing_in_training_mode() -> None:
+    model = built(LlamaConfig(**SIZES, intermediate_size=32))
+    enable_recomputing(model)
+
+    def interrupted() -> None:
+        with recomputing(model):
+            assert [m for m in model.modules() if m.training] == list(model.get_decoder().layers)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert not any(module.training for module in model.modules())
+
+
+class Unprepared(torch.nn.Module):
+    """A model without layers that transformers can recompute."""
+
+    def gradient_checkpointing_enable(self, _: dict[str, bool]) -> None:
+        """Under its older name; nothing to do."""
+
+
+class Unwilling(Unprepared):
+    """A model that says so."""
+
+    def gradient_checkpointing_enable(self, _: dict[str, bool]) -> None:
+        """As transformers does."""
+        raise ValueError("not supported")
+
+
+def test_a_model_that_cannot_recompute_is_refused_by_name() -> None:
+    with pytest.raises(
+        UserError, match=r"^--gradient-checkpointing: Unprepared has no layers that transformers can recompute$"
+    ):
+        enable_recomputing(Unprepared())
+    with pytest.raises(UserError, match=r"^--gradient-checkpointing: Unwilling does not support it$"):
+        enable_recomputing(Unwilling())

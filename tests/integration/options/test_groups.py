@@ -20,6 +20,9 @@ def test_every_option_is_in_one_group_and_every_group_has_some() -> None:
     assert sorted([*there, "experts", "warm_up"]) == sorted(f.name for f in dataclasses.fields(Config))
     assert [name for name, _ in FIRST.values()] == list(grouped())
     assert all(fields[0].name in FIRST for fields in grouped().values())
+    assert [name for name in there if name in FIRST] == list(FIRST)
+    inside = [f.name for f in dataclasses.fields(Config) if f.name not in {"experts", "warm_up"}]
+    assert there == inside, "groups are cut out of the order of `Config`"
 
 
 def test_help_has_a_box_for_each_group_and_the_text_of_each_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +35,15 @@ def test_help_has_a_box_for_each_group_and_the_text_of_each_option(monkeypatch: 
     for field in dataclasses.fields(Config):
         inner = "." if dataclasses.is_dataclass(f_default(field)) else " "
         assert f"--{field.name.replace('_', '-')}{inner}" in said.replace(",", " "), field.name
-    assert "Processor time that judging one answer may take; it then scores 0." in said
+    assert "Of `--model small` and `small-moe` only. Supervised steps before RL, and the model's size." in said
+    texts = {
+        "--lr-warm-up": "Optimizer steps over which the learning rate rises from 0: Adam's first steps are the largest",
+        "--verifier-seconds": "Processor time that judging one answer may take; it then scores 0.",
+        "--warm-up.target": "Sampled accuracy on training questions at which to stop.",
+        "--group-size": "G: responses per prompt.",
+    }
+    for option, text in texts.items():
+        assert text in said.partition(f" {option} ")[2][: len(text) + 60], option
 
 
 def test_what_is_left_out_is_the_default_or_as_saved(monkeypatch: pytest.MonkeyPatch) -> None:

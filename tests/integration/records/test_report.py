@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import random
-import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.runs.metrics import metrics_row
 
 from gspo_core import Clip
 from integration.options.config import Config
+from integration.records import report
 from integration.records.clip_advice import ranges_by_length
-from integration.records.environment import commit, environment
+from integration.records.environment import environment
 from integration.records.findings import Announcer, findings_of_run
 from integration.records.plots import plots
 from integration.records.report import gain_interval, summary, write_report
@@ -198,18 +199,80 @@ def test_what_utf_8_cannot_hold_is_written_as_its_escape(folder: RunFolder) -> N
     assert "4\\udfff" in write_report(folder).read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
-def test_a_commit_is_that_of_the_checkout_with_a_mark_for_changes(tmp_path: Path) -> None:
-    """And no repository has none."""
-    assert commit(tmp_path) is None
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
-    (tmp_path / "file").write_text("1")
-    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
-        subprocess.run([*git, *words], check=True)
-    clean = commit(tmp_path)
-    assert clean is not None
-    assert len(clean) == 12
-    (tmp_path / "unknown").write_text("1")
-    assert commit(tmp_path) == clean
-    (tmp_path / "file").write_text("2")
-    assert commit(tmp_path) == f"{clean}+"
+def evaluation(step: int, right: float, seconds: float = 2.0) -> dict[str, Any]:
+    """A line of evaluations."""
+    return {"step": step, "sampled": [right] * 4, "greedy": [right / 2] * 4, "seconds": seconds}
+
+
+def test_the_summary_is_of_the_first_evaluation_and_the_last(folder: RunFolder) -> None:
+    """And of all rollouts: means, the largest, the sum."""
+    for step, right in ((0, 0.25), (3, 1.0), (6, 0.5)):
+        folder.append("evaluations.jsonl", evaluation(step, right))
+    sizes = (0.5, 2.0, 0.125)
+    for step, size in enumerate(sizes, 1):
+        more = {"entropy_per_token": float(step), "reference_kl_k3_per_token": None if step == 1 else 0.1 * step}
+        folder.append("metrics.jsonl", metrics_row(step, max_abs_log_s=size, clip_low=0.1 * step, **more))
+    folder.write_json("task.json", {"sentences": ["Disjoint.", "No junk pays."]})
+    text = summary(folder)
+    assert text.startswith("3 rollouts.")
+    assert "sampled: 25.0 % → 50.0 % (rollout 6), gain +25.0 points (95 % interval +25.0 to +25.0, 4 prompts)" in text
+    assert "greedy: 12.5 % → 25.0 % (rollout 6), gain +12.5 points" in text
+    assert "(low 0.200, high 0.050), largest |log s| 2.0000, 3 optimizer steps skipped" in text
+    assert "Entropy per token of the responses that were run: 1 → 3 nats." in text
+    assert "KL divergence from the reference per token (k3): 0.2 → 0.3 nats." in text
+    assert text.endswith("Disjoint.\nNo junk pays.")
+    folder.close()
+
+
+def test_the_summary_compares_what_was_predicted_with_what_was_clipped(folder: RunFolder) -> None:
+    """In the rollouts after the pilot; the range is the one that was advised."""
+    folder.append("metrics.jsonl", metrics_row(1, clip_fraction=0.9, clip_range=None, predicted_clip_fraction=None))
+    for step in (2, 3):
+        seen = {"clip_range": [0.01, 0.02], "predicted_clip_fraction": 0.1 * step, "clip_fraction": 0.5}
+        folder.append("metrics.jsonl", metrics_row(step, **seen))
+    assert (
+        "Clip fraction predicted 0.250, measured 0.500 on average over the 2 rollouts after the pilot, with the range that it "
+        "advised: 0.01 below, 0.02 above."
+    ) in summary(folder)
+    folder.close()
+
+
+def spread_row(step: int, scale: float, **changes: Any) -> dict[str, Any]:
+    """A line with log s of 200 responses of 4 tokens."""
+    draw = random.Random(step)
+    log_s, signs = [draw.gauss(0.0, scale) for _ in range(200)], [draw.choice((-1, 1)) for _ in range(200)]
+    return metrics_row(step, log_s=log_s, lengths=[4] * 200, signs=signs, **changes)
+
+
+def test_the_table_by_length_is_of_the_advised_range_and_of_the_rollouts_that_had_it(folder: RunFolder) -> None:
+    """Before it, in the pilot, log s spread ten times as far."""
+    folder.append("metrics.jsonl", spread_row(1, 0.3, clip_range=None))
+    row = spread_row(2, 0.03, clip_range=[0.02, 0.02])
+    folder.append("metrics.jsonl", row)
+    (only,) = ranges_by_length([row], Clip(0.02, 0.02))
+    assert f"<tr><td>4 to 7</td><td>100.0%</td><td>{only.common.total:.1%}</td>" in report._lengths(folder)
+    assert 0.1 < only.common.total < 0.4
+    folder.close()
+
+
+def test_another_objective_has_no_table_by_length(tmp_path: Path) -> None:
+    """Its clip range is not about log s of whole responses."""
+    for objective, there in (("gspo", True), ("grpo", False)):
+        run = RunFolder(tmp_path / objective, keep_checkpoints=1)
+        run.create(Config(objective=objective, clip_low=0.03, clip_high=0.04).to_json())
+        run.append("metrics.jsonl", spread_row(1, 0.05))
+        assert ("<table>" in report._lengths(run)) == there
+        run.close()
+
+
+def test_the_time_is_split_by_what_it_was_for(folder: RunFolder) -> None:
+    assert report._phases(folder) == ""
+    for step, seconds in ((1, 1.0), (2, 3.0)):
+        folder.append("metrics.jsonl", metrics_row(step, seconds_sampling=seconds, seconds_updating=2 * seconds))
+    folder.append("evaluations.jsonl", evaluation(0, 0.0, seconds=8.0))
+    page = report._phases(folder)
+    assert "<td>sampling and scoring</td><td>2 × 2.00 s</td><td>4 s, 20%</td>" in page
+    assert "<td>updates</td><td>2 × 4.00 s</td><td>8 s, 40%</td>" in page
+    assert "<td>evaluations</td><td>1 × 8.00 s</td><td>8 s, 40%</td>" in page
+    assert "<li>none</li>" in report._findings(folder)
+    folder.close()
