@@ -1,4 +1,4 @@
-"""Exchange between ranks: 12 bytes per token for a vocabulary in parts, 8 per sequence for sequences in parts.
+"""Exchange between ranks: 12 bytes per token for a vocabulary in parts, 12 per sequence for sequences in parts, in float32.
 
 Vocabulary parallel: each rank holds some rows of the LM head and all tokens. Its log-sum-exp needs the maximum over ranks,
 then the sums of exponentials and of picked logits; the gradient of the hidden states is summed, that of the head is local.

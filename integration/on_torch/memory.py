@@ -1,7 +1,8 @@
 """How much memory a run will need, before anything large is loaded: counted from the model's config and the run's options.
 
 Weights, gradients and AdamW's two moments are float32: 16 bytes a parameter, 4 if it is frozen. The rest depends on what is in
-flight at once: the cache and the logits of the responses that are sampled, or the activations of one micro-batch.
+flight at once: the cache and the logits of the responses that are sampled, or the activations of one micro-batch. It is counted
+by `gspo_scale`, which also counts for many GPUs.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any, NamedTuple
 
 import psutil
 import torch
+from gspo_scale import Shape, Spread, Work, memory, shape_of
+from gspo_scale.held import GIB, SPARE
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
 
@@ -19,13 +22,8 @@ from integration.options.errors import UserError
 from integration.shared.evaluation import EVALUATED
 from integration.tasks.task import Task
 
-GIB = 2**30
 CARDS = (24, 40, 80, 141)
 """Memory of common GPUs, in GB as their makers count."""
-SPARE = 1.1
-"""For fragmentation, libraries and what is not counted."""
-TILES = 256 * 2**20
-"""Of the LM head: logits are made in tiles of at most so many bytes."""
 
 
 class Estimate(NamedTuple):
@@ -36,7 +34,7 @@ class Estimate(NamedTuple):
     sampling: int
     """The KV cache and the logits of all responses of a rollout."""
     updating: int
-    """The activations of a micro-batch, and the LM head's tiles."""
+    """The activations of a micro-batch, its attention mask, and the LM head's tile and gradient."""
 
     @property
     def peak(self) -> int:
@@ -74,39 +72,27 @@ def _longest_prompt(config: Config, task: Task, tokenizer: Any) -> int:
 
 
 def estimate(model_config: Any, config: Config, longest_prompt: int) -> Estimate:
-    """Of a run with this model; `model_config` is transformers', and no weight is allocated."""
-    text: Any = _Largest(model_config.get_text_config())
-    count = parameters(model_config)
-    item = 2 if config.dtype == "bfloat16" else 4
-    moving = count if config.lora_rank is None else adapter_parameters(model_config, config)
-    states = count * (4 + (2 if item == 2 else 0)) + moving * 12
-    rows, length = config.prompts_per_rollout * config.group_size, longest_prompt + config.max_new_tokens
-    per_step = rows // config.mini_batches
-    heads = text.num_attention_heads
-    keys = (getattr(text, "num_key_value_heads", None) or heads) * _head_size(text)
-    rows = max(rows, min(EVALUATED, config.eval_prompts * config.eval_samples))
-    cache = rows * length * text.num_hidden_layers * 2 * keys * item
-    logits = rows * text.vocab_size * (4 + 8 + 8)  # float32, and float64 twice for the cumulative sum
-    tokens = config.micro_batch_tokens or (config.micro_batch_size or per_step) * length
-    return Estimate(states, cache + logits, activations(text, tokens, item, config.gradient_checkpointing) + TILES)
+    """Of a run with this model, as `gspo-scale` counts it; `model_config` is transformers', and no weight is allocated."""
+    shape, work = sizes_of(model_config, parameters(model_config)), work_of(config, longest_prompt)
+    needed = memory(shape, work, Spread(), None if config.lora_rank is None else adapter_parameters(model_config, config))
+    evaluated = min(EVALUATED, config.eval_prompts * config.eval_samples)
+    sampling = needed.sampling * max(work.responses, evaluated) // work.responses
+    return Estimate(needed.states, sampling, needed.updating)
 
 
-def activations(text: Any, tokens: int, item: int, checkpointing: bool) -> int:
-    """Bytes that are kept from the forward to the backward pass; of one layer alone, and each layer's input, if recomputed."""
-    text = _Largest(text)
-    hidden, inner = text.hidden_size, getattr(text, "intermediate_size", None) or 4 * text.hidden_size
-    active, routed = getattr(text, "num_experts_per_tok", None), 0
-    if active:  # experts compute in float32, on copies of their tokens
-        routed = 4 * active * (3 * hidden + 4 * (getattr(text, "moe_intermediate_size", None) or inner))
-        inner = 0
-    size = _head_size(text)
-    queries, keys = (
-        size * x for x in (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
-    )
-    stream = 4 * hidden  # the residual stream is float32
-    layer = 5 * stream + item * (2 * hidden + 5 * queries + 4 * keys + 4 * inner) + routed
-    kept = text.num_hidden_layers * (stream if checkpointing else layer) + (layer if checkpointing else 0)
-    return int(tokens * (kept + 3 * stream))
+def sizes_of(model_config: Any, count: int | None = None) -> Shape:
+    """The sizes of a model's text decoder with `count` parameters; of layers that differ, those of the largest."""
+    return shape_of(_Largest(model_config.get_text_config()), count)
+
+
+def work_of(config: Config, longest_prompt: int) -> Work:
+    """What gspo_scale counts with, of a run's options."""
+    length = longest_prompt + config.max_new_tokens
+    rows = config.micro_batch_size
+    return Work(
+        longest_prompt, config.max_new_tokens, config.prompts_per_rollout, config.group_size, config.mini_batches,
+        config.micro_batch_tokens or (None if rows is None else rows * length), config.dtype, config.gradient_checkpointing,
+    )  # fmt: skip
 
 
 def adapter_parameters(model_config: Any, config: Config) -> int:
@@ -155,7 +141,3 @@ class _Largest:
         except AmbiguousGlobalPerLayerAttributeError:
             layers = (self._config.per_layer_config[index] for index in range(self._config.num_hidden_layers))
             return max(getattr(layer, name) or 0 for layer in layers)
-
-
-def _head_size(text: Any) -> int:
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)

@@ -25,6 +25,7 @@ PACKAGES = {
     "gspo_torch": ROOT / "backends" / "gspo_torch",
     "gspo_jax": ROOT / "backends" / "gspo_jax",
     "gspo_plots": ROOT / "backends" / "gspo_plots",
+    "gspo_scale": ROOT / "backends" / "gspo_scale",
 }
 
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import gspo_jax
 import gspo_plots
+import gspo_scale
 import gspo_torch
 import pytest
 
 import gspo_core
 import gspo_core.laws
 
-PACKAGES = [gspo_core, gspo_torch, gspo_jax, gspo_plots]
+PACKAGES = [gspo_core, gspo_torch, gspo_jax, gspo_plots, gspo_scale]
 MODULES = [
     name
     for package in PACKAGES

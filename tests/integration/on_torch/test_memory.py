@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from gspo_scale import Work, activations
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma4TextConfig, GPT2Config, LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
 from integration.on_torch import memory
 from integration.on_torch.adapters import add_adapter
-from integration.on_torch.memory import CARDS, Estimate, activations, check_memory, estimate, parameters, require_memory
+from integration.on_torch.memory import CARDS, Estimate, check_memory, estimate, parameters, require_memory, sizes_of
 from integration.on_torch.small_model import build_tokenizer
 from integration.options.config import Config
 from integration.options.errors import UserError
@@ -61,11 +62,10 @@ def test_activations_are_what_a_forward_pass_keeps(name: str, dtype: str) -> Non
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         model.get_decoder()(input_ids=ids, use_cache=False)
     measured = sum(x.untyped_storage().nbytes() for x in kept.values())
-    counted = activations(config, ids.numel(), 2 if dtype == "bfloat16" else 4, checkpointing=False)
+    shape = sizes_of(config)
+    counted = activations(shape, Work(dtype=dtype), ids.numel())  # type: ignore[arg-type]  # of the two that there are
     assert 0.9 <= counted / measured <= 1.34
-    assert activations(config, ids.numel(), 4, checkpointing=True) < 0.6 * activations(
-        config, ids.numel(), 4, checkpointing=False
-    )
+    assert activations(shape, Work(checkpointing=True), ids.numel()) < 0.6 * activations(shape, Work(), ids.numel())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -82,8 +82,8 @@ def test_states_of_a_known_model() -> None:
     )  # fmt: skip
     options = {"model": "Qwen/Qwen3-0.6B", "device": "cuda", "dtype": "bfloat16", "gradient_checkpointing": True}
     needed = estimate(shape, Config(**options, micro_batch_tokens=16384, max_new_tokens=128, prompts_per_rollout=32), 150)
-    assert needed.states == 18 * 596_049_920
-    assert needed.sampling == 256 * (278 * 28 * 2 * 8 * 128 * 2 + 151936 * 20)
+    assert needed.states == 16 * 596_049_920
+    assert needed.sampling == 256 * (278 * 28 * 2 * 8 * 128 * 2 + 151936 * 20) + 2 * 596_049_920
     require_memory(needed, int(24e9), "Qwen/Qwen3-0.6B", "cuda")
     page = (Path(__file__).parents[3] / "docs/training.md").read_text(encoding="utf-8")
     assert all(f"| {size / 2**30:.1f} GiB |" in page for size in needed)
@@ -110,9 +110,12 @@ def test_the_named_card_is_the_smallest_that_is_large_enough(states: int, sampli
 def test_layers_of_different_sizes_count_as_the_largest() -> None:
     """Gemma 4's global layers have wider heads, which transformers does not give for the model as a whole."""
     mixed: dict[str, Any] = {**HEADS, "hidden_size": 64, "intermediate_size": 96, "head_dim": 8}
-    narrow = activations(Gemma4TextConfig(**mixed, global_head_dim=8), 64, 4, checkpointing=False)
-    wide = activations(Gemma4TextConfig(**mixed, global_head_dim=256), 64, 4, checkpointing=False)
-    assert wide == activations(Gemma4TextConfig(**{**mixed, "head_dim": 256}, global_head_dim=256), 64, 4, checkpointing=False)
+
+    def kept(config: Any) -> int:
+        return activations(sizes_of(config), Work(), 64)
+
+    narrow, wide = (kept(Gemma4TextConfig(**mixed, global_head_dim=size)) for size in (8, 256))
+    assert wide == kept(Gemma4TextConfig(**{**mixed, "head_dim": 256}, global_head_dim=256))
     assert wide > 2 * narrow
 
 
@@ -136,15 +139,22 @@ def test_adapters_alone_have_gradients_and_moments() -> None:
 def test_an_update_has_the_tokens_of_a_micro_batch_and_its_options_say_how_many() -> None:
     """8 × 8 responses of 50 tokens to prompts of 50, in 4 mini-batches of 16 rows."""
 
-    def updating(**options: Any) -> int:
-        return estimate(LLAMA, Config(**LONG, **options), 50).updating - memory.TILES
+    vocabulary, hidden = LLAMA.vocab_size, LLAMA.hidden_size
 
-    whole = activations(LLAMA, 16 * 100, 4, checkpointing=False)
-    assert updating() == whole
-    assert updating(micro_batch_size=4) == whole // 4
-    assert updating(micro_batch_tokens=400) == whole // 4
-    assert updating(gradient_checkpointing=True) == activations(LLAMA, 1600, 4, checkpointing=True) < whole / 2
-    assert updating(dtype="bfloat16") == activations(LLAMA, 1600, 2, checkpointing=False) < whole
+    def updating(**options: Any) -> int:
+        return estimate(LLAMA, Config(**LONG, **options), 50).updating
+
+    def expected(rows: int, numbers: int, work: Work = Work()) -> int:  # noqa: B008 (frozen)
+        """Activations, a tile of logits, the head's gradient, and the mask: as booleans, and of every layer in numbers."""
+        tile, gradient = 4 * rows * 50 * vocabulary, 4 * vocabulary * hidden
+        return activations(sizes_of(LLAMA), work, rows * 100) + tile + gradient + rows * 100 * 100 * numbers
+
+    layers, low, again = LLAMA.num_hidden_layers, Work(dtype="bfloat16"), Work(checkpointing=True)
+    assert updating() == expected(16, 1 + 4 * layers)
+    assert updating(micro_batch_size=4) == updating(micro_batch_tokens=400) == expected(4, 1 + 4 * layers)
+    assert updating(gradient_checkpointing=True) == expected(16, 1 + 4, again) < updating() / 2
+    assert updating(dtype="bfloat16") == expected(16, 1 + 2 * layers, low) < updating()
+    assert updating(lora_rank=3) == updating() - 4 * vocabulary * hidden, "the head is frozen"
 
 
 def test_what_is_sampled_at_once_is_a_rollout_or_a_piece_of_an_evaluation() -> None:

@@ -71,7 +71,14 @@ def test_the_site_loads_nothing_from_other_hosts() -> None:
     assert not re.search(r"https?://", CONFIG)
 
 
-PACKAGES = ("gspo_core", "backends/gspo_torch", "backends/gspo_jax", "backends/gspo_plots", "integration")
+PACKAGES = (
+    "gspo_core",
+    "backends/gspo_torch",
+    "backends/gspo_jax",
+    "backends/gspo_plots",
+    "backends/gspo_scale",
+    "integration",
+)
 
 
 def test_the_map_has_every_folder_and_every_module_at_the_top_and_nothing_else() -> None:

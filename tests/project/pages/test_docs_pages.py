@@ -113,4 +113,10 @@ def test_the_reference_has_a_page_for_every_public_package_with_all_of_its_names
     public = {
         path.stem if path.suffix else path.name for path in (ROOT / "gspo_core").glob("[!_]*") if path.suffix in ("", ".py")
     }
-    assert {f"gspo_core.{name}" for name in public} | {"gspo_core", "gspo_torch", "gspo_jax", "gspo_plots"} <= covered
+    assert {f"gspo_core.{name}" for name in public} | {
+        "gspo_core",
+        "gspo_torch",
+        "gspo_jax",
+        "gspo_plots",
+        "gspo_scale",
+    } <= covered
