@@ -14,6 +14,9 @@ def check_options(config: Config) -> None:
         raise UserError(f"--dtype: the JAX script computes in float32, not {config.dtype}")
     if config.micro_batch_tokens is not None:
         raise UserError("--micro-batch-tokens: the JAX script compiles passes of one size; use --micro-batch-size")
+    for name in ("parallel", "context_parallel", "vocabulary_parallel"):
+        if getattr(config, name) != f_default(Config.__dataclass_fields__[name]):
+            raise UserError(f"--{name.replace('_', '-')}: is of processes that torchrun starts; use train_torch.py")
     if config.lora_rank is not None:
         raise UserError("--lora-rank: the JAX script trains all weights; use train_torch.py")
     if config.gradient_checkpointing:

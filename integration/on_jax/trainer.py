@@ -30,6 +30,7 @@ from integration.records.run_folder import RunFolder
 from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import load_tokenizer
+from integration.shared.ranks import OneProcess, Ranks
 from integration.tasks.prompts import Prompter, ends_of
 from integration.tasks.record import begin, require_same_questions
 from integration.tasks.task import Task, load_task, parse_args
@@ -64,6 +65,11 @@ class Trainer(Advised):
     def can_be_continued(self) -> bool:
         """Whether a stopped rollout can be saved: an objective from a file of the user's cannot be read back safely."""
         return self.config.objective in OBJECTIVES
+
+    @property
+    def ranks(self) -> Ranks:
+        """One process, whatever its devices."""
+        return OneProcess()
 
     def give_up(self) -> None:
         """A rollout changes nothing before its first optimizer step."""

@@ -44,20 +44,27 @@ class Old(NamedTuple):
 
 
 def loss_of(
+    trainer: Trainer, part: Responses, old: Old, advantage: Tensor | PerToken, denominator: Tensor, model: Any
+) -> LinearLoss:
+    """The loss of an update, and the log-probs, with a pass of the model."""
+    hidden = predicting_states(model, part, trainer.sampler.reading)
+    return head_loss(trainer, part, hidden, old, advantage, denominator, model)
+
+
+def head_loss(
     trainer: Trainer,
-    model: Any,
     part: Responses,
     hidden: Tensor,
-    old_logp: Tensor,
+    old: Old,
     advantage: Tensor | PerToken,
     denominator: Tensor | None,
-    kl: KLTerm | None,
+    model: Any,
 ) -> LinearLoss:
     """The loss, and the log-probs, from the hidden states [N, T, H] of `predicting_states`; no logits are kept."""
     head, layout = head_of(model), Padded(part.mask)
     return linear_policy_loss(
-        trainer.objective, hidden, head.weight, part.tokens, old_logp, advantage, layout,
-        denominator=denominator, kl=kl, return_logp=True, return_entropy=True, **head.options(trainer.config.temperature),
+        trainer.objective, hidden, head.weight, part.tokens, old.logp, advantage, layout,
+        denominator=denominator, kl=old.kl, return_logp=True, return_entropy=True, **head.options(trainer.config.temperature),
     )  # fmt: skip
 
 
@@ -91,7 +98,7 @@ def measured_logp(trainer: Trainer, model: Any, part: Responses) -> Tensor:
     with torch.no_grad():
         hidden = predicting_states(model, part, trainer.sampler.reading)
     nothing = torch.zeros(part.mask.shape, device=part.mask.device)
-    logp = loss_of(trainer, model, part, hidden.requires_grad_(), nothing, nothing[:, 0], None, None).logp
+    logp = head_loss(trainer, part, hidden.requires_grad_(), Old(nothing), nothing[:, 0], None, model).logp
     assert isinstance(logp, Tensor)
     return logp
 

@@ -124,6 +124,14 @@ class Config:
     keep_states: int = 1
     """So many of the checkpoints kept can be resumed from; older ones are the model alone, a third of the size."""
 
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """With torchrun: ddp (the default) holds the whole model in every process and averages gradients; fsdp shares weights,
+    gradients and optimizer out (FSDP2)."""
+    context_parallel: int = 1
+    """With torchrun: so many processes share the tokens of each response."""
+    vocabulary_parallel: int = 1
+    """With torchrun: so many processes share the rows of the LM head."""
+
     seed: int = 0
     device: Literal["cpu", "cuda"] = "cpu"
     data_parallel: int = 1

@@ -77,6 +77,8 @@ RANGES = {
     "data_parallel": Range(1, 4096),
     "model_parallel": Range(1, 4096),
     "resume_step": COUNT,
+    "context_parallel": COUNT,
+    "vocabulary_parallel": COUNT,
     "warm_up.target": Range(0, 1),
     "warm_up.max_steps": COUNT,
     "warm_up.batch_size": Range(1, 10**6),

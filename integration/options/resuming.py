@@ -17,9 +17,10 @@ from integration.records.run_folder import RunFolder, has_state, model_alone
 
 FREE = {
     "rollouts", "keep_checkpoints", "keep_states", "checkpoint_every", "cache_dir", "threads", "tracker", "data_parallel",
-    "model_parallel",
+    "model_parallel", "parallel", "context_parallel", "vocabulary_parallel",
 }  # fmt: skip
-"""Options that a resumed run may change: they do not change what it computes. (Threads and devices may, in the last digits.)"""
+"""Options that a resumed run may change: they do not change what it computes. (Threads, devices and processes may, in the last
+digits.)"""
 OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps", "kl_coefficient"}
 """Options that a copy may change."""
 

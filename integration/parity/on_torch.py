@@ -24,8 +24,9 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from integration.on_torch.batches import mini_batch
 from integration.on_torch.passes import old_pass
+from integration.on_torch.preparing import prepare
 from integration.on_torch.sampling.rollout import Responses
-from integration.on_torch.trainer import Trainer, prepare
+from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import update
 from integration.options.config import Config
 from integration.options.sizes import WarmUp

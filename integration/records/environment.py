@@ -16,7 +16,7 @@ PACKAGES = ("gspo-core", "torch", "jax", "transformers", "reasoning-gym", "numpy
 SOURCE = Path(__file__).parents[2]
 
 
-def environment(config: Any) -> Row:
+def environment(config: Any, processes: int = 1) -> Row:
     """A line of JSON values; packages that are not installed are left out."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -27,6 +27,7 @@ def environment(config: Any) -> Row:
         "device": config.device,
         "dtype": config.dtype,
         "threads": config.threads,
+        "processes": processes,
     }
 
 
@@ -45,6 +46,7 @@ def described(rows: list[Row]) -> list[tuple[str, str]]:
     last = rows[-1]
     versions = ", ".join(f"{name} {number}" for name, number in last["versions"].items())
     place = f"{last['machine']}; {last['device']}, {last['dtype']}, {last['threads']} CPU thread(s)"
+    place += f" in each of {last['processes']} processes" if last.get("processes", 1) > 1 else ""
     begun = f"{rows[0]['date']}" + (f"; {len(rows) - 1} times resumed, last {last['date']}" if len(rows) > 1 else "")
     return [
         ("Begun", begun),

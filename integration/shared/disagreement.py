@@ -40,6 +40,10 @@ class Mismatch:
         tokens = xp.stack([x[layout.mask] for x in (logp, old_logp, sampler_logp)])
         self._parts.append((tokens, layout, advantage))
 
+    def __iadd__(self, other: Mismatch) -> Mismatch:
+        self._parts += other._parts
+        return self
+
     def row(self) -> dict[str, float]:
         """`mismatch_…` as gspo_core.MismatchReport explains them; nothing without an engine, or without a clip range of s."""
         if not self._parts or self._clip is None:
@@ -54,11 +58,14 @@ class Mismatch:
 
 
 class Flips:
-    """Share of slots in which the router would choose another expert than the routes have, by layer."""
+    """Share of slots in which the router would choose another expert than the routes have, by layer. Add them up with `+`."""
 
-    def __init__(self) -> None:
-        self._away: Any = None
-        self._tokens = 0
+    def __init__(self, away: Any = None, tokens: int = 0) -> None:
+        self._away, self._tokens = away, tokens
+
+    def __add__(self, other: Flips) -> Flips:
+        away = [part for part in (self._away, other._away) if part is not None]
+        return Flips(sum(away[1:], away[0]) if away else None, self._tokens + other._tokens)
 
     def add(self, routes: Routes, own: Routes) -> None:
         """A micro-batch: its routes, and what the router itself chooses."""
@@ -68,7 +75,5 @@ class Flips:
         self._tokens += tokens
 
     def shares(self) -> list[float] | None:
-        """[layers]; None if nothing was added. Starts again."""
-        away, tokens = self._away, self._tokens
-        self._away, self._tokens = None, 0
-        return None if away is None else [round(share / max(1, tokens), 6) for share in away.tolist()]
+        """[layers]; None if nothing was added."""
+        return None if self._away is None else [round(share / max(1, self._tokens), 6) for share in self._away.tolist()]

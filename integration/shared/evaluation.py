@@ -8,6 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from integration.shared.pace import QUIET
+from integration.shared.ranks import OneProcess, Ranks, shared
 from integration.tasks.task import CORRECT, Task
 
 EVALUATED = 256
@@ -26,7 +27,9 @@ class Evaluation:
     """A few prompts with their responses and scores."""
 
 
-def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = EVALUATED) -> Evaluation:
+def evaluate(
+    task: Task, sampler: Any, *, samples: int, seed: int, batch: int = EVALUATED, ranks: Ranks | None = None
+) -> Evaluation:
     """Sampled and greedy accuracy on the held-out prompts.
 
     Args:
@@ -35,7 +38,9 @@ def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 
         samples: sampled responses to each prompt; there is one greedy response.
         seed: of random numbers that no rollout uses.
         batch: responses that are drawn at a time, at most.
+        ranks: the processes that share the work; each has the whole result.
     """
+    ranks = OneProcess() if ranks is None else ranks
     generator = sampler.chooser(seed)
     sampled: list[float] = []
     greedy: list[float] = []
@@ -47,7 +52,8 @@ def evaluate(task: Task, sampler: Any, *, samples: int, seed: int, batch: int = 
         for count, chooser, into in ((samples, generator, sampled), (1, None, greedy)):
             responses = sampler.draw(examples, count, chooser)
             texts = sampler.texts(responses)
-            judged = task.scores([e for e in examples for _ in range(count)], texts)
+            pairs = list(zip((e for e in examples for _ in range(count)), texts, strict=True))
+            judged = shared(ranks, pairs, lambda own: task.scores(*zip(*own, strict=True)))
             for index, example in enumerate(examples):
                 own = texts[index * count : (index + 1) * count]
                 scores = judged[index * count : (index + 1) * count]

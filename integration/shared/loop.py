@@ -26,6 +26,7 @@ from integration.shared.cores import Neighbours
 from integration.shared.evaluation import evaluate
 from integration.shared.interrupt import Abandoned, StopOnSignal, Stopping
 from integration.shared.pace import Pace
+from integration.shared.ranks import Ranks, shared
 from integration.tasks.task import CORRECT, Example, Task
 
 
@@ -39,6 +40,10 @@ class Run(Protocol):
     step: int
     unfinished: Any
     """The rest of a rollout that was stopped between two optimizer steps; None between two rollouts."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The run's processes."""
 
     def save(self) -> None:
         """A checkpoint at the current step."""
@@ -58,13 +63,14 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
 
     A failure in the middle of a rollout saves nothing: the last checkpoint is between two rollouts, and stays as it is.
     """
-    folder, stop = trainer.folder, StopOnSignal()
-    tracker = Tracker(trainer.config.tracker, folder.path.name, trainer.config.to_json())
+    folder, stop, first = trainer.folder, StopOnSignal(trainer.ranks), trainer.ranks.rank == 0
+    tracker = Tracker(trainer.config.tracker if first else "none", folder.path.name, trainer.config.to_json())
     folder.listeners.append(tracker.log)
     try:
-        folder.note("environment.jsonl", environment(trainer.config))
+        folder.note("environment.jsonl", environment(trainer.config, trainer.ranks.count))
         rollouts(trainer, one_rollout, stop)
-        print(f"\n{summary(folder)}\nreport: {write_report(folder)}")
+        if first:
+            print(f"\n{summary(folder)}\nreport: {write_report(folder)}")
     except KeyboardInterrupt:
         print(saved_so_far(folder), file=sys.stderr)
         raise
@@ -72,7 +78,8 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
         raise  # it says where to go on, and a report could not be written either
     except TrainingFailure as error:
         try:
-            write_report(folder)
+            if first:
+                write_report(folder)
         except NotWritten as second:
             print(f"no report: {second}", file=sys.stderr)
         raise TrainingFailure(f"{error}. {way_on(folder)}") from error
@@ -117,7 +124,7 @@ def _rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None
     if evaluation_due(trainer):
         evaluation(trainer, stop)
     with tqdm(total=config.rollouts, initial=trainer.step, desc=config.objective, unit="rollout") as bar:
-        while trainer.step < config.rollouts and not stop.requested:
+        while trainer.step < config.rollouts and not stop.asked():
             with stop.giving_up():
                 try:
                     row = one_rollout(stop)
@@ -137,7 +144,7 @@ def _rollouts(trainer: Run, one_rollout: OneRollout, stop: StopOnSignal) -> None
             pace.after_rollout(seconds, trainer.folder.rows("evaluations.jsonl"))
             if evaluation_due(trainer):
                 evaluation(trainer, stop)
-            if stop.requested or trainer.step == config.rollouts or trainer.step % config.checkpoint_every == 0:
+            if stop.asked() or trainer.step == config.rollouts or trainer.step % config.checkpoint_every == 0:
                 trainer.save()
 
 
@@ -185,7 +192,8 @@ def judge(trainer: Run, examples: list[Example], texts: list[str]) -> Judged:
     """Every response against its group; `texts` holds each example's responses one after the other."""
     size = trainer.config.group_size
     owners = [e for e in examples for _ in range(size)]
-    verdicts = trainer.task.verdicts(owners, texts)
+    pairs = list(zip(owners, texts, strict=True))
+    verdicts = shared(trainer.ranks, pairs, lambda own: trainer.task.verdicts(*zip(*own, strict=True)))
     scores = [verdict.score for verdict in verdicts]
     correct = [float(score >= CORRECT) for score in scores]
     rewards = correct if trainer.config.reward == "correct" else scores
@@ -199,7 +207,9 @@ def evaluation(trainer: Run, stop: StopOnSignal) -> None:
     """Held-out accuracy, sampled and greedy, and transcripts. Abandoned, and nothing is written, if it is given up."""
     began = time.perf_counter()
     with stop.giving_up():
-        result = evaluate(trainer.task, trainer.sampler, samples=trainer.config.eval_samples, seed=trainer.config.seed)
+        result = evaluate(
+            trainer.task, trainer.sampler, samples=trainer.config.eval_samples, seed=trainer.config.seed, ranks=trainer.ranks
+        )
     row = {
         "step": trainer.step,
         "sampled_accuracy": sum(result.sampled) / len(result.sampled),

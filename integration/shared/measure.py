@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
     from gspo_torch import Routes
 
 
+class Lists(NamedTuple):
+    """What a process adds to a rollup beside its metrics."""
+
+    responses: Pilot
+    norms: list[float]
+    kl: list[float | None]
+    skipped: int
+    mismatch: Mismatch
+    old_flips: Flips
+    flips: list[Flips]
+
+
 class Rollup:
     """Collects the micro-batches and optimizer steps of one rollout. Arrays of PyTorch or NumPy, all of one kind."""
 
@@ -25,17 +37,17 @@ class Rollup:
         self._objective = objective
         self._per_token = objective.ratio.per_token
         self._whole: list[Metrics] = []
-        self._steps: list[Metrics] = []
+        self._steps: list[Metrics | None] = []
         self._fresh: list[Metrics] = []
         self._measured: list[tuple[Array, Array, Array, Padded]] = []
         self._responses = Pilot([], [], [])
         self._norms: list[float] = []
         self._fresh_kl: list[float] = []
-        self._kl: list[float] = []
+        self._kl: list[float | None] = []
         self._skipped = 0
         self._mismatch = Mismatch(objective)
         self._old_flips, self._fresh_flips = Flips(), Flips()
-        self._flips: list[list[float]] = []
+        self._flips: list[Flips] = []
 
     def add(self, metrics: Metrics) -> None:
         """Metrics of the rollout that belong to no optimizer step: of its groups, of the sampling engine."""
@@ -84,16 +96,43 @@ class Rollup:
 
     def add_step(self, grad_norm: float, left_out: Metrics | None = None, *, skipped: bool) -> None:
         """The optimizer step on the micro-batches since the last one, with the metrics of the responses that it left out."""
-        self._steps.append(merge(*self._fresh, *([] if left_out is None else [left_out])))
+        own = [*self._fresh, *([] if left_out is None else [left_out])]
+        self._steps.append(merge(*own) if own else None)  # a process of several may have had nothing
         for logp, old_logp, advantage, layout in [] if skipped else self._measured:
             with_advantage = Padded(layout.valid & (advantage != 0)[:, None])
             self._responses += Pilot.measure(logp, old_logp, advantage, with_advantage)
-        self._kl += [sum(self._fresh_kl)] if self._fresh_kl else []
+        self._kl.append(sum(self._fresh_kl) if self._fresh_kl else None)
         self._fresh, self._measured, self._fresh_kl = [], [], []
-        flips = self._fresh_flips.shares()
-        self._flips += [] if flips is None else [flips]
+        self._flips.append(self._fresh_flips)
+        self._fresh_flips = Flips()
         self._norms.append(grad_norm)
         self._skipped += skipped
+
+    def metrics(self) -> list[Metrics | None]:
+        """What belongs to no optimizer step, merged, and each step; None where a process had nothing of it."""
+        return [merge(*self._whole) if self._whole else None, *self._steps]
+
+    def lists(self) -> Lists:
+        """All the rest, of one process."""
+        counters = self._norms, self._kl, self._skipped
+        return Lists(self._responses, *counters, self._mismatch, self._old_flips, self._flips)
+
+    def merged(self, metrics: list[Metrics | None], parts: list[Lists]) -> Rollup:
+        """The rollup of a rollout, of which each process ran some responses: its `metrics` merged, and everybody's lists."""
+        made, first = Rollup(self._objective), parts[0]
+        made._norms, made._skipped = first.norms, first.skipped
+        made._whole = [whole for whole in metrics[:1] if whole is not None]
+        made._steps = metrics[1:]
+        for kl in zip(*(part.kl for part in parts), strict=True):
+            own = [value for value in kl if value is not None]
+            made._kl.append(sum(own) if own else None)
+        for flips in zip(*(part.flips for part in parts), strict=True):
+            made._flips.append(sum(flips, Flips()))
+        made._old_flips = sum((part.old_flips for part in parts), Flips())
+        for part in parts:
+            made._responses += part.responses
+            made._mismatch += part.mismatch
+        return made
 
     def pilot(self, lengths: Array, advantages: Array) -> Pilot:
         """log s of the rollout's responses, [N] lengths and advantages of all. Without an advantage it counts as 0."""
@@ -115,10 +154,13 @@ class Rollup:
             slots in which the trainer's router chooses another expert; flips_update: [mini-batches, layers] the same of the
             routes before the first update, or with replay, of the routes that are replayed.
         """
-        metrics = merge(*self._whole, *self._steps)
+        steps = [step for step in self._steps if step is not None]
+        metrics = merge(*self._whole, *steps)
         numbers, responses = summary(metrics), self._responses
-        flips = {"flips_engine": self._old_flips.shares(), "flips_update": self._flips}
-        finite, kl = ([x for x in values if math.isfinite(x)] for values in (self._norms, self._kl))
+        updates = [shares for flips in self._flips if (shares := flips.shares()) is not None]
+        flips = {"flips_engine": self._old_flips.shares(), "flips_update": updates}
+        measured = [value for value in self._kl if value is not None]
+        finite, kl = ([x for x in values if math.isfinite(x)] for values in (self._norms, measured))
         return {
             **{name: value for name, value in numbers.items() if name not in {"length_mean", "zero_advantage"}},
             "response_length": numbers["length_mean"],
@@ -126,9 +168,9 @@ class Rollup:
             **{name: self._clipped(numbers, name) for name in ("clip_fraction", "clip_low", "clip_high")},
             "max_abs_log_s": float(np.abs(responses.log_s).max(initial=0.0)),
             "grad_norm": sum(finite) / len(finite) if finite else None,
-            **({"kl": sum(kl) / len(kl) if kl else None} if self._kl else {}),
+            **({"kl": sum(kl) / len(kl) if kl else None} if measured else {}),
             "skipped_steps": self._skipped,
-            "by_mini_batch": [self._step_row(summary(step)) for step in self._steps],
+            "by_mini_batch": [self._step_row(summary(step)) for step in steps],
             "log_s": responses.log_s.round(7).tolist(),
             "lengths": responses.lengths.astype(int).tolist(),
             "signs": np.sign(responses.advantage).astype(int).tolist(),

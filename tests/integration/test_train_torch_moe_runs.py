@@ -13,7 +13,8 @@ import pytest
 from support.runs.torch_trainers import make_trainer
 
 from integration.on_torch import training
-from integration.on_torch.trainer import Trainer, prepare
+from integration.on_torch.preparing import prepare
+from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import one_rollout, train
 from integration.options.config import Config
 from integration.options.errors import UserError

@@ -1,1 +1,1 @@
-"""Training on several processes."""
+"""A run of several processes: torchrun starts them, torch.distributed joins them."""

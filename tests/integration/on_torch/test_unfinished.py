@@ -38,8 +38,7 @@ class Stop:
     def __init__(self, trainer: Trainer, after: int) -> None:
         self._trainer, self._last = trainer, trainer.optimizer_steps + after
 
-    @property
-    def requested(self) -> bool:
+    def asked(self) -> bool:
         """Whether they are done."""
         return self._trainer.optimizer_steps >= self._last
 

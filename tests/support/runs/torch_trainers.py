@@ -11,13 +11,15 @@ from gspo_torch import token_logp
 from torch import Tensor
 
 from gspo_core import Padded
+from integration.on_torch.parallel.wrapping import OnePiece
+from integration.on_torch.preparing import build_engine
 from integration.on_torch.qwen3 import build_qwen3
 from integration.on_torch.sampling.engine import in_bfloat16
 from integration.on_torch.sampling.head_check import head_of
 from integration.on_torch.sampling.reading import FASTEST, Reading
 from integration.on_torch.sampling.rollout import Responses, Sampler, predicting_states
 from integration.on_torch.small_model import build_tokenizer, small_sizes
-from integration.on_torch.trainer import Trainer, build_engine
+from integration.on_torch.trainer import Trainer
 from integration.options.config import Config
 from integration.options.sizes import Experts, WarmUp
 from integration.records.run_folder import RunFolder
@@ -47,7 +49,7 @@ def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
     generators = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
     run, mixture = RunFolder(folder, keep_checkpoints=1), config.model == "small-moe"
     return Trainer(
-        config, run, task, model, config.build_objective(), optimizer, sampler, *generators,
+        config, run, task, model, config.build_objective(), optimizer, sampler, *generators, OnePiece(model),
         engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
     )  # fmt: skip
 
