@@ -36,9 +36,7 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, plann
     whole, share = Padded(responses.mask[rows]), trainer.processes.share
     step = planned.step(trainer.objective, whole, rows)
     live = torch.from_numpy(step.rows)
-    costs = (responses.prompt_mask[live].sum(-1) + responses.mask[live].sum(-1)).tolist()
-    shares = [live[torch.tensor(part, dtype=torch.int64)] for part in share_out(costs, share.count)]
-    pieces = [micro_batches(trainer.config, responses, part) for part in shares]
+    pieces = [micro_batches(trainer.config, responses, part) for part in shares_of(responses, live, share.count)]
     parts = [(responses.rows(piece), advantages[piece]) for piece in pieces[share.index]]
     counted, most = len(parts), max(map(len, pieces))
     if counted < most:
@@ -47,3 +45,9 @@ def mini_batch(trainer: Trainer, responses: Responses, advantages: Tensor, plann
     if share.index == 0 and len(live) < len(rows):
         left_out = left_out_metrics(trainer.objective, advantages[rows], whole)
     return MiniBatch(parts, step.denominator, left_out, counted)
+
+
+def shares_of(responses: Responses, live: Tensor, count: int) -> list[Tensor]:
+    """The rows `live` in `count` parts with about as many tokens each, prompts included."""
+    tokens = (responses.prompt_mask[live].sum(-1) + responses.mask[live].sum(-1)).tolist()
+    return [live[torch.tensor(part, dtype=torch.int64)] for part in share_out(tokens, count)]

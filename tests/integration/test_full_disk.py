@@ -32,6 +32,7 @@ from integration.records.run_folder import RunFolder, has_state
 from integration.shared import loop
 from integration.shared.evaluation import Evaluation
 from integration.shared.interrupt import Stopping
+from integration.shared.ranks import OneProcess
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +49,7 @@ class Trainer:
     task: Any = None
     unfinished: Any = None
     sampler: Any = None
+    ranks = OneProcess()
 
     def __init__(self, path: Path) -> None:
         """As `prepare` of both scripts."""
@@ -98,7 +100,7 @@ class Picture(Figure):
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations and pictures of nothing, and no question to git."""
-    monkeypatch.setattr(loop, "environment", lambda _: {"date": "today"})
+    monkeypatch.setattr(loop, "environment", lambda *_: {"date": "today"})
     monkeypatch.setattr(report, "captioned", lambda _: [(Picture(), "A caption.")])
     monkeypatch.setattr(report, "described", lambda _: [])
     monkeypatch.setattr(loop, "evaluate", lambda *_, **__: Evaluation([0.5], [0.5], []))

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from integration.on_torch.adapters import add_adapter, load_adapter, trained
 from integration.on_torch.checkpoint import load_state
+from integration.on_torch.parallel.wrapping import OnePiece
 from integration.on_torch.sampling.agreement import require_agreement
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import one_rollout, train
@@ -85,10 +86,10 @@ def test_a_checkpoint_is_the_adapter_and_goes_on_where_it_was(task: Task, tmp_pa
     assert not (checkpoint / "model.safetensors").exists()
     base = make_trainer(task, tmp_path).model
     load_adapter(base, checkpoint)
-    again.model = base
+    again.model, again.passes = base, OnePiece(base)
     again.sampler = dataclasses.replace(again.sampler, model=base)
     again.optimizer = torch.optim.AdamW(trained(base), lr=1e-2, weight_decay=0.0)
-    again.restore(load_state(checkpoint, base))
+    again.restore(load_state(checkpoint, base, again.optimizer, again.ranks))
     whole.step = 1
     for trainer in (whole, again):
         coin = iter(range(10**6))

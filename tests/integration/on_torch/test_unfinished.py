@@ -18,6 +18,7 @@ from integration.on_torch.training import one_rollout
 from integration.on_torch.unfinished import NAME, load_unfinished
 from integration.options.errors import UserError
 from integration.shared.interrupt import Abandoned
+from integration.shared.ranks import OneProcess
 from integration.tasks.task import Task
 
 pytestmark = pytest.mark.slow
@@ -84,7 +85,7 @@ def test_it_ends_as_one_that_nobody_disturbed(
     (checkpoint,) = stopped.folder.checkpoints()
     again = made(task, tmp_path / "again", monkeypatch, KINDS[kind])
     again.model.load_state_dict(stopped.model.state_dict())
-    again.restore(load_state(checkpoint, again.model))
+    again.restore(load_state(checkpoint, again.model, again.optimizer, OneProcess()))
     again.unfinished = load_unfinished(checkpoint, CPU)
     assert [rows(again, monkeypatch) for _ in range(2)] == expected
     for name, weight in whole.model.state_dict().items():

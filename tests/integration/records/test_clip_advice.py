@@ -90,7 +90,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six rollouts with a pilot of three, with its checkpoints of rollouts 4 and 6."""
     folder = tmp_path_factory.mktemp("advice") / "run"
     options = ("--clip-fraction", "0.1", "--pilot-rollouts", "3", "--checkpoint-every", "2", "--keep-states", "2")
-    done = run(folder.parent / "cache", *PLAIN, "--rollouts", "6", *options, "--run-dir", str(folder))
+    done = run(folder.parent / "cache", *PLAIN, "--seed", "2", "--rollouts", "6", *options, "--run-dir", str(folder))
     assert done.returncode == 0, done.stderr
     assert "clip range from the pilot" in done.stdout
     assert "Clip fraction predicted" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,10 @@ from integration.options.errors import TrainingFailure, UserError
 from integration.options.sizes import Experts
 from integration.records.checksums import damage
 from integration.records.run_folder import RunFolder, has_state
+from integration.shared.ranks import OneProcess
+
+OPTIMIZER: Any = SimpleNamespace(state={})
+"""Without a step."""
 
 
 class Model(torch.nn.Linear):
@@ -43,7 +48,8 @@ class Tokenizer:
 
 def save(folder: RunFolder, step: int, model: Model, state: dict[str, Any]) -> Path:
     """A checkpoint."""
-    return folder.save_checkpoint(step, lambda path: write_checkpoint(path, model, Tokenizer(), {"step": step, **state}))
+    state = {"step": step, **state}
+    return folder.save_checkpoint(step, lambda path: write_checkpoint(path, model, OPTIMIZER, Tokenizer(), state, OneProcess()))
 
 
 def test_a_torn_last_line_is_left_out(folder: RunFolder) -> None:
@@ -77,7 +83,7 @@ def test_an_interrupted_checkpoint_is_none(folder: RunFolder) -> None:
         save(folder, 2, FullDisk(2, 2), {"x": 2})
     assert [p.name for p in folder.checkpoints()] == ["000001"]
     save(folder, 2, Model(2, 2), {"x": 3})
-    assert load_state(folder.checkpoints()[-1], Model(2, 2))["x"] == 3
+    assert load_state(folder.checkpoints()[-1], Model(2, 2), OPTIMIZER, OneProcess())["x"] == 3
 
 
 def test_old_checkpoints_go_and_new_ones_stay(folder: RunFolder) -> None:
@@ -111,12 +117,12 @@ def test_the_older_state_stays_as_long_as_the_newer_is_not_whole(folder: RunFold
 
 def test_a_checkpoint_knows_its_model(folder: RunFolder) -> None:
     path = save(folder, 1, Model(2, 2), {})
-    assert load_state(path, Model(2, 2))["step"] == 1
+    assert load_state(path, Model(2, 2), OPTIMIZER, OneProcess())["step"] == 1
     with pytest.raises(UserError, match="is a checkpoint of another model"):
-        load_state(path, Model(2, 3))
+        load_state(path, Model(2, 3), OPTIMIZER, OneProcess())
     (path / "trainer.pt").write_bytes(b"half a file")
     with pytest.raises(UserError, match="cannot be read"):
-        load_state(path, Model(2, 2))
+        load_state(path, Model(2, 2), OPTIMIZER, OneProcess())
     assert fingerprint(Model(2, 2)) != fingerprint(Model(1, 4))
 
 

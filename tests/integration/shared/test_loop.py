@@ -18,6 +18,7 @@ from integration.records.run_folder import RunFolder
 from integration.shared import loop
 from integration.shared.evaluation import Evaluation
 from integration.shared.interrupt import Abandoned, Stopping
+from integration.shared.ranks import OneProcess
 
 FILES = ("metrics.jsonl", "evaluations.jsonl")
 MORE = {"skipped_steps": 0, "grad_norm": 1.0, "findings": [], "seconds_sampling": 0.0, "seconds_updating": 0.0}
@@ -31,6 +32,7 @@ class Trainer:
     task: Any = None
     unfinished: Any = None
     sampler: Any = None
+    ranks = OneProcess()
 
     def __init__(self, folder: Path, fails_in: int = 0, stops: tuple[int, str] | None = None) -> None:
         self.config = Config(model="small", rollouts=6, checkpoint_every=2, eval_every=3)
@@ -68,7 +70,7 @@ class Trainer:
             self.before = None
             self.weights += self.random
             self.at("between")
-            if stop.requested:
+            if stop.asked():
                 self.unfinished = "the second step"
                 raise Abandoned
         self.unfinished = None
@@ -88,7 +90,7 @@ class Trainer:
 @pytest.fixture(autouse=True)
 def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """git is not asked for a commit."""
-    monkeypatch.setattr(loop, "environment", lambda _: {})
+    monkeypatch.setattr(loop, "environment", lambda *_: {})
 
 
 @pytest.mark.parametrize(("fails_in", "saved"), [(1, []), (2, []), (3, [2]), (4, [2]), (5, [2, 4])])
