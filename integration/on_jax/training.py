@@ -51,7 +51,7 @@ def one_rollout(trainer: Trainer, stop: Stopping = NEVER) -> dict[str, Any]:
         update(trainer, batch, old, work.rollup)
         work.seconds_updating += time.perf_counter() - began
         work.done += 1
-        if stop.requested and work.done < len(work.batches) and trainer.can_be_continued:
+        if stop.asked() and work.done < len(work.batches) and trainer.can_be_continued:
             trainer.unfinished = work
             raise Abandoned
     return {

@@ -131,13 +131,13 @@ class Config:
     """With torchrun: so many processes share the tokens of each response."""
     vocabulary_parallel: int = 1
     """With torchrun: so many processes share the rows of the LM head."""
-
-    seed: int = 0
-    device: Literal["cpu", "cuda"] = "cpu"
     data_parallel: int = 1
     """JAX: devices that share the rows of a batch. PyTorch has torchrun."""
     model_parallel: int = 1
     """JAX: devices that share the parameters, together with --data-parallel a mesh."""
+
+    seed: int = 0
+    device: Literal["cpu", "cuda"] = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the forward passes; weights, log-probs and the loss are float32 in any case."""
     threads: int | None = None

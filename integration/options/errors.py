@@ -9,5 +9,9 @@ class TrainingFailure(Exception):
     """Training cannot continue; what was saved before is whole. Exit status 3."""
 
 
+class ProcessLost(TrainingFailure):
+    """Another process of the run is gone, or does not answer; nothing is wrong with the training itself."""
+
+
 class NotWritten(TrainingFailure):
     """A file or folder cannot be written, as on a full disk; the message names it, and where to go on."""

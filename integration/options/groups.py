@@ -23,7 +23,7 @@ FIRST = {
     "lr": ("optimizer", "AdamW, adapters, and steps that are skipped."),
     "rollouts": ("rollout", "How much is sampled, and how it is cut."),
     "train_size": ("evaluation", "Questions, evaluations and checkpoints."),
-    "parallel": ("processes", "Several processes, started by torchrun."),
+    "parallel": ("processes", "Several processes, started by torchrun, or a mesh of devices in JAX."),
     "seed": ("machine", "Device, precision and threads."),
     "tracker": ("run", "Where a run goes, and how it goes on."),
 }

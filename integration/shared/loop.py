@@ -15,7 +15,7 @@ from gspo_core.advantages import ZScore
 from gspo_core.planning import Plan
 from integration.options.choices import NORMALISERS
 from integration.options.config import Config
-from integration.options.errors import NotWritten, TrainingFailure
+from integration.options.errors import NotWritten, ProcessLost, TrainingFailure
 from integration.records.environment import environment
 from integration.records.findings import Announcer
 from integration.records.report import summary, write_report
@@ -82,7 +82,7 @@ def run(trainer: Run, one_rollout: OneRollout) -> int:
                 write_report(folder)
         except NotWritten as second:
             print(f"no report: {second}", file=sys.stderr)
-        raise TrainingFailure(f"{error}. {way_on(folder)}") from error
+        raise TrainingFailure(f"{error}. {folder_state(folder, error)}") from error
     finally:
         folder.close()
         tracker.end()
@@ -154,6 +154,15 @@ def saved_so_far(folder: RunFolder) -> str:
     if not saved:
         return f"nothing was saved yet; begin again with --resume {folder.path}"
     return f"all is saved up to here; go on with --resume {folder.path}"
+
+
+def folder_state(folder: RunFolder, error: TrainingFailure) -> str:
+    """What is saved after a failure, and how to go on."""
+    if isinstance(error, ProcessLost):
+        saved = folder.checkpoints()
+        kept = f"The last checkpoint is of rollout {int(saved[-1].name)}" if saved else "No checkpoint was saved before"
+        return f"{kept}: start it again with --resume {folder.path}, on as many processes as you like"
+    return way_on(folder)
 
 
 def way_on(folder: RunFolder) -> str:

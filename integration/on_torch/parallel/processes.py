@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from integration.on_torch.parallel.share import Share
 from integration.options.config import Config
-from integration.options.errors import TrainingFailure, UserError
+from integration.options.errors import ProcessLost, UserError
 from integration.shared.ranks import OneProcess, Ranks
 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "nccl", "gloo", "connection refused")
@@ -102,7 +102,7 @@ def joined(config: Config) -> Iterator[Processes]:
 
 @contextmanager
 def naming_lost_ranks() -> Iterator[None]:
-    """TrainingFailure that says that another process is gone, in place of what a collective raises then."""
+    """ProcessLost, which says that another process is gone, in place of what a collective raises then."""
     try:
         yield
     except RuntimeError as error:
@@ -110,7 +110,7 @@ def naming_lost_ranks() -> Iterator[None]:
         if not dist.is_initialized() or not any(part in text.lower() for part in LOST):
             raise
         first = text.strip().splitlines()[0][:200]
-        raise TrainingFailure(f"another process of this run ended, or does not answer any more ({first})") from error
+        raise ProcessLost(f"another process of this run ended, or does not answer any more ({first})") from error
 
 
 def _device(config: Config) -> torch.device:
