@@ -7,7 +7,8 @@ keys and values gathered from the group; their gradient is the sum over its rank
 of the rank's columns, so that windows and chunks stay what they are.
 
 A layer exchanges the keys and values of the batch, once forward and their gradients once backward. The mask has a byte for each
-of the rank's columns times every column.
+of the rank's columns times every column. Without padding on the left, as in micro-batches of one response, layers that attend
+to everything have none.
 """
 
 from __future__ import annotations
@@ -21,12 +22,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function
 
 from integration.on_torch.parallel.columns import Columns
 from integration.options.errors import UserError
 
 NAME = "gspo_context"
+CAUSAL: Any = causal_mask_function
+"""What transformers asks to be masked in layers that attend to everything before a token."""
 
 
 @dataclass
@@ -81,17 +86,16 @@ def _attention(
     """As transformers calls it: query [N, heads, w, D], attention_mask [N, 1, w, padded] ↦ [N, w, heads, D].
 
     Each of the rank's pieces by itself, with the keys and values up to its end, which is all that a causal model looks at.
+    Without a mask a piece's tokens are the last ones of those, and look at all before them.
     """
     exchange = _CURRENT[-1]
-    if attention_mask is None:
-        raise TypeError(f"{type(module).__name__}: expected an attention mask, got None")
     both = exchange.gathered(torch.cat([key, value], -1))
     key, value = both.split([key.shape[-1], value.shape[-1]], -1)
     compute, found, start = _base(module, exchange.base), [], 0
     for piece in exchange.columns.pieces(exchange.rank):
         own, seen = slice(start, start + piece.length), slice(0, piece.stop)
         start += piece.length
-        mask = attention_mask[:, :, own, seen]
+        mask = causal_lower_right(piece.length, piece.stop) if attention_mask is None else attention_mask[:, :, own, seen]
         found.append(compute(module, query[:, :, own], key[:, :, seen], value[:, :, seen], mask, **options)[0])
     return torch.cat(found, 1), None
 
@@ -107,17 +111,25 @@ def _base(module: Any, name: str) -> Callable[..., Any]:
     return function
 
 
-def _mask(mask_function: Callable[..., Tensor], **options: Any) -> Tensor | None:
-    """As transformers calls it: the mask [N, 1, w, padded] of the rank's own columns."""
+def _mask(mask_function: Callable[..., Tensor], attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """As transformers calls it: the mask [N, 1, w, padded] of the rank's own columns; None if it is not needed."""
     exchange = _CURRENT[-1]
+    if exchange.base == "sdpa" and mask_function is CAUSAL and _is_padded_behind(attention_mask):
+        return None
     mine = exchange.mine
 
     def at_columns(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return mask_function(batch, head, mine[query], key)
 
     base = AttentionMaskInterface()[exchange.base]
-    made: Tensor | None = base(**options | {"mask_function": at_columns, "allow_is_causal_skip": False})
+    options |= {"mask_function": at_columns, "attention_mask": attention_mask, "allow_is_causal_skip": False}
+    made: Tensor | None = base(**options)
     return made
+
+
+def _is_padded_behind(mask: Tensor | None) -> bool:
+    """Whether padding only follows the tokens of a row, where a causal model never looks."""
+    return mask is not None and bool((mask[:, 1:] <= mask[:, :-1]).all())
 
 
 class _Gathered(torch.autograd.Function):

@@ -55,6 +55,7 @@ class Case:
     kl: bool = False
     per_token: bool = False
     recomputed: bool = False
+    prompts: tuple[int, ...] = PROMPT
 
 
 CASES = {
@@ -72,6 +73,8 @@ CASES = {
     "ratios of tokens, zig-zag": Case((2, 2, 1), zigzag=True, objective=GRPO.with_clip(0.03, 0.04)),
     "a penalty": Case((2, 2, 1), zigzag=True, kl=True),
     "advantages of tokens": Case((1, 2, 2), objective=GSPO_TOKEN.with_clip(0.03, 0.04), per_token=True),
+    "no padding on the left": Case((1, 4, 1), prompts=(4, 4, 4, 4, 4)),
+    "no padding on the left, windows by turns, zig-zag": Case((2, 2, 1), True, "qwen2", prompts=(4, 4, 4, 4, 4)),
     "layers recomputed": Case((2, 2, 1), zigzag=True, family="llama", recomputed=True),
 }
 
@@ -85,13 +88,13 @@ def model_of(family: str, sizes: dict[str, Any] | None = None) -> Any:
     return transformers.AutoModelForCausalLM.from_config(kind(**options)).double().eval()
 
 
-def responses() -> Responses:
+def responses(prompts: tuple[int, ...] = PROMPT) -> Responses:
     """The whole batch."""
     generator = torch.Generator().manual_seed(1)
     prompt, tokens = (
-        torch.randint(1, VOCABULARY, (len(LENGTHS), max(lengths)), generator=generator) for lengths in (PROMPT, LENGTHS)
+        torch.randint(1, VOCABULARY, (len(LENGTHS), max(lengths)), generator=generator) for lengths in (prompts, LENGTHS)
     )
-    there = torch.arange(max(PROMPT)) >= max(PROMPT) - torch.tensor(PROMPT)[:, None]
+    there = torch.arange(max(prompts)) >= max(prompts) - torch.tensor(prompts)[:, None]
     return Responses(prompt, there.long(), tokens, torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None])
 
 

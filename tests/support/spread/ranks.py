@@ -6,6 +6,7 @@ import datetime
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock, patch
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from gspo_torch import model_head
 from support.spread.problems import CASES, FIT, LENGTHS, MIXING, WORLD, Case, inputs_of, model_of, plain_logp, responses
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from integration.on_torch.parallel import attention
 from integration.on_torch.parallel.context import Context
 from integration.on_torch.parallel.context_check import require_context
 from integration.on_torch.parallel.scoring import spread_loss
@@ -30,13 +32,15 @@ def one_case(case: Case, mesh: DeviceMesh) -> dict[str, Any]:
         enable_recomputing(model)
     data, context, vocabulary = case.mesh
     index = torch.arange(mesh["data"].get_local_rank(), len(LENGTHS), data)
-    everything = responses()
+    everything = responses(case.prompts)
     with torch.no_grad():
         given = inputs_of(case, plain_logp(model, everything)).rows(index)
     part, along = everything.rows(index), Context(mesh["context"].get_group(), case.zigzag)
     width = part.tokens.shape[1]
     head, again = model_head(model), recomputing(model) if case.recomputed else nullcontext()
-    with along.split(model, part) if context > 1 else nullcontext() as split, again:
+    unmasked = Mock(side_effect=attention.causal_lower_right)
+    spread = along.split(model, part) if context > 1 else nullcontext()
+    with patch.object(attention, "causal_lower_right", unmasked), spread as split, again:
         hidden = predicting_states(model, part) if split is None else split.states()
         loss = spread_loss(
             case.objective, hidden, head, part, given.old_logp[:, :width], _cut(given.advantage, width),
@@ -50,7 +54,8 @@ def one_case(case: Case, mesh: DeviceMesh) -> dict[str, Any]:
     fields = {name: getattr(loss, name) for name in ("logp_grad", "log_ratio", "clipped", "logp", "entropy", "kl")}
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     used = [] if split is None else [int(split.layout().local.lengths().sum())]
-    return {**fields, "value": loss.value.detach(), "gradients": gradients, "rows": index, "tokens": used}
+    found = {**fields, "value": loss.value.detach(), "gradients": gradients}
+    return {**found, "rows": index, "tokens": used, "unmasked": unmasked.call_count}
 
 
 def _cut(x: Any, width: int) -> Any:

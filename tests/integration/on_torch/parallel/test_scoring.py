@@ -31,7 +31,7 @@ def within(actual: Tensor, expected: Tensor) -> None:
 
 def on_one_process(case: Case) -> tuple[Any, Tensor, Tensor, dict[str, Tensor]]:
     """(loss, value, log-probs, gradients) from all logits of each text alone."""
-    model, whole = model_of(case.family), responses()
+    model, whole = model_of(case.family), responses(case.prompts)
     logp, layout = plain_logp(model, whole), Padded(whole.mask)
     given = inputs_of(case, logp.detach())
     count = float(len(LENGTHS))
@@ -88,6 +88,17 @@ def test_no_rank_holds_all_tokens(ranks: list[dict[str, Any]], name: str) -> Non
         counts = [rank["tokens"][0] for rank in mine]
         assert max(counts) < sum(LENGTHS[i] for i in mine[0]["rows"])
         assert len(set(counts)) > 1 or context == 2
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.mesh[1] > 1])
+def test_a_mask_is_made_where_one_is_needed(ranks: list[dict[str, Any]], name: str) -> None:
+    """Left out are those of layers that attend to everything, where no row of the rank's begins with padding."""
+    case = CASES[name]
+    layers = 1 if case.family == "qwen2" else 2
+    for rank in ranks:
+        prompts = {case.prompts[row] for row in rank[name]["rows"]}
+        needed = len(prompts) > 1 or case.family == "mistral"
+        assert rank[name]["unmasked"] == (0 if needed else layers * (2 if case.zigzag else 1))
 
 
 @pytest.mark.parametrize("family", MIXING)
