@@ -8,8 +8,8 @@
 The paper's loop: sample G responses to each prompt, judge each against its group, cut the rollout batch into mini-batches
 and take one optimizer step on each, so that the policy leaves the one that sampled and the clip range matters. GSPO has no
 KL penalty; --kl adds one. A rollout and its updates are on_torch/training.py.
-Not here: a separate inference engine (the trainer samples with its own KV cache; --router-noise and --sampler-dtype
-make it disagree as one would) and more than one device.
+The trainer samples with its own KV cache, or with vLLM (--sampler vllm, not yet verified on a GPU: docs/scaling.md);
+--router-noise and --sampler-dtype make the sampler disagree as another engine would. Several devices: torchrun, --parallel.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ def check_options(config: Config) -> None:
     for name in ("parallel", "context_parallel", "vocabulary_parallel"):
         if getattr(config, name) != f_default(Config.__dataclass_fields__[name]):
             raise UserError(f"--{name.replace('_', '-')}: is of processes that torchrun starts; use train_torch.py")
+    if config.sampler != "transformers":
+        raise UserError("--sampler: the JAX script samples with the model itself; use train_torch.py")
     if config.lora_rank is not None:
         raise UserError("--lora-rank: the JAX script trains all weights; use train_torch.py")
     if config.gradient_checkpointing:

@@ -20,7 +20,8 @@ from integration.on_torch.reference import Reference, load_start
 from integration.on_torch.sampling.agreement import require_agreement
 from integration.on_torch.sampling.engine import Engine, in_bfloat16
 from integration.on_torch.sampling.reading import Reading
-from integration.on_torch.sampling.rollout import Sampler
+from integration.on_torch.sampling.rollout import Drawing, Sampler
+from integration.on_torch.sampling.vllm_engine import vllm_engine
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.unfinished import load_unfinished
 from integration.options.config import Config
@@ -42,7 +43,6 @@ T = TypeVar("T")
 
 def prepare(config: Config, processes: Processes | None = None) -> Trainer:
     """Everything a run needs, new or resumed."""
-    """Everything a run needs, new or resumed."""
     processes = Processes.alone(config) if processes is None else processes
     device, ranks = processes.device, processes.ranks
     config, folder, checkpoint = opened(config, ranks)
@@ -55,7 +55,7 @@ def prepare(config: Config, processes: Processes | None = None) -> Trainer:
     # What is converted or warmed up is made by process 0; the others then find it in the cache.
     model, tokenizer = one_after_another(ranks, lambda: loaded(config, task, checkpoint, device))
     mixture = has_routers(model, config)
-    copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" else None
+    copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" and config.sampler == "transformers" else None
     prompter = prompter_of(config, task, tokenizer, ends_of(model.generation_config.eos_token_id))
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
@@ -71,7 +71,7 @@ def prepare(config: Config, processes: Processes | None = None) -> Trainer:
         torch.optim.AdamW(trained(model), lr=config.lr, weight_decay=0.0, fused=True), sampler,
         torch.Generator(device).manual_seed(config.seed), torch.Generator().manual_seed(config.seed), passes,
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
-        engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
+        engine=build_engine(config, sampler, copied, mixture, task), mixture=mixture,
         reference=None if config.kl_estimator is None else Reference(config, task, device), processes=processes,
     )  # fmt: skip
     start(trainer, checkpoint)
@@ -183,8 +183,10 @@ def routes_can_be_kept(model: Any, config: Config, reading: Reading) -> bool:
     return reading.padded
 
 
-def build_engine(config: Config, sampler: Sampler, copied: Any, mixture: bool) -> Engine | None:
-    """The sampler, or one on a copy of its model, that writes down what the trainer needs of it; None if that is nothing."""
+def build_engine(config: Config, sampler: Sampler, copied: Any, mixture: bool, task: Task) -> Drawing | None:
+    """vLLM, or the sampler, or one on a copy of its model, that writes down what the trainer needs of it; None if nothing."""
+    if config.sampler == "vllm":
+        return vllm_engine(config, sampler, task)
     if not config.mismatch and config.routing_replay != "r3":
         return None
     model = sampler.model if copied is None else copied

@@ -14,8 +14,7 @@ from integration.on_torch.checkpoint import write_checkpoint
 from integration.on_torch.parallel.processes import Processes, naming_lost_ranks
 from integration.on_torch.parallel.wrapping import Passes
 from integration.on_torch.reference import Reference
-from integration.on_torch.sampling.engine import Engine
-from integration.on_torch.sampling.rollout import Responses, Sampler
+from integration.on_torch.sampling.rollout import Drawing, Responses, Sampler
 from integration.on_torch.unfinished import Unfinished, write_unfinished
 from integration.options.choices import OBJECTIVES
 from integration.options.config import Config
@@ -49,8 +48,8 @@ class Trainer(Advised):
     """Non-finite gradients in a row."""
     advice: ClipAdvice | None = None
     """With --clip-fraction only."""
-    engine: Engine | None = None
-    """Sampling engine, if it differs from `sampler`: one with noise or another precision, or one that records routes."""
+    engine: Drawing | None = None
+    """Sampling engine, if it differs from `sampler`: vLLM, one with noise or another precision, or one that records routes."""
     mixture: bool = False
     """The model has routers, whose choices are recorded."""
     reference: Reference | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ def check(config: Config) -> None:
     _check_batches(config)
     _check_small(config)
     _check_mixture(config)
+    _check_vllm(config)
     _check_pilot(config)
     _check_resume(config)
     _check_lora(config)
@@ -106,12 +108,29 @@ def _check_mixture(config: Config) -> None:
         raise UserError("--routing-replay r2: with --mini-batches 1 every update uses the old weights, so replay has no effect")
 
 
+def _check_vllm(config: Config) -> None:
+    if config.sampler != "vllm":
+        if config.sampler_memory != 0.4:
+            raise UserError("--sampler-memory: only --sampler vllm has a share of its own")
+        return
+    if find_spec("vllm") is None:
+        raise UserError('--sampler vllm: it is not installed; run `pip install -e ".[vllm]"`, or leave the option out')
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--sampler vllm: works in a run of one process; use --sampler transformers")
+    if config.router_noise:
+        raise UserError("--router-noise: is put on the model's own routers, which --sampler vllm does not use")
+    if config.routing_replay == "r3":
+        raise UserError("--routing-replay r3: needs the sampler's routes, which --sampler vllm does not give; use r2")
+    if config.lora_rank is not None:
+        raise UserError("--lora-rank: --sampler vllm gets whole models; use --sampler transformers")
+
+
 def _check_engine(config: Config) -> None:
     if config.sampler_correction == "none":
         return
     if not config.mismatch:
         raise UserError(
-            "--sampler-correction: without --router-noise or --sampler-dtype sampler and trainer agree: all weights are 1"
+            "--sampler-correction: without --router-noise, --sampler-dtype or --sampler vllm they agree: all weights are 1"
         )
     correction = config.correction
     if correction is not None and correction.level.per_token and not config.build_objective().ratio.per_token:

@@ -50,6 +50,11 @@ class Config:
     """Noise on the inputs of the sampler's routers, in units of their root mean square: imitates an engine that differs."""
     sampler_dtype: Literal["bfloat16"] | None = None
     """The sampler is a copy of the model in this precision: imitates an engine that differs. Evaluations use the model."""
+    sampler: Literal["transformers", "vllm"] = "transformers"
+    """What draws the responses: the model itself, or vLLM, if it is installed, with the weights of every rollout. Evaluations
+    use the model. vLLM computes in --sampler-dtype, else in --dtype. Not yet verified with vLLM itself: docs/scaling.md."""
+    sampler_memory: float = 0.4
+    """Share of the GPU's memory that vLLM may use while it samples."""
     sampler_correction: CorrectionName = "none"
     """Weight π_old/π_sampler, where they differ: tis, icepop per token, for objectives with a ratio per token; mis,
     sequence-tis per response. Or 0 and 1 per response: reject-mean, reject-absolute, reject-k3 by how far the two are apart on
@@ -190,7 +195,7 @@ class Config:
     @property
     def mismatch(self) -> bool:
         """Whether sampler and trainer give the same tokens different probabilities."""
-        return self.router_noise > 0 or self.sampler_dtype is not None
+        return self.router_noise > 0 or self.sampler_dtype is not None or self.sampler == "vllm"
 
     @property
     def given_files(self) -> list[str]:

@@ -45,6 +45,7 @@ RANGES = {
     "verifier_seconds": Range(0.01, 3600),
     "shots": FROM_ZERO,
     "router_noise": Range(0, 100),
+    "sampler_memory": SHARE,
     "clip_low": Range(0, 1, open_above=True, noun="clip width"),
     "clip_high": Range(0, 1000),
     "clip_fraction": SHARE,

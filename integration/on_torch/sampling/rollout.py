@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from gspo_torch import Routes
@@ -80,6 +80,17 @@ class Responses:
             None if self.logp is None else self.logp[index, :last],
             None if self.routes is None else self.routes.rows(index).columns(first, prompt_mask.shape[1] + last),
         )
+
+
+class Drawing(Protocol):
+    """What training needs of a sampler: the trainer's own (`Sampler`), one that differs from it (`Engine`), or `VLLMEngine`."""
+
+    def draw(self, examples: list[Example], count: int, generator: torch.Generator) -> Responses:
+        """`count` responses to each example, in the order of the examples, drawn from the policy as it is now.
+
+        All randomness is the generator's, so that a run can be repeated. An engine whose probabilities are not exactly the
+        trainer's writes its log-probs of the drawn tokens into `Responses.logp`, at the run's temperature.
+        """
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from support.runs import fake_vllm
 
 from integration.options.config import Config
 from integration.options.errors import UserError
@@ -46,7 +47,10 @@ MOE = {"model": "small-moe"}
             {"routing_replay": "r2", "mini_batches": 1, **MOE},
             "--routing-replay r2: with --mini-batches 1 every update uses the old weights",
         ),
-        ({"sampler_correction": "mis"}, "--sampler-correction: without --router-noise or --sampler-dtype"),
+        ({"sampler_correction": "mis"}, "--sampler-correction: without --router-noise, --sampler-dtype or --sampler vllm"),
+        ({"sampler": "vllm"}, "--sampler vllm: it is not installed; run `pip install -e"),
+        ({"sampler_memory": 0.5}, "--sampler-memory: only --sampler vllm has a share of its own"),
+        ({"sampler_memory": 1.0}, r"--sampler-memory: expected a share in \(0, 1\), got 1"),
         (
             {"sampler_correction": "tis", "sampler_dtype": "bfloat16"},
             "--sampler-correction tis: has a weight per token, and --objective gspo has one ratio per response",
@@ -78,3 +82,23 @@ MOE = {"model": "small-moe"}
 def test_an_option_without_effect_or_sense_is_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=f"^{sentence}"):
         Config(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"router_noise": 0.1, **MOE}, "--router-noise: is put on the model's own routers"),
+        ({"routing_replay": "r3", **MOE}, "--routing-replay r3: needs the sampler's routes"),
+        ({"lora_rank": 4}, "--lora-rank: --sampler vllm gets whole models"),
+    ],
+)
+def test_where_vllm_is_installed_it_goes_with_the_options_that_reach_it(
+    options: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_vllm.install(monkeypatch)
+    assert Config(sampler="vllm", sampler_correction="mis", sampler_memory=0.3).mismatch
+    with pytest.raises(UserError, match=f"^{says}"):
+        Config(sampler="vllm", **options)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^--sampler vllm: works in a run of one process"):
+        Config(sampler="vllm")

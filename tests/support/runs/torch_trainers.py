@@ -50,7 +50,7 @@ def make_trainer(task: Task, folder: Path, **options: Any) -> Trainer:
     run, mixture = RunFolder(folder, keep_checkpoints=1), config.model == "small-moe"
     return Trainer(
         config, run, task, model, config.build_objective(), optimizer, sampler, *generators, OnePiece(model),
-        engine=build_engine(config, sampler, copied, mixture), mixture=mixture,
+        engine=build_engine(config, sampler, copied, mixture, task), mixture=mixture,
     )  # fmt: skip
 
 
