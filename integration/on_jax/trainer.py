@@ -155,6 +155,7 @@ def set_up(threads: int) -> None:
     os.environ["PJRT_NPROC"] = str(threads)
     torch.set_num_threads(threads)
     jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_threefry_partitionable", True)  # a row's random numbers are the same on any mesh
 
 
 def model_files(source: Path) -> dict[str, str]:

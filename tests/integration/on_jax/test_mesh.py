@@ -12,6 +12,9 @@ import sys
 import pytest
 from support.repository import PATHS, ROOT
 
+from integration.on_jax.mesh import mesh_of
+from integration.options.errors import UserError
+
 pytestmark = pytest.mark.slow
 
 MESHES = ["1 × 2", "2 × 2", "3 × 1", "2 × 4"]
@@ -42,6 +45,13 @@ def said() -> list[str]:
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_a_mesh_is_one_device(claim: str, said: list[str]) -> None:
     assert f"holds: {claim}" in said
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would write the run's folder."""
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"^--data-parallel: the JAX script is one process for all devices, JAX has 2"):
+        mesh_of(1, 1)
 
 
 def test_every_line_is_a_claim(said: list[str]) -> None:
