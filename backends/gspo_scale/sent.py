@@ -27,7 +27,7 @@ class Traffic(NamedTuple):
     gradients: int
     """Added up over the ranks, or in fsdp over their shares."""
     weights: int
-    """fsdp gathers each layer for the forward and again for the backward pass, in float32."""
+    """fsdp gathers each layer for the forward and again for the backward pass, embedding and head once, in float32."""
     attention: int
     """Keys and values, and their gradients, between ranks that share sequences."""
     loss: int
@@ -64,10 +64,11 @@ def traffic(shape: Shape, work: Work, spread: Spread) -> Traffic:
     sequences, replicas = count * rows, spread.data * spread.context
     tokens = sequences * ceil(work.length, spread.context)
     responses = sequences * ceil(work.response, spread.context)
+    outside = (1 if shape.tied else 2) * shape.head + shape.hidden  # stays whole between forward and backward
     again = 3 if work.checkpointing else 2  # forward, gradients, and the forward pass of recomputing
     return Traffic(
         gradients=ring(4 * total, replicas, 2) if spread.parallel == "ddp" else count * ring(4 * total, replicas),
-        weights=0 if spread.parallel == "ddp" else 2 * count * ring(4 * total, replicas),
+        weights=0 if spread.parallel == "ddp" else count * ring(4 * (2 * total - outside), replicas),
         attention=shape.layers * again * 2 * item * shape.keys * tokens * (spread.context - 1),
         loss=ring(DENOMINATOR, spread.data, 2)
         + ring(PER_SEQUENCE * sequences, spread.context, 2)
