@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.runs.in_process import Paid
+from support.runs.stops import StopAfter
 from support.runs.torch_trainers import make_trainer
 
 from integration.on_torch.checkpoint import load_state
@@ -31,20 +32,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "routes": {**NOISY, "routing_replay": "r3"},
     "a penalty": {"kl": "k3", "kl_coefficient": 0.1},
 }
-
-
-class Stop:
-    """A stop that is asked for after so many optimizer steps."""
-
-    def __init__(self, trainer: Trainer, after: int) -> None:
-        self._trainer, self._last = trainer, trainer.optimizer_steps + after
-
-    def asked(self) -> bool:
-        """Whether they are done."""
-        return self._trainer.optimizer_steps >= self._last
-
-    def finish(self) -> None:
-        """Nothing waits here."""
 
 
 def made(task: Task, folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]) -> Trainer:
@@ -78,7 +65,7 @@ def test_it_ends_as_one_that_nobody_disturbed(
     expected = [rows(whole, monkeypatch) for _ in range(2)]
     stopped = made(task, tmp_path / "stopped", monkeypatch, KINDS[kind])
     with pytest.raises(Abandoned):
-        rows(stopped, monkeypatch, Stop(stopped, after))
+        rows(stopped, monkeypatch, StopAfter(stopped, after))
     assert stopped.unfinished is not None
     assert stopped.unfinished.done == after
     stopped.save()

@@ -11,8 +11,7 @@ class StopAfter:
     def __init__(self, trainer: Any, steps: int) -> None:
         self._trainer, self._last = trainer, trainer.optimizer_steps + steps
 
-    @property
-    def requested(self) -> bool:
+    def asked(self) -> bool:
         """Whether they are done."""
         return bool(self._trainer.optimizer_steps >= self._last)
 
