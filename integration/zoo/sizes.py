@@ -60,11 +60,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
 """Options of single families whose sizes constrain each other, or which by default have one kind of layer in the first four."""
 
 
-def tiny_config(family: str, vocabulary: int, pad: int, end: int) -> PreTrainedConfig:
-    """The configuration class of a family with small sizes; whatever it raises if these do not go together."""
+def tiny_config(family: str, vocabulary: int, pad: int, end: int | None, **given: Any) -> PreTrainedConfig:
+    """The configuration class of a family with small sizes, or those given; whatever it raises if they do not go together."""
     kind = CONFIG_MAPPING[family]
     tokens = {"vocab_size": vocabulary, "pad_token_id": pad, "eos_token_id": end, "bos_token_id": end, "pad_index": pad}
-    return kind(**_options(kind, tokens, EXCEPTIONS.get(family, {})))
+    return kind(**_options(kind, tokens, EXCEPTIONS.get(family, {}) | given))
 
 
 def _options(kind: Any, tokens: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

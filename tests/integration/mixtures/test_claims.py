@@ -81,7 +81,7 @@ def test_a_group_that_is_not_chosen_today_keeps_its_scores() -> None:
     """DeepSeek-V2 takes gate values from scores that are 0 outside of the groups it chooses."""
     model = tiny("deepseek_v2", topk_method="group_limited_greedy")
     mixture, forced = mixture_of(model), torch.tensor([0, 7]).expand(50, 2)
-    router, hidden = mixture.routers[0], torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    router, hidden = mixture.routers[0], torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
     assert mixture.num_experts == 8
     chosen = router(hidden)[2] // 2
     assert (chosen.ne(0).all(1) | chosen.ne(3).all(1)).any(), "both groups are always chosen"
