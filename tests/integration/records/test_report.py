@@ -8,7 +8,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
+from matplotlib.figure import Figure
 from support.runs.metrics import metrics_row
 
 from gspo_core import Clip
@@ -17,9 +19,16 @@ from integration.records import report
 from integration.records.clip_advice import ranges_by_length
 from integration.records.environment import environment
 from integration.records.findings import Announcer, findings_of_run
-from integration.records.plots import plots
+from integration.records.plots import captioned, plots
 from integration.records.report import gain_interval, summary, write_report
 from integration.records.run_folder import RunFolder
+
+
+@pytest.fixture
+def unillustrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report without its pictures, which take two seconds: for tests of its text."""
+    monkeypatch.setattr(report, "captioned", lambda _: ())
+    monkeypatch.setattr(report, "plots", lambda _: Figure())
 
 
 def test_the_interval_of_the_gain_is_that_of_a_mean() -> None:
@@ -70,7 +79,6 @@ def test_a_report_says_what_was_measured(folder: RunFolder) -> None:
     folder.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "shown"), [("gspo", True), ("sapo", False), ("gmpo", False)])
 def test_a_picture_has_a_clip_range_if_the_objective_has_one(tmp_path: Path, objective: str, shown: bool) -> None:
     run = RunFolder(tmp_path / "run", keep_checkpoints=1)
@@ -78,7 +86,9 @@ def test_a_picture_has_a_clip_range_if_the_objective_has_one(tmp_path: Path, obj
     run.append("metrics.jsonl", metrics_row(1))
     _, labels = plots(run).axes[2].get_legend_handles_labels()
     assert any("clip range" in label for label in labels) == shown
-    assert write_report(run).exists()
+    for figure, caption in captioned(run):
+        assert caption
+        plt.close(figure)
     run.close()
 
 
@@ -91,7 +101,7 @@ def test_a_share_has_no_negative_axis(folder: RunFolder) -> None:
     assert -0.05 * high < low <= 0.0 < high
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unillustrated")
 def test_a_report_lists_each_kind_of_finding_once(folder: RunFolder) -> None:
     """With the numbers of the last rollout that had it, most frequent first, near the top of the page."""
     wide = [{"kind": "CLIP_RANGE_WIDE", "sentence": f"The largest |log s| is {i} < 9."} for i in range(3)]
@@ -104,7 +114,7 @@ def test_a_report_lists_each_kind_of_finding_once(folder: RunFolder) -> None:
     ]
     page = write_report(folder).read_text(encoding="utf-8")
     assert "<li>3 of 5 rollouts, last in rollout 4: The largest |log s| is 2 &lt; 9.</li>" in page
-    assert page.index("<h2>Findings</h2>") < page.index("<img")
+    assert page.index("<h2>Findings</h2>") < page.index('<div class="plots">')
     folder.close()
 
 
@@ -123,7 +133,7 @@ def test_a_finding_is_printed_once_also_after_a_resume(capsys: pytest.CaptureFix
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unillustrated")
 def test_a_report_shows_what_the_clip_range_does_to_each_length(folder: RunFolder) -> None:
     """log s spreads by 0.06/√length; the range of the run is −0.03 … +0.04."""
     generator = random.Random(0)
@@ -190,7 +200,7 @@ def test_a_run_killed_before_its_first_rollout_still_has_a_report(folder: RunFol
     assert summary(folder) == "0 rollouts."
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("unillustrated")
 def test_what_utf_8_cannot_hold_is_written_as_its_escape(folder: RunFolder) -> None:
     """A model may write half of a character."""
     transcript = [{"question": "\ud800?", "answer": "ä", "texts": ["4\udfff"], "scores": [0.0]}]
