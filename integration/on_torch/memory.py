@@ -7,6 +7,7 @@ by `gspo_scale`, which also counts for many GPUs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import psutil
@@ -50,19 +51,25 @@ MADE = ("small", "small-moe", "smollm2")
 """Models that fit everywhere."""
 
 
-def check_memory(config: Config, task: Task, source: str, device: torch.device) -> None:
-    """Print the estimate for the model `source`; UserError if that is more than the device has free. Loads no weights."""
+def check_memory(config: Config, task: Task, source: str, device: torch.device, rank: int = 0, processes: int = 1) -> None:
+    """Print the estimate for the model `source`; UserError if that is more than the device has free. Loads no weights.
+
+    Of several processes each has a GPU; a CPU's memory is theirs together, and process 0 looks before the others have any.
+    """
     if source in MADE:
         return
     try:
         model_config = AutoConfig.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-        needed = estimate(model_config, config, _longest_prompt(config, task, tokenizer))
+        needed = estimate(model_config, config, _longest_prompt(config, task, tokenizer), processes)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:  # loading the model says what is wrong with it
         print(f"no estimate of the memory: {(str(error).strip().splitlines() or [type(error).__name__])[0]}")
         return
-    print(f"memory: {needed}", flush=True)
-    require_memory(needed, available_memory(device), config.model, device.type)
+    print(f"memory: {needed}{' in each process' if processes > 1 else ''}", flush=True)
+    if device.type == "cuda":
+        require_memory(needed, available_memory(device), config.model, device.type)
+    elif rank == 0:
+        require_memory(needed, available_memory(device) // processes, config.model, device.type)
 
 
 def _longest_prompt(config: Config, task: Task, tokenizer: Any) -> int:
@@ -71,12 +78,18 @@ def _longest_prompt(config: Config, task: Task, tokenizer: Any) -> int:
     return (config.shots + 1) * (longest + len(tokenizer(config.instruction)["input_ids"]) + 16) + 48
 
 
-def estimate(model_config: Any, config: Config, longest_prompt: int) -> Estimate:
-    """Of a run with this model, as `gspo-scale` counts it; `model_config` is transformers', and no weight is allocated."""
+def estimate(model_config: Any, config: Config, longest_prompt: int, processes: int = 1) -> Estimate:
+    """Of a run with this model, as `gspo-scale` counts it; `model_config` is transformers', and no weight is allocated.
+
+    In each of its processes. With fsdp a model is loaded whole before it is shared out: no more than sampling needs.
+    """
     shape, work = sizes_of(model_config, parameters(model_config)), work_of(config, longest_prompt)
-    needed = memory(shape, work, Spread(), None if config.lora_rank is None else adapter_parameters(model_config, config))
+    spread = Spread(processes, config.parallel or "ddp", config.context_parallel, config.vocabulary_parallel)
+    trained = None if config.lora_rank is None else adapter_parameters(model_config, config)
+    needed = memory(shape, work, spread, trained)
     evaluated = min(EVALUATED, config.eval_prompts * config.eval_samples)
-    sampling = needed.sampling * max(work.responses, evaluated) // work.responses
+    drawn = max(evaluated, 0 if config.sampler == "vllm" else work.responses)  # vLLM sleeps while the model samples
+    sampling = memory(shape, replace(work, prompts=drawn, group=1), spread, trained).sampling
     return Estimate(needed.states, sampling, needed.updating)
 
 

@@ -53,7 +53,7 @@ def prepare(config: Config, processes: Processes | None = None) -> Trainer:
         seconds=config.verifier_seconds,
     )  # fmt: skip
     # What is converted or warmed up is made by process 0; the others then find it in the cache.
-    model, tokenizer = one_after_another(ranks, lambda: loaded(config, task, checkpoint, device))
+    model, tokenizer = one_after_another(ranks, lambda: loaded(config, task, checkpoint, device, ranks))
     mixture = has_routers(model, config)
     copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" and config.sampler == "transformers" else None
     prompter = prompter_of(config, task, tokenizer, ends_of(model.generation_config.eos_token_id))
@@ -103,10 +103,11 @@ def one_after_another(ranks: Ranks, load: Callable[[], T]) -> T:
     return load()
 
 
-def loaded(config: Config, task: Task, checkpoint: Path | None, device: torch.device) -> tuple[Any, Any]:
+def loaded(config: Config, task: Task, checkpoint: Path | None, device: torch.device, ranks: Ranks) -> tuple[Any, Any]:
     """(model, tokenizer) to begin or to go on with, adapters included; UserError if they do not fit the memory or the task."""
     source = str(config.model if checkpoint is None or config.lora_rank is not None else checkpoint)
-    check_memory(config, task, source if gguf_file(source) is None else source_of(source, config.cache_dir), device)
+    folder = source if gguf_file(source) is None else source_of(source, config.cache_dir)
+    check_memory(config, task, folder, device, ranks.rank, ranks.count)
 
     def ready(tokenizer: Any, model_config: Any) -> None:
         require_room(model_config, prompter_of(config, task, tokenizer), task, config.max_new_tokens)

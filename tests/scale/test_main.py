@@ -59,3 +59,8 @@ def test_a_given_layout_is_the_only_one() -> None:
     text = report(Options(model="qwen3-8b", gpus=16, parallel="fsdp", context=2, vocabulary=2, work=Work(dtype="bfloat16")))
     assert "fsdp 4 × context 2 × vocabulary 2" in text
     assert "sent by each in an optimizer step" in text
+
+
+def test_without_tyro_it_says_what_to_install() -> None:
+    with patch.dict(sys.modules, {"tyro": None}), pytest.raises(SystemExit, match=r"^gspo-scale needs tyro: pip install"):
+        run()

@@ -157,6 +157,37 @@ def test_an_update_has_the_tokens_of_a_micro_batch_and_its_options_say_how_many(
     assert updating(lora_rank=3) == updating() - 4 * vocabulary * hidden, "the head is frozen"
 
 
+def test_of_several_processes_each_has_its_share() -> None:
+    """Two, of which each updates half of the responses; only fsdp shares weights, gradients and moments out."""
+    count = parameters(LLAMA)
+    alone, copied = estimate(LLAMA, Config(**LONG), 50), estimate(LLAMA, Config(**LONG), 50, 2)
+    shared = estimate(LLAMA, Config(**LONG, parallel="fsdp"), 50, 2)
+    spread = estimate(LLAMA, Config(**LONG, context_parallel=2), 50, 2)
+    assert (alone.states, copied.states, shared.states) == (16 * count, 20 * count, 8 * count), "DDP has buckets"
+    assert copied.sampling == alone.sampling // 2
+    assert shared.sampling == copied.sampling + 2 * count, "the whole model samples: the other half of it"
+    assert copied.updating < 0.6 * alone.updating
+    assert copied.updating < spread.updating < alone.updating, "all responses, half of their tokens, and keys of all"
+
+
+def test_of_a_cpu_process_0_looks_at_the_memory_of_all(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    LLAMA.save_pretrained(tmp_path)
+    tokenizer = build_tokenizer(task.train)
+    tokenizer.save_pretrained(tmp_path)
+    config, cpu = Config(**LONG | {"model": str(tmp_path)}), torch.device("cpu")
+    one, each = (estimate(LLAMA, config, memory._longest_prompt(config, task, tokenizer), n).peak for n in (1, 2))
+    assert each < one < 2 * each
+    free = SimpleNamespace(available=(one + 2 * each) // 2, total=2**40)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
+    check_memory(config, task, str(tmp_path), cpu, 1, 2)
+    assert capsys.readouterr().out.endswith(" in each process\n")
+    with pytest.raises(UserError, match=r"^--model: .* the cpu has"):
+        check_memory(config, task, str(tmp_path), cpu, 0, 2)
+    check_memory(config, task, str(tmp_path), cpu, 0, 1)
+
+
 def test_what_is_sampled_at_once_is_a_rollout_or_a_piece_of_an_evaluation() -> None:
     rollout = estimate(LLAMA, Config(**LONG), 50).sampling
     many = LONG | {"eval_prompts": 100, "train_size": 400}
