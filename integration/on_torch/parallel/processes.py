@@ -134,13 +134,18 @@ def _require_none(config: Config) -> None:
     given = {"parallel": config.parallel is not None, "context-parallel": config.context_parallel > 1,
              "vocabulary-parallel": config.vocabulary_parallel > 1}  # fmt: skip
     for option in (name for name, is_given in given.items() if is_given):
+        if config.resume is not None:
+            print(f"--{option}: the run had several processes so far, and goes on in one, which computes the same")
+            return
         raise UserError(
             f"--{option}: needs several processes; start the script as `torchrun --nproc-per-node 2 {sys.argv[0]} ...`"
         )
 
 
 def _shape(config: Config) -> tuple[int, int, int]:
-    """Of the mesh; UserError if the processes cannot form it."""
+    """Of the mesh; UserError if the processes cannot form it, and for what only one process can do."""
+    if config.router_noise and os.environ["WORLD_SIZE"] != "1":
+        raise UserError(f"--router-noise: works in a run of one process, and torchrun started {os.environ['WORLD_SIZE']}")
     count, split = int(os.environ["WORLD_SIZE"]), config.context_parallel * config.vocabulary_parallel
     if count % split:
         raise UserError(

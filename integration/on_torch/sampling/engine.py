@@ -90,6 +90,7 @@ class Engine:
         """As `Sampler.draw`, with the policy's current weights. The generator also draws the noise."""
         model = self.sampler.model
         if model is not self.policy:
-            take_weights(model, self.policy)
+            with self.sampler.whole():
+                take_weights(model, self.policy)
         with router_noise(model, self.noise, generator) if self.noise else nullcontext():
             return self.sampler.draw(examples, count, generator)
