@@ -8,6 +8,9 @@ TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYT
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 ARGS ?=
+# make train PROCESSES=2 starts that many with torchrun.
+PROCESSES ?= 1
+TRAIN := $(BIN)/$(if $(filter-out 1,$(PROCESSES)),torchrun --nproc-per-node $(PROCESSES),python) integration/train_torch.py
 SMALL := --model small --task spell_backward --task-args min_word_len=3 max_word_len=5 \
   --train-size 8000 --lr 1e-4 --rollouts 400 --prompts-per-rollout 16 --group-size 8 \
   --eval-prompts 200 --eval-samples 4 --eval-every 50 --checkpoint-every 50
@@ -18,16 +21,16 @@ help: ## what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 train: .venv/.smollm2 ## GSPO on a real pretrained model: SmolLM2-135M learns sums; 10 to 15 minutes on 2 cores
-	$(BIN)/python integration/train_torch.py --model smollm2 \
+	$(TRAIN) --model smollm2 \
 	  --task chain_sum --task-args min_terms=2 max_terms=2 min_digits=1 max_digits=2 --prompt plain --max-new-tokens 10 \
 	  --lr 7e-6 --rollouts 20 --prompts-per-rollout 20 --group-size 8 \
 	  --eval-prompts 150 --eval-samples 4 --eval-every 3 --checkpoint-every 10 $(ARGS)
 
 train-small: .venv/.train ## the same script on a 1 M Qwen3 made from a config, nothing downloaded; about 5 minutes on 2 cores
-	$(BIN)/python integration/train_torch.py $(SMALL) $(ARGS)
+	$(TRAIN) $(SMALL) $(ARGS)
 
 train-gpu: .venv/.train ## Qwen3-0.6B from the hub, on one GPU of 24 GB or more
-	$(BIN)/python integration/train_torch.py --model Qwen/Qwen3-0.6B --device cuda --dtype bfloat16 \
+	$(TRAIN) --model Qwen/Qwen3-0.6B --device cuda --dtype bfloat16 \
 	  --task chain_sum --task-args min_terms=3 max_terms=5 min_digits=2 max_digits=4 --template-args enable_thinking=False \
 	  --gradient-checkpointing --micro-batch-tokens 16384 --max-new-tokens 128 \
 	  --lr 1e-6 --rollouts 100 --prompts-per-rollout 32 --group-size 8 \
