@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from gspo_torch import Routes, linear_policy_loss, record_routes, replay_routes
+from gspo_torch import Routes, record_routes, replay_routes
 from torch import Tensor
 
 from gspo_core import Padded, PerToken, sampler_weight
@@ -15,6 +15,8 @@ from gspo_core.kl import KLTerm
 from gspo_core.metrics import sampler_metrics
 from gspo_core.mismatch import SamplerWeight
 from gspo_core.objectives import LinearLoss
+from integration.on_torch.parallel.context import Split
+from integration.on_torch.parallel.scoring import spread_loss
 from integration.on_torch.recompute import recomputing
 from integration.on_torch.sampling.head_check import head_of
 from integration.on_torch.sampling.rollout import Responses, predicting_states
@@ -43,28 +45,34 @@ class Old(NamedTuple):
         return advantage * weight if weight.ndim == 1 else PerToken(layout.spread(advantage) * weight)
 
 
-def loss_of(
-    trainer: Trainer, part: Responses, old: Old, advantage: Tensor | PerToken, denominator: Tensor, model: Any
-) -> LinearLoss:
+class Given(NamedTuple):
+    """Inputs of a pass over a micro-batch."""
+
+    part: Responses
+    split: Split | None
+    """With --context-parallel, this process's columns."""
+    old: Old
+    advantage: Tensor | PerToken
+    denominator: Tensor | None
+
+
+def loss_of(trainer: Trainer, given: Given, model: Any) -> LinearLoss:
     """The loss of an update, and the log-probs, with a pass of the model."""
-    hidden = predicting_states(model, part, trainer.sampler.reading)
-    return head_loss(trainer, part, hidden, old, advantage, denominator, model)
+    return head_loss(trainer, given, states_of(trainer, given, model), model)
 
 
-def head_loss(
-    trainer: Trainer,
-    part: Responses,
-    hidden: Tensor,
-    old: Old,
-    advantage: Tensor | PerToken,
-    denominator: Tensor | None,
-    model: Any,
-) -> LinearLoss:
-    """The loss, and the log-probs, from the hidden states [N, T, H] of `predicting_states`; no logits are kept."""
-    head, layout = head_of(model), Padded(part.mask)
-    return linear_policy_loss(
-        trainer.objective, hidden, head.weight, part.tokens, old.logp, advantage, layout,
-        denominator=denominator, kl=old.kl, return_logp=True, return_entropy=True, **head.options(trainer.config.temperature),
+def states_of(trainer: Trainer, given: Given, model: Any) -> Tensor:
+    """[N, T, H] the states that predict the responses' tokens; with a split, [N, w, H] of its columns."""
+    reading, split = trainer.sampler.reading, given.split
+    return predicting_states(model, given.part, reading) if split is None else split.states()
+
+
+def head_loss(trainer: Trainer, given: Given, hidden: Tensor, model: Any) -> LinearLoss:
+    """The loss, and the log-probs, from the hidden states of `states_of`; no logits are kept."""
+    return spread_loss(
+        trainer.objective, hidden, head_of(model), given.part, given.old.logp, given.advantage,
+        denominator=given.denominator, kl=given.old.kl, temperature=trainer.config.temperature, split=given.split,
+        vocabulary=trainer.processes.vocabulary,
     )  # fmt: skip
 
 
@@ -95,10 +103,12 @@ def measured_logp(trainer: Trainer, model: Any, part: Responses) -> Tensor:
     That it is the updates' own computation makes ratios exactly 1, and a KL estimate exactly 0, where the weights are equal:
     `token_logp` rounds otherwise.
     """
-    with torch.no_grad():
-        hidden = predicting_states(model, part, trainer.sampler.reading)
     nothing = torch.zeros(part.mask.shape, device=part.mask.device)
-    logp = head_loss(trainer, part, hidden.requires_grad_(), Old(nothing), nothing[:, 0], None, model).logp
+    with spread(trainer, model, part) as split:
+        given = Given(part, split, Old(nothing), nothing[:, 0], None)
+        with torch.no_grad():
+            hidden = states_of(trainer, given, model)
+        logp = head_loss(trainer, given, hidden.requires_grad_(), model).logp
     assert isinstance(logp, Tensor)
     return logp
 
@@ -116,12 +126,19 @@ def sampler_gap(trainer: Trainer, responses: Responses) -> float | None:
     return float((measured_logp(trainer, trainer.model, part) - drawn)[part.mask].abs().max())
 
 
+def spread(trainer: Trainer, model: Any, part: Responses) -> AbstractContextManager[Split | None]:
+    """Around a pass over a micro-batch, whose columns --context-parallel shares out."""
+    context = trainer.processes.context
+    return nullcontext() if context is None else context.split(model, part)
+
+
 @contextmanager
-def update_pass(trainer: Trainer, old: Old, rollup: Rollup) -> Iterator[None]:
+def update_pass(trainer: Trainer, part: Responses, old: Old, rollup: Rollup) -> Iterator[Split | None]:
     """For forward and backward of an update, which gradient checkpointing makes a second forward."""
     again = recomputing(trainer.model) if trainer.config.gradient_checkpointing else nullcontext()
-    with along(trainer, None if trainer.config.routing_replay == "none" else old.routes) as own, again:
-        yield
+    routes = None if trainer.config.routing_replay == "none" else old.routes
+    with along(trainer, routes) as own, again, spread(trainer, trainer.model, part) as split:
+        yield split
     if own is not None and old.routes is not None:
         rollup.add_flips(old.routes, own, updating=True)
 

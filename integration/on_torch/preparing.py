@@ -13,6 +13,7 @@ from gspo_torch.routing.routers import mixture_of
 from integration.on_torch.adapters import add_adapter, load_adapter, trained
 from integration.on_torch.checkpoint import load_state
 from integration.on_torch.memory import check_memory
+from integration.on_torch.parallel.context_check import require_context
 from integration.on_torch.parallel.processes import Processes
 from integration.on_torch.parallel.wrapping import wrapped
 from integration.on_torch.recompute import enable_recomputing
@@ -60,6 +61,9 @@ def prepare(config: Config, processes: Processes | None = None) -> Trainer:
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
     reading = ranks.gather(require_agreement(model, sampler, task.train[:8]))[0]
+    if processes.context is not None:
+        require_context(model, processes.context, reading)
+        mixture = False  # routes are of whole texts; without --routing-replay nothing but a metric needs them
     mixture = mixture and routes_can_be_kept(model, config, reading)
     compute_in(model, getattr(torch, config.dtype))
     if config.gradient_checkpointing:

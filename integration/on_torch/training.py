@@ -17,7 +17,7 @@ from integration.on_torch.adapters import trained
 from integration.on_torch.batches import MiniBatch, mini_batch
 from integration.on_torch.parallel.merging import whole_rollup
 from integration.on_torch.parallel.processes import joined, naming_lost_ranks
-from integration.on_torch.passes import Old, loss_of, old_pass, sampler_gap, update_pass
+from integration.on_torch.passes import Given, Old, loss_of, old_pass, sampler_gap, update_pass
 from integration.on_torch.preparing import prepare
 from integration.on_torch.sampling.rollout import Responses, Sampler
 from integration.on_torch.trainer import Trainer
@@ -80,7 +80,7 @@ def begin(trainer: Trainer) -> Unfinished:
     order = torch.randperm(len(advantages), generator=trainer.shuffling).chunk(config.mini_batches)
     batches = [mini_batch(trainer, responses, advantages, planned, rows) for rows in order]
     sampled, rollup = time.perf_counter(), Rollup(trainer.objective)
-    if trainer.ranks.rank == 0:
+    if trainer.processes.share.index == 0:
         rollup.add(group_metrics(advantages, torch.arange(len(advantages), device=advantages.device) // config.group_size))
     with trainer.passes.whole():
         olds = [old_passes(trainer, batch, rollup) for batch in batches]  # all before the first update
@@ -114,8 +114,10 @@ def update(trainer: Trainer, batch: MiniBatch, olds: list[Old], rollup: Rollup) 
         layout, counted = Padded(part.mask), number <= batch.counted
         weighted = old.weighted(advantage, layout)
         waiting = nullcontext() if number == len(batch.parts) else trainer.passes.accumulating()
-        with update_pass(trainer, old, rollup if counted else Rollup(trainer.objective)), waiting:
-            loss = trainer.passes.run(partial(loss_of, trainer, part, old, weighted, batch.denominator))
+        own = rollup if counted else Rollup(trainer.objective)
+        with update_pass(trainer, part, old, own) as split, waiting:
+            given = Given(part, split, old, weighted, batch.denominator)
+            loss = trainer.passes.run(partial(loss_of, trainer, given))
             (trainer.passes.gradient_scale * loss.value).backward()
         if counted:
             ref_logp = None if old.kl is None else old.kl.ref_logp

@@ -104,6 +104,10 @@ def _check_mixture(config: Config) -> None:
         )
     if config.model in {"small", "smollm2"}:
         config.require_mixture(config.model)
+    if config.routing_replay != "none" and config.context_parallel > 1:
+        raise UserError(
+            "--context-parallel: shares the tokens of a text out, and --routing-replay has the routes of whole texts"
+        )
     if config.routing_replay == "r2" and config.mini_batches == 1:
         raise UserError("--routing-replay r2: with --mini-batches 1 every update uses the old weights, so replay has no effect")
 

@@ -133,9 +133,10 @@ class Config:
     """With torchrun: ddp (the default) holds the whole model in every process and averages gradients; fsdp shares weights,
     gradients and optimizer out (FSDP2)."""
     context_parallel: int = 1
-    """With torchrun: so many processes share the tokens of each response."""
+    """With torchrun: so many processes share the tokens of each prompt and response, in the model and in the loss. For models
+    whose layers mix tokens by attention alone."""
     vocabulary_parallel: int = 1
-    """With torchrun: so many processes share the rows of the LM head."""
+    """With torchrun: so many processes share the rows of the LM head in the loss, and its logits."""
     data_parallel: int = 1
     """JAX: devices that share the rows of a batch. PyTorch has torchrun."""
     model_parallel: int = 1

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from integration.on_torch.parallel.context import Context
 from integration.on_torch.sampling.growing import positions
-from integration.on_torch.sampling.reading import head_inputs
+from integration.on_torch.sampling.reading import Reading, head_inputs
 from integration.on_torch.sampling.rollout import Responses
 from integration.options.errors import UserError
 
@@ -18,13 +18,16 @@ PROMPT, ANSWER, PADDING = 12, 13, (0, 5)
 """Columns of the texts that are compared, and how many of them are padding, in each of two rows."""
 
 
-def require_context(model: Any, context: Context) -> None:
+def require_context(model: Any, context: Context, reading: Reading) -> None:
     """UserError, on every rank, that names a model whose states change when its tokens are spread over the group's ranks.
 
     So do the states of recurrent and convolutional layers, which read their neighbours without attention, and of attention that
-    does not go through transformers' interface. What is compared are random tokens, padded on the left.
+    does not go through transformers' interface. What is compared are random tokens, padded on the left. And a model that is
+    right without padding only is refused: `reading` is what `require_agreement` found.
     """
     name, low = type(model).__name__, model.dtype.itemsize == 2
+    if not reading.padded:
+        raise UserError(f"--context-parallel: {name} is right without padding only, and columns are padded to be shared out")
     try:
         gap, said = _gap(model, context), ""
     except UserError:

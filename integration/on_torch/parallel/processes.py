@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from integration.on_torch.parallel.context import Context
 from integration.on_torch.parallel.share import Share
 from integration.options.config import Config
 from integration.options.errors import ProcessLost, UserError
@@ -70,6 +71,20 @@ class Processes:
     def share(self) -> Share:
         """What of each mini-batch is this process's."""
         return Share() if self.mesh is None else Share(self.mesh.get_local_rank("data"), self.mesh.size(0))
+
+    @property
+    def context(self) -> Context | None:
+        """The processes that share the tokens of a response; None if each has all of them."""
+        return None if (group := self._group("context")) is None else Context(group)
+
+    @property
+    def vocabulary(self) -> dist.ProcessGroup | None:
+        """The processes that share the rows of the head; None if each has all of them."""
+        return self._group("vocabulary")
+
+    def _group(self, name: str) -> dist.ProcessGroup | None:
+        """None for a group of one."""
+        return None if self.mesh is None or self.mesh[name].size() == 1 else self.mesh.get_group(name)
 
     def described(self) -> str:
         """For the line that says how a run begins."""

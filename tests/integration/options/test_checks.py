@@ -51,6 +51,9 @@ MOE = {"model": "small-moe"}
         ({"sampler": "vllm"}, "--sampler vllm: it is not installed; run `pip install -e"),
         ({"sampler_memory": 0.5}, "--sampler-memory: only --sampler vllm has a share of its own"),
         ({"sampler_memory": 1.0}, r"--sampler-memory: expected a share in \(0, 1\), got 1"),
+        ({"routing_replay": "r3", "context_parallel": 2, **MOE}, "--context-parallel: shares the tokens of a text out"),
+        ({"context_parallel": 0}, "--context-parallel: expected at least 1, got 0"),
+        ({"vocabulary_parallel": 0}, "--vocabulary-parallel: expected at least 1, got 0"),
         (
             {"sampler_correction": "tis", "sampler_dtype": "bfloat16"},
             "--sampler-correction tis: has a weight per token, and --objective gspo has one ratio per response",

@@ -19,6 +19,7 @@ from integration.on_torch.parallel.context import Context
 from integration.on_torch.parallel.context_check import require_context
 from integration.on_torch.parallel.scoring import spread_loss
 from integration.on_torch.recompute import enable_recomputing, recomputing
+from integration.on_torch.sampling.reading import FASTEST
 from integration.on_torch.sampling.rollout import predicting_states
 from integration.options.errors import UserError
 
@@ -70,7 +71,7 @@ def refusals(context: Context) -> dict[str, str]:
     said = {}
     for family, sizes in {**MIXING, **FIT}.items():
         try:
-            require_context(model_of(family, sizes).float(), context)
+            require_context(model_of(family, sizes).float(), context, FASTEST)
             said[family] = ""
         except UserError as error:
             said[family] = str(error)
