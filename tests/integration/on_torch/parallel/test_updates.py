@@ -12,8 +12,13 @@ from integration.parity.comparison import compare
 
 pytestmark = pytest.mark.slow
 RUNS: dict[int, list[dict[str, Any]]] = {
-    2: [{"parallel": "ddp"}, {"parallel": "fsdp"}],
-    4: [{"parallel": "ddp"}, {"parallel": "fsdp", "gradient_checkpointing": True}],
+    2: [{"parallel": "ddp"}, {"parallel": "fsdp"}, {"context_parallel": 2}, {"vocabulary_parallel": 2}],
+    4: [
+        {"parallel": "ddp"},
+        {"parallel": "fsdp", "gradient_checkpointing": True},
+        {"parallel": "fsdp", "gradient_checkpointing": True, "context_parallel": 2},
+        {"context_parallel": 2, "vocabulary_parallel": 2},
+    ],
 }
 
 
