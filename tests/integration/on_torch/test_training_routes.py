@@ -111,7 +111,7 @@ def test_which_experts_each_pass_takes(task: Task, tmp_path: Path, replay: str) 
         for parameter in trainer.model.parameters():
             parameter.add_(0.2 * parameter.std() * torch.randn(parameter.shape, generator=trainer.shuffling))
     moved = routes_of(trainer, batch)
-    with watched(trainer.model) as second, update_pass(trainer, old, rollup):
+    with watched(trainer.model) as second, update_pass(trainer, batch, old, rollup):
         response_logp(trainer.model, batch, 1.0).sum().backward()
     there = batch.routes.routed
     wanted = {"none": (free, moved), "r2": (free, free), "r3": (batch.routes, batch.routes)}[replay]
