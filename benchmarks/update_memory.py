@@ -24,6 +24,8 @@ from stopwatch import MIB, in_child, machine, peak_of
 
 from gspo_core import Padded
 from integration.on_torch.batches import MiniBatch
+from integration.on_torch.parallel.processes import Processes
+from integration.on_torch.parallel.wrapping import OnePiece
 from integration.on_torch.passes import Old
 from integration.on_torch.qwen3 import ExpertSizes, Qwen3Sizes, build_qwen3
 from integration.on_torch.recompute import enable_recomputing
@@ -33,6 +35,7 @@ from integration.on_torch.training import update
 from integration.options.config import Config
 from integration.shared.measure import Rollup
 from integration.shared.pretrained import compute_in
+from integration.shared.ranks import OneProcess
 
 M_MMAP_THRESHOLD = -3
 """Of malloc.h: blocks from so many bytes on are returned when they are freed."""
@@ -128,7 +131,8 @@ class Steps:
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=0.0, fused=True)
         self.trainer: Any = SimpleNamespace(
             model=model, config=config, optimizer=optimizer, objective=config.build_objective(), mixture=False,
-            sampler=SimpleNamespace(reading=FASTEST), optimizer_steps=0, bad_steps=0, step=0,
+            sampler=SimpleNamespace(reading=FASTEST), optimizer_steps=0, bad_steps=0, step=0, passes=OnePiece(model),
+            processes=Processes(), ranks=OneProcess(),
         )  # fmt: skip
         generator = torch.Generator().manual_seed(0)
         prompts, tokens = (
@@ -141,7 +145,7 @@ class Steps:
         advantage = torch.ones(rows)
         advantage[::2] = -1.0
         count = self.trainer.objective.count(Padded(mask))
-        self.batch = MiniBatch([(part, advantage)], torch.as_tensor(float(count)), None)
+        self.batch = MiniBatch([(part, advantage)], torch.as_tensor(float(count)), None, counted=1)
         uniform = -torch.tensor(float(case.sizes.vocabulary)).log()
         self.olds = [Old(torch.full(tokens.shape, float(uniform)))]
 
