@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -46,7 +47,10 @@ def write_checkpoint(
     if optimizer.state:  # without a step there is none, and asking for it would take one
         parts = {OPTIMIZER: get_optimizer_state_dict(model, optimizer)}
         with _of_one_process(ranks):
-            save(parts, checkpoint_id=folder / OPTIMIZER, no_dist=ranks.count == 1)
+            try:
+                save(parts, checkpoint_id=folder / OPTIMIZER, no_dist=ranks.count == 1)
+            except CheckpointException as error:  # no Exception; it holds those of all processes
+                raise next(iter(error.failures.values()))[0] from error
 
 
 def load_state(checkpoint: Path, model: Any, optimizer: torch.optim.Optimizer, ranks: Ranks) -> Row:
@@ -63,7 +67,11 @@ def load_state(checkpoint: Path, model: Any, optimizer: torch.optim.Optimizer, r
     if (checkpoint / OPTIMIZER).exists():
         parts = {OPTIMIZER: get_optimizer_state_dict(model, optimizer)}
         with _of_one_process(ranks):
-            load(parts, checkpoint_id=checkpoint / OPTIMIZER, no_dist=ranks.count == 1)
+            try:
+                load(parts, checkpoint_id=checkpoint / OPTIMIZER, no_dist=ranks.count == 1)
+            except CheckpointException as error:
+                first = next(iter(error.failures.values()))[0]
+                raise UserError(f"--resume: {checkpoint / OPTIMIZER} cannot be read: {type(first).__name__} {first}") from error
         set_optimizer_state_dict(model, optimizer, parts[OPTIMIZER])
     return state
 

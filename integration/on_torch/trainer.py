@@ -110,10 +110,10 @@ class Trainer(Advised):
     def save(self) -> None:
         """A checkpoint at the current step."""
         tokenizer, state = self.sampler.prompter.tokenizer, self.state()
-        with naming_lost_ranks():
-            self.folder.save_checkpoint(self.step, lambda folder: self._write(folder, tokenizer, state))
+        self.folder.save_checkpoint(self.step, lambda folder: self._write(folder, tokenizer, state))
 
     def _write(self, folder: Path, tokenizer: Any, state: dict[str, Any]) -> None:
         folder = Path(self.ranks.gather(str(folder))[0])  # process 0's: the others fill it with their parts
-        write_checkpoint(folder, self.model, self.optimizer, tokenizer, state, self.ranks)
+        with naming_lost_ranks():
+            write_checkpoint(folder, self.model, self.optimizer, tokenizer, state, self.ranks)
         write_unfinished(folder, self.unfinished)

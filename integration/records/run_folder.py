@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from integration.options.errors import NotWritten, UserError
+from integration.options.errors import NotWritten, ProcessLost, UserError
 from integration.records.checksums import NAME as CHECKSUMS
 from integration.records.checksums import damage, write_checksums
 from integration.records.files import recover, remove, replace_folder, write_whole
@@ -230,6 +230,8 @@ class RunFolder:
 
         try:
             replace_folder(self.path / name, fill)
+        except ProcessLost:
+            raise
         except Exception as error:  # torch, safetensors and orbax each report a full disk in their own way
             raise self.not_written(name, _reason(error)) from error
         self.tidy()
