@@ -127,15 +127,15 @@ def test_which_experts_each_pass_takes(task: Task, tmp_path: Path, replay: str) 
 
 def test_shares_of_flips_are_over_all_slots_of_a_rollout() -> None:
     """Parts of three and of one routed tokens: {0, 1} to {0, 2} in the first, and nothing in the second: 3 of 8 slots."""
-    experts, flips = torch.tensor([0, 1], dtype=torch.uint8), Flips()
+    experts, flips, none = torch.tensor([0, 1], dtype=torch.uint8), Flips(), Flips()
     for width, other in ((3, 2), (1, 1)):
         there = torch.ones(1, width, dtype=torch.bool)
         routes = Routes(experts.expand(1, 1, width, 2), there, 4)
         flips.add(routes, Routes(torch.tensor([other, 0], dtype=torch.uint8).expand(1, 1, width, 2), there, 4))
     assert flips.shares() == [0.375]
-    assert flips.shares() is None, "it starts again"
-    flips.add(routes, routes)
-    assert flips.shares() == [0.0]
+    assert none.shares() is None
+    none.add(routes, routes)
+    assert none.shares() == [0.0]
 
 
 def gradients(trainer: Trainer, responses: Responses) -> list[torch.Tensor]:

@@ -39,7 +39,7 @@ NOTHING = {
     "run_dir",
     "resume",
 }
-NOTHING |= {"resume_step", "kl_cap", "lora_rank", "lora_alpha"}
+NOTHING |= {"resume_step", "kl_cap", "lora_rank", "lora_alpha", "parallel"}
 FLAGS = {"gradient_checkpointing"}
 PENALTY = {"kl_coefficient": {"kl": "k3"}, "kl_cap": {"kl": "k3", "kl_coefficient": 0.1}, "lora_alpha": {"lora_rank": 4}}
 """What an option needs beside it."""
