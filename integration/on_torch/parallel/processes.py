@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ def joined(config: Config) -> Iterator[Processes]:
         with _silent() if dist.get_rank() else nullcontext():
             mesh = init_device_mesh(device.type, shape, mesh_dim_names=("data", "context", "vocabulary"))
             yield Processes(World(device), device, mesh)
-            dist.barrier()  # a process that leaves early closes the connections of the others
+            with suppress(ProcessLost), naming_lost_ranks():  # one that is gone now had nothing left to do
+                dist.barrier()  # a process that leaves early closes the connections of the others
     finally:
         dist.destroy_process_group()
 
