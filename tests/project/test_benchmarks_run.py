@@ -48,7 +48,7 @@ def test_the_comparison_runs_and_says_what_it_measured(tmp_path: Path) -> None:
     assert out.with_suffix(".png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("command", ["lm_head_scaling.py", "precision.py", "linear_jax.py --case real"])
+@pytest.mark.parametrize("command", ["lm_head_scaling.py", "precision.py", "linear_jax.py --case real", "shares.py"])
 def test_the_others_run(command: str, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     run(*command.split(), "--out", str(out))

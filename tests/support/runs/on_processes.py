@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import multiprocessing
 import os
 import socket
@@ -31,6 +32,8 @@ from integration.parity import reference as golden
 from integration.shared.measure import Rollup
 
 STORED = golden.load()
+LONGEST = 540.0
+"""Seconds that all of a rank's runs may take."""
 MEASURED = ("grad_norm", "loss", "gradient", "log_s_rms", "log_s_mean", "entropy_per_token", "kl_k3_per_token", "no_advantage")
 
 
@@ -152,6 +155,7 @@ def compared(folder: Path, processes: Processes, **changes: Any) -> dict[str, fl
 def main(rank: int, folder: str, port: int, count: int, runs: list[dict[str, Any]]) -> None:
     """What one rank does; rank 0 saves the results."""
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(LONGEST, exit=True)  # collectives that do not line up would wait for half an hour
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     results: dict[str, Any] = {}
     for number, changes in enumerate(runs):
