@@ -103,7 +103,7 @@ def prepare(config: Config) -> Trainer:
     """Everything a run needs, new or resumed."""
     check_options(config)
     threads = config.threads or free_cores()
-    set_up(threads)
+    set_up(threads, config.data_parallel * config.model_parallel)
     mesh = mesh_of(config.data_parallel, config.model_parallel)
     config, folder, checkpoint = open_run(config)
     # The number is saved: sums over another number of threads differ in their last digits.
@@ -150,9 +150,11 @@ def prepare(config: Config) -> Trainer:
     return trainer
 
 
-def set_up(threads: int) -> None:
+def set_up(threads: int, devices: int = 1) -> None:
     """Threads of both frameworks, before JAX starts its own; float32 products in float32 on every device."""
-    os.environ["PJRT_NPROC"] = str(threads)
+    os.environ["PJRT_NPROC"] = str(max(threads, 2 * devices if devices > 1 else 1))
+    if devices > 1:  # on a CPU a program that is begun early takes the threads for which the one before it waits
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
     torch.set_num_threads(threads)
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_threefry_partitionable", True)  # a row's random numbers are the same on any mesh

@@ -2,7 +2,7 @@
 
 Every rank of the group has the same responses. Column c of a batch reads token c and predicts token c + 1, and both numbers are
 known before the columns are shared out: the rank that holds a column scores its prediction, and nothing is exchanged for it.
-Ranks exchange keys and values in every attention layer (`attention`), 12 bytes a sequence in the loss (`gspo_core.sharded`), and
+Ranks send keys and values in every attention layer (`attention`), 12 bytes a sequence in the loss (`gspo_core.sharded`), and
 a few numbers a token afterwards, so that every rank has the whole arrays from which metrics are made.
 """
 

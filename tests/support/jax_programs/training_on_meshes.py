@@ -6,6 +6,7 @@ vocabulary of 109 no mesh cuts equally and whose two heads of keys four devices 
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from integration.parity import on_jax as parity
 from integration.parity import reference as golden
 from integration.parity.comparison import compare
 from integration.parity.reference import Golden, Run
+
+os.environ["PJRT_NPROC"] = "16"
+jax.config.update("jax_cpu_enable_async_dispatch", False)  # as `set_up` does, before the first device is asked for
 
 
 def claims(folder: Path) -> Iterator[tuple[str, bool]]:
