@@ -18,7 +18,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from integration.on_torch.batches import mini_batch, shares_of
-from integration.on_torch.parallel.processes import Processes, joined
+from integration.on_torch.parallel.processes import joined
 from integration.on_torch.passes import old_pass
 from integration.on_torch.preparing import prepare
 from integration.on_torch.sampling.rollout import Responses
@@ -37,11 +37,6 @@ class Part(NamedTuple):
     loss: float
     log_s: list[float]
     clipped: list[bool]
-
-
-def start(config: Config, processes: Processes) -> Trainer:
-    """The trainer of these options on all processes."""
-    return prepare(config, processes)
 
 
 def follow(trainer: Trainer, rollouts: list[Rollout]) -> Run:
@@ -96,7 +91,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         config = Config(**{"model": str(START), "threads": 1, **options, **given}, run_dir=Path(folder) / "run")
         with joined(config) as processes:
-            run = follow(start(config, processes), stored.rollouts)
+            run = follow(prepare(config, processes), stored.rollouts)
             return parity.report(run, stored)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from integration.shared.interrupt import Abandoned
 
@@ -51,8 +51,11 @@ class OneProcess:
 
 def from_first(ranks: Ranks, work: Callable[[], T]) -> T:
     """What `work` returns in process 0, where alone it is done; an exception there is raised in all processes."""
-    found: list[T] = together(ranks, work if ranks.rank == 0 else lambda: None)  # type: ignore[arg-type, return-value]
-    return found[0]
+
+    def own() -> T | None:
+        return work() if ranks.rank == 0 else None
+
+    return cast(T, together(ranks, own)[0])
 
 
 def together(ranks: Ranks, work: Callable[[], T]) -> list[T]:

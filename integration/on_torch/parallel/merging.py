@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from gspo_torch import merge_over
 
@@ -19,9 +21,9 @@ def whole_rollup(rollup: Rollup, processes: Processes) -> Rollup:
     own = rollup.metrics()
     with naming_lost_ranks():
         merged = merge_over(_beside(own, processes.device), group)
-        parts: list[object] = [None] * processes.mesh.size(0)
+        parts: list[Any] = [None] * processes.mesh.size(0)
         torch.distributed.all_gather_object(parts, rollup.lists(), group)
-    return rollup.merged(list(_apart(merged, len(own))), parts)  # type: ignore[arg-type]
+    return rollup.merged(list(_apart(merged, len(own))), parts)
 
 
 def _beside(metrics: list[Metrics | None], device: torch.device) -> Metrics:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from integration.shared.interrupt import StopOnSignal
+from integration.shared.interrupt import Abandoned, StopOnSignal
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -77,3 +78,63 @@ def test_a_closed_terminal_is_not_printed_to_any_more(monkeypatch: pytest.Monkey
         os.dup2(kept, 2)
         os.close(kept)
         stop.leave()
+
+
+class Two:
+    """This process and another one, which was asked to stop or not."""
+
+    rank, count = 0, 2
+
+    def __init__(self) -> None:
+        self.local: Any = None
+        self.other_asked = False
+
+    def gather(self, own: Any) -> list[Any]:
+        return [own, own]
+
+    def any(self, flag: bool) -> bool:
+        return flag or self.other_asked
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[Two, StopOnSignal]]:
+    """The handlers of a run of two processes, taken away afterwards."""
+    ranks = Two()
+    made = StopOnSignal(ranks)
+    yield ranks, made
+    made.leave()
+
+
+def test_of_several_processes_one_gives_up_its_own_work_alone(two: tuple[Two, StopOnSignal]) -> None:
+    """Between two pieces of its own work, where the others wait for it, a signal is a request and nothing more."""
+    ranks, stop = two
+    with stop.giving_up():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Abandoned), ranks.local():
+            pytest.fail("work that is begun after a stop was asked for")
+    assert stop.requested
+
+
+def test_own_work_is_given_up_before_the_first_optimizer_step_only(two: tuple[Two, StopOnSignal]) -> None:
+    ranks, stop = two
+    with stop.giving_up():
+        stop.finish()
+        with ranks.local():
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested
+
+
+def test_a_signal_in_own_work_gives_it_up(two: tuple[Two, StopOnSignal]) -> None:
+    ranks, stop = two
+    with stop.giving_up(), pytest.raises(Abandoned), ranks.local():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.requested
+
+
+def test_a_stop_that_another_process_was_asked_for_is_one_of_all(two: tuple[Two, StopOnSignal]) -> None:
+    ranks, stop = two
+    assert not stop.asked()
+    ranks.other_asked = True
+    assert stop.asked()
+    with pytest.raises(Abandoned), stop.giving_up():
+        pytest.fail("nothing is begun any more")
