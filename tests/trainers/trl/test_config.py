@@ -64,6 +64,7 @@ def test_an_option_without_an_effect_is_refused(name: str) -> None:
         ({"use_adaptive_entropy": True}, "use_adaptive_entropy: expected False"),
         ({"gradient_accumulation_steps": 3, "steps_per_generation": 4}, "gradient_accumulation_steps: expected a divisor"),
         ({"gradient_accumulation_steps": 4, "steps_per_generation": 2}, "gradient_accumulation_steps: expected a divisor"),
+        ({"budget_bytes": -1}, "budget_bytes: expected a whole number"),
         ({"normaliser": Centred(), "scale_rewards": "batch"}, "scale_rewards: expected 'group' with a normaliser"),
         ({"sampler_correction": MIS}, "sampler_correction: expected None without use_vllm"),
         (

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gspo_torch.trainers.trl import GSPOTrainer
+from gspo_torch import linear_policy_loss
+from gspo_torch.trainers.trl import GSPOTrainer, trainer
 from support.trainers.trl_runs import GROUP, ROWS, STEPS, logged, ours, parameters, responses
 
 from gspo_core.advantages import Centred, LeaveOneOut, group_advantages
@@ -131,3 +132,18 @@ def test_an_evaluation_has_its_own_numbers_and_divides_by_its_own_responses() ->
     assert all(abs(row["eval_loss"] - row["eval_gspo/loss"]) < 1e-4 for row in rows)
     assert all(row["eval_gspo/sequences"] == ROWS for row in rows)
     assert len(logged(trained, "gspo/sequences")) == STEPS
+
+
+def test_the_budget_of_logits_reaches_the_loss_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    def looking(*arguments: Any, **options: Any) -> Any:
+        given.append(options["budget_bytes"])
+        return linear_policy_loss(*arguments, **options)
+
+    monkeypatch.setattr(trainer, "linear_policy_loss", looking)
+    large = ours(GSPO)
+    assert set(given) == {2**26}, "the default"
+    given.clear()
+    same(large, ours(GSPO, budget_bytes=0))
+    assert set(given) == {0}

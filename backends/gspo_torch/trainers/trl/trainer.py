@@ -141,7 +141,7 @@ class GSPOTrainer(GRPOTrainer):
                 args.objective, hidden[:, -width - 1 : -1], lm_head, tokens, old, advantage_of(args.objective, batch),
                 layout_of(args.objective, batch), denominator=self._denominator if self.model.training else None,
                 on_policy=old is None, kl=kl, entropy_bonus=args.entropy_coef or None,
-                return_logp=True, return_entropy=args.log_entropy, **options,
+                return_logp=True, return_entropy=args.log_entropy, budget_bytes=args.budget_bytes, **options,
             )  # fmt: skip
             results.append(loss)
             return loss.value  # type: ignore[no-any-return]  # Loss holds arrays of any library
