@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -54,7 +55,10 @@ def _interruptible() -> Iterator[None]:
 
 
 def read_options(description: str | None) -> Config:
-    """The command line's options. With --resume, those left out are as saved; those given are obeyed or refused."""
+    """The command line's options. With --resume, those left out are as saved; those given are obeyed or refused.
+
+    Nothing is written, but a --run-dir where no run can go is refused here, before anything is loaded.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--resume", type=Path)
     try:
@@ -62,9 +66,14 @@ def read_options(description: str | None) -> Config:
     except argparse.ArgumentError:  # tyro says it better
         resume = None
     if resume is None:
-        return from_command_line(description)
-    from integration.options.resuming import check_changes, saved_options  # noqa: PLC0415 (files of runs: a fiftieth of a second)
+        config = from_command_line(description)
+    else:
+        from integration.options.resuming import check_changes, saved_options  # noqa: PLC0415 (files of runs: a fiftieth of a second)
 
-    config = from_command_line(description, saved_options(resume))
-    check_changes(config)
+        config = from_command_line(description, saved_options(resume))
+        check_changes(config)
+    if config.run_dir is not None and os.environ.get("RANK", "0") == "0":  # process 0 makes the folder, others may find it made
+        from integration.records.run_folder import RunFolder  # noqa: PLC0415 (as above)
+
+        RunFolder(config.run_dir, keep_checkpoints=1).require_free()
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.runs.scripts import environment
@@ -66,6 +67,19 @@ def test_help_and_wrong_options_need_neither_a_framework_nor_the_core(script: st
 def test_options_that_do_not_go_together_need_the_core_and_no_framework(script: str, options: list[str]) -> None:
     """It knows which objectives have a clip range. (A guard of the test above, too: what is imported is found.)"""
     assert answer(script, *options)[1] == "2 gspo_core integration.options.choices numpy"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("there", "says"), [("", "holds a run already"), ("config.json/x", "cannot be a folder")])
+def test_a_run_folder_that_cannot_be_used_is_refused_before_anything_is_loaded(tmp_path: Path, there: str, says: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    line = [sys.executable, "-c", PROGRAM, " ".join(["train_torch", *HEAVY]), "--run-dir", str(tmp_path / there)]
+    *_, said, last = subprocess.run(
+        line, capture_output=True, text=True, env=environment(), timeout=240, check=True
+    ).stderr.splitlines()
+    assert says in said
+    assert {"torch", "transformers"}.isdisjoint(last.split())
+    assert last.startswith("2 ")
 
 
 @pytest.mark.slow
