@@ -19,7 +19,6 @@ from integration.on_jax.mesh import in_host_memory, mesh_of, placement
 from integration.on_jax.options import check_options
 from integration.on_jax.reference import Reference, start_of
 from integration.on_jax.rollout import Sampler
-from integration.on_jax.unfinished import Unfinished
 from integration.on_jax.weights import load_decoder
 from integration.on_torch.unfinished import load_unfinished, write_unfinished
 from integration.options.choices import OBJECTIVES
@@ -31,6 +30,7 @@ from integration.shared.cores import free_cores
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import load_tokenizer
 from integration.shared.ranks import OneProcess, Ranks
+from integration.shared.unfinished import Unfinished
 from integration.tasks.prompts import Prompter, ends_of
 from integration.tasks.record import begin, require_same_questions
 from integration.tasks.task import Task, load_task, parse_args
@@ -58,7 +58,7 @@ class Trainer(Advised):
     """With --clip-fraction only."""
     reference: Reference | None = None
     """With --kl only."""
-    unfinished: Unfinished | None = None
+    unfinished: Unfinished[Any, Any] | None = None
     """What is left of a rollout that was stopped between two optimizer steps."""
 
     @property
@@ -83,8 +83,7 @@ class Trainer(Advised):
 
     def _write(self, folder: Path, state: dict[str, Any]) -> None:
         write_checkpoint(folder, self.learner, self.sampler.prompter.tokenizer, self.model_files, state)
-        work: Any = self.unfinished
-        write_unfinished(folder, work)
+        write_unfinished(folder, self.unfinished)
 
     def restore(self, checkpoint: Path) -> None:
         """Continue exactly where it was saved."""
@@ -95,8 +94,7 @@ class Trainer(Advised):
         if self.advice is not None:
             self.advice.restore(state["advice"])
             self.take_advice()
-        work: Any = load_unfinished(checkpoint, torch.device("cpu"))
-        self.unfinished = work
+        self.unfinished = load_unfinished(checkpoint, torch.device("cpu"))
 
 
 def prepare(config: Config) -> Trainer:

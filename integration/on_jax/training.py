@@ -20,13 +20,13 @@ from integration.on_jax.learner import Predicting
 from integration.on_jax.loss import differentiate
 from integration.on_jax.rollout import Responses, random_keys, resized
 from integration.on_jax.trainer import Trainer, prepare
-from integration.on_jax.unfinished import Unfinished
 from integration.options.config import Config
 from integration.shared.interrupt import NEVER, Abandoned, Stopping
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
 from integration.shared.pace import QUIET
 from integration.shared.sampling import sampling_row
+from integration.shared.unfinished import Unfinished
 
 Array = Any
 
@@ -65,7 +65,7 @@ def one_rollout(trainer: Trainer, stop: Stopping = NEVER) -> dict[str, Any]:
     }
 
 
-def begin(trainer: Trainer) -> Unfinished:
+def begin(trainer: Trainer) -> Unfinished[MiniBatch, Old]:
     """A rollout up to its first optimizer step: responses, advantages, and the log-probs of the policy that sampled."""
     config = trainer.config
     began = time.perf_counter()

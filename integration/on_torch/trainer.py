@@ -15,13 +15,14 @@ from integration.on_torch.parallel.processes import Processes, naming_lost_ranks
 from integration.on_torch.parallel.wrapping import Passes
 from integration.on_torch.reference import Reference
 from integration.on_torch.sampling.rollout import Drawing, Responses, Sampler
-from integration.on_torch.unfinished import Unfinished, write_unfinished
+from integration.on_torch.unfinished import write_unfinished
 from integration.options.choices import OBJECTIVES
 from integration.options.config import Config
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
 from integration.shared.fingerprint import require_same_reference
 from integration.shared.ranks import Ranks
+from integration.shared.unfinished import Unfinished
 from integration.tasks.task import Example, Task
 
 
@@ -56,7 +57,7 @@ class Trainer(Advised):
     """With --kl only."""
     drawn_from: tuple[Tensor, Tensor] | None = None
     """The random states before the rollout under way; None before it draws, and from its first optimizer step on."""
-    unfinished: Unfinished | None = None
+    unfinished: Unfinished[Any, Any] | None = None
     """What is left of a rollout that was stopped between two optimizer steps."""
     processes: Processes = field(default_factory=Processes)
     """The run's processes, and this one's place among them."""

@@ -21,13 +21,13 @@ from integration.on_torch.passes import Given, Old, loss_of, old_pass, sampler_g
 from integration.on_torch.preparing import prepare
 from integration.on_torch.sampling.rollout import Responses, Sampler
 from integration.on_torch.trainer import Trainer
-from integration.on_torch.unfinished import Unfinished
 from integration.options.config import Config
 from integration.shared.interrupt import NEVER, Abandoned, Stopping
 from integration.shared.loop import count_step, judge, run
 from integration.shared.measure import Rollup
 from integration.shared.pace import QUIET
 from integration.shared.sampling import sampling_row
+from integration.shared.unfinished import Unfinished
 
 
 def train(config: Config) -> int:
@@ -67,7 +67,7 @@ def one_rollout(trainer: Trainer, stop: Stopping = NEVER) -> dict[str, Any]:
     }
 
 
-def begin(trainer: Trainer) -> Unfinished:
+def begin(trainer: Trainer) -> Unfinished[MiniBatch, Old]:
     """A rollout up to its first optimizer step: responses, advantages, and the log-probs of the policy that sampled."""
     config = trainer.config
     began = time.perf_counter()

@@ -1,22 +1,16 @@
-"""A rollout that was stopped between two of its optimizer steps: kept in the checkpoint, and gone on with from there."""
+"""The rest of a stopped rollout in a checkpoint, of either script, and read back from there."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from integration.options.errors import UserError
-
-if TYPE_CHECKING:  # the trainer, which holds such a rollout, is known to them
-    from integration.on_torch.batches import MiniBatch
-    from integration.on_torch.passes import Old
-    from integration.shared.measure import Rollup
+from integration.shared.unfinished import Unfinished
 
 NAME = "unfinished.pt"
 OURS = ("integration.", "gspo_core.", "gspo_torch.")
@@ -27,34 +21,14 @@ ARRAYS = (
 DTYPES = [type(np.dtype(kind)) for kind in (np.bool_, np.int32, np.int64, np.float32, np.float64)]
 
 
-@dataclass
-class Unfinished:
-    """Everything that the rest of a rollout's optimizer steps needs, and its line of metrics."""
-
-    judged: dict[str, Any]
-    drawn: dict[str, Any]
-    """Parts of the line of metrics that are known before the updates."""
-    lengths: Tensor
-    """[N] tokens of the responses."""
-    advantages: Tensor
-    """[N]"""
-    batches: list[MiniBatch]
-    olds: list[list[Old]]
-    rollup: Rollup
-    seconds_sampling: float
-    seconds_updating: float = 0.0
-    done: int = 0
-    """Optimizer steps taken."""
-
-
-def write_unfinished(folder: Path, work: Unfinished | None) -> None:
+def write_unfinished(folder: Path, work: Unfinished[Any, Any] | None) -> None:
     """Add it to a checkpoint, if there is one."""
     if work is not None:
         with (folder / NAME).open("wb") as stream:
             torch.save(work, stream)
 
 
-def load_unfinished(checkpoint: Path, device: torch.device) -> Unfinished | None:
+def load_unfinished(checkpoint: Path, device: torch.device) -> Unfinished[Any, Any] | None:
     """What `write_unfinished` added; None if the checkpoint is between two rollouts. UserError for a file of anything else."""
     path = checkpoint / NAME
     if not path.exists():
@@ -62,7 +36,7 @@ def load_unfinished(checkpoint: Path, device: torch.device) -> Unfinished | None
     try:
         kinds = [_kind(name) for name in torch.serialization.get_unsafe_globals_in_checkpoint(path)]
         with torch.serialization.safe_globals([*kinds, *DTYPES]):
-            work: Unfinished = torch.load(path, map_location=device, weights_only=True)
+            work: Unfinished[Any, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged pickle raises anything; all of it means the same
         raise UserError(f"--resume: {path} cannot be read: {type(error).__name__} {error}") from error
     return work
