@@ -92,6 +92,11 @@ def _entry(path: str, number: int, given: Any) -> dict[str, Any]:
         raise UserError(f'{where}: expected a dict with a text "question", or (question, answer), got {given!r:.200}')
     if not isinstance(entry.setdefault("answer", None), (str, type(None))):
         raise UserError(f'{where}: expected a text or None as "answer", got {entry["answer"]!r:.200}')
+    for text in (entry["question"], entry["answer"] or ""):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # no tokenizer takes it
+            raise UserError(f"{where}: expected a text of valid characters, got {text!r:.200}") from error
     try:
         pickle.dumps(entry)
     except Exception as error:

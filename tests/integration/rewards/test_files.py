@@ -55,6 +55,8 @@ JUDGE = "def score(a, e): return 1\n"
             "def score(a, e): return 1\ndef questions(): return [('q', 1)]",
             'number 0: expected a text or None as "answer", got 1',
         ),
+        (JUDGE + "def questions(): return [('q\\udcff', '1')]", "number 0: expected a text of valid characters"),
+        (JUDGE + "def questions(): return [('q', '\\ud800')]", "number 0: expected a text of valid characters"),
         (JUDGE + "def questions(): yield ('q', '1'); raise KeyError('k')", "failed: KeyError: 'k'"),
         (JUDGE + "def questions(): return [{'question': 'q', 'f': lambda: 1}]", "number 0: cannot be sent"),
         (JUDGE + "def questions(n): return []", r"questions\(\) in .* failed: TypeError"),
