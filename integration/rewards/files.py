@@ -27,7 +27,7 @@ def load_file(option: str, path: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever stands in the file
+    except (Exception, SystemExit) as error:  # whatever stands in the file; exit() would end the run as if all were well
         raise UserError(f"{option}: {path} could not be run: {type(error).__name__}: {error}") from error
     return module
 
@@ -63,7 +63,7 @@ class FileSource:
             found = [_entry(self.path, number, given) for number, given in enumerate(islice(ask(**self.args), count))]
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"--task: questions() in {self.path} failed: {type(error).__name__}: {error}") from error
         random.Random(f"questions:{seed}").shuffle(found)
         return found

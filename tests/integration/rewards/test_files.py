@@ -45,6 +45,8 @@ JUDGE = "def score(a, e): return 1\n"
     ("text", "sentence"),
     [
         ("x = ", "could not be run: SyntaxError"),
+        ("raise SystemExit(0)", "could not be run: SystemExit: 0"),
+        (JUDGE + "def questions(): yield ('q', '1'); exit()", "failed: SystemExit"),
         ("def questions(): return []", r"has no function score\(\)"),
         (JUDGE + "questions = 3", r"has no function questions\(\)"),
         (
