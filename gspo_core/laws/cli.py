@@ -112,7 +112,10 @@ def _load(path: str) -> Any:
     if not name:
         raise ValueError(f"expected package.module:name, got {path!r}")
     sys.path.insert(0, str(Path.cwd()))
-    found: Any = importlib.import_module(module)
+    try:
+        found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # whatever stands in the file: none of it is a verdict on the loss
+        raise ValueError(f"{module} cannot be imported: {type(error).__name__}: {error}") from error
     for part in name.split("."):
         found = getattr(found, part)
     return found

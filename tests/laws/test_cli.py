@@ -67,6 +67,29 @@ def test_a_mistake_in_the_arguments_is_one_line(arguments: list[str], capsys: py
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize("text", ["raise SystemExit(0)", "1 / 0", "x ="], ids=["exit", "error", "syntax"])
+def test_a_file_that_cannot_be_imported_is_no_verdict(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loss_that_ends.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert main(["loss_that_ends:loss"]) == 2
+    assert capsys.readouterr().err.startswith("gspo-laws: loss_that_ends cannot be imported: ")
+
+
+def ends(logp: Any, old_logp: Any, advantage: Any, mask: Any) -> Any:
+    """A loss that ends Python where a row is empty."""
+    if not mask.any(axis=1).all():
+        raise SystemExit(0)
+    return gspo(logp, old_logp, advantage, mask)
+
+
+def test_a_loss_that_calls_exit_has_raised_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"{__name__}:ends", "--examples", "5"]) == 1
+    assert "SystemExit" in capsys.readouterr().out
+
+
 def test_a_profile_claims_nothing_and_honours_like_and_clip(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([WRONG, "--profile", "--examples", "2", "--like", "GSPO", "--clip", "0.2", "0.3"]) == 1
     assert f"{WRONG}, like GSPO with Clip(low=0.2, high=0.3)" in capsys.readouterr().out

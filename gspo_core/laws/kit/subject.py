@@ -51,7 +51,7 @@ class RawResult(NamedTuple):
 class LossError(Exception):
     """The loss raised an error on a valid batch."""
 
-    def __init__(self, batch: Any, error: Exception) -> None:
+    def __init__(self, batch: Any, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
         self.batch = batch
 
@@ -76,7 +76,7 @@ def loss_errors_on(batch: Any) -> Iterator[None]:
             yield
     except Untestable:
         raise
-    except Exception as error:  # whatever a loss raises
+    except (Exception, SystemExit) as error:  # whatever a loss raises: exit(0) would end the check as if no law were broken
         raise LossError(batch, error) from error
 
 

@@ -32,7 +32,7 @@ class ClipFractionFunction:
         try:
             with np.errstate(all="ignore"):
                 return np.asarray(self.fn(*map(self.convert, (batch.logp, batch.old_logp, batch.advantage, batch.mask))))
-        except Exception as error:  # any exception of the function under test
+        except (Exception, SystemExit) as error:  # whatever the function under test raises
             raise LossError(batch, error) from error
 
     def units(self, batch: Batch) -> float:

@@ -56,7 +56,7 @@ class AdvantageFunction:
             reward, group = np.array(case.reward, dtype=np.float64), np.array(case.group, dtype=np.int64)
             with np.errstate(all="ignore"):
                 return np.asarray(self.fn(self.convert(reward), self.convert(group)), dtype=np.float64)
-        except Exception as error:  # any exception of the function under test
+        except (Exception, SystemExit) as error:  # whatever the function under test raises
             raise LossError(case, error) from error
 
 
