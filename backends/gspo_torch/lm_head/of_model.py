@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 
@@ -45,7 +46,8 @@ def model_head(model: Any) -> ModelHead:
 
     Returns: `ModelHead`.
 
-    Raises: ValueError naming the model's class if there is no head, or both a scale and a cap.
+    Raises: ValueError naming the model's class if there is no head, both a scale and a cap, or more of the head to be trained
+    than its weight and bias, such as an adapter of peft: it changes the logits, and would have no gradient.
 
     >>> from types import SimpleNamespace
     >>> text = SimpleNamespace(model_type="granite", logits_scaling=8.0)
@@ -56,11 +58,25 @@ def model_head(model: Any) -> ModelHead:
     layer, text = model.get_output_embeddings(), model.config.get_text_config()
     if getattr(layer, "weight", None) is None:
         raise ValueError(f"model: expected one with an LM head, got {type(model).__name__}")
+    _require_plain(layer, model)
     scale, caps = _scale(text), [getattr(text, name, None) for name in CAPS]
     cap = next((cap for cap in caps if cap is not None), None)
     if cap is not None and scale != 1.0:
         raise ValueError(f"model: expected logits with a scale or with a cap, got {type(model).__name__} with both")
     return ModelHead(layer.weight, getattr(layer, "bias", None), scale, cap)
+
+
+def _require_plain(layer: Any, model: Any) -> None:
+    """An adapter may change nothing when training begins, so that no comparison of logits would find it."""
+    known = (layer.weight, getattr(layer, "bias", None))
+    if parametrize.is_parametrized(layer):  # its weight is computed from others whenever it is read, with gradient
+        return
+    for name, parameter in layer.named_parameters():
+        if parameter.requires_grad and not any(parameter is own for own in known):
+            raise ValueError(
+                f"model: expected an LM head of which weight and bias alone are trained, got {type(model).__name__}, which "
+                f"has {name} there, too; leave the head out of target_modules, or train it whole (modules_to_save)"
+            )
 
 
 def _scale(text: Any) -> float:

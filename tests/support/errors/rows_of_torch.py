@@ -83,6 +83,13 @@ def model_with(layer: Any, **text: Any) -> Any:
     return SimpleNamespace(config=config, get_output_embeddings=lambda: layer)
 
 
+def adapted() -> torch.nn.Linear:
+    """A head with an adapter, which changes nothing yet."""
+    layer = torch.nn.Linear(2, 3)
+    layer.register_parameter("delta", torch.nn.Parameter(torch.zeros(3, 2)))
+    return layer
+
+
 TORCH: list[Row] = [
     Row(
         T,
@@ -177,6 +184,15 @@ TORCH: list[Row] = [
         V,
         ("model: expected logits with a scale or with a cap", "got SimpleNamespace with both"),
         lambda: gspo_torch.model_head(model_with(torch.nn.Linear(2, 3), logit_scale=2.0, final_logit_softcapping=30.0)),
+    ),
+    Row(
+        V,
+        (
+            "model: expected an LM head of which weight and bias alone are trained",
+            "which has delta there, too",
+            "modules_to_save",
+        ),
+        lambda: gspo_torch.model_head(model_with(adapted())),
     ),
     Row(RuntimeError, ("LM head: its gradient cannot be differentiated again", "log_softmax of full logits"), twice),
     Row(RuntimeError, ("linear_policy_loss: the aligned scheme", "pass budget_bytes=0"), backward_twice),

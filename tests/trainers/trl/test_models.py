@@ -7,6 +7,7 @@ import pytest
 import torch
 from gspo_torch import token_logp
 from gspo_torch.trainers.trl.head import add_states
+from peft import LoraConfig, get_peft_model
 from support.trainers.trl_runs import STEPS, ours, parameters, theirs
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -59,6 +60,14 @@ def test_a_head_that_is_no_linear_layer_is_refused() -> None:
     model.lm_head.forward = lambda x: layer(x).tanh()
     with pytest.raises(ValueError, match=r"^model: expected logits that are a linear layer .* got Qwen3ForCausalLM"):
         add_states(model, 1.0)
+
+
+def test_an_adapter_on_the_head_is_refused_though_it_changes_nothing_at_the_start() -> None:
+    adapted = get_peft_model(made("qwen3"), LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
+    with pytest.raises(ValueError, match=r"^model: expected an LM head of which weight and bias alone .* has lora_A"):
+        add_states(adapted.get_base_model(), 1.0)
+    whole = get_peft_model(made("qwen3"), LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"]))
+    add_states(whole.get_base_model(), 1.0)
 
 
 def test_the_balancing_loss_of_a_mixture_is_that_of_trl() -> None:
