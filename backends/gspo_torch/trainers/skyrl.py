@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -32,6 +32,8 @@ from .responses import advantage_for, with_range
 UTILS = "skyrl.backends.skyrl_train.utils."
 NAMES: dict[Reduction, str] = {SequenceMean(): "sequence_mean", TokenMean(): "token_mean"}
 """SkyRL's names of a mean; that of FixedLength(max_seq_len) is seq_mean_token_sum_norm."""
+OF_OTHER_LOSSES = ("sapo", "clip_cov", "kl_cov", "cispo", "dppo")
+"""Groups of options that only a loss of SkyRL's own reads."""
 
 
 def register(name: str, objective: Objective) -> None:
@@ -54,7 +56,7 @@ def skyrl_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, fl
 
     Returns: a function of (log_probs, old_log_probs, advantages, config, loss_mask, rollout_logprobs), all arrays [N, T] and
     advantages already divided, that returns (loss, metrics). It raises ValueError for a loss_reduction, clip_ratio_c or clip
-    range that the objective does not have, by name.
+    range that the objective does not have, and for an option of another loss, by name.
     """
 
     def loss(
@@ -94,3 +96,10 @@ def _check(objective: Objective, config: Any) -> None:
         raise ValueError(
             f"clip_ratio_c: expected its default 3.0, since a dual clip is the objective's, got {config.clip_ratio_c}"
         )
+    for group in OF_OTHER_LOSSES:
+        part = getattr(config, group, None)
+        for option in fields(part) if is_dataclass(part) else ():
+            if (given := getattr(part, option.name)) != option.default:
+                raise ValueError(
+                    f"{group}.{option.name}: expected its default {option.default}, which nothing reads here, got {given}"
+                )

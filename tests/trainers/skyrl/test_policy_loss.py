@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import importlib.metadata
 import logging
 import sys
 import typing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gspo_torch.trainers.skyrl import UTILS, register, skyrl_loss
+from gspo_torch.trainers.skyrl import OF_OTHER_LOSSES, UTILS, register, skyrl_loss
 from hypothesis import given
 from hypothesis import strategies as st
 from support.trainers.paper import paper
@@ -162,6 +165,59 @@ def test_options_that_contradict_the_objective_are_refused(words: str) -> None:
     batch = rows(0)
     with pytest.raises(ValueError, match=words):
         skyrl_loss(objective)(*batch[:2], batch.advantages, options, batch.mask.double())
+
+
+GROUPS = {
+    "sapo": "SAPOConfig",
+    "clip_cov": "ClipCovConfig",
+    "kl_cov": "KLCovConfig",
+    "cispo": "CISPOConfig",
+    "dppo": "DPPOConfig",
+}
+"""SkyRL's classes of the options that only a loss of its own reads."""
+READ = {
+    "policy_loss_type",
+    "loss_reduction",
+    "eps_clip_low",
+    "eps_clip_high",
+    "clip_ratio_c",
+    "max_seq_len",
+    "off_policy_correction",
+}
+"""By our loss; use_tis and tis_imp_ratio_cap become off_policy_correction before."""
+BY_SKYRL = """
+advantage_estimator kl_ctrl kl_estimator_type use_kl_in_reward use_kl_loss kl_loss_coef use_entropy_loss entropy_loss_coef
+temperature advantage_batch_normalize value_head_prefix grpo_norm_by_std zero_variance_filter zero_variance_filter_tol lambd
+gamma tis_imp_ratio_cap use_tis value_clip dynamic_sampling
+"""
+"""Before the loss, or terms that SkyRL adds to it."""
+
+
+def of_skyrl(name: str) -> Any:
+    """A class of its options, as the dataclass that it is."""
+    space = {"BaseConfig": object, "Optional": typing.Optional, "field": dataclasses.field}
+    return dataclasses.dataclass(definitions("skyrl", "skyrl/train/config/config.py", [name], space)[name])
+
+
+def test_every_option_of_this_version_is_known() -> None:
+    source = Path(str(importlib.metadata.distribution("skyrl").locate_file("skyrl/train/config/config.py"))).read_text()
+    (kind,) = (n for n in ast.parse(source).body if isinstance(n, ast.ClassDef) and n.name == "AlgorithmConfig")
+    names = {node.target.id for node in kind.body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    assert names == {*READ, *GROUPS, *BY_SKYRL.split()}
+    assert set(OF_OTHER_LOSSES) == set(GROUPS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_an_option_of_another_loss_is_refused(group: str) -> None:
+    kind, batch = of_skyrl(GROUPS[group]), rows(0)
+    both = (*batch[:2], batch.advantages)
+    at_defaults = config(loss_reduction="sequence_mean", **{group: kind()})
+    assert torch.isfinite(skyrl_loss(GSPO)(*both, at_defaults, batch.mask.double())[0])
+    for option in dataclasses.fields(kind):
+        other = "binary_kl" if option.name == "dppo_type" else 0.125
+        changed = config(loss_reduction="sequence_mean", **{group: kind(**{option.name: other})})
+        with pytest.raises(ValueError, match=rf"^{group}\.{option.name}: expected its default"):
+            skyrl_loss(GSPO)(*both, changed, batch.mask.double())
 
 
 def test_it_is_registered_by_its_name(skyrl_s_modules: dict[str, Any]) -> None:
