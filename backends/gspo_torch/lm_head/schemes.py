@@ -112,7 +112,9 @@ class LinearFunction(torch.autograd.Function):
             weighed = job.terms.weigh(logp, entropy)
         if ctx.finished is None and any(wanted):
             mean = None if scored.entropy is None or weighed.e is None else scored.lse - scored.entropy
-            ctx.save_for_backward(hidden, lm_head, bias, job.mine(weighed.c), scored.lse, job.mine(weighed.e), mean)
+            # The ids may be the caller's own memory: saved, they are refused if they change before backward.
+            kept = (job.tokens, job.mine(weighed.c), scored.lse, job.mine(weighed.e), mean)
+            ctx.save_for_backward(hidden, lm_head, bias, *kept)
         elif ctx.finished is not None:
             ctx.save_for_backward(hidden, lm_head, bias)
         ctx.mark_non_differentiable(*(x for x in (logp, entropy) if x is not None))
@@ -194,13 +196,13 @@ def _aligned(
 def _two_pass_gradients(
     ctx: Any, upstream: Tensor, hidden: Tensor, lm_head: Tensor, bias: Tensor | None, rest: list[Any]
 ) -> tuple[Tensor | None, ...]:
-    c, lse, e, mean = rest
+    tokens, c, lse, e, mean = rest
     job: Job = ctx.job
     rows = hidden.reshape(-1, hidden.shape[-1])
     rows = (rows if job.places is None else rows[job.places]).contiguous()
     scale = upstream.to(lse.dtype)
     weights = Weights(c.to(lse.dtype) * scale, lse, None if e is None else e.to(lse.dtype) * scale, mean)
-    d_rows, *others = head_gradients(Head(lm_head, bias, *job.options), rows, job.tokens, weights, ctx.wanted)
+    d_rows, *others = head_gradients(Head(lm_head, bias, *job.options), rows, tokens, weights, ctx.wanted)
     return _at_places(d_rows, job, hidden), *others
 
 
