@@ -1,5 +1,7 @@
 """Heads with a scale or a cap, mixtures, and what is refused."""
 
+import copy
+import types
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,31 @@ def test_log_probs_are_those_of_the_models_logits(kind: str, options: dict[str, 
     found = model(input_ids=ids, states=scored)["loss"]
     torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=0)
     assert model(input_ids=ids).logits.shape == (3, 7, 64), "without states the model is what it was"
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "wrapped before"])
+def test_a_deep_copy_is_a_model_of_its_own(wrapped: bool) -> None:
+    """A snapshot to compare with later, or a moving average: it keeps its log-probs while the model is trained."""
+    model, ids = made("qwen3"), torch.randint(3, 64, (2, 7), generator=torch.Generator().manual_seed(1))
+    if wrapped:  # as accelerate does, and as a second trainer of the same model does
+        model.forward = types.MethodType(type(model).forward, model)
+        add_states(model, 1.0)
+    add_states(model, 1.0)
+
+    def scored(hidden: Tensor, lm_head: Tensor, options: dict[str, Any]) -> Tensor:
+        return token_logp(hidden[:, :-1], lm_head, ids[:, 1:], **options)
+
+    def both(network: Any) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return network(input_ids=ids).logits, network(input_ids=ids, states=scored)["loss"]
+
+    before, snapshot = both(model), copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    for now, then, kept in zip(both(model), before, both(snapshot), strict=True):
+        assert torch.equal(kept, then)
+        assert not torch.equal(now, then), "the model has been trained"
 
 
 def test_a_head_that_is_no_linear_layer_is_refused() -> None:

@@ -25,12 +25,12 @@ def add_states(model: Any, temperature: float) -> None:
 
     Raises: ValueError naming the model's class if log-probs from the hidden states are not those from the model's logits.
     """
-    original, text = model.forward, model.config.get_text_config()
+    original, text = _unbound(model), model.config.get_text_config()
 
     @functools.wraps(type(model).forward)  # generate() looks at the signature
     def forward(self: Any, *args: Any, states: States | None = None, **kwargs: Any) -> Any:
         if states is None:
-            return original(*args, **kwargs)
+            return original(self, *args, **kwargs)
         out = self.base_model(*args, use_cache=False, **kwargs)
         head = model_head(self)
         found = {"loss": states(out.last_hidden_state, head.weight, head.options(temperature))}
@@ -41,6 +41,12 @@ def add_states(model: Any, temperature: float) -> None:
 
     model.forward = types.MethodType(forward, model)
     _check_same(model, temperature)
+
+
+def _unbound(model: Any) -> Callable[..., Any]:
+    """The model's forward as a function of the model, too: a deep copy of the model has to run itself, not the original."""
+    bound = model.forward
+    return bound.__func__ if getattr(bound, "__self__", None) is model else lambda _, *args, **kwargs: bound(*args, **kwargs)
 
 
 @torch.no_grad()
