@@ -51,7 +51,7 @@ def read_gguf(file: Path) -> tuple[Any, Any]:
     try:
         own = {} if (file.parent / "tokenizer.json").exists() else {"gguf_file": file.name}
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **own)
-        how = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True}
+        how = {"gguf_file": file.name, "dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
         pair: Any = AutoModelForCausalLM.from_pretrained(file.parent, **how)
     except Exception as error:  # a damaged or unknown file raises anything; gguf itself may be missing
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,8 @@ from integration.options.errors import UserError
 
 def require_all_weights(info: dict[str, Any], source: str) -> None:
     """UserError if a weight of the model was missing or of another shape; `info` is of `output_loading_info=True`."""
-    lacking = sorted(str(key) for key in [*info["missing_keys"], *info["mismatched_keys"]])
+    misshapen = [key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]]  # with both shapes, or without
+    lacking = sorted(map(str, {*info["missing_keys"], *misshapen}))
     if lacking:
         names = ", ".join(lacking[:3])
         raise UserError(f"--model: the weights of {source} do not fit its config: {names} missing or of another shape")

@@ -75,12 +75,17 @@ class Prompter:
 
 
 def ends_of(generation: Any) -> tuple[int, ...]:
-    """The `eos_token_id` of a model's config, which may be missing, a number or a list.
+    """The `eos_token_id` of a model's config, which may be missing, a number or a list; UserError for anything else.
 
     >>> ends_of([1, 106]), ends_of(2), ends_of(None)
     ((1, 106), (2,), ())
     """
-    return () if generation is None else tuple(int(i) for i in (generation if isinstance(generation, list) else [generation]))
+    ends = [] if generation is None else generation if isinstance(generation, list) else [generation]
+    if not all(isinstance(end, int) and not isinstance(end, bool) and abs(end) < 2**31 for end in ends):
+        raise UserError(
+            f"--model: eos_token_id in generation_config.json: expected one or more token ids, got {generation!r:.200}"
+        )
+    return tuple(ends)
 
 
 def require_room(config: Any, prompter: Prompter, task: Task, new_tokens: int) -> None:
