@@ -97,6 +97,7 @@ JOBS, SECONDS = Range(1, 4096), Range(0, 10**9)
 """Of every study: processes, and a time limit."""
 
 NON_EMPTY = {"model", "task"}
+NAMED_PATHS = {"model", "task", "objective", "run_dir", "cache_dir", "resume"}
 OWN_FOLDER = {"run_dir", "cache_dir", "out"}
 """An empty name would be the current folder."""
 
@@ -168,6 +169,11 @@ def _check_content(name: str, value: Any, allowed: Range | None) -> None:
         raise UserError(f"{flag(name)}: expected a name, got an empty text")
     if name in OWN_FOLDER and value == Path():
         raise UserError(f"{flag(name)}: expected the name of a folder, got the current folder")
+    if name in NAMED_PATHS and value is not None and str(value).partition("/")[0] == "~":
+        raise UserError(
+            f"{flag(name)}: {value} begins with ~, which the shell replaces in {flag(name)} {value} and not behind an equals "
+            "sign; or write the whole path"
+        )
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, (str, Path)) and not _writable(str(text)):
             raise UserError(f"{flag(name)}: expected a text of valid characters, got {str(text)!r}")

@@ -14,6 +14,7 @@ from integration.options.ranges import flag
 from integration.records.checksums import damage
 from integration.records.files import replace_folder
 from integration.records.run_folder import RunFolder, has_state, model_alone
+from integration.records.transcript_files import transcript_files
 
 FREE = {
     "rollouts", "keep_checkpoints", "keep_states", "checkpoint_every", "cache_dir", "threads", "tracker", "data_parallel",
@@ -21,6 +22,8 @@ FREE = {
 }  # fmt: skip
 """Options that a resumed run may change: they do not change what it computes. (Threads, devices and processes may, in the last
 digits.)"""
+UNFINISHED = "unfinished.pt"
+"""What a checkpoint in the middle of a rollout has beside the others."""
 OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps", "kl_coefficient"}
 """Options that a copy may change."""
 
@@ -116,8 +119,8 @@ def _copy_files(old: RunFolder, new: RunFolder, checkpoint: Path) -> None:
         if (old.path / name).exists():
             shutil.copy(old.path / name, new.path / name)
     new.rewind(int(checkpoint.name))
-    for transcript in (old.path / "transcripts").glob("*.json"):
-        if transcript.stem == "before" or int(transcript.stem.removeprefix("after-")) <= int(checkpoint.name):
+    for transcript, step in transcript_files(old.path / "transcripts").items():
+        if step <= int(checkpoint.name):
             shutil.copy(transcript, new.path / "transcripts" / transcript.name)
 
 
@@ -125,6 +128,11 @@ def _require_enough_rollouts(config: Config, checkpoint: Path | None) -> None:
     done = 0 if checkpoint is None else int(checkpoint.name)
     if config.rollouts < done:
         raise UserError(f"--rollouts: the run to resume has done {done} already; name at least as many, got {config.rollouts}")
+    if config.rollouts == done and checkpoint is not None and (checkpoint / UNFINISHED).exists():
+        raise UserError(
+            f"--rollouts: the run to resume is in the middle of rollout {done + 1}, some of whose updates are in its weights; "
+            f"name at least {done + 1}, got {config.rollouts}"
+        )
 
 
 def _checkpoint_at(folder: RunFolder, step: int) -> Path:

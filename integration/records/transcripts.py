@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from integration.records.json_lines import Row
+from integration.records.transcript_files import transcript_files
 from integration.tasks.task import CORRECT
 
 
 def transcripts(folder: Path) -> str:
     """A table of the first and of the last transcripts in a folder; empty if there are none."""
-    files = sorted(folder.glob("*.json"), key=_step)
+    files = list(transcript_files(folder))
     if not files:
         return ""
     chosen = [files[0], files[-1]] if len(files) > 1 else files
@@ -31,10 +32,6 @@ def title(name: str) -> str:
     ('before training', 'after rollout 30')
     """
     return "before training" if name == "before" else f"after rollout {int(name.removeprefix('after-'))}"
-
-
-def _step(file: Path) -> int:
-    return 0 if file.stem == "before" else int(file.stem.removeprefix("after-"))
 
 
 def _row(question: str, sides: list[Row | None]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import pickle
 import random
@@ -26,7 +27,8 @@ def load_file(option: str, path: str) -> ModuleType:
         raise UserError(f"{option}: there is no Python file {path}")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with contextlib.chdir("."):  # afterwards back to where it was: the run's own relative paths begin there
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever stands in the file; exit() would end the run as if all were well
         raise UserError(f"{option}: {path} could not be run: {type(error).__name__}: {error}") from error
     return module
@@ -60,7 +62,8 @@ class FileSource:
         """At most `count` questions, in an order that the seed chooses: files are often sorted, and the first are held out."""
         ask = self._function("questions")
         try:
-            found = [_entry(self.path, number, given) for number, given in enumerate(islice(ask(**self.args), count))]
+            with contextlib.chdir("."):
+                found = [_entry(self.path, number, given) for number, given in enumerate(islice(ask(**self.args), count))]
         except UserError:
             raise
         except (Exception, SystemExit) as error:

@@ -56,6 +56,12 @@ def require_same_questions(task: Task, folder: RunFolder, files: Iterable[str] =
         return
     if saved is None:
         raise UserError(f"--resume: {folder.path} has no {FILE}: it is of a version that drew other questions; start a new run")
+    for name, kind in (("fingerprint", str), ("reasoning_gym", str), ("files", dict)):
+        if not isinstance(saved.get(name), kind):
+            raise UserError(
+                f"--resume: {folder.path / FILE} is damaged: expected {name}, got {saved.get(name)!r:.100}; restore the file "
+                "from a copy"
+            )
     for path, now in _hashes(files).items():
         if saved["files"].get(path) != now:
             raise UserError(f"--resume: {path} is not what it was when the run was started; a changed file is a new run")

@@ -110,6 +110,10 @@ def test_every_number_has_a_range() -> None:
         ({"task_args": ("",)}, "--task-args: expected key=value, got ''"),
         ({"template_args": ("a",)}, "--template-args: expected key=value, got 'a'"),
         ({"run_dir": Path()}, "--run-dir: expected the name of a folder"),
+        ({"run_dir": Path("~/run")}, "--run-dir: ~/run begins with ~, which the shell replaces in --run-dir ~/run"),
+        ({"model": "~/model"}, "--model: ~/model begins with ~"),
+        ({"task": "~/task.py"}, "--task: ~/task.py begins with ~"),
+        ({"objective": "~/loss.py:MINE"}, "--objective: ~/loss.py:MINE begins with ~"),
         ({"resume_step": 3}, "--resume-step: goes with --resume and a new --run-dir"),
     ],
 )

@@ -16,8 +16,10 @@ from integration.options.config import Config
 from integration.options.errors import TrainingFailure, UserError
 from integration.options.resuming import open_run, remember, resume_options
 from integration.options.sizes import WarmUp
+from integration.records.checksums import write_checksums
 from integration.records.json_lines import append_row
 from integration.records.run_folder import RunFolder
+from integration.records.transcript_files import transcript_files
 
 SAVED = {
     "model": "small", "lr": 0.5, "rollouts": 7, "keep_checkpoints": 3, "keep_states": 9, "threads": 1,
@@ -78,6 +80,28 @@ def test_what_was_extended_is_remembered(tmp_path: Path) -> None:
 def test_fewer_rollouts_than_were_done_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--rollouts: the run to resume has done 6 already"):
         open_run(resume_options(make_run(tmp_path / "run"), rollouts=5))
+
+
+def test_the_rollout_that_a_checkpoint_is_in_the_middle_of_has_to_be_finished(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "checkpoints/000006/unfinished.pt").write_bytes(b"work")
+    write_checksums(run / "checkpoints/000006")
+    for changes in ({}, {"run_dir": tmp_path / "copy"}):
+        with pytest.raises(UserError, match=r"^--rollouts: the run to resume is in the middle of rollout 7.*at least 7, got 6"):
+            open_run(resume_options(run, rollouts=6, **changes))
+    open_run(resume_options(run, rollouts=7))[1].close()
+
+
+def test_files_beside_the_transcripts_are_nobodys_business(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for name in ("notes.json", "._after-000002.json", "after-000002 copy.json", "after-x.json"):
+        (run / "transcripts" / name).write_text("[")
+    open_run(resume_options(run, run_dir=tmp_path / "copy"))[1].close()
+    there = {path.name for path in (tmp_path / "copy/transcripts").iterdir()}
+    assert there == {"before.json", "after-000002.json", "after-000006.json"}
+    assert {path.name: step for path, step in transcript_files(run / "transcripts").items()} == dict(
+        zip(("before.json", "after-000002.json", "after-000006.json"), (0, 2, 6), strict=True)
+    )
 
 
 def test_a_folder_has_one_owner_until_it_is_closed(tmp_path: Path) -> None:

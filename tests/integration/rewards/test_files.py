@@ -71,6 +71,16 @@ def test_a_file_that_is_no_task_is_refused_in_a_sentence(tmp_path: Path, text: s
         load_task(str(tmp_path / "mine.py"), (), seed=0, train_size=4, held_out_size=2)
 
 
+@pytest.mark.parametrize("text", ["import os\nos.chdir('..')\n{}    yield", "import os\n{}    os.chdir('..'); yield"])
+def test_a_file_that_goes_elsewhere_leaves_the_run_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(JUDGE + text.format("def questions():\n  for i in range(9):\n") + " (f'q{i}', str(i))")
+    task = load_task("mine.py", (), seed=0, train_size=4, held_out_size=2)
+    assert (Path.cwd(), len(task.train)) == (tmp_path, 4)
+
+
 def test_an_objective_is_named_by_its_file_and_takes_a_clip_range() -> None:
     assert Config(objective=f"{LOSS}:WIDE").build_objective() == Objective(SequenceToken(), Clip(0.1, 0.2), SequenceMean())
     assert Config(objective=f"{LOSS}:WIDE", clip_low=0.3).build_objective().surrogate == Clip(0.3, 0.2)
@@ -103,6 +113,9 @@ def test_a_run_goes_on_with_the_same_questions_and_files_only(tmp_path: Path) ->
         require_same_questions(vowels("most=9"), folder, [str(path)])
     path.write_text(Path(VOWELS).read_text() + "\n# another verifier, it may be\n")
     with pytest.raises(UserError, match=r"--resume: .*mine\.py is not what it was when the run was started"):
+        require_same_questions(task, folder, [str(path)])
+    (folder.path / FILE).write_text("{}")
+    with pytest.raises(UserError, match=rf"^--resume: .*{FILE} is damaged: expected fingerprint, got None"):
         require_same_questions(task, folder, [str(path)])
     (folder.path / FILE).unlink()
     (folder.path / "checkpoints" / "000001").mkdir()
