@@ -19,12 +19,15 @@ def advantage_for(objective: Objective, tokens: Tensor, layout: Layout) -> Tenso
 
     Returns: PerToken, or [N].
 
-    Raises: ValueError if the objective has one ratio per response and the tokens of one have different advantages.
+    Raises: ValueError for another shape, and if the objective has one ratio per response and the tokens of one have different
+    advantages.
 
     >>> from gspo_core import GSPO, Padded
     >>> advantage_for(GSPO, torch.tensor([[1.0, 1.0, 7.0], [5.0, 5.0, 5.0]]), Padded(torch.tensor([[1, 1, 0], [0, 0, 0]]) > 0))
     tensor([1., 0.])
     """
+    if tuple(tokens.shape) != tuple(layout.shape):
+        raise ValueError(f"advantages: expected one for each token, {list(layout.shape)}, got {list(tokens.shape)}")
     if objective.ratio.per_token:
         return PerToken(tokens)
     numbers = torch.arange(layout.num_sequences, device=tokens.device, dtype=torch.float64)

@@ -32,7 +32,7 @@ def custom_loss(objective: Objective, denominator: float | None = None) -> Calla
         objective: whose loss it is.
         denominator: the count of all responses (or tokens) of the optimizer step; None: of the data of this call.
 
-    Returns: a function of (data, list of log-probs) that returns (loss, metrics).
+    Returns: a function of (data, list of log-probs) that returns (loss, metrics). It raises the errors of `token_weights`.
     """
 
     def loss_fn(data: Sequence[Any], logprobs: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -54,6 +54,8 @@ def token_weights(
         logprobs: of the same tokens, under the current policy; of a forward pass, or those of `data` in the first update.
 
     Returns: −∂loss/∂logp of each datum's tokens.
+
+    Raises: ValueError for log-probs of another number or length than the data's, TypeError for what is no tensor.
     """
     loss, _ = _loss(objective, data, [x.detach() for x in logprobs], denominator)
     return list((-loss.logp_grad).split([len(x) for x in logprobs]))
@@ -64,14 +66,39 @@ def _loss(
 ) -> tuple[Loss, tuple[Any, ...]]:
     """The loss, and the arguments of its metrics. Every datum is a segment of one row."""
 
+    _check(data, logprobs)
+
     def field(name: str) -> Tensor:
-        return torch.cat([datum.loss_fn_inputs[name].to_torch() for datum in data]).to(logprobs[0].device)
+        parts = [_numbers(name, at, datum, logp) for at, (datum, logp) in enumerate(zip(data, logprobs, strict=True))]
+        return torch.cat(parts).to(logprobs[0].device)
 
     lengths = torch.tensor([len(x) for x in logprobs])
     own = torch.arange(len(logprobs)).repeat_interleave(lengths)
-    if "mask" in data[0].loss_fn_inputs:
-        own = torch.where(field("mask") > 0, own, -1)
+    own = torch.where(field("mask") > 0, own.to(logprobs[0].device), -1)
     layout, logp, old = Packed(own, len(logprobs)), torch.cat(list(logprobs)), field("logprobs")
     advantage = advantage_for(objective, field("advantages"), layout)
     loss = policy_loss(objective, logp, old, advantage, layout, denominator=denominator)
     return loss, (logp.detach(), old, advantage, layout)
+
+
+def _check(data: Sequence[Any], logprobs: Sequence[Tensor]) -> None:
+    """One tensor of log-probs for each datum."""
+    if len(data) != len(logprobs) or not len(data):
+        raise ValueError(
+            f"logprobs: expected a tensor for each of the data, and some data, got {len(logprobs)} for {len(data)}"
+        )
+    for at, x in enumerate(logprobs):
+        if not isinstance(x, Tensor) or x.ndim != 1:
+            got = f"shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f"logprobs: expected torch tensors of shape [T], such as to_torch() of the server's, got {got} at {at}"
+            )
+
+
+def _numbers(name: str, at: int, datum: Any, logp: Tensor) -> Tensor:
+    """[T] one of a datum's inputs. A datum without a mask holds the policy's tokens alone."""
+    inputs = datum.loss_fn_inputs
+    found: Tensor = torch.ones_like(logp) if name == "mask" and name not in inputs else inputs[name].to_torch()
+    if found.shape != logp.shape:
+        raise ValueError(f"{name}: expected {len(logp)} numbers at datum {at}, as logprobs has there, got {list(found.shape)}")
+    return found

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gspo_torch.trainers.responses import advantage_for, with_range
 
-from gspo_core import GSPO, GSPO_TOKEN, Packed, Padded, PerToken
+from gspo_core import GSPO, GSPO_TOKEN, Objective, Packed, Padded, PerToken
 from gspo_core.objectives import CISPO
 
 MASK = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 1, 1]]) > 0
@@ -34,6 +34,13 @@ def test_a_ratio_of_tokens_takes_them_as_they_are() -> None:
     found = advantage_for(GSPO_TOKEN, TOKENS, Padded(MASK))
     assert isinstance(found, PerToken)
     assert found.values is TOKENS
+
+
+@pytest.mark.parametrize("objective", [GSPO, GSPO_TOKEN], ids=["of responses", "of tokens"])
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (1, 3), (3, 4), (9,)], ids=str)
+def test_advantages_of_another_shape_are_refused(objective: Objective, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^advantages: expected one for each token, \[3, 3\], got \["):
+        advantage_for(objective, torch.ones(shape), Padded(MASK))
 
 
 def test_a_range_that_an_objective_does_not_have_is_refused() -> None:
