@@ -31,7 +31,7 @@ from integration.shared.fingerprint import require_same_reference
 from integration.shared.pretrained import load_tokenizer
 from integration.shared.ranks import OneProcess, Ranks
 from integration.shared.unfinished import Unfinished
-from integration.tasks.prompts import Prompter, ends_of
+from integration.tasks.prompts import Prompter, ends_of, require_known_tokens
 from integration.tasks.record import begin, require_same_questions
 from integration.tasks.task import Task, load_task, parse_args
 
@@ -120,6 +120,7 @@ def prepare(config: Config) -> Trainer:
     files = model_files(source)
     ends = ends_of(json.loads(files.get("generation_config.json", files["config.json"])).get("eos_token_id"))
     prompter = Prompter(tokenizer, config.prompt, tuple(task.train[: config.shots]), config.instruction, template_args, ends)
+    require_known_tokens(model.shape.vocab_size, prompter, task)
     learner = Learner(
         model,
         lr=config.lr,

@@ -35,7 +35,7 @@ from integration.shared.cores import free_cores
 from integration.shared.gguf_files import gguf_file
 from integration.shared.pretrained import compute_in, load_pretrained, source_of
 from integration.shared.ranks import Ranks, from_first
-from integration.tasks.prompts import Prompter, ends_of, require_room
+from integration.tasks.prompts import Prompter, ends_of, require_known_tokens, require_room
 from integration.tasks.record import begin, require_same_questions
 from integration.tasks.task import Task, load_task, parse_args
 
@@ -58,6 +58,7 @@ def prepare(config: Config, processes: Processes | None = None) -> Trainer:
     mixture = has_routers(model, config)
     copied = in_bfloat16(model) if config.sampler_dtype == "bfloat16" and config.sampler == "transformers" else None
     prompter = prompter_of(config, task, tokenizer, ends_of(model.generation_config.eos_token_id))
+    require_known_tokens(embeddings_of(model), prompter, task)
     stop_ids = torch.tensor(prompter.stop_ids(), device=device)
     sampler = Sampler(model, prompter, config.max_new_tokens, config.temperature, device, stop_ids)
     reading = ranks.gather(require_agreement(model, sampler, task.train[:8]))[0]
@@ -176,6 +177,14 @@ def has_routers(model: Any, config: Config) -> bool:
     if not mixture:
         config.require_mixture(config.model)
     return mixture
+
+
+def embeddings_of(model: Any) -> int:
+    """How many tokens a model has an embedding for; by its config if it does not say where they are."""
+    try:
+        return len(model.get_input_embeddings().weight)
+    except (NotImplementedError, AttributeError):
+        return int(model.config.get_text_config().vocab_size)
 
 
 def routes_can_be_kept(model: Any, config: Config, reading: Reading) -> bool:

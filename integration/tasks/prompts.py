@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, takewhile
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,7 @@ class Prompter:
         """Token ids of the prompt."""
         if self.style == "plain":
             lines = [f"{self._ask(shot)} {shot.answer}\n" for shot in self.shots]
-            return list(self.tokenizer("".join(lines) + self._ask(example))["input_ids"])
+            return self._open("".join(lines) + self._ask(example))
         messages = []
         for shot in self.shots:
             messages += [{"role": "user", "content": self._ask(shot)}, {"role": "assistant", "content": shot.answer}]
@@ -52,6 +52,15 @@ class Prompter:
         except Exception as error:  # whatever a template raises
             raise UserError(f"--prompt chat: the tokenizer's chat template fails: {error}; use --prompt plain") from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _open(self, text: str) -> list[int]:
+        """Token ids of a text that goes on: without the end that some tokenizers put after every text (add_eos_token)."""
+        ids = list(self.tokenizer(text)["input_ids"])
+        ends = {self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, *self.ends} - {None}
+        if ids[-1] not in ends:
+            return ids
+        own = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # which may end so itself
+        return ids[: len(ids) - _ends_last(ids, ends) + _ends_last(own, ends)]
 
     def _ask(self, example: Example) -> str:
         return f"{example.question} {self.instruction}".strip()
@@ -72,6 +81,11 @@ class Prompter:
         pairs = zip(tokens.tolist(), mask.tolist(), strict=True)
         rows = [[token for token in compress(*pair) if token not in ends] for pair in pairs]
         return [str(text) for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+def _ends_last(ids: Sequence[int], ends: set[int]) -> int:
+    """How many ids from the last one on are ends."""
+    return sum(1 for _ in takewhile(ends.__contains__, reversed(ids)))
 
 
 def ends_of(generation: Any) -> tuple[int, ...]:
@@ -96,6 +110,21 @@ def require_room(config: Any, prompter: Prompter, task: Task, new_tokens: int) -
         raise UserError(
             f"--model: it has {positions} positions, and the longest prompt of {task.name} has {longest} tokens, with "
             f"--max-new-tokens {new_tokens} {longest + new_tokens}; lower --max-new-tokens, --shots or the sizes in --task-args"
+        )
+
+
+def require_known_tokens(vocabulary: int, prompter: Prompter, task: Task) -> None:
+    """UserError if a prompt, or its padding, has a token that the model has no embedding for; it has `vocabulary`."""
+    tokenizer = prompter.tokenizer
+    if max(tokenizer.get_vocab().values(), default=0) < vocabulary:
+        return
+    prompts = (prompter.encode(example) for example in [*task.train, *task.held_out])
+    highest = max((tokenizer.pad_token_id or 0, *map(max, prompts)))
+    if highest >= vocabulary:
+        raise UserError(
+            f"--model: its tokenizer has more tokens than the model: prompts or their padding have {highest}, "
+            f"{tokenizer.decode([highest])!r}, and the model has embeddings up to {vocabulary - 1}; resize its embeddings "
+            "(resize_token_embeddings) and train those first, or use the tokenizer that it came with"
         )
 
 

@@ -71,13 +71,14 @@ def test_a_file_that_is_no_task_is_refused_in_a_sentence(tmp_path: Path, text: s
         load_task(str(tmp_path / "mine.py"), (), seed=0, train_size=4, held_out_size=2)
 
 
-@pytest.mark.parametrize("text", ["import os\nos.chdir('..')\n{}    yield", "import os\n{}    os.chdir('..'); yield"])
+@pytest.mark.parametrize(("when", "first", "later"), [("read", "os.chdir('..')", ""), ("asked", "", "os.chdir('..'); ")])
 def test_a_file_that_goes_elsewhere_leaves_the_run_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, first: str, later: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(JUDGE + text.format("def questions():\n  for i in range(9):\n") + " (f'q{i}', str(i))")
-    task = load_task("mine.py", (), seed=0, train_size=4, held_out_size=2)
+    text = f"import os\n{first}\n{JUDGE}def questions():\n    {later}return [(str(i), str(i)) for i in range(9)]\n"
+    (tmp_path / f"{when}.py").write_text(text)
+    task = load_task(f"{when}.py", (), seed=0, train_size=4, held_out_size=2)
     assert (Path.cwd(), len(task.train)) == (tmp_path, 4)
 
 

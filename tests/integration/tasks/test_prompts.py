@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 from integration.on_torch.small_model import build_tokenizer
 from integration.options.errors import UserError
-from integration.tasks.prompts import Prompter, ends_of, require_room
-from integration.tasks.task import Task, load_task
+from integration.tasks.prompts import Prompter, ends_of, require_known_tokens, require_room
+from integration.tasks.task import Example, Task, load_task
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +50,32 @@ def test_the_ends_of_the_generation_config_end_a_response_and_are_not_in_its_tex
     ids = np.array([tokenizer("4Z", add_special_tokens=False)["input_ids"]])
     assert prompter.decode(ids, ids >= 0) == ["4"]
     assert Prompter(tokenizer, "chat").decode(ids, ids >= 0) == ["4Z"]
+
+
+@pytest.mark.parametrize("template", ["$A", "<|user|> $A", "<|user|> $A <|end|>", "$A <|pad|> <|end|>"])
+def test_a_plain_prompt_is_open_also_if_the_tokenizer_ends_every_text(task: Task, template: str) -> None:
+    """As after supervised fine-tuning with add_eos_token: the model would answer to a text that is over."""
+    tokenizer = build_tokenizer(task.train)
+    bare = tokenizer("spell cat", add_special_tokens=False)["input_ids"]
+    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<|user|>", "<|pad|>", "<|end|>")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=template, special_tokens=special)
+    prompter = Prompter(tokenizer, "plain", ends=(special[1][1],))
+    ids = prompter.encode(Example("spell cat", "tac", {}))
+    assert ids == ([special[0][1]] if "user" in template else []) + bare
+    ended = Example("spell cat <|end|>", "tac", {})  # its own words stay
+    assert prompter.encode(ended)[-2:] == [bare[5], special[2][1]]
+
+
+def test_a_prompt_with_a_token_that_the_model_does_not_know_is_refused(task: Task) -> None:
+    tokenizer = build_tokenizer(task.train)
+    known = len(tokenizer)
+    require_known_tokens(known, Prompter(tokenizer, "chat"), task)
+    tokenizer.add_tokens(["hello"])
+    require_known_tokens(known, Prompter(tokenizer, "chat"), task)  # a token that no prompt has
+    with pytest.raises(
+        UserError, match=rf"^--model: its tokenizer has more tokens .* have {known}, 'hello', .* to {known - 1};"
+    ):
+        require_known_tokens(known, Prompter(tokenizer, "chat", instruction="hello"), task)
+    tokenizer.add_special_tokens({"pad_token": "<|new pad|>"})
+    with pytest.raises(UserError, match=rf"prompts or their padding have {known + 1}, '<\|new pad\|>'"):
+        require_known_tokens(known, Prompter(tokenizer, "chat"), task)
