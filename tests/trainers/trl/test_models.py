@@ -40,6 +40,7 @@ def made(kind: str, **options: Any) -> Any:
         ("granite", {"logits_scaling": 8.0}),
         ("cohere", {"logit_scale": 0.0625}),
         ("phi", {}),  # has a bias
+        ("llama4_text", {"num_local_experts": 4, "intermediate_size_mlp": 48}),  # is its own base model
     ],
 )
 def test_log_probs_are_those_of_the_models_logits(kind: str, options: dict[str, Any]) -> None:
@@ -120,6 +121,29 @@ def test_the_balancing_loss_of_a_mixture_is_that_of_trl() -> None:
         np.testing.assert_allclose(values, expected[name], atol=1e-6, rtol=1e-5, err_msg=name)
     assert any(np.abs(without[name] - expected[name]).max() > 1e-5 for name in expected)
     assert any("aux_loss" in row for row in mine.state.log_history)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 16, "mlp_only_layers": []}),
+        ("mixtral", {"num_local_experts": 4}),
+        ("granitemoe", {"num_local_experts": 4}),
+        ("phimoe", {"num_local_experts": 4}),
+        ("jetmoe", {"num_local_experts": 4, "kv_channels": 16}),
+        ("ernie4_5_moe", {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, "moe_layer_start_index": 1}),
+    ],
+)
+def test_the_balancing_loss_is_the_models_own_whatever_its_config_calls_experts(kind: str, options: dict[str, Any]) -> None:
+    """TRL adds it by default where the config has a coefficient, as that of Granite has; padding does not count."""
+    model = made(kind, num_experts_per_tok=2, **options)
+    ids = torch.randint(3, 64, (3, 7), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(7) >= torch.tensor([[0], [2], [4]])).long()
+    expected = model(input_ids=ids, attention_mask=mask, output_router_logits=True).aux_loss
+    add_states(model, 1.0)
+    found = model(input_ids=ids, attention_mask=mask, states=lambda hidden, *_: hidden.sum(), output_router_logits=True)
+    torch.testing.assert_close(found["aux_loss"], expected)
+    assert expected > 0
 
 
 def test_in_bfloat16_log_probs_are_not_rounded() -> None:

@@ -31,16 +31,27 @@ def add_states(model: Any, temperature: float) -> None:
     def forward(self: Any, *args: Any, states: States | None = None, **kwargs: Any) -> Any:
         if states is None:
             return original(self, *args, **kwargs)
-        out = self.base_model(*args, use_cache=False, **kwargs)
+        out = _decoder(self)(*args, use_cache=False, **kwargs)
         head = model_head(self)
         found = {"loss": states(out.last_hidden_state, head.weight, head.options(temperature))}
         if kwargs.get("output_router_logits"):
-            routers = (out.router_logits, text.num_experts, text.num_experts_per_tok, kwargs["attention_mask"])
+            routers = (out.router_logits, _experts(text), text.num_experts_per_tok, kwargs["attention_mask"])
             found["aux_loss"] = load_balancing_loss_func(*routers)
         return found
 
     model.forward = types.MethodType(forward, model)
     _check_same(model, temperature)
+
+
+def _decoder(model: Any) -> Any:
+    """What gives the last hidden states. Llama 4's base model is said to be the model itself, head included."""
+    return model.model if model.base_model is model else model.base_model
+
+
+def _experts(text: Any) -> int:
+    """Of each layer of a mixture, whatever its config calls them."""
+    count: int = text.num_experts if hasattr(text, "num_experts") else text.num_local_experts
+    return count
 
 
 def _unbound(model: Any) -> Callable[..., Any]:
