@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -43,11 +46,29 @@ def test_a_folder_with_a_config_is_a_model(tmp_path: Path) -> None:
         (Options(parallel="fsdp"), r"^gpus: expected a number of GPUs beside --parallel, got none"),
         (Options(context=2), r"^context, vocabulary: expected --parallel ddp or fsdp beside them, got none"),
         (Options(gpus=3, parallel="ddp", context=2), r"^gpus: expected a multiple"),
+        *((Options(gigabytes=size), f"^gigabytes: expected a positive number, got {size}") for size in (0.0, -80.0, nan, inf)),
     ],
 )
 def test_what_cannot_be_counted_is_refused(options: Options, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         report(options)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model_type": "mamba", "state_size": 4},  # no attention heads
+        {"model_type": "llama", "num_attention_heads": 0},
+        {"model_type": "llama", "num_key_value_heads": -1},
+        {"model_type": "llama", "vocab_size": None},
+        {"model_type": "llama", "pad_token_id": 10**9},
+    ],
+)
+def test_a_config_of_sizes_that_cannot_be_counted_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 50, "intermediate_size": 16, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | wrong if wrong["model_type"] == "llama" else wrong))
+    with pytest.raises(ValueError, match=r"^model: expected one of smollm2-135m, .*, a folder or a hub id, got .*: \S"):
+        report(Options(model=str(tmp_path), gpus=2))
 
 
 def test_the_command_ends_with_one_sentence() -> None:
