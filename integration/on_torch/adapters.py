@@ -11,6 +11,7 @@ import torch
 
 from integration.options.config import Config
 from integration.options.errors import UserError
+from integration.shared.fingerprint import fingerprint_of
 
 NAME = "default"
 
@@ -44,6 +45,12 @@ def alpha_of(config: Config) -> int:
 def trained(model: Any) -> list[torch.nn.Parameter]:
     """The parameters that have a gradient: all, or those of the adapters."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def frozen_fingerprint(model: Any) -> str:
+    """Of the weights that the adapters are put into."""
+    weights = ((name, x) for name, x in model.named_parameters() if not x.requires_grad)
+    return fingerprint_of((name, x.detach().cpu().numpy()) for name, x in weights)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from gspo_torch.routing.routers import mixture_of
 
-from integration.on_torch.adapters import add_adapter, load_adapter, trained
+from integration.on_torch.adapters import add_adapter, frozen_fingerprint, load_adapter, trained
 from integration.on_torch.checkpoint import load_state
 from integration.on_torch.memory import check_memory
 from integration.on_torch.parallel.context_check import require_context
@@ -69,6 +69,7 @@ def prepare(config: Config, processes: Processes | None = None) -> Trainer:
     compute_in(model, getattr(torch, config.dtype))
     if config.gradient_checkpointing:
         enable_recomputing(model)
+    frozen = None if config.lora_rank is None else frozen_fingerprint(model)
     passes = wrapped(model, config, processes, torch.tensor([prompter.encode(task.train[0])], device=device))
     sampler = dataclasses.replace(sampler, reading=reading, ranks=ranks, whole=passes.whole)
     trainer = Trainer(
@@ -78,6 +79,7 @@ def prepare(config: Config, processes: Processes | None = None) -> Trainer:
         advice=None if config.clip_fraction is None else ClipAdvice(config.clip_fraction, config.pilot_rollouts),
         engine=build_engine(config, sampler, copied, mixture, task), mixture=mixture,
         reference=None if config.kl_estimator is None else Reference(config, task, device), processes=processes,
+        frozen=frozen,
     )  # fmt: skip
     start(trainer, checkpoint)
     return trainer

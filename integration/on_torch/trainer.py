@@ -20,7 +20,7 @@ from integration.options.choices import OBJECTIVES
 from integration.options.config import Config
 from integration.records.clip_advice import Advised, ClipAdvice
 from integration.records.run_folder import RunFolder
-from integration.shared.fingerprint import require_same_reference
+from integration.shared.fingerprint import require_same_base, require_same_reference
 from integration.shared.ranks import Ranks
 from integration.shared.unfinished import Unfinished
 from integration.tasks.task import Example, Task
@@ -55,6 +55,8 @@ class Trainer(Advised):
     """The model has routers, whose choices are recorded."""
     reference: Reference | None = None
     """With --kl only."""
+    frozen: str | None = None
+    """With --lora-rank, the fingerprint of the weights that the adapters are put into."""
     drawn_from: tuple[Tensor, Tensor] | None = None
     """The random states before the rollout under way; None before it draws, and from its first optimizer step on."""
     unfinished: Unfinished[Any, Any] | None = None
@@ -95,12 +97,15 @@ class Trainer(Advised):
             "bad_steps": self.bad_steps,
             **({} if self.advice is None else {"advice": self.advice.state()}),
             **({} if self.reference is None else {"reference": self.reference.fingerprint}),
+            **({} if self.frozen is None else {"frozen": self.frozen}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue exactly where `state` was taken."""
         if self.reference is not None:
             require_same_reference(self.config.model, self.reference.fingerprint, state["reference"])
+        if self.frozen is not None and "frozen" in state:  # checkpoints of earlier versions do not say
+            require_same_base(self.config.model, self.frozen, state["frozen"])
         self.sampling.set_state(state["sampling"])
         self.shuffling.set_state(state["shuffling"])
         self.step, self.optimizer_steps, self.bad_steps = state["step"], state["optimizer_steps"], state["bad_steps"]

@@ -32,3 +32,12 @@ def require_same_reference(model: str, found: str, saved: str) -> None:
             f"--resume: the weights of --model {model} are not those that the run was started from, which are the reference of "
             "--kl; put them back where they were, or start a new run"
         )
+
+
+def require_same_base(model: str, found: str, saved: str) -> None:
+    """UserError if the weights that adapters are put into are not those that they were trained on."""
+    if found != saved:
+        raise UserError(
+            f"--resume: the weights of --model {model} are not those that the adapters of this run were trained on; put them "
+            "back where they were, or start a new run"
+        )

@@ -14,9 +14,10 @@ from support.runs.in_process import Paid
 from support.runs.torch_trainers import make_trainer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from integration.on_torch.adapters import add_adapter, load_adapter, trained
+from integration.on_torch.adapters import add_adapter, frozen_fingerprint, load_adapter, trained
 from integration.on_torch.checkpoint import load_state
 from integration.on_torch.parallel.wrapping import OnePiece
+from integration.on_torch.preparing import prepare
 from integration.on_torch.sampling.agreement import require_agreement
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import one_rollout, train
@@ -111,6 +112,26 @@ def test_a_run_is_resumed_bit_exactly_and_transformers_loads_what_it_leaves(tmp_
     assert (made["r"], made["lora_alpha"]) == (2, 4)
     loaded = AutoModelForCausalLM.from_pretrained(lasts[0], dtype=torch.float32)
     assert any("lora_" in name for name, _ in loaded.named_parameters())
+
+
+def test_adapters_do_not_go_on_in_other_weights_than_they_were_trained_in(task: Task, tmp_path: Path) -> None:
+    trainer = adapted(task, tmp_path)
+    trainer.frozen = frozen_fingerprint(trainer.model)
+    state = trainer.state()
+    one_rollout(trainer)
+    assert frozen_fingerprint(trainer.model) == trainer.frozen, "training leaves them as they are"
+    trainer.restore(state)
+    with torch.no_grad():
+        next(p for p in trainer.model.parameters() if not p.requires_grad)[0, 0] += 1e-6
+    trainer.frozen = frozen_fingerprint(trainer.model)
+    with pytest.raises(UserError, match=r"^--resume: the weights of --model .* the adapters of this run were trained on"):
+        trainer.restore(state)
+    assert "frozen" in prepared_state(tmp_path), "the script writes it down"
+
+
+def prepared_state(folder: Path) -> dict[str, Any]:
+    """Of a new run with adapters."""
+    return prepare(dataclasses.replace(TINY, cache_dir=folder / "cache", run_dir=folder / "new")).state()
 
 
 def test_layers_that_cannot_be_adapted_are_named() -> None:
