@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import pickle
 import random
@@ -83,8 +84,8 @@ class _Own:
     judge: Callable[[str, dict[str, Any]], Any]
 
     def score(self, entry: dict[str, Any], text: str) -> Any:
-        """By the file's `score`."""
-        return self.judge(text, entry)
+        """By the file's `score`, which has a copy: what it does to the question, the next answer does not see."""
+        return self.judge(text, copy.deepcopy(entry))
 
 
 def _entry(path: str, number: int, given: Any) -> dict[str, Any]:

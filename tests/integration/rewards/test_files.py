@@ -13,6 +13,7 @@ from gspo_core.objectives import SequenceMean, SequenceToken
 from integration.options.config import Config
 from integration.options.errors import UserError
 from integration.records.run_folder import RunFolder
+from integration.rewards.files import FileSource
 from integration.tasks.record import FILE, begin, require_same_questions
 from integration.tasks.task import Task, load_task
 
@@ -69,6 +70,16 @@ def test_a_file_that_is_no_task_is_refused_in_a_sentence(tmp_path: Path, text: s
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(UserError, match=f"^--task: .*{sentence}"):
         load_task(str(tmp_path / "mine.py"), (), seed=0, train_size=4, held_out_size=2)
+
+
+def test_a_score_that_changes_its_question_judges_the_next_answer_by_the_question_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def score(a, e): e['metadata']['seen'] += [a]; return float(a == e.pop('answer') and len(e['metadata']['seen']) == 1)\n"
+        "def questions(): return [{'question': f'q{i}', 'answer': str(i), 'metadata': {'seen': []}} for i in range(9)]\n"
+    )
+    source = FileSource(str(tmp_path / "mine.py"), {})
+    entry, judge = source.entries(9, 0)[0], source.open()
+    assert [judge.score(entry, text) for text in ("no", entry["answer"], entry["answer"])] == [0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(("when", "first", "later"), [("read", "os.chdir('..')", ""), ("asked", "", "os.chdir('..'); ")])
