@@ -72,9 +72,9 @@ def test_a_file_that_is_no_task_is_refused_in_a_sentence(tmp_path: Path, text: s
         load_task(str(tmp_path / "mine.py"), (), seed=0, train_size=4, held_out_size=2)
 
 
-def test_a_score_that_changes_its_question_judges_the_next_answer_by_the_question_as_it_was(tmp_path: Path) -> None:
+def test_a_score_that_changes_its_question_changes_no_other_verdict(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "def score(a, e): e['metadata']['seen'] += [a]; return float(a == e.pop('answer') and len(e['metadata']['seen']) == 1)\n"
+        "def score(a, e): e['metadata']['seen'] += [a]; return float(a == e.pop('answer') and not e['metadata']['seen'][1:])\n"
         "def questions(): return [{'question': f'q{i}', 'answer': str(i), 'metadata': {'seen': []}} for i in range(9)]\n"
     )
     source = FileSource(str(tmp_path / "mine.py"), {})
