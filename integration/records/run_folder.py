@@ -30,6 +30,7 @@ from integration.records.checksums import NAME as CHECKSUMS
 from integration.records.checksums import damage, write_checksums
 from integration.records.files import recover, remove, replace_folder, write_whole
 from integration.records.json_lines import Row, append_row, read_rows
+from integration.records.run_lines import NEEDED, require_whole_lines
 
 if TYPE_CHECKING:
     from integration.records.event_file import EventFile
@@ -172,17 +173,11 @@ class RunFolder:
         self.write(name, "".join(json.dumps(each) + "\n" for each in [*self.rows(name), row]))
 
     def rewind(self, step: int) -> None:
-        """Remove the lines after `step`: a resumed run writes them again. UserError for a line without its step."""
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
+        """Remove the lines after `step`: a resumed run writes them again. UserError for a line that no run has written."""
+        for name in NEEDED:
             rows = self.rows(name)
-            for number, row in enumerate(rows, start=1):
-                if not isinstance(row.get("step"), int):
-                    raise UserError(
-                        f"{self.path / name}: line {number} is damaged: expected a step, a whole number, got "
-                        f"{row.get('step')!r}; mend it, or restore the file from a copy"
-                    )
-            kept = [row for row in rows if row["step"] <= step]
-            self.write(name, "".join(json.dumps(row) + "\n" for row in kept))
+            require_whole_lines(self.path / name, rows)
+            self.write(name, "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
