@@ -167,20 +167,19 @@ def measured(case: Case, rounds: int) -> dict[str, Any]:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--case", action="append", choices=CASES, help="default: all")
+    parser.add_argument(
+        "--case", action="append", choices=CASES, help="default: all; the others in the record stay as they are"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a tiny case, nothing written")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     cases = QUICK if given.quick else {name: CASES[name] for name in given.case or CASES}
-    result = {
-        "machine": machine(),
-        "versions": {name: version(name) for name in ("trl", "liger_kernel", "transformers")},
-        "cases": {},
-    }
+    before = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"] if given.case and RESULTS.exists() else {}
+    result = {"versions": {name: version(name) for name in ("trl", "liger_kernel", "transformers")}, "cases": before}
     for name, case in cases.items():
-        result["cases"][name] = found = measured(case, given.rounds)
+        result["cases"][name] = found = {"machine": machine(), **measured(case, given.rounds)}
         print(name, json.dumps({key: found[key] for key in ("times_as_fast", "memory")}), flush=True)
     if not given.quick:
         RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
