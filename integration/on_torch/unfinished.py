@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from integration.options.errors import UserError
+from integration.records.run_folder import UNFINISHED
 from integration.shared.unfinished import Unfinished
 
-NAME = "unfinished.pt"
 OURS = ("integration.", "gspo_core.", "gspo_torch.")
 """Classes of these packages are read back, and NumPy's arrays: nothing else, so that a file cannot run what it likes."""
 ARRAYS = (
@@ -24,13 +24,13 @@ DTYPES = [type(np.dtype(kind)) for kind in (np.bool_, np.int32, np.int64, np.flo
 def write_unfinished(folder: Path, work: Unfinished[Any, Any] | None) -> None:
     """Add it to a checkpoint, if there is one."""
     if work is not None:
-        with (folder / NAME).open("wb") as stream:
+        with (folder / UNFINISHED).open("wb") as stream:
             torch.save(work, stream)
 
 
 def load_unfinished(checkpoint: Path, device: torch.device) -> Unfinished[Any, Any] | None:
     """What `write_unfinished` added; None if the checkpoint is between two rollouts. UserError for a file of anything else."""
-    path = checkpoint / NAME
+    path = checkpoint / UNFINISHED
     if not path.exists():
         return None
     try:

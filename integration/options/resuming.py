@@ -13,7 +13,7 @@ from integration.options.errors import NotWritten, UserError
 from integration.options.ranges import flag
 from integration.records.checksums import damage
 from integration.records.files import replace_folder
-from integration.records.run_folder import RunFolder, has_state, model_alone
+from integration.records.run_folder import UNFINISHED, RunFolder, has_state, model_alone
 from integration.records.transcript_files import transcript_files
 
 FREE = {
@@ -22,8 +22,6 @@ FREE = {
 }  # fmt: skip
 """Options that a resumed run may change: they do not change what it computes. (Threads, devices and processes may, in the last
 digits.)"""
-UNFINISHED = "unfinished.pt"
-"""What a checkpoint in the middle of a rollout has beside the others."""
 OF_A_COPY = FREE | {"run_dir", "resume_step", "lr", "lr_warm_up", "max_grad_norm", "max_bad_steps", "kl_coefficient"}
 """Options that a copy may change."""
 

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
 CONTENTS = ("metrics.jsonl", "evaluations.jsonl", "transcripts", "checkpoints")
 """What a run has beside its options."""
-STATE = ("trainer.pt", "unfinished.pt", "optimizer", "state.json")
+UNFINISHED = "unfinished.pt"
+"""What a checkpoint in the middle of a rollout has beside the others."""
+STATE = ("trainer.pt", UNFINISHED, "optimizer", "state.json")
 """What a checkpoint has beside the model, in the formats of either framework."""
 
 

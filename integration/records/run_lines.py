@@ -7,16 +7,18 @@ from pathlib import Path
 from integration.options.errors import UserError
 from integration.records.json_lines import Row
 
+NUMBER = (int, float)
 NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
     "metrics.jsonl": {
-        **dict.fromkeys(("step", "skipped_steps"), int),
-        **dict.fromkeys(("reward", "response_length", "clip_fraction", "clip_low", "clip_high", "max_abs_log_s"), (int, float)),
-        "grad_norm": (int, float, type(None)),
+        "step": int,
+        **dict.fromkeys(("reward", "response_length", "clip_fraction", "clip_low", "clip_high"), NUMBER),
+        **dict.fromkeys(("max_abs_log_s", "skipped_steps"), NUMBER),
+        "grad_norm": (*NUMBER, type(None)),
         **dict.fromkeys(("log_s", "by_mini_batch"), list),
     },
     "evaluations.jsonl": {
         "step": int,
-        **dict.fromkeys(("sampled_accuracy", "greedy_accuracy"), (int, float)),
+        **dict.fromkeys(("sampled_accuracy", "greedy_accuracy"), NUMBER),
         **dict.fromkeys(("sampled", "greedy"), list),
     },
 }

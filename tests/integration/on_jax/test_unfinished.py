@@ -15,8 +15,8 @@ from integration.on_jax.reference import Reference
 from integration.on_jax.trainer import Trainer
 from integration.on_jax.training import one_rollout
 from integration.on_jax.weights import named_weights
-from integration.on_torch.unfinished import NAME
 from integration.options.errors import UserError
+from integration.records.run_folder import UNFINISHED
 from integration.shared.interrupt import Abandoned
 from integration.tasks.task import Task
 
@@ -74,13 +74,13 @@ def test_it_ends_as_one_that_nobody_disturbed(
     weights = named_weights(again.learner.params)
     assert all((weights[name] == weight).all() for name, weight in named_weights(whole.learner.params).items())
     again.save()
-    assert not (again.folder.checkpoints()[-1] / NAME).exists(), "it is over"
+    assert not (again.folder.checkpoints()[-1] / UNFINISHED).exists(), "it is over"
 
 
 def test_a_file_that_is_torn_is_refused(task: Task, saved: Any, tmp_path: Path) -> None:
     trainer = made(task, saved, tmp_path / "run", {})
     trainer.save()
     (checkpoint,) = trainer.folder.checkpoints()
-    (checkpoint / NAME).write_bytes(b"torn")
+    (checkpoint / UNFINISHED).write_bytes(b"torn")
     with pytest.raises(UserError, match=r"^--resume: .*unfinished.pt cannot be read: "):
         trainer.restore(checkpoint)

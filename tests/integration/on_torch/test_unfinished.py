@@ -16,8 +16,9 @@ from integration.on_torch.checkpoint import load_state
 from integration.on_torch.reference import Reference
 from integration.on_torch.trainer import Trainer
 from integration.on_torch.training import one_rollout
-from integration.on_torch.unfinished import NAME, load_unfinished
+from integration.on_torch.unfinished import load_unfinished
 from integration.options.errors import UserError
+from integration.records.run_folder import UNFINISHED
 from integration.shared.interrupt import Abandoned
 from integration.shared.ranks import OneProcess
 from integration.tasks.task import Task
@@ -78,7 +79,7 @@ def test_it_ends_as_one_that_nobody_disturbed(
     for name, weight in whole.model.state_dict().items():
         assert torch.equal(weight, again.model.state_dict()[name]), name
     again.save()
-    assert not (again.folder.checkpoints()[0] / NAME).exists(), "it is over"
+    assert not (again.folder.checkpoints()[0] / UNFINISHED).exists(), "it is over"
 
 
 class Evil:
@@ -90,10 +91,10 @@ class Evil:
 
 def test_a_file_with_anything_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save(Evil(), tmp_path / NAME)
+    torch.save(Evil(), tmp_path / UNFINISHED)
     with pytest.raises(UserError, match=r"^--resume: .*unfinished.pt cannot be read: ValueError .*system is no part of"):
         load_unfinished(tmp_path, CPU)
     assert not (tmp_path / "evil").exists()
-    (tmp_path / NAME).write_bytes(b"torn")
+    (tmp_path / UNFINISHED).write_bytes(b"torn")
     with pytest.raises(UserError, match=r"^--resume: .*unfinished.pt cannot be read: "):
         load_unfinished(tmp_path, CPU)

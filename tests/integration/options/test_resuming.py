@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs.metrics import metrics_row
 
 from integration.options.command_line import read_options
 from integration.options.config import Config
@@ -39,7 +40,7 @@ def make_run(path: Path, steps: tuple[int, ...] = (2, 4, 6)) -> Path:
     folder = RunFolder(path, keep_checkpoints=100, keep_states=100)
     folder.create(Config(**SAVED).to_json())
     for step in range(1, 8):
-        append_row(path / "metrics.jsonl", {"step": step})
+        append_row(path / "metrics.jsonl", metrics_row(step))
         if step in steps:
             folder.save_checkpoint(step, fill)
     for name in ("before", "after-000002", "after-000006"):
