@@ -60,6 +60,8 @@ class Options:
     eval_samples: int = 4
     """Sampled responses to each held-out question."""
     seed: int = 0
+    threads: int | None = None
+    """CPU threads of each process; default: its share of the cores that other programs leave idle when the run begins."""
     run_dir: Path = Path("runs/trl")
     """TRL's output folder: checkpoints, and evaluations.json."""
     cache_dir: Path = Path("runs/cache")
@@ -70,7 +72,7 @@ class Options:
         """The options of train_torch.py that name a task, the model to start from, and the objective."""
         return Config(
             model=self.model, task=self.task, task_args=self.task_args, verifier_seconds=self.verifier_seconds,
-            train_size=self.train_size, seed=self.seed,
+            train_size=self.train_size, seed=self.seed, threads=self.threads,
             eval_prompts=self.eval_prompts, max_new_tokens=self.max_new_tokens, cache_dir=self.cache_dir,
             objective=self.objective, clip_low=self.clip_low, clip_high=self.clip_high,
         )  # fmt: skip

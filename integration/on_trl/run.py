@@ -16,6 +16,7 @@ from integration.options.choices import NORMALISERS
 from integration.options.errors import UserError
 from integration.records.report import gain_interval
 from integration.rewards.verdicts import failure_findings, failures
+from integration.shared.cores import free_cores
 from integration.shared.evaluation import Evaluation, evaluate
 from integration.tasks.prompts import Prompter, ends_of
 from integration.tasks.record import describe
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 def run(options: Options) -> int:
     """Evaluate, train, evaluate again; returns the exit status."""
     base = options.base
+    torch.set_num_threads(threads_of(base))
+    if os.environ.get("RANK", "0") == "0":
+        print(f"loading {base.model} and {base.task}, {torch.get_num_threads()} CPU thread(s)", flush=True)
     task = task_of(base)
     model, tokenizer = load_start(base, task, torch.device("cpu"))
     if tokenizer.chat_template is None:
@@ -51,6 +55,12 @@ def run(options: Options) -> int:
                 f"{kind}: {mean(first):.1f} -> {mean(last):.1f} % of held-out questions, gain {low:+.1f} to {high:+.1f} (95 %)"
             )
     return 0
+
+
+def threads_of(base: Config) -> int:
+    """What --threads says, or this process's share of the idle cores: two threads on a busy core are slower than one."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    return base.threads or max(1, min(free_cores(), torch.get_num_threads()) // ranks)
 
 
 def task_of(base: Config) -> Task:

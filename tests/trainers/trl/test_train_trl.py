@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from support.repository import PATHS, ROOT
 
 from gspo_core import GSPO
 from gspo_core.objectives import FixedLength
+from integration.on_trl import run
 from integration.on_trl.run import arguments, task_of
 from integration.options.choices import CLIP_RANGES, OBJECTIVES
 from integration.options.errors import UserError
@@ -66,6 +68,17 @@ def test_a_wrong_option_does_not_wait_for_trl(monkeypatch: pytest.MonkeyPatch) -
         train(Options(verifier_seconds=0.0))
     with pytest.raises(ImportError):  # the guard: options without a fault do go on to it
         train(Options())
+
+
+def test_threads_are_this_process_s_share_of_the_idle_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    for idle, ranks, expected in ((8, 1, 8), (1, 1, 1), (6, 2, 3), (2, 4, 1)):
+        monkeypatch.setattr(run, "free_cores", lambda idle=idle: idle)
+        monkeypatch.setenv("WORLD_SIZE", str(ranks))
+        assert run.threads_of(Options().base) == expected
+        assert run.threads_of(Options(threads=5).base) == 5
+    with pytest.raises(UserError, match=r"^--threads: expected at least 1"):
+        train(Options(threads=0))
 
 
 def test_sizes_that_do_not_divide(tmp_path: Path) -> None:
