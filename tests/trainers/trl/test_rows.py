@@ -143,7 +143,7 @@ def test_the_budget_of_logits_reaches_the_loss_and_changes_nothing(monkeypatch: 
 
     monkeypatch.setattr(trainer, "linear_policy_loss", looking)
     large = ours(GSPO)
-    assert set(given) == {3 * 2**25}, "the default"
+    assert set(given) == {2**26}, "the default"
     given.clear()
     same(large, ours(GSPO, budget_bytes=0))
     assert set(given) == {0}
