@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.multiprocessing as mp
+from support.runs.server import started_server
 
 
 def on_ranks(main: Callable[[int, str], None], world: int, folder: Path) -> list[dict[str, Any]]:
     """What `main(rank, folder)` saved as `<rank>.pt`, by rank.
 
-    The server imports PyTorch, and the file of the first such `main`, once, which takes longer than what the processes do. It
-    ends with this process.
+    The server imports PyTorch once, which takes longer than what the processes do.
     """
-    multiprocessing.set_forkserver_preload(["support.lm_head.ranks", "support.lm_head.distributed_heads", main.__module__])
+    started_server()
     mp.start_processes(main, (str(folder),), world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]

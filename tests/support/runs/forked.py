@@ -1,24 +1,29 @@
 """A training script in a process of its own, forked from a server that has imported the frameworks once.
 
 It is `python integration/train_torch.py …` without the seconds of imports; test_command_line.py starts the scripts that way.
+Unless the whole of it is asked for, its report has an empty picture, since drawing takes longer than such a run trains, and the
+process that judges its answers is a fork, too.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
 import tempfile
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+from support.runs import forked_judges
+from support.runs.server import started_server
 
 from integration.options.command_line import command_line
 
 LONGEST = 240.0
 """Seconds that a process may take before something is wrong."""
-IMPORTED_ONCE = ["integration.on_torch.training", "integration.on_jax.training"]
 JAX_READS_AT_IMPORT = {
     "JAX_COMPILATION_CACHE_DIR": str,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": float,
@@ -37,13 +42,12 @@ class Done(NamedTuple):
 class Started:
     """A process under way: its name as a file (`train_torch.py`), its arguments, and the environment that it sees."""
 
-    def __init__(self, script: str, arguments: list[str], environment: dict[str, str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="forked-")
+    def __init__(self, script: str, arguments: list[str], environment: dict[str, str], *, whole: bool = False) -> None:
+        """`whole`: with pictures, and with a process for its answers that is started as a person's run starts it."""
+        self._folder = tempfile.TemporaryDirectory(prefix="forked-", ignore_cleanup_errors=True)
         self._printed = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED_ONCE)
         printed = [str(path) for path in self._printed]
-        self.process = context.Process(target=_main, args=(script, arguments, environment, printed))
+        self.process = started_server().Process(target=_main, args=(script, arguments, environment, printed, whole))
         self.process.start()
 
     def is_running(self) -> bool:
@@ -61,18 +65,22 @@ class Started:
 
     def done(self) -> Done:
         """Wait for its end; once. A process that a signal ended has minus its number as exit status."""
-        self.process.join(LONGEST)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-            raise TimeoutError(f"not done after {LONGEST:.0f} s")
-        printed = [path.read_text(encoding="utf-8") if path.exists() else "" for path in self._printed]
-        self._folder.cleanup()
+        try:
+            self.process.join(LONGEST)
+            if self.process.exitcode is None:
+                self.process.kill()
+                self.process.join()
+                raise TimeoutError(f"not done after {LONGEST:.0f} s")
+            printed = [path.read_text(encoding="utf-8") if path.exists() else "" for path in self._printed]
+        finally:
+            self._folder.cleanup()
         return Done(self.process.exitcode, *printed)
 
 
-def _main(script: str, arguments: list[str], environment: dict[str, str], printed: list[str]) -> None:
+def _main(script: str, arguments: list[str], environment: dict[str, str], printed: list[str], whole: bool) -> None:
     """The forked process."""
+    if not whole:
+        forked_judges.prepare()
     os.environ.clear()
     os.environ.update(environment)
     for stream, path in zip((1, 2), printed, strict=True):
@@ -84,4 +92,14 @@ def _main(script: str, arguments: list[str], environment: dict[str, str], printe
             jax.config.update(name.lower(), JAX_READS_AT_IMPORT[name](environment[name]))
     module = import_module(f"integration.{script.removesuffix('.py')}")
     sys.argv = [script, *arguments]
-    sys.exit(command_line(module.train, module.__doc__))
+    with ExitStack() as stack:
+        if not whole:
+            stack.enter_context(patch("integration.records.report.plots", _empty))
+            stack.enter_context(patch("integration.records.report.captioned", lambda _: []))
+            stack.enter_context(patch("integration.rewards.worker.subprocess", forked_judges))
+        sys.exit(command_line(module.train, module.__doc__))
+
+
+def _empty(_: object) -> Any:
+    """The picture of a report that nobody looks at."""
+    return import_module("matplotlib.figure").Figure(figsize=(1, 1))

@@ -98,7 +98,7 @@ class Killer:
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
         first = FirstRow(self.undisturbed)
-        process = self._start("undisturbed")
+        process = self._start("undisturbed", whole=True)
         self._wait_for(process, first)
         began = time.monotonic()
         self._wait_for(process, (self.undisturbed / "checkpoints" / f"{self.rollouts:06d}").exists)
@@ -122,13 +122,13 @@ class Killer:
             if self._finish(self._start(name), name) != self._reference:
                 self.different.append(self.workplace / name)
 
-    def _start(self, name: str) -> Started:
+    def _start(self, name: str, *, whole: bool = False) -> Started:
         folder = self.workplace / name
         begun = (folder / "config.json").exists()
         fresh = [*self.options, "--rollouts", str(self.rollouts), "--run-dir", str(folder)]
         options = ["--cache-dir", str(self.workplace / "cache"), *(["--resume", str(folder)] if begun else fresh)]
         with compiled_once(self.workplace / "compiled"):
-            return Started(f"{self.script}.py", options, environment())
+            return Started(f"{self.script}.py", options, environment(), whole=whole)
 
     def _killed(self, name: str) -> bool:
         """Go on with the run and kill it at a random moment; False if it was finished before."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
-import multiprocessing
 import os
 import socket
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.runs.server import started_server
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gspo_core.planning import Plan
@@ -172,7 +172,7 @@ def main(rank: int, folder: str, port: int, count: int, runs: list[dict[str, Any
 
 def on_processes_of(count: int, runs: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     """The results of `main` on so many ranks: `compared` of each run, and its 20 updates as "golden ..."."""
-    multiprocessing.set_forkserver_preload(["support.runs.on_processes"])
+    started_server()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -49,9 +49,9 @@ def compiled_once(folder: Path) -> Iterator[None]:
         yield
 
 
-def started(cache: Path, *options: str, script: str = "train_torch.py") -> Started:
-    """Start it in a process of its own."""
-    return Started(script, ["--cache-dir", str(cache), *options], environment())
+def started(cache: Path, *options: str, script: str = "train_torch.py", whole: bool = False) -> Started:
+    """Start it in a process of its own; forked.py has what the whole of it is."""
+    return Started(script, ["--cache-dir", str(cache), *options], environment(), whole=whole)
 
 
 def run(cache: Path, *options: str, script: str = "train_torch.py") -> Done:
