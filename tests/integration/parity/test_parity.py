@@ -33,9 +33,14 @@ def stored() -> Golden:
     return golden.load()
 
 
+def options_of(stored: Golden) -> dict[str, Any]:
+    """Of the run; what is sampled is stored, so that few questions will do."""
+    return {**stored.options, "train_size": 8}
+
+
 def of_torch(stored: Golden, folder: Path, change: Callable[[Trainer], None] = lambda _: None) -> Run:
     """What PyTorch's trainer makes of it, after a change to the trainer."""
-    trainer = parity.start(stored.options, folder)
+    trainer = parity.start(options_of(stored), folder)
     change(trainer)
     return parity.follow(trainer, stored.rollouts)
 
@@ -48,7 +53,7 @@ def widen(trainer: Trainer) -> None:
 def of_jax(stored: Golden, folder: Path, wide: bool = False) -> Run:
     """What JAX's trainer makes of it, in float32 with x64 off, or in float64. optax does not keep to strict promotion."""
     with jax.enable_x64(wide), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        trainer = parity_jax.start(stored.options, folder)
+        trainer = parity_jax.start(options_of(stored), folder)
         if wide:
             parity_jax.widen(trainer)
         return parity_jax.follow(trainer, stored.rollouts)

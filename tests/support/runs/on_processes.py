@@ -6,14 +6,17 @@ import dataclasses
 import faulthandler
 import os
 import socket
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
+from unittest.mock import patch
 
 import numpy as np
 import torch
 import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.runs.in_process import in_process
 from support.runs.server import started_server
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -30,6 +33,7 @@ from integration.options.config import Config
 from integration.parity import on_processes, on_torch
 from integration.parity import reference as golden
 from integration.shared.measure import Rollup
+from integration.tasks.task import Task, load_task
 
 STORED = golden.load()
 LONGEST = 540.0
@@ -54,9 +58,23 @@ CASES = st.builds(
 
 
 def options(folder: Path, **changes: Any) -> Config:
-    """Of the parity run."""
-    given_options = {**STORED.options, "task_args": tuple(STORED.options["task_args"])}
+    """Of the parity run; what is sampled is stored, so that few questions will do."""
+    given_options = {**STORED.options, "task_args": tuple(STORED.options["task_args"]), "train_size": 8}
     return Config(**{"model": str(golden.START), "threads": 1, **given_options, **changes}, run_dir=folder)
+
+
+@cache
+def task_of_all() -> Task:
+    """What is asked is stored, and so are the answers, of which none is judged."""
+    config = options(Path("run"))
+    few = {"train_size": config.train_size, "held_out_size": config.eval_prompts}
+    return in_process(load_task(config.task, list(config.task_args), seed=config.seed, **few))
+
+
+def prepared(folder: Path, processes: Processes, **changes: Any) -> Trainer:
+    """As the script prepares it, but for its task, which is loaded once."""
+    with patch.object(preparing, "load_task", lambda *_, **__: task_of_all()):
+        return preparing.prepare(options(folder, **changes), processes)
 
 
 def wide(folder: Path, processes: Processes, **changes: Any) -> Trainer:
@@ -68,11 +86,8 @@ def wide(folder: Path, processes: Processes, **changes: Any) -> Trainer:
         on_torch.widen(model)
         return model, tokenizer
 
-    preparing.loaded = loaded
-    try:
-        return preparing.prepare(options(folder, **changes), processes)
-    finally:
-        preparing.loaded = before
+    with patch.object(preparing, "loaded", loaded):
+        return prepared(folder, processes, **changes)
 
 
 @torch.no_grad()
@@ -113,17 +128,32 @@ def _in_order(row: dict[str, Any]) -> list[tuple[int, int, float]]:
     return sorted(zip(row["lengths"], row["signs"], row["log_s"], strict=True))
 
 
-def compared(folder: Path, processes: Processes, **changes: Any) -> dict[str, float]:
-    """The largest deviations from one process, over mini-batches that hypothesis draws on rank 0; all in float64."""
+class Alone:
+    """The updates of one process in float64, each of which is done once, whatever it is compared with."""
+
+    def __init__(self, folder: Path) -> None:
+        self._trainer = wide(folder, Processes())
+        self.start = on_torch.parameters_of(self._trainer.model)
+        self._known: dict[str, Any] = {}
+
+    def update(self, case: Case) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """As `one_update`, from the start."""
+        if str(case) not in self._known:
+            reset(self._trainer, self.start)
+            self._known[str(case)] = one_update(self._trainer, case)
+        return cast(tuple[dict[str, np.ndarray], dict[str, Any]], self._known[str(case)])
+
+
+def compared(folder: Path, processes: Processes, alone: Alone | None, **changes: Any) -> dict[str, float]:
+    """The largest deviations from one process, over mini-batches that hypothesis draws on rank 0, which has `alone`."""
     ours = wide(folder / "ours", processes, **changes)
-    alone = wide(folder / f"alone-{processes.ranks.rank}", Processes())
-    start = on_torch.parameters_of(alone.model)
+    start = processes.ranks.gather(alone and alone.start)[0]
     worst = dict.fromkeys(("parameters", "metrics", "log_s", "clipped", "cases", "idle"), 0.0)
 
     def check(case: Case) -> None:
         reset(ours, start)
-        reset(alone, start)
-        (mine, row), (expected, whole) = one_update(ours, case), one_update(alone, case)
+        mine, row = one_update(ours, case)
+        expected, whole = processes.ranks.gather(alone and alone.update(case))[0]
         assert row.keys() ^ whole.keys() <= {"loss_trained"}, case  # which is only there if micro-batches share a denominator
         found = {
             "parameters": max(float(np.abs(mine[name] - expected[name]).max()) for name in expected),
@@ -158,13 +188,14 @@ def main(rank: int, folder: str, port: int, count: int, runs: list[dict[str, Any
     faulthandler.dump_traceback_later(LONGEST, exit=True)  # collectives that do not line up would wait for half an hour
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     results: dict[str, Any] = {}
+    alone = None if rank else Alone(Path(folder) / "alone")
     for number, changes in enumerate(runs):
         place = Path(folder) / str(number)
         os.environ["MASTER_PORT"] = str(port + number)
         with joined(options(place, **changes)) as processes:
             key = str(changes)
-            results[key] = compared(place, processes, **changes)
-            narrow = preparing.prepare(options(place / "golden", **changes), processes)
+            results[key] = compared(place, processes, alone, **changes)
+            narrow = prepared(place / "golden", processes, **changes)
             results[f"golden {key}"] = on_processes.follow(narrow, STORED.rollouts)
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
