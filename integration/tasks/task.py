@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -77,15 +78,15 @@ def load_task(
     """
     args = parse_args("--task-args", task_args)
     source: Source
-    entries: Iterable[dict[str, Any]]
     if name.endswith(".py"):
         source = FileSource(name, args)
         entries = source.entries(4 * (train_size + held_out_size), seed)
         source.open()
+        parts = split(name, entries, train_size, held_out_size)
     else:
         source = GymSource(_known(name), args, spaced(seed), 4 * (train_size + held_out_size))
-        entries = _gym_entries(source, task_args, train_size + held_out_size)
-    parts = split(name, entries, train_size, held_out_size)
+        with closing(_gym_entries(source, task_args, train_size + held_out_size)) as drawing:
+            parts = split(name, drawing, train_size, held_out_size)
     distinct = len({e.question for e in parts.train})
     if len(parts.held_out) < held_out_size or distinct < held_out_size:
         raise UserError(
@@ -103,7 +104,7 @@ def _known(name: str) -> str:
     return name
 
 
-def _gym_entries(source: GymSource, task_args: Sequence[str], wanted: int) -> Iterable[dict[str, Any]]:
+def _gym_entries(source: GymSource, task_args: Sequence[str], wanted: int) -> Generator[dict[str, Any], None, None]:
     try:
         yield from drawn(source.dataset(), source.name, wanted)
     except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from integration.tasks.generating import drawn
+from integration.tasks.task import load_task
 
 
 class Writing:
@@ -46,3 +47,21 @@ def test_the_folder_is_gone_when_enough_is_drawn(monkeypatch: pytest.MonkeyPatch
     assert len(list(tmp_path.iterdir())) == 1
     drawing.close()  # type: ignore[attr-defined]  # it is a generator
     assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_a_task_is_gone_however_its_loading_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A traceback that somebody keeps, such as pytest, keeps what was being drawn with it."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    load_task("count_bits", [], seed=0, train_size=4, held_out_size=2)
+    assert not list(tmp_path.iterdir())
+    seen = []
+
+    def problem_of(*_: object) -> None:
+        seen.extend(tmp_path.iterdir())
+        raise RuntimeError("in the middle of it")
+
+    monkeypatch.setattr("integration.tasks.splitting.problem_of", problem_of)
+    with pytest.raises(RuntimeError, match="in the middle of it") as kept:
+        load_task("count_bits", [], seed=0, train_size=4, held_out_size=2)
+    assert len(seen) == 1
+    assert not list(tmp_path.iterdir()), kept

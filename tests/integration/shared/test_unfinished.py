@@ -1,14 +1,18 @@
-"""A rollout that is stopped between any two optimizer steps, saved and gone on with, ends as one that nobody disturbed."""
+"""A rollout that is stopped between any two optimizer steps, saved and gone on with, ends as one that nobody disturbed.
+
+In the JAX script; on_torch/test_unfinished.py has PyTorch's, and what its file may hold.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.runs.in_process import Paid
-from support.runs.jax_trainers import make_trainer
+from support.runs.jax_trainers import make_trainer, promotion, save_model, words
 from support.runs.stops import StopAfter
 
 from integration.on_jax.reference import Reference
@@ -20,12 +24,31 @@ from integration.records.run_folder import UNFINISHED
 from integration.shared.interrupt import Abandoned
 from integration.tasks.task import Task
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+pytestmark = pytest.mark.slow
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "micro-batches": {"micro_batch_size": 2, "objective": "grpo"},
     "a penalty": {"kl": "k3", "kl_coefficient": 0.1},
 }
+
+
+@pytest.fixture(autouse=True)
+def _standard_promotion() -> Iterator[None]:
+    """Outside the suite's strict promotion, as in the script's own process."""
+    with promotion():
+        yield
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """What is asked."""
+    return words()
+
+
+@pytest.fixture(scope="module")
+def saved(task: Task, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
+    """The model that trainers start from."""
+    return save_model(task, tmp_path_factory.mktemp("model"))
 
 
 def made(task: Task, saved: Any, folder: Path, options: dict[str, Any]) -> Trainer:
