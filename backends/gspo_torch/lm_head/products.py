@@ -34,15 +34,15 @@ def _find_onednn() -> bool:
     return packet is not None and "default" in packet.overloads() and str(packet.default._schema) == _SCHEMA
 
 
-def _is_of_amd(described: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor is one of those on which oneDNN was measured to be faster than MKL."""
+def is_of_amd(described: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether it is one of AMD's processors, on which some of MKL's functions were measured to be slower than others."""
     try:
         return "AuthenticAMD" in described.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False  # another system than Linux: not measured
 
 
-ONEDNN = _find_onednn() and _is_of_amd()
+ONEDNN = _find_onednn() and is_of_amd()
 
 
 def matmul(a: Tensor, b: Tensor, out: Tensor, fresh: bool = True) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gspo_torch.distributed import VocabularyShard
 
-from . import aligned, two_pass
-from .blocks import Weights
+from . import aligned, exponentials, two_pass
+from .blocks import Weights, cached_logits
 from .head import Head, check_ids
 from .logp import head_gradients, once, spread
 from .products import piece_bytes
@@ -99,11 +99,11 @@ class LinearFunction(torch.autograd.Function):
         rows = hidden.reshape(-1, hidden.shape[-1])
         rows = (rows if job.places is None else rows[job.places]).contiguous()
         wanted = tuple(x and differentiable for x in ctx.needs_input_grad[:3])
-        capacity = _capacity(head, rows, job, wanted)
+        buffer = _buffer(head, rows, job, wanted)
         ctx.job, ctx.wanted, ctx.finished = job, wanted, None
         with torch.autocast(hidden.device.type, enabled=False):
-            if capacity >= LEAST_CHUNK and any(wanted):
-                seen, ctx.finished = _aligned(head, rows, job, capacity, wanted)
+            if buffer is not None and buffer.rows >= LEAST_CHUNK and any(wanted):
+                seen, ctx.finished = _aligned(head, rows, job, buffer, wanted)
                 scored = two_pass.Scored(seen.logp, seen.logp, seen.entropy, None)
             else:
                 scored = two_pass.forward(head, rows, job.tokens, job.entropy)
@@ -139,21 +139,22 @@ class LinearFunction(torch.autograd.Function):
         return *once(gradients, upstream, hidden, lm_head, bias), None, None
 
 
-def _capacity(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> int:
-    """Number of rows of logits that the aligned scheme may hold; 0 if the scheme cannot be used."""
+def _buffer(head: Head, rows: Tensor, job: Job, wanted: tuple[bool, ...]) -> aligned.Buffer | None:
+    """Memory for logits that the aligned scheme may hold; None if the scheme cannot be used."""
     sharded = job.terms.layout.local is not job.terms.layout or head.shard is not None
     if rows.is_cuda or sharded or head.soft_cap is not None or job.terms.entropy_bonus is not None or not len(head.weight):
-        return 0
+        return None
     wide = head.wide(rows)
     kept = [x for x, needed in zip((rows, head.weight, head.bias), wanted, strict=True) if needed and x is not None]
     sums = sum(x.numel() for x in kept if x.dtype != wide) * wide.itemsize
-    beside = sums + piece_bytes(min(aligned.COLUMNS, len(head.weight)), rows.shape[1], wide)
-    beside += aligned.cached_logits(len(head.weight)) * wide.itemsize if job.entropy else 0
-    return max(0, job.budget_bytes - beside) // (aligned.stride(len(head.weight)) * wide.itemsize)
+    block = min(exponentials.COLUMNS, len(head.weight))
+    beside = sums + piece_bytes(block, rows.shape[1], wide)
+    beside += cached_logits(min(exponentials.WIDE, len(head.weight))) * wide.itemsize if job.entropy else 0
+    return aligned.Buffer(max(0, job.budget_bytes - beside) // wide.itemsize, len(head.weight))
 
 
 def _aligned(
-    head: Head, rows: Tensor, job: Job, capacity: int, wanted: tuple[bool, ...]
+    head: Head, rows: Tensor, job: Job, buffer: aligned.Buffer, wanted: tuple[bool, ...]
 ) -> tuple[aligned.Seen, tuple[Tensor | None, ...]]:
     """(log-probs and entropies [n], gradients of the value for rows, weight and bias).
 
@@ -185,7 +186,7 @@ def _aligned(
         return weights[mine].to(wide)
 
     lengths = [1] * len(inner) if known is not None else counts.tolist()
-    seen = aligned.run(head, inner, ids, aligned.chunks(lengths, capacity), weigh, into, job.entropy)
+    seen = aligned.run(head, inner, ids, aligned.chunks(lengths, buffer), weigh, into, job.entropy)
 
     def back(x: Tensor | None) -> Tensor | None:
         return x if grouped or x is None else torch.empty_like(x).index_copy_(0, order, x)

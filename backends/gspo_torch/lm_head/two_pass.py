@@ -158,16 +158,13 @@ def _scores(head: Head, rows: Tensor, tokens: Tensor, entropy: bool, squares: bo
         for start in range(0, len(head.weight), broad):
             block = slice(start, min(start + broad, len(head.weight)))
             tile = blocks.logits(head, rows[part], block, buffer)
-            score = blocks.compiled(blocks.tile_scores, tile.device.type)
-            found = score(tile, tokens[part], head.first + start, entropy, squares)
-            seen = blocks.merge(seen, found)
+            seen = blocks.merge(seen, blocks.scores(tile, tokens[part], head.first + start, entropy, squares))
         parts.append(seen)
     if len(parts) == 1:
         return parts[0]
     if not parts:
         return blocks.nothing_seen(rows, wide, entropy, squares)
-    columns = [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
-    return Scores(*columns)  # type: ignore[arg-type]  # the columns in their order
+    return blocks.joined(parts)
 
 
 def _tile_shape(rows: Tensor, fused: bool) -> tuple[int, int]:

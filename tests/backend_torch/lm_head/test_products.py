@@ -143,8 +143,8 @@ def test_an_operator_with_other_arguments_is_not_used(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("text", "expected"), [("vendor_id\t: AuthenticAMD\n", True), ("vendor_id\t: GenuineIntel\n", False)])
 def test_it_is_used_on_the_processors_where_it_is_faster(tmp_path: Path, text: str, expected: bool) -> None:
     (tmp_path / "cpuinfo").write_text(text, encoding="utf-8")
-    assert products._is_of_amd(tmp_path / "cpuinfo") == expected
-    assert not products._is_of_amd(tmp_path / "none")
+    assert products.is_of_amd(tmp_path / "cpuinfo") == expected
+    assert not products.is_of_amd(tmp_path / "none")
 
 
 @pytest.mark.slow

@@ -145,8 +145,9 @@ def small_pieces(tile: tuple[int, int], least_chunk: int = 1, cache: int = 7) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gspo_torch.lm_head.two_pass.TILE", tile)
         patch.setattr("gspo_torch.lm_head.schemes.LEAST_CHUNK", least_chunk)
-        patch.setattr("gspo_torch.lm_head.aligned.CACHE", cache)
-        patch.setattr("gspo_torch.lm_head.aligned.COLUMNS", 5)
+        patch.setattr("gspo_torch.lm_head.blocks.CACHE", cache)
+        patch.setattr("gspo_torch.lm_head.exponentials.COLUMNS", 2)
+        patch.setattr("gspo_torch.lm_head.exponentials.WIDE", 5)
         yield
 
 

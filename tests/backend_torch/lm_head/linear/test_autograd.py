@@ -10,7 +10,7 @@ from typing import Any
 import gspo_torch
 import pytest
 import torch
-from gspo_torch.lm_head import aligned, blocks, products, two_pass
+from gspo_torch.lm_head import blocks, exponentials, products, two_pass
 from support.lm_head.agreement import assert_in_budget
 from support.lm_head.cases import PARAMETERS, Problem, from_logits, make, ours
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def test_products_are_out_of_autocasts_reach(bytes_: int, monkeypatch: pytest.Mo
         inside.append(torch.is_autocast_enabled("cpu"))
         products.matmul(*args, **options)
 
-    for module in (blocks, two_pass, aligned):
+    for module in (blocks, two_pass, exponentials):
         monkeypatch.setattr(module, "matmul", watched)
     problem = make()
     with torch.autocast("cpu", dtype=torch.bfloat16):

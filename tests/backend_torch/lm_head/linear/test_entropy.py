@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from gspo_torch.lm_head import aligned, blocks
-from gspo_torch.lm_head.aligned import cached_logits
+from gspo_torch.lm_head import aligned, blocks, exponentials, two_pass
+from gspo_torch.lm_head.blocks import cached_logits
 from hypothesis import given
 from hypothesis import strategies as st
 from support.draws import at_most
@@ -26,7 +26,7 @@ def ring(problem: Problem, rows: int) -> int:
     wide = 8 if torch.float64 in (problem.hidden.dtype, problem.lm_head.dtype) else 4
     vocabulary = len(problem.lm_head)
     low = problem.lm_head.numel() + problem.hidden.numel() + vocabulary if problem.lm_head.element_size() != wide else 0
-    return (rows * vocabulary + low + cached_logits(vocabulary)) * wide
+    return (rows * vocabulary + low + cached_logits(min(exponentials.WIDE, vocabulary))) * wide
 
 
 def entropies(problem: Problem, dtype: torch.dtype) -> Tensor:
@@ -71,13 +71,13 @@ def test_no_bit_of_the_loss_and_no_product_is_another(rows: int, monkeypatch: py
         products.append((a.shape, b.shape))
         real(a, b, *rest, **more)
 
-    for module in (blocks, aligned, aligned.two_pass):
+    for module in (blocks, exponentials, two_pass):
         monkeypatch.setattr(module, "matmul", matmul)
     seen = []
     with small_pieces((4, 9)):
         for more in ({}, {"return_entropy": True}):
             products.clear()
-            budget = (rows * 23 + cached_logits(23) * bool(more)) * 4 if rows else 0
+            budget = (rows * 23 + cached_logits(min(exponentials.WIDE, 23)) * bool(more)) * 4 if rows else 0
             seen.append((ours(problem, return_logp=True, budget_bytes=budget, **more), list(products)))
     (plain, before), (looked_at, after) = seen
     assert before == after

@@ -9,7 +9,7 @@ from weakref import finalize
 import gspo_torch
 import pytest
 import torch
-from gspo_torch.lm_head import products
+from gspo_torch.lm_head import aligned, products
 from support.lm_head.cases import WIDER
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -89,7 +89,7 @@ def seen(path: Callable[..., Tensor], num: int, dtype: torch.dtype = torch.float
 def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gspo_torch.lm_head.two_pass.TILE", (TILE_ROWS, VOCABULARY))
     monkeypatch.setattr("gspo_torch.lm_head.schemes.LEAST_CHUNK", 1)
-    monkeypatch.setattr("gspo_torch.lm_head.aligned.CACHE", VOCABULARY)
+    monkeypatch.setattr("gspo_torch.lm_head.blocks.CACHE", VOCABULARY)
 
 
 ALIGNED = 32 * VOCABULARY * 4
@@ -113,9 +113,12 @@ def test_other_terms_hold_no_logits_either(terms: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_one_sequence_longer_than_the_budget_goes_through_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("columns", "kept"), [(VOCABULARY, 0), (64, 192)], ids=["two passes", "a part is kept"])
+def test_one_sequence_longer_than_the_budget_is_within_it(columns: int, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A buffer of 4 rows, sequences of 8."""
     monkeypatch.setattr("gspo_torch.lm_head.two_pass.TILE", (2, VOCABULARY))
+    monkeypatch.setattr("gspo_torch.lm_head.exponentials.COLUMNS", columns)
+    assert aligned.Buffer(4 * VOCABULARY, VOCABULARY).kept(PER_SEQUENCE) == kept
     assert seen(linear(4 * VOCABULARY * 4), 32)[0].largest <= 4 * VOCABULARY * 4
 
 

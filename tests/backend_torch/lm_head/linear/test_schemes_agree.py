@@ -21,7 +21,7 @@ from support.lm_head.agreement import assert_in_budget, error, is_clear_of_kinks
 from support.lm_head.cases import Answer, Problem, from_logits, make, ours, problems, small_pieces
 from torch import Tensor
 
-from gspo_core import GSPO, Padded
+from gspo_core import GRPO, GSPO, Padded, PerToken
 from gspo_core.objectives import PRESETS
 from gspo_core.objectives.loss import Objective
 
@@ -40,22 +40,22 @@ def budget(problem: Problem, rows: int) -> int:
 
 
 @contextmanager
-def chunks_seen() -> Iterator[list[bool]]:
-    """Whether the aligned scheme's chunks fit into the buffer, as they come."""
-    fits: list[bool] = []
+def shares_seen() -> Iterator[list[float]]:
+    """Shares of the vocabulary that the aligned scheme keeps of its chunks, as they come; 0: two passes."""
+    kept: list[float] = []
     real = aligned.run
     with pytest.MonkeyPatch.context() as patch:
 
         def spy(head: Head, rows: Tensor, tokens: Tensor, cut: list[aligned.Chunk], *rest: Any) -> Tensor:
-            fits.extend(chunk.fits for chunk in cut)
+            kept.extend(chunk.kept / len(head.weight) for chunk in cut)
             return real(head, rows, tokens, cut, *rest)
 
         patch.setattr(aligned, "run", spy)
-        yield fits
+        yield kept
 
 
 def both(problem: Problem, rows: int) -> list[Answer]:
-    """Two-pass, and aligned with a buffer of so many rows: sequences longer than that go two-pass."""
+    """Two-pass, and aligned with a buffer of so many rows: of longer sequences a part is kept, or nothing."""
     return [
         ours(problem, budget_bytes=0, return_logp=rows % 2 == 0),
         ours(problem, budget_bytes=budget(problem, rows), return_logp=rows % 3 == 0),
@@ -91,19 +91,31 @@ def test_every_preset(objective: Objective, data: st.DataObject, tile: tuple[int
 
 
 @pytest.mark.slow
-def test_the_draws_are_not_vacuous() -> None:
-    """There are chunks that fit beside sequences too long, sequences clipped beside live ones, in a drawn problem."""
+@pytest.mark.parametrize("others", ["a part", "nothing"])
+def test_the_draws_are_not_vacuous(others: str) -> None:
+    """In a drawn problem all is kept of some chunks, a part or nothing of others; some sequences are clipped, some are not."""
 
     def telling(problem: Problem) -> bool:
         if problem.options.get("soft_cap") or problem.options.get("entropy_bonus") or problem.options.get("kl"):
             return False
         if problem.options.get("on_policy"):
             return False
-        with small_pieces((3, 4)), chunks_seen() as fits:
-            loss = problem.loss(budget_bytes=budget(problem, 3))
-        return {True, False} <= set(fits) and bool(loss.clipped.any()) and bool((loss.logp_grad != 0).any())
+        with small_pieces((3, 4)), shares_seen() as kept:
+            loss = problem.loss(budget_bytes=budget(problem, 3 if others == "a part" else 1))
+        mixed = 1 in kept and any(0 < share < 1 if others == "a part" else share == 0 for share in kept)
+        return mixed and bool(loss.clipped.any()) and bool((loss.logp_grad != 0).any())
 
     find(problems(), telling, settings=settings(max_examples=3000, database=None, derandomize=True, phases=[Phase.generate]))
+
+
+def test_tokens_without_a_weight_in_a_sequence_of_which_a_part_is_kept() -> None:
+    """Every third token has no advantage: the others move up in the buffer, and keep their own scales and maxima."""
+    weights = (torch.arange(9)[None] % 3 != 0).to(torch.float64)
+    problem = make(lengths=(9,), vocabulary=23, objective=GRPO, advantage=PerToken(weights))
+    with small_pieces((3, 4)), shares_seen() as kept:
+        answer = ours(problem, budget_bytes=budget(problem, 5))
+    assert 0 < kept[0] < 1
+    assert_in_budget(problem, answer, from_logits(problem))
 
 
 @pytest.mark.parametrize("what", ["value", "logp", "weight", "hidden", "lm_head", "bias"])
@@ -210,9 +222,13 @@ def test_two_pass_gradients_add_to_what_stands_there(tile: tuple[int, int]) -> N
         assert rows * vocabulary == 0 or all(bool((x != 0).any()) for x in fresh)
 
 
+@pytest.mark.parametrize("exp2", [False, True], ids=["exp", "exp2"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_exponentials_are_right_to_a_rounding_of_their_exponent(dtype: torch.dtype) -> None:
+def test_exponentials_are_right_to_a_rounding_of_their_exponent(
+    dtype: torch.dtype, exp2: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From where they vanish to 1, which is exact; no token comes back that a bias of −∞ took out."""
+    monkeypatch.setattr(blocks, "EXP2", exp2)
     x = torch.cat([torch.linspace(-110.0, 0.0, 10_001, dtype=dtype), torch.tensor([-torch.inf, -1e9, -1e-30], dtype=dtype)])
     truth = torch.tensor([math.exp(value) for value in x.tolist()], dtype=torch.float64)
     y = blocks.exponentiate(x.clone())

@@ -10,7 +10,7 @@ from typing import Any
 import gspo_torch
 import pytest
 import torch
-from gspo_torch.lm_head import aligned, blocks
+from gspo_torch.lm_head import blocks, exponentials
 from support.lm_head.agreement import error
 from support.lm_head.cases import Problem, from_logits, make, ours, small_pieces, with_kl
 from torch import Tensor
@@ -28,7 +28,8 @@ BUDGETS = pytest.mark.parametrize("bytes_", [0, 2**20], ids=["two-pass", "aligne
 def rows_seen() -> Iterator[dict[str, list[Tensor]]]:
     """The rows that go into tiles of logits and of gradients, as they come."""
     seen: dict[str, list[Tensor]] = {"forward": [], "backward": []}
-    scored, differentiated, exponentiated, compacted = blocks.logits, blocks.dlogits, aligned._exponentiate, aligned.compact
+    scored, differentiated = blocks.logits, blocks.dlogits
+    exponentiated, compacted = exponentials.exponentiate, exponentials.compact
 
     def logits(head: Any, rows: Tensor, *rest: Any) -> Tensor:
         seen["forward"].append(rows)
@@ -52,8 +53,8 @@ def rows_seen() -> Iterator[dict[str, list[Tensor]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "logits", logits)
         patch.setattr(blocks, "dlogits", dlogits)
-        patch.setattr(aligned, "_exponentiate", exponentiate)
-        patch.setattr(aligned, "compact", compact)
+        patch.setattr(exponentials, "exponentiate", exponentiate)
+        patch.setattr(exponentials, "compact", compact)
         yield seen
 
 
