@@ -68,9 +68,10 @@ def linear_policy_loss(
         budget_bytes: memory for logits and float32 sums beyond the gradients. On a CPU, sequences whose logits fit into it use
             the aligned scheme with 3 matrix products; of longer ones a part of the logits is kept and the rest computed again,
             which takes up to 4 products. If 64 rows of logits do not fit, all sequences use the two-pass scheme, with 4
-            products and one tile of logits. With an entropy bonus, `soft_cap`, `vocabulary` or a sharded layout, and on a GPU, whose kernels never
-            write a logit to memory, every sequence uses the two-pass scheme; with 0 as well. Gradients in float16 or bfloat16
-            need their size in float32 of it, for the sums of the aligned scheme: V × H × 4 bytes for the head, 4 H a token.
+            products and one tile of logits. With an entropy bonus, `soft_cap`, `vocabulary` or a sharded layout, and on a GPU,
+            whose kernels never write a logit to memory, every sequence uses the two-pass scheme; with 0 as well. Gradients in
+            float16 or bfloat16 need their size in float32 of it, for the sums of the aligned scheme: V × H × 4 bytes for the
+            head, 4 H a token.
         static: read nothing from the device, and torch.compile(fullgraph=True) takes the call as one graph. Then ids are not
             checked (one outside [0, V) has log-prob −∞), every slot costs a row of logits, also without an advantage or
             gradient, and the scheme is two-pass, whatever the budget.
