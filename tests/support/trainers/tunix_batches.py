@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 from unittest import mock
@@ -102,15 +104,13 @@ def registered(objective: Objective) -> str:
 
 def value_and_grad(name: str, logp: Any, example: Any, options: Any, log: bool = False) -> tuple[float, dict[str, Any], Any]:
     """(loss, aux if asked for, gradient with respect to the log-probs) of a registered loss, which stand in a model's place."""
-    loss = function_registry.get_policy_loss_fn(name)
-    said = {**dataclasses.asdict(options), **vars(options)}  # some fields are slots, and `temperature` is no field
-    graded = _compiled(loss, _Said(repr(sorted(said.items())), options), log)
+    graded = _compiled(function_registry.get_policy_loss_fn(name), said(options), log)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Tunix relies on both
         (value, aux), gradient = graded(jnp.asarray(logp), example)
     return float(value), aux, np.asarray(gradient)
 
 
-class _Said(NamedTuple):
+class Said(NamedTuple):
     """A configuration, which has no hash, and what it says, which stands for it."""
 
     words: str
@@ -120,19 +120,29 @@ class _Said(NamedTuple):
         return hash(self.words)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Said) and other.words == self.words
+        return isinstance(other, Said) and other.words == self.words
+
+
+def said(options: Any) -> Said:
+    """Some of its fields are slots, and `temperature` is no field."""
+    return Said(repr(sorted({**dataclasses.asdict(options), **vars(options)}.items())), options)
+
+
+@contextmanager
+def given_log_probs(logp: Any, more: Any) -> Iterator[None]:
+    """The model is split and run by two functions of these modules; everything else is as in a training."""
+    split = mock.patch.object(algo_core.nnx, "split", return_value=(None, None))
+    with split, mock.patch.object(common, "compute_per_token_logps", return_value=(logp, more)):
+        yield
 
 
 @cache
-def _compiled(loss: Any, said: _Said, log: bool) -> Any:
+def _compiled(loss: Any, words: Said, log: bool) -> Any:
     """As a training compiles it, once for all batches of one shape; what is not asked for is not computed."""
 
     def of(given: Any, example: Any) -> Any:
-        # The model is split and run by two functions of these modules; everything else is as in a training.
-        split = mock.patch.object(algo_core.nnx, "split", return_value=(None, None))
-        run = mock.patch.object(common, "compute_per_token_logps", return_value=(given, jnp.zeros((*given.shape, 2))))
-        with split, run:
-            value, aux = loss(None, example, algo_config=said.options, pad_id=0, eos_id=1)
+        with given_log_probs(given, jnp.zeros((*given.shape, 2))):
+            value, aux = loss(None, example, algo_config=words.options, pad_id=0, eos_id=1)
         return value, aux if log else {}
 
     return jax.jit(jax.value_and_grad(of, has_aux=True))

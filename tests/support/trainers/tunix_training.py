@@ -74,7 +74,14 @@ def cluster(
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("fsdp", "tp"))
     roles = (rl_cluster.Role.ACTOR, rl_cluster.Role.REFERENCE, rl_cluster.Role.ROLLOUT)
     training = rl_cluster.RLTrainingConfig(actor_optimizer=optimizer, eval_every_n_steps=10**6, max_steps=steps, **batch)
-    sampled = {"temperature": 1.0, "top_p": 1.0, "max_prompt_length": 4, "kv_cache_size": 64, **rollout}
+    sampled = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "max_prompt_length": 4,
+        "kv_cache_size": 64,
+        "return_logprobs": True,
+        **rollout,
+    }
     config = rl_cluster.ClusterConfig(
         role_to_mesh=dict.fromkeys(roles, mesh),
         rollout_engine="vanilla",

@@ -10,9 +10,10 @@ What an objective says, options cannot contradict: `epsilon`, `epsilon_high`, `e
 the objective has. `beta`, `kl_loss_mode` and `kl_clamp_value` add Tunix's KL term. With packed sequences a response is a
 segment of the pack.
 
-The denominator is the count of one micro-batch, and Tunix averages over the micro-batches of a step: that is the loss of the
-whole step if every micro-batch has as many responses (for a mean over tokens: as many tokens). The contract, (loss, aux), is
-that of Tunix 0.1.7; the LossOutput of its repository is refused.
+Tunix 0.1.7 averages over the micro-batches of a step, each divided by its own count: that is the loss of the whole step if
+every micro-batch has as many responses (for a mean over tokens: as many tokens). Tunix's repository takes a sum and a
+denominator, LossOutput, and the loss is that of the whole step whatever the micro-batches are. A loss returns what the
+installed Tunix takes.
 """
 
 import importlib.util

@@ -15,6 +15,7 @@ from gspo_core.types import Array
 from gspo_jax.kl import kl_penalty
 from gspo_jax.policy import policy_loss
 
+from .contract import output, quotient, scores
 from .log import Batch, logged
 from .options import check_options, kl_estimator
 
@@ -28,12 +29,10 @@ def register(name: str, objective: Objective) -> str:
 
     Returns: the name.
 
-    Raises: TypeError if it is no objective; ImportError for a Tunix whose losses return something other than (loss, aux).
+    Raises: TypeError if it is no objective.
     """
     if not isinstance(objective, Objective):
         raise TypeError(f"objective: expected an Objective such as GSPO, got {type(objective).__name__}")
-    if hasattr(importlib.import_module("tunix.sft.utils"), "LossOutput"):
-        raise ImportError("tunix: expected losses that return (loss, aux), as in 0.1.7, got a version with LossOutput")
     registry = importlib.import_module("tunix.rl.function_registry")
     registry.register_policy_loss_fn(name)(partial(tunix_loss, objective))
     return name
@@ -46,44 +45,45 @@ def register_presets() -> None:
 
 
 def tunix_loss(
-    objective: Objective, model: Any, train_example: Any, algo_config: Any, pad_id: int, eos_id: int
-) -> tuple[Array, dict[str, Any]]:
+    objective: Objective,
+    model: Any,
+    train_example: Any,
+    algo_config: Any,
+    pad_id: int,
+    eos_id: int,
+    compute_logps_chunk_size: int = 0,
+) -> Any:
     """A policy loss as Tunix calls it, after the objective.
 
     Args:
         objective: whose loss it is.
-        model, train_example, algo_config, pad_id, eos_id: Tunix's own.
+        model, train_example, algo_config, pad_id, eos_id, compute_logps_chunk_size: Tunix's own.
 
-    Returns: the loss of a micro-batch with its KL term, and what Tunix logs.
+    Returns: the loss of a micro-batch with its KL term, and what Tunix logs: (loss, aux), or a LossOutput whose sum and
+        denominator Tunix adds up over the micro-batches of an optimizer step.
 
     Raises: ValueError for an option that contradicts the objective, by its name.
     """
     example = train_example
     check_options(objective, algo_config, example)
-    common, nnx = importlib.import_module("tunix.rl.common"), importlib.import_module("flax.nnx")
-    packs = {name: getattr(example, name, None) for name in ("segment_ids", "segment_positions")}
-    logp, logits = common.compute_per_token_logps(
-        *nnx.split(model),
-        prompt_tokens=example.prompt_ids,
-        completion_tokens=example.completion_ids,
-        pad_id=pad_id,
-        eos_id=eos_id,
-        stop_gradient=False,
-        return_logits=True,
-        temperature=algo_config.temperature,
-        **packs,
-    )
+    logp, entropy = scores(model, example, pad_id, eos_id, algo_config.temperature, compute_logps_chunk_size)
     layout = layout_of(example)
-    rows = (logp, example.old_per_token_logps, example.ref_per_token_logps, getattr(example, "sampler_is_weights", None))
-    logp, old, reference, weights = (None if x is None else x.reshape(layout.shape) for x in rows)
+    rows = (
+        logp,
+        entropy,
+        example.old_per_token_logps,
+        example.ref_per_token_logps,
+        getattr(example, "sampler_is_weights", None),
+    )
+    logp, entropy, old, reference, weights = (None if x is None else x.reshape(layout.shape) for x in rows)
     advantage = advantage_of(objective, example.advantages, weights, layout)
     loss = policy_loss(objective, logp, old, advantage, layout, on_policy=old is None)
-    value, kl = loss.value, jnp.zeros(())
+    value, kl, count = loss.value, jnp.zeros(()), objective.count(layout)
     if reference is not None:
         kl = kl_penalty(kl_estimator(algo_config), logp, reference, layout, reduction=objective.reduction).value
         value = value + (algo_config.beta or 0.0) * kl
-    batch = Batch(objective, logp, old, reference, weights, advantage, layout, logits.reshape(*layout.shape, -1))
-    return value, logged(batch, loss, kl, algo_config)
+    batch = Batch(objective, logp, old, reference, weights, advantage, layout, entropy)
+    return output(quotient(value * loss.denominator, count), logged(batch, loss, kl, algo_config))
 
 
 def layout_of(example: Any) -> Padded | Packed:
