@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from support.repository import ROOT
-from support.runs.scripts import TINY, rows, run
+from support.runs import scripts
+from support.runs.scripts import TINY, rows
 
 pytestmark = pytest.mark.slow
 EXAMPLES = ROOT / "docs" / "examples"
@@ -15,6 +17,8 @@ OPTIONS = [
     *TINY[:2], *TINY[7:], "--task-args", "most=4", "--mini-batches", "2", "--checkpoint-every", "1",
     "--objective", f"{EXAMPLES / 'my_loss.py'}:WIDE",
 ]  # fmt: skip
+
+run = partial(scripts.run, executing=True)
 
 HOSTILE = """
 

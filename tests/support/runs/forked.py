@@ -42,12 +42,21 @@ class Done(NamedTuple):
 class Started:
     """A process under way: its name as a file (`train_torch.py`), its arguments, and the environment that it sees."""
 
-    def __init__(self, script: str, arguments: list[str], environment: dict[str, str], *, whole: bool = False) -> None:
-        """`whole`: with pictures, and with a process for its answers that is started as a person's run starts it."""
+    def __init__(
+        self, script: str, arguments: list[str], environment: dict[str, str], *, whole: bool = False, executing: bool = False
+    ) -> None:
+        """Begin it.
+
+        Args:
+            whole: with pictures, and with a process for its answers that is started as a person's run starts it.
+            executing: with such a process alone, since each answer is judged in a fork of it, which is then smaller.
+        """
         self._folder = tempfile.TemporaryDirectory(prefix="forked-", ignore_cleanup_errors=True)
         self._printed = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
         printed = [str(path) for path in self._printed]
-        self.process = started_server().Process(target=_main, args=(script, arguments, environment, printed, whole))
+        self.process = started_server().Process(
+            target=_main, args=(script, arguments, environment, printed, whole, whole or executing)
+        )
         self.process.start()
 
     def is_running(self) -> bool:
@@ -77,9 +86,11 @@ class Started:
         return Done(self.process.exitcode, *printed)
 
 
-def _main(script: str, arguments: list[str], environment: dict[str, str], printed: list[str], whole: bool) -> None:
+def _main(
+    script: str, arguments: list[str], environment: dict[str, str], printed: list[str], pictures: bool, judge: bool
+) -> None:
     """The forked process."""
-    if not whole:
+    if not judge:
         forked_judges.prepare()
     os.environ.clear()
     os.environ.update(environment)
@@ -93,9 +104,10 @@ def _main(script: str, arguments: list[str], environment: dict[str, str], printe
     module = import_module(f"integration.{script.removesuffix('.py')}")
     sys.argv = [script, *arguments]
     with ExitStack() as stack:
-        if not whole:
+        if not pictures:
             stack.enter_context(patch("integration.records.report.plots", _empty))
             stack.enter_context(patch("integration.records.report.captioned", lambda _: []))
+        if not judge:
             stack.enter_context(patch("integration.rewards.worker.subprocess", forked_judges))
         sys.exit(command_line(module.train, module.__doc__))
 

@@ -49,14 +49,14 @@ def compiled_once(folder: Path) -> Iterator[None]:
         yield
 
 
-def started(cache: Path, *options: str, script: str = "train_torch.py", whole: bool = False) -> Started:
-    """Start it in a process of its own; forked.py has what the whole of it is."""
-    return Started(script, ["--cache-dir", str(cache), *options], environment(), whole=whole)
+def started(cache: Path, *options: str, script: str = "train_torch.py", executing: bool = False) -> Started:
+    """Start it in a process of its own; `executing`: for a task that runs what is answered."""
+    return Started(script, ["--cache-dir", str(cache), *options], environment(), executing=executing)
 
 
-def run(cache: Path, *options: str, script: str = "train_torch.py") -> Done:
+def run(cache: Path, *options: str, script: str = "train_torch.py", executing: bool = False) -> Done:
     """Run it to the end in a process of its own."""
-    return started(cache, *options, script=script).done()
+    return started(cache, *options, script=script, executing=executing).done()
 
 
 def refusal(cache: Path, *options: str, script: str = "train_torch.py") -> str:
