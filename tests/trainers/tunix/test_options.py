@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support.errors.places import origin, raises_of
 from support.trainers.tunix_batches import config, packed, padded, registered, rows, saying_nothing, value_and_grad
-from tunix.rl import algo_core, common
+from tunix.rl import algo_core, common, utils
 from tunix.rl.agentic.agentic_grpo_learner import GRPOConfig as AgenticConfig
 from tunix.rl.grpo.dapo_learner import DAPOConfig
 from tunix.rl.grpo.drgrpo_learner import DrGRPOConfig
@@ -63,6 +63,10 @@ REFUSED: dict[str, tuple[str, Any]] = {
         saying_nothing(loss_algo="gspo-token"),
     ),
     "temperature: expected 1.0 with num_iterations above 1": ("GSPO", saying_nothing(temperature=0.9)),
+    "sampler_is: expected None where a batch has no weights, got 'token'": (
+        "GSPO_TOKEN",
+        saying_nothing(kind=AgenticConfig, sampler_is="token"),
+    ),
     "kl_loss_mode: expected one of kl, mse_kl, low_var_kl, got 'k4'": ("GSPO", saying_nothing(kl_loss_mode="k4")),
 }
 
@@ -89,7 +93,7 @@ def test_every_raise_statement_is_tested() -> None:
     folder = Path(adapter.__file__).parent
     places = [place for path in sorted(folder.glob("*.py")) for place in raises_of(path)]
     left = [place for place in places if not any(place.holds(*at) for at in seen)]
-    assert len(places) == 5
+    assert len(places) == 6
     assert len(left) == 2
 
 
@@ -104,6 +108,18 @@ def test_a_sampler_s_weights_of_tokens_want_a_ratio_of_tokens() -> None:
     assert np.abs(our_grad - their_grad).max() <= 1e-6
     with pytest.raises(ValueError, match=r"^sampler_is: expected None, since Sequence"):
         value_and_grad("gspo_core_gspo", batch.logp, example, saying_nothing())
+
+
+def test_packs_without_the_weights_that_were_asked_for_are_refused() -> None:
+    """Tunix's packing leaves them out: its own loss is then uncorrected, without a word."""
+    batch = rows(0)
+    prompts = {"prompt_ids": np.ones((4, 1), np.int32), "prompt_mask": np.ones((4, 1), np.int32)}
+    weighted = padded(batch, sampler_is_weights=jnp.full(batch.mask.shape, 2.0)).replace(**prompts)
+    ((pack,),) = utils.pack_sequences(iter([[jax.tree.map(np.asarray, weighted)]]), 32)
+    assert getattr(pack, "sampler_is_weights", None) is None
+    options = saying_nothing(kind=AgenticConfig, sampler_is="token")
+    with pytest.raises(ValueError, match=r"^sampler_is: expected None where a batch has no weights, got 'token'"):
+        value_and_grad("gspo_core_gspo_token", np.zeros(pack.completion_mask.shape, np.float32), pack, options)
 
 
 @pytest.mark.parametrize("mode", ["kl", "mse_kl", "low_var_kl"])

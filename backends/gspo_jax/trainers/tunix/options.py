@@ -46,10 +46,16 @@ def check_options(objective: Objective, config: Any, example: Any) -> None:
             f"temperature: expected 1.0 with num_iterations above 1, since Tunix computes old log-probs at 1.0 and new ones at "
             f"the rollout's, got {config.temperature}"
         )
-    if getattr(example, "sampler_is_weights", None) is not None and not objective.ratio.per_token:
+    weights = getattr(example, "sampler_is_weights", None)
+    if weights is not None and not objective.ratio.per_token:
         raise ValueError(
             f"sampler_is: expected None, since {objective.ratio} has one ratio per response, got weights per token; take "
             "an objective with token advantages such as GSPO_TOKEN"
+        )
+    if weights is None and getattr(config, "sampler_is", None) is not None:
+        raise ValueError(
+            f"sampler_is: expected None where a batch has no weights, got {config.sampler_is!r}; Tunix leaves them out of "
+            "packed sequences (max_seq_token_per_tpu) and where the sampler returns no log-probs (return_logprobs)"
         )
 
 
