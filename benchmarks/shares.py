@@ -29,9 +29,9 @@ RESPONSES, PROMPT, LONGEST, TOKENS = 64, 64, 1024, 4096
 RESULTS = Path(__file__).parent / "results" / "shares.json"
 
 
-def lengths(seed: int) -> list[int]:
+def lengths(seed: int, responses: int) -> list[int]:
     """Tokens of each response, prompt included; median 200."""
-    drawn = np.random.default_rng(seed).lognormal(np.log(200), 0.8, RESPONSES)
+    drawn = np.random.default_rng(seed).lognormal(np.log(200), 0.8, responses)
     return [PROMPT + int(n) for n in np.clip(drawn, 1, LONGEST)]
 
 
@@ -57,17 +57,18 @@ def main() -> int:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="two processes, once")
+    parser.add_argument("--quick", action="store_true", help="sixteen responses, two processes, once")
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     model = build_qwen3(SIZES, seed=0)
     rows = []
-    seconds(model, lengths(0)[:4])
+    responses = 16 if given.quick else RESPONSES
+    seconds(model, lengths(0, responses)[:4])
     for count in (2,) if given.quick else (2, 4, 8):
         ratios: dict[str, list[float]] = {"share_out": [], "consecutive": []}
         for repeat in range(1 if given.quick else given.repeats):
-            costs = lengths(repeat)
+            costs = lengths(repeat, responses)
             ways = {
                 "share_out": [[costs[index] for index in part] for part in share_out(costs, count)],
                 "consecutive": [part.tolist() for part in np.array_split(costs, count)],
@@ -76,7 +77,7 @@ def main() -> int:
                 ratios[way].append(slowest(model, ways[way]))
         rows.append({"processes": count, **{way: [round(x, 3) for x in sorted(found)] for way, found in ratios.items()}})
         print(json.dumps(rows[-1]))
-    given.out.write_text(json.dumps({"machine": machine(), "responses": RESPONSES, "rows": rows}, indent=1) + "\n")
+    given.out.write_text(json.dumps({"machine": machine(), "responses": responses, "rows": rows}, indent=1) + "\n")
     return 0
 
 
