@@ -88,11 +88,11 @@ _SO = "the verifier came to no score, and they count as 0."
 def checked(score: object) -> Verdict:
     """A verifier's own result; what is no number in [0, 1] is an error.
 
-    >>> checked(0.5), checked(float("nan")).failure, checked("x").failure
+    >>> checked(0.5), checked(float("nan")).failure, checked("0.5").failure
     (Verdict(score=0.5, failure=''), 'error', 'error')
     """
     try:
-        number = float(score)  # type: ignore[arg-type]  # whatever it is
+        number = math.nan if isinstance(score, str | bytes) else float(score)  # type: ignore[arg-type]  # whatever it is
     except Exception:  # of one of reasoning-gym's 106 verifiers, or somebody's own
         number = math.nan
     return Verdict(number) if 0.0 <= number <= 1.0 else Verdict(0.0, "error")
