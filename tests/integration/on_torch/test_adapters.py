@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from support.runs.in_process import Paid
+from support.runs.pictures import without_pictures
 from support.runs.torch_trainers import make_trainer
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -103,8 +104,9 @@ def test_a_checkpoint_is_the_adapter_and_goes_on_where_it_was(task: Task, tmp_pa
 def test_a_run_is_resumed_bit_exactly_and_transformers_loads_what_it_leaves(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, cache_dir=tmp_path / "cache", run_dir=tmp_path / "whole")
     assert train(config) == 0
-    assert train(dataclasses.replace(config, rollouts=2, run_dir=tmp_path / "part")) == 0
-    assert train(resume_options(tmp_path / "part", cache_dir=config.cache_dir, rollouts=3)) == 0
+    with without_pictures():
+        assert train(dataclasses.replace(config, rollouts=2, run_dir=tmp_path / "part")) == 0
+        assert train(resume_options(tmp_path / "part", cache_dir=config.cache_dir, rollouts=3)) == 0
     lasts = [tmp_path / name / "checkpoints" / "000003" for name in ("whole", "part")]
     weights = [(last / "adapter_model.safetensors").read_bytes() for last in lasts]
     assert weights[0] == weights[1]

@@ -14,10 +14,11 @@ import tempfile
 from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest.mock import patch
 
 from support.runs import forked_judges
+from support.runs.pictures import without_pictures
 from support.runs.server import started_server
 
 from integration.options.command_line import command_line
@@ -105,13 +106,7 @@ def _main(
     sys.argv = [script, *arguments]
     with ExitStack() as stack:
         if not pictures:
-            stack.enter_context(patch("integration.records.report.plots", _empty))
-            stack.enter_context(patch("integration.records.report.captioned", lambda _: []))
+            stack.enter_context(without_pictures())
         if not judge:
             stack.enter_context(patch("integration.rewards.worker.subprocess", forked_judges))
         sys.exit(command_line(module.train, module.__doc__))
-
-
-def _empty(_: object) -> Any:
-    """The picture of a report that nobody looks at."""
-    return import_module("matplotlib.figure").Figure(figsize=(1, 1))
