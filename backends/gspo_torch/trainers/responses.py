@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from gspo_core import Objective, PerToken
 from gspo_core.types import Layout
+
+
+def check_objective(objective: Any) -> None:
+    """Refuses everything but an objective, such as the name of a preset.
+
+    Args:
+        objective: what a trainer was given.
+
+    Returns: nothing.
+
+    Raises: TypeError.
+
+    >>> check_objective("GSPO")
+    Traceback (most recent call last):
+        ...
+    TypeError: objective: expected an Objective such as gspo_core.GSPO, got 'GSPO'
+    """
+    if not isinstance(objective, Objective):
+        raise TypeError(f"objective: expected an Objective such as gspo_core.GSPO, got {objective!r}")
+
+
+def whole_step(count: float | Tensor | None, ranks: float | Tensor = 1) -> float | Tensor | None:
+    """What to divide by: a trainer's count of a step over all of its ranks, for gradients that are averaged over them.
+
+    Args:
+        count: of responses or tokens; None if the trainer did not count.
+        ranks: how many there are.
+
+    Returns: a number, or None for the batch's own count. A step without a token has the loss 0, and no 0/0.
+
+    >>> whole_step(6, 2), whole_step(0, 2), whole_step(None)
+    (3.0, None, None)
+    """
+    return None if count is None or count == 0 else count / ranks
 
 
 def advantage_for(objective: Objective, tokens: Tensor, layout: Layout) -> Tensor | PerToken:

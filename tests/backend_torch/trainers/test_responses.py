@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import math
 
 import pytest
 import torch
-from gspo_torch.trainers.responses import advantage_for, with_range
+from gspo_torch.trainers.responses import advantage_for, whole_step, with_range
 
 from gspo_core import GSPO, GSPO_TOKEN, Objective, Packed, Padded, PerToken
 from gspo_core.objectives import CISPO
@@ -54,3 +55,25 @@ def test_a_range_that_an_objective_does_not_have_is_refused() -> None:
 def test_the_examples_run(module: str) -> None:
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert (failed, attempted > 0) == (0, True)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.int64], ids=str)
+def test_advantages_of_any_kind_keep_it(kind: torch.dtype) -> None:
+    found = advantage_for(GSPO, (10 * TOKENS).round().to(kind), Padded(MASK))
+    assert torch.equal(found, torch.tensor([-1.0, 0.0, 7.0]).to(kind))
+
+
+def test_rubbish_in_masked_slots_is_not_read() -> None:
+    """Nor in rows without a token; a NaN of the response's own stays."""
+    for rubbish in (torch.nan, torch.inf, -torch.inf):
+        found = advantage_for(GSPO, torch.where(MASK, TOKENS, rubbish), Padded(MASK))
+        assert torch.equal(found, torch.tensor([-0.1, 0.0, 0.7]))
+    one = TOKENS.clone()
+    one[2, 1] = torch.nan
+    assert advantage_for(GSPO, one, Padded(MASK)).isnan().tolist() == [False, False, True]
+
+
+def test_a_step_without_a_token_has_no_denominator() -> None:
+    assert whole_step(torch.tensor(6.0), 2) == 3.0
+    assert [whole_step(x, 2) for x in (None, 0, 0.0, torch.zeros(()))] == [None] * 4
+    assert torch.tensor(whole_step(math.nan)).isnan()
