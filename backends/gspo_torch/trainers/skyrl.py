@@ -27,7 +27,7 @@ from gspo_core.objectives import FixedLength
 from gspo_core.types import Reduction
 from gspo_torch import policy_loss
 
-from .responses import advantage_for, with_range
+from .responses import advantage_for, check_objective, with_range
 
 UTILS = "skyrl.backends.skyrl_train.utils."
 NAMES: dict[Reduction, str] = {SequenceMean(): "sequence_mean", TokenMean(): "token_mean"}
@@ -56,8 +56,12 @@ def skyrl_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, fl
 
     Returns: a function of (log_probs, old_log_probs, advantages, config, loss_mask, rollout_logprobs), all arrays [N, T] and
     advantages already divided, that returns (loss, metrics). It raises ValueError for a loss_reduction, clip_ratio_c or clip
-    range that the objective does not have, and for an option of another loss, by name.
+    range that the objective does not have, for an option of another loss, by name, and for an off_policy_correction where the
+    sampler has returned no log-probs.
+
+    Raises: TypeError for what is no objective.
     """
+    check_objective(objective)
 
     def loss(
         log_probs: Tensor,
@@ -69,27 +73,48 @@ def skyrl_loss(objective: Objective) -> Callable[..., tuple[Tensor, dict[str, fl
     ) -> tuple[Tensor, dict[str, float]]:
         _check(objective, config)
         ranged = with_range(objective, config.eps_clip_low, config.eps_clip_high, "eps_clip_low, eps_clip_high")
-        layout, tokens, metrics = Padded(loss_mask > 0), advantages, dict[str, float]()
-        if rollout_logprobs is not None and config.off_policy_correction is not None:
-            compute = importlib.import_module(UTILS + "off_policy_correction_utils").compute_off_policy_correction
-            weight, metrics, kept = compute(old_log_probs, rollout_logprobs, loss_mask, config.off_policy_correction)
-            tokens = tokens * kept * (1.0 if weight is None else weight)
+        layout = Padded(loss_mask > 0)
+        weight, metrics = _sampler_weight(config.off_policy_correction, old_log_probs, rollout_logprobs, loss_mask)
+        tokens = advantages * weight
         # The shares of responses and tokens are in the advantages: what is left of any reduction is a sum over tokens.
         summed = replace(ranged, reduction=FixedLength(1))
         advantage = advantage_for(summed, tokens, layout)
         found = policy_loss(summed, log_probs, old_log_probs, advantage, layout, denominator=1.0)
         numbers = summary(batch_metrics(summed, found, log_probs.detach(), old_log_probs, advantage, layout))
-        ours = {f"gspo_{key}": numbers[key] for key in ("clip_active", "log_s_rms", "ess") if key in numbers}
+        # The same names on every rank, also of an empty batch: SkyRL reduces them one by one over ranks, and would wait.
+        ours = {f"gspo_{key}": numbers.get(key, 0.0) for key in ("clip_active", "log_s_rms", "ess")}
         return found.value, {"clip_ratio": numbers.get("clip_active_tokens", 0.0), **metrics, **ours}
 
     return loss
+
+
+def _sampler_weight(
+    correction: Any, old_log_probs: Tensor, rollout_logprobs: Tensor | None, loss_mask: Tensor
+) -> tuple[Tensor | float, dict[str, float]]:
+    """Weights of `off_policy_correction` by SkyRL's own function, 0 for what it leaves out, and its metrics."""
+    module = None if correction is None else importlib.import_module(UTILS + "off_policy_correction_utils")
+    bounds = [getattr(correction, f"token_mask_is_threshold_{side}", None) for side in ("low", "high")]
+    if bounds.count(None) == 1:
+        raise ValueError(
+            f"token_mask_is_threshold_low, _high: expected both or none, since SkyRL ignores one alone, got {bounds}"
+        )
+    if module is None or not module.off_policy_correction_enabled(correction):
+        return 1.0, {}
+    if rollout_logprobs is None:
+        raise ValueError("rollout_logprobs: expected the sampler's, since off_policy_correction is on, got None")
+    weight, metrics, kept = module.compute_off_policy_correction(old_log_probs, rollout_logprobs, loss_mask, correction)
+    return kept if weight is None else kept * weight, metrics
 
 
 def _check(objective: Objective, config: Any) -> None:
     """Options of SkyRL that say the same as the objective."""
     reduction = objective.reduction
     fixed = isinstance(reduction, FixedLength) and reduction.length == config.max_seq_len
+    if isinstance(reduction, FixedLength) and not fixed:
+        raise ValueError(f"max_seq_len: expected {reduction.length}, as {reduction} averages, got {config.max_seq_len}")
     expected = "seq_mean_token_sum_norm" if fixed else NAMES.get(reduction)
+    if expected is None:
+        raise ValueError(f"loss_reduction: expected an average that SkyRL divides advantages by, got {reduction}")
     if config.loss_reduction != expected:
         raise ValueError(f"loss_reduction: expected {expected}, as {reduction} averages, got {config.loss_reduction}")
     if config.clip_ratio_c != 3.0:

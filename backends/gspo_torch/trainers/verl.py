@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from verl.trainer.ppo.core_algos import register_policy_loss
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, register_policy_loss
 
 from gspo_core import Objective, Padded, batch_metrics, objectives, summary
 from gspo_torch import policy_loss
 
-from .responses import advantage_for, with_range
+from .responses import advantage_for, check_objective, whole_step, with_range
 
 LOGGED = ("clip_active", "clip_low", "clip_high", "log_s_mean", "log_s_rms", "log_s_min", "log_s_max", "ess", "zero_advantage")
 OTHERS = {"clip_ratio": 0.2, "clip_ratio_c": 3.0, "tau_pos": 1.0, "tau_neg": 1.05}
@@ -35,6 +35,8 @@ OF_OTHER_LOSSES = {
     "dro_beta": None,
 }
 """Likewise, of `policy_loss`."""
+SCALED = "seq-mean-token-sum-norm"
+"""verl's average that is divided by loss_scale_factor."""
 
 
 def register(name: str, objective: Objective) -> None:
@@ -44,7 +46,12 @@ def register(name: str, objective: Objective) -> None:
     that micro-batches and ranks add up; verl counts responses without a token as well. An objective with one ratio per
     sequence needs equal advantages at all tokens of a response: for others, and for a weight per token, there is
     gspo_core_gspo_token.
+
+    Raises: TypeError for what is no objective, ValueError for the name of a loss that is not from here.
     """
+    check_objective(objective)
+    if (held := POLICY_LOSS_REGISTRY.get(name)) is not None and held.__module__ != __name__:
+        raise ValueError(f"name: expected one that no other loss of verl has, got {name!r}, that of {held.__module__}")
 
     @register_policy_loss(name)  # type: ignore[untyped-decorator]  # verl is not installed where types are checked
     def loss(
@@ -57,7 +64,7 @@ def register(name: str, objective: Objective) -> None:
         whole = _whole(chosen, config)
         found = policy_loss(chosen, log_prob, old_log_prob, advantage, layout, denominator=whole)
         numbers = summary(batch_metrics(chosen, found, log_prob.detach(), old_log_prob, advantage, layout))
-        logged = {f"gspo/{key}": numbers[key] for key in LOGGED if key in numbers}
+        logged = {f"gspo/{key}": numbers.get(key, 0.0) for key in LOGGED}  # the same of every rank, as verl wants it
         return found.value, {
             "actor/pg_clipfrac": numbers.get("clip_active_tokens", 0.0),
             "actor/ppo_kl": numbers.get("kl_k1_per_token", 0.0),
@@ -73,19 +80,26 @@ def _configured(name: str, objective: Objective, mode: str, config: Any) -> Obje
             if options.get(option, default) != default:
                 raise ValueError(f"{option}: expected its default {default} with loss_mode={name}, which does not read it")
     length = getattr(objective.reduction, "length", None)
-    if config.loss_scale_factor not in (None, length):
-        raise ValueError(f"loss_scale_factor: expected {length or None} with loss_mode={name}, got {config.loss_scale_factor}")
-    expected = _mode(objective)
-    if mode != expected:
-        raise ValueError(f"loss_agg_mode: expected {expected!r}, as loss_mode={name} averages, got {mode!r}")
+    terms = config.use_kl_loss or config.entropy_coeff != 0
+    if config.loss_scale_factor not in ((length,) if length and terms and mode == SCALED else (None, length)):
+        others = "; verl divides its own KL and entropy terms by it" if length and terms else ""
+        raise ValueError(
+            f"loss_scale_factor: expected {length or None} with loss_mode={name}, got {config.loss_scale_factor}{others}"
+        )
+    expected = _modes(objective)
+    if mode not in expected:
+        known = " or ".join(map(repr, expected))
+        raise ValueError(f"loss_agg_mode: expected {known}, as loss_mode={name} averages, got {mode!r}")
     return with_range(objective, config.clip_ratio_low, config.clip_ratio_high, "clip_ratio_low, clip_ratio_high")
 
 
-def _mode(objective: Objective) -> str:
-    """verl's name for the objective's average."""
+def _modes(objective: Objective) -> tuple[str, ...]:
+    """verl's names for the objective's average."""
     if isinstance(objective.reduction, objectives.TokenMean):
-        return "token-mean"
-    return "seq-mean-token-sum-norm" if isinstance(objective.reduction, objectives.FixedLength) else "seq-mean-token-mean"
+        return ("token-mean",)
+    if isinstance(objective.reduction, objectives.FixedLength):
+        return (SCALED, "seq-mean-token-sum") if objective.reduction.length == 1 else (SCALED,)
+    return ("seq-mean-token-mean",)
 
 
 def _whole(objective: Objective, config: Any) -> float | Tensor | None:
@@ -93,10 +107,7 @@ def _whole(objective: Objective, config: Any) -> float | Tensor | None:
     info, shapes = config.global_batch_info, (torch.ones(1, length, dtype=torch.bool) for length in (1, 2))
     of_one, of_two = (objective.count(Padded(shape)).item() for shape in shapes)
     name, factor = ("global_batch_size", of_one) if of_one == of_two else ("batch_num_tokens", 1.0)
-    if info.get(name) is None:
-        return None
-    whole: float | Tensor = info[name] * factor / info.get("dp_size", 1)
-    return whole
+    return None if info.get(name) is None else whole_step(info[name] * factor, info.get("dp_size", 1))
 
 
 for _name, _preset in objectives.PRESETS.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_the_off_policy_correction_is_skyrl_s(on: dict[str, Any]) -> None:
     batch = rows(3)
     options = config(loss_reduction="sequence_mean", off_policy_correction=SimpleNamespace(**{**OFF, **on}))
     theirs, ours = (in_skyrl(x, options, batch, rollout=True) for x in (SKYRL["gspo_policy_loss"], skyrl_loss(GSPO_TOKEN)))
-    without = in_skyrl(skyrl_loss(GSPO_TOKEN), options, batch)
+    without = in_skyrl(skyrl_loss(GSPO_TOKEN), config(loss_reduction="sequence_mean"), batch)
     assert same(theirs, ours)
     assert not same(without, ours)
 
@@ -153,7 +154,7 @@ def test_what_is_logged() -> None:
 REFUSED = {
     "loss_reduction: expected sequence_mean": (GSPO, config()),
     "loss_reduction: expected token_mean": (DAPO, config(loss_reduction="token_mean_legacy")),
-    "loss_reduction: expected None": (DR_GRPO, config(loss_reduction="seq_mean_token_sum_norm", max_seq_len=8)),
+    "max_seq_len: expected 3000": (DR_GRPO, config(loss_reduction="seq_mean_token_sum_norm", max_seq_len=8)),
     "clip_ratio_c: expected its default 3.0": (DAPO, config(clip_ratio_c=4.0)),
     "eps_clip_low, eps_clip_high: expected the default 0.2": (CISPO, config(eps_clip_low=0.1)),
 }
@@ -225,3 +226,45 @@ def test_it_is_registered_by_its_name(skyrl_s_modules: dict[str, Any]) -> None:
     options = config(loss_reduction="sequence_mean")
     one, two = (in_skyrl(x, options, rows(0)) for x in (skyrl_s_modules["gspo_core_gspo"], skyrl_loss(GSPO)))
     assert same(one, two)
+
+
+@pytest.mark.parametrize("on", [{"tis_ratio_type": "token"}, {"outlier_token_is_threshold_high": 1.5}], ids=str)
+def test_a_correction_without_the_sampler_s_log_probs_is_refused(on: dict[str, Any]) -> None:
+    """SkyRL's own losses go on without it. Where nothing is corrected, nothing is needed."""
+    batch = rows(3)
+    options = config(loss_reduction="sequence_mean", off_policy_correction=SimpleNamespace(**{**OFF, **on}))
+    with pytest.raises(ValueError, match=r"^rollout_logprobs: expected the sampler's, since off_policy_correction is on"):
+        in_skyrl(skyrl_loss(GSPO_TOKEN), options, batch)
+
+
+def test_a_loss_goes_to_workers_as_skyrl_sends_it() -> None:
+    """By cloudpickle, from the process that registers it."""
+    options, loss = config(loss_reduction="sequence_mean"), skyrl_loss(GSPO)
+    sent = cloudpickle.loads(cloudpickle.dumps(loss))
+    assert same(in_skyrl(sent, options, rows(0)), in_skyrl(loss, options, rows(0)))
+
+
+def test_what_is_no_objective_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^objective: expected an Objective such as gspo_core.GSPO, got 'GSPO'"):
+        register("gspo_core_gspo", "GSPO")
+
+
+@pytest.mark.parametrize("on", [{}, {"tis_ratio_type": "token"}], ids=str)
+def test_a_batch_without_a_token_logs_what_others_log(on: dict[str, Any]) -> None:
+    """SkyRL reduces one number after the other over ranks: one that lacks a name lets the others wait for ever."""
+    batch, options = rows(2), config(loss_reduction="sequence_mean", off_policy_correction=SimpleNamespace(**{**OFF, **on}))
+    names = []
+    for mask in (batch.mask, torch.zeros_like(batch.mask)):
+        given_ = (*batch[:2], batch.advantages, options, mask.double(), batch.sampler)
+        names.append(list(skyrl_loss(GSPO_TOKEN)(*given_)[1]))
+    assert names[0] == names[1]
+    assert "gspo_ess" in names[0]
+
+
+@pytest.mark.parametrize("side", ["low", "high"])
+def test_half_of_a_token_mask_is_refused(side: str) -> None:
+    """SkyRL masks tokens if both bounds are given, and says nothing if one is."""
+    half = SimpleNamespace(**{**OFF, f"token_mask_is_threshold_{side}": 1.0})
+    batch, options = rows(3), config(loss_reduction="sequence_mean", off_policy_correction=half)
+    with pytest.raises(ValueError, match=r"^token_mask_is_threshold_low, _high: expected both or none, since SkyRL ignores"):
+        in_skyrl(skyrl_loss(GSPO_TOKEN), options, batch, rollout=True)
