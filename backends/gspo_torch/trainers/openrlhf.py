@@ -21,11 +21,14 @@ import torch
 from torch import Tensor
 
 from gspo_core import GSPO, Objective, Padded, TokenMean, batch_metrics, sampler_weight, summary
-from gspo_core.mismatch import Correction
+from gspo_core.mismatch import Correction, Reject
 from gspo_core.objectives import FixedLength
 from gspo_torch import policy_loss
 
-from .responses import advantage_for, with_range
+from .responses import advantage_for, check_objective, whole_step, with_range
+
+UNREAD = ("dual_clip", "is_correction_level", "is_correction_mode", "is_correction_gating", "is_correction_threshold")
+"""Options of OpenRLHF's own loss that are part of an objective or of a correction here; the first two have to be off."""
 
 
 class PolicyLoss(torch.nn.Module):
@@ -39,7 +42,8 @@ class PolicyLoss(torch.nn.Module):
         policy_loss_type: "ppo" or "gspo": not read, the objective says it.
         others: is_correction_level="off" and dual_clip=None, and what these two make irrelevant.
 
-    Raises: ValueError for an option that contradicts the objective, by its name.
+    Raises: ValueError for an option that contradicts the objective and for a correction with drop=True, TypeError for an option
+    that OpenRLHF does not have, each by its name.
     """
 
     def __init__(
@@ -54,6 +58,17 @@ class PolicyLoss(torch.nn.Module):
         **others: Any,
     ) -> None:
         super().__init__()
+        check_objective(objective)
+        for name, given in others.items():
+            if name not in UNREAD:
+                raise TypeError(f"{name}: expected an option of OpenRLHF's PolicyLoss, got {name}={given!r}")
+        if not (correction is None or isinstance(correction, Correction)):
+            raise TypeError(f"correction: expected a Correction such as gspo_core.TIS, got {correction!r}")
+        if correction is not None and correction.action.drop:
+            raise ValueError(
+                f"correction: expected one with drop=False, since OpenRLHF's count of the step has what would be dropped in "
+                f"it, got {correction}"
+            )
         of_tokens = objective.reduction == TokenMean()
         if token_level_loss is not None and (token_level_loss and policy_loss_type != "gspo") != of_tokens:
             mode = "token-mean" if of_tokens else "seq-mean-token-mean"
@@ -80,16 +95,18 @@ class PolicyLoss(torch.nn.Module):
         """(loss, clip_ratio, ppo_kl, vllm_kl, is_filter_ratio); all token arrays [N, T]."""
         objective, layout, tokens, filtered = self.objective, Padded(action_mask > 0), advantages, None
         if self.correction is not None:
+            if rollout_log_probs is None:
+                raise ValueError(f"rollout_log_probs: expected the sampler's, since there is a {self.correction}, got None")
             weight = sampler_weight(self.correction, old_log_probs, rollout_log_probs, layout)
             tokens = tokens * (weight.weight if self.correction.level.per_token else weight.weight[:, None])
             units = layout.valid if self.correction.level.per_token else layout.non_empty()
-            filtered = ((weight.weight != weight.raw) & units).sum() / units.sum().clamp(min=1)
+            changed = ~weight.kept if isinstance(self.correction.action, Reject) else weight.weight != weight.raw
+            filtered = (changed & units).sum() / units.sum().clamp(min=1)
         advantage = advantage_for(objective, tokens, layout)
         whole = batch_num_tokens if objective.reduction == TokenMean() else global_batch_size
         if whole is not None and isinstance(objective.reduction, FixedLength):
             whole = whole * objective.reduction.length
-        denominator = None if whole is None else whole / dp_size
-        loss = policy_loss(objective, log_probs, old_log_probs, advantage, layout, denominator=denominator)
+        loss = policy_loss(objective, log_probs, old_log_probs, advantage, layout, denominator=whole_step(whole, dp_size))
         numbers = summary(batch_metrics(objective, loss, log_probs.detach(), old_log_probs, advantage, layout))
         clip_ratio, ppo_kl = (loss.value.new_tensor(numbers.get(x, 0.0)) for x in ("clip_active_tokens", "kl_k1_per_token"))
         if filtered is None or rollout_log_probs is None:
@@ -105,5 +122,8 @@ def policy_loss_class(objective: Objective, correction: Correction | None = None
         objective, correction: as of `PolicyLoss`.
 
     Returns: a callable that takes the options of OpenRLHF's own.
+
+    Raises: TypeError for what is no objective.
     """
+    check_objective(objective)
     return partial(PolicyLoss, objective, correction)
