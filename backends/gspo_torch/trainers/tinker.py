@@ -14,6 +14,7 @@ add up: the denominator is the count of the data of one call, or, with several c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from gspo_core import Loss, Objective, Packed, batch_metrics, summary
 from gspo_torch import policy_loss
 
-from .responses import advantage_for
+from .responses import advantage_for, check_objective
 
 
 def custom_loss(objective: Objective, denominator: float | None = None) -> Callable[..., tuple[Tensor, dict[str, float]]]:
@@ -32,15 +33,21 @@ def custom_loss(objective: Objective, denominator: float | None = None) -> Calla
         objective: whose loss it is.
         denominator: the count of all responses (or tokens) of the optimizer step; None: of the data of this call.
 
-    Returns: a function of (data, list of log-probs) that returns (loss, metrics). It raises the errors of `token_weights`.
+    Returns: a function of (data, list of log-probs) that returns (loss, metrics), and can be pickled. It raises the errors of
+    `token_weights`.
+
+    Raises: TypeError for what is no objective.
     """
+    check_objective(objective)
+    return partial(_custom, objective, denominator)
 
-    def loss_fn(data: Sequence[Any], logprobs: Sequence[Tensor]) -> tuple[Tensor, dict[str, float]]:
-        loss, rest = _loss(objective, data, logprobs, denominator)
-        numbers = summary(batch_metrics(objective, loss, *rest))
-        return loss.value, {f"gspo/{name}": value for name, value in numbers.items()}
 
-    return loss_fn
+def _custom(
+    objective: Objective, denominator: float | None, data: Sequence[Any], logprobs: Sequence[Tensor]
+) -> tuple[Tensor, dict[str, float]]:
+    loss, rest = _loss(objective, data, logprobs, denominator)
+    numbers = summary(batch_metrics(objective, loss, *rest))
+    return loss.value, {f"gspo/{name}": value for name, value in numbers.items()}
 
 
 def token_weights(
@@ -55,8 +62,11 @@ def token_weights(
 
     Returns: −∂loss/∂logp of each datum's tokens.
 
-    Raises: ValueError for log-probs of another number or length than the data's, TypeError for what is no tensor.
+    Raises: ValueError for log-probs of another number or length than the data's, for data without one of the two, for a mask of
+    other numbers than 0 and 1, and for a prompt that no mask leaves out; TypeError for what is no tensor or no objective.
     """
+    check_objective(objective)
+    _check(data, logprobs)
     loss, _ = _loss(objective, data, [x.detach() for x in logprobs], denominator)
     return list((-loss.logp_grad).split([len(x) for x in logprobs]))
 
@@ -75,8 +85,9 @@ def _loss(
     lengths = torch.tensor([len(x) for x in logprobs])
     own = torch.arange(len(logprobs)).repeat_interleave(lengths)
     own = torch.where(field("mask") > 0, own.to(logprobs[0].device), -1)
-    layout, logp, old = Packed(own, len(logprobs)), torch.cat(list(logprobs)), field("logprobs")
-    advantage = advantage_for(objective, field("advantages"), layout)
+    layout, logp, old, tokens = Packed(own, len(logprobs)), torch.cat(list(logprobs)), field("logprobs"), field("advantages")
+    _check_prompts(data, old.split(lengths.tolist()), tokens.split(lengths.tolist()))
+    advantage = advantage_for(objective, tokens, layout)
     loss = policy_loss(objective, logp, old, advantage, layout, denominator=denominator)
     return loss, (logp.detach(), old, advantage, layout)
 
@@ -98,7 +109,24 @@ def _check(data: Sequence[Any], logprobs: Sequence[Tensor]) -> None:
 def _numbers(name: str, at: int, datum: Any, logp: Tensor) -> Tensor:
     """[T] one of a datum's inputs. A datum without a mask holds the policy's tokens alone."""
     inputs = datum.loss_fn_inputs
-    found: Tensor = torch.ones_like(logp) if name == "mask" and name not in inputs else inputs[name].to_torch()
+    if name not in inputs and name != "mask":
+        raise ValueError(f"{name}: expected them among the inputs of datum {at}, got {', '.join(inputs) or 'none'}")
+    found: Tensor = inputs[name].to_torch() if name in inputs else torch.ones_like(logp)
     if found.shape != logp.shape:
         raise ValueError(f"{name}: expected {len(logp)} numbers at datum {at}, as logprobs has there, got {list(found.shape)}")
+    if name == "mask" and bool(((found != 0) & (found != 1)).any()):
+        raise ValueError(
+            f"mask: expected zeros and ones at datum {at}, got {found.tolist()}; a weight multiplies the advantage"
+        )
     return found
+
+
+def _check_prompts(data: Sequence[Any], old: Sequence[Tensor], advantages: Sequence[Tensor]) -> None:
+    """Prompts have zeros in tinker's recipes. Its sums do not see them, but lengths and means of a loss do."""
+    for at, (datum, logp, advantage) in enumerate(zip(data, old, advantages, strict=True)):
+        prompt = (logp == 0) & (advantage == 0)
+        if "mask" not in datum.loss_fn_inputs and bool(prompt.any()) and bool((advantage != 0).any()):
+            raise ValueError(
+                f"mask: expected one at datum {at}, where {int(prompt.sum())} of {len(logp)} tokens have advantage and "
+                "log-prob 0, as a prompt has; 1 for the tokens of the policy, 0 for others"
+            )

@@ -5,6 +5,7 @@ The losses through tinker itself are in tests/trainers/tinker.
 
 from __future__ import annotations
 
+import pickle
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from gspo_torch.trainers.tinker import custom_loss, token_weights
 from torch import Tensor
 
-from gspo_core import GSPO
+from gspo_core import GSPO, GSPO_TOKEN, Objective
+from gspo_core.objectives import DAPO
 
 LENGTHS, PROMPT = (3, 5, 4), 2
 
@@ -79,3 +81,62 @@ def test_inputs_of_another_length_are_refused(name: str) -> None:
 def test_no_data_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^logprobs: expected a tensor for each of the data, and some data, got 0 for 0"):
         token_weights(GSPO, [], [])
+
+
+@pytest.mark.parametrize("objective", [GSPO, DAPO, GSPO_TOKEN], ids=["GSPO", "DAPO", "GSPO_TOKEN"])
+def test_a_prompt_that_no_mask_leaves_out_is_refused(objective: Objective) -> None:
+    """In tinker's recipes it has zeros, which its sums do not see; the lengths of a loss would count it."""
+    whole = {**ROWS[0], "logprobs": ROWS[0]["logprobs"] * ROWS[0]["mask"]}
+    bare = {name: x for name, x in whole.items() if name != "mask"}
+    assert token_weights(objective, [datum(whole)], LOGPROBS[:1])[0][PROMPT:].any()
+    with pytest.raises(ValueError, match=r"^mask: expected one at datum 0, where 2 of 3 tokens have advantage and log-prob 0"):
+        token_weights(objective, [datum(bare)], LOGPROBS[:1])
+
+
+@pytest.mark.parametrize("name", ["logprobs", "advantages"])
+def test_data_without_their_numbers_are_refused(name: str) -> None:
+    rest = [datum({k: v for k, v in x.items() if k != name}) for x in ROWS]
+    with pytest.raises(ValueError, match=rf"^{name}: expected them among the inputs of datum 0, got .*mask"):
+        custom_loss(GSPO)(rest, LOGPROBS)
+
+
+def test_a_mask_of_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^mask: expected zeros and ones at datum 0, got \[0.0, 0.0, 0.5\]"):
+        token_weights(GSPO, [datum({**ROWS[0], "mask": ROWS[0]["mask"] * 0.5})], LOGPROBS[:1])
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.float64, torch.bfloat16], ids=str)
+def test_advantages_of_any_kind(kind: torch.dtype) -> None:
+    """Whole numbers in a list become integers on the way to the server."""
+    given = [datum({**x, "advantages": x["advantages"].to(kind)}) for x in ROWS]
+    found, expected = (token_weights(GSPO, x, LOGPROBS) for x in (given, [datum(x) for x in ROWS]))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_masked_rubbish_does_not_matter() -> None:
+    """NaN and infinities in the prompt's slots; data whose tokens are all masked have the loss 0 and weights of 0."""
+    rubbish = [{k: v if k == "mask" else torch.where(x["mask"] > 0, v, torch.nan) for k, v in x.items()} for x in ROWS]
+    logprobs = [torch.where(x["mask"] > 0, y, -torch.inf) for x, y in zip(ROWS, LOGPROBS, strict=True)]
+    found, expected = token_weights(GSPO, [*map(datum, rubbish)], logprobs), token_weights(GSPO, [*map(datum, ROWS)], LOGPROBS)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+    none = [datum({**x, "mask": torch.zeros_like(x["mask"])}) for x in rubbish]
+    wanted = [x.clone().requires_grad_() for x in LOGPROBS]
+    value, _ = custom_loss(GSPO)(none, wanted)
+    value.backward()
+    assert float(value.detach()) == 0.0
+    assert not any(x.grad.any() for x in wanted)
+
+
+def test_a_loss_can_be_pickled() -> None:
+    """Ray sends it to another process."""
+    data = [datum(x) for x in ROWS]
+    one, other = custom_loss(GSPO, 3.0), pickle.loads(pickle.dumps(custom_loss(GSPO, 3.0)))
+    assert float(one(data, LOGPROBS)[0]) == float(other(data, LOGPROBS)[0]) != 0.0
+
+
+def test_what_is_no_objective_is_refused() -> None:
+    for call in (lambda: custom_loss("GSPO"), lambda: token_weights("GSPO", [datum(x) for x in ROWS], LOGPROBS)):
+        with pytest.raises(TypeError, match=r"^objective: expected an Objective such as gspo_core.GSPO, got 'GSPO'"):
+            call()
+    with pytest.raises(TypeError, match=r"^logprobs: expected torch tensors .* got list at 0"):
+        token_weights(GSPO, [datum(x) for x in ROWS], [x.tolist() for x in LOGPROBS])
