@@ -47,7 +47,7 @@ class GSPOConfig(GRPOConfig):
     log_entropy: bool = False
     """Log the mean entropy. It needs responses without an advantage, which are otherwise not run through the model."""
     budget_bytes: int = 2**26
-    """Memory for logits on a CPU, as in `linear_policy_loss`; a GPU needs none. 2**28 takes up to a quarter less time."""
+    """Memory for logits on a CPU, as in `linear_policy_loss`; a GPU needs none. More of it takes less time."""
 
     loss_type: Any = field(default=None, metadata={"help": "Not used: the objective says it."})
     importance_sampling_level: Any = None
